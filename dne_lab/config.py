@@ -1,0 +1,290 @@
+"""What a run is, as data: frozen dataclasses whose fields check themselves.
+
+This is the bottom layer: it imports no other part of the package. Presets (`dne_lab.presets`) are partial
+configurations; the resolved one is saved with the run, and its hash identifies it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from dne_lab.errors import LabError, unknown
+
+SPATIAL = ("mhsa", "gpsa")
+READOUTS = ("cls_token", "class_attention")
+LOSSES = ("ce", "bce")
+REDUCTIONS = ("batch", "element")
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "milestones")
+AUGMENTATIONS = ("crop", "flip", "affine", "randaugment", "brightness")
+POLICIES = ("shared", "fixed")
+PRECISIONS = ("float32", "bf16", "auto")
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise unknown(name, value, allowed)
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not value >= low:  # also false for NaN
+        raise LabError(f"{name} = {value}: must be at least {low}.")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images, in which tasks.
+
+    ``name`` is digits, digits100, cifar100, folder, npz or arrays; ``tasks`` holds the number of classes of each task;
+    ``order`` is a named class order, "identity", a seed, or a comma-separated permutation; ``size`` is the side in
+    pixels that images of a folder are brought to; ``validation`` > 0 replaces the test images by that share of the
+    training images, for choosing hyper-parameters.
+    """
+
+    name: str = "digits"
+    path: str | None = None
+    size: int | None = None
+    tasks: tuple[int, ...] = (4, 2, 2, 2)
+    order: str = "identity"
+    validation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.tasks or min(self.tasks) < 1:
+            raise LabError(f"data.tasks = {self.tasks}: needs at least one task of at least one class, e.g. 50,10,10.")
+        if not 0 <= self.validation < 1:
+            raise LabError(f"data.validation = {self.validation}: must be in [0, 1), e.g. 0.2.")
+        if self.size is not None:
+            _at_least("data.size", self.size, 1)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The transformer: ``heads`` are those of expert 1, 2, ... and the last number repeats (12, 1 = 12, 1, 1, ...).
+
+    ``patch`` in pixels, ``head_width`` = D, ``ratio`` = gamma, ``drop_path`` = stochastic depth at the last block
+    (linear in depth). See SPATIAL and READOUTS for the two choices; ``hidden_norm`` is the LN of eq. 14 and 17.
+    """
+
+    patch: int = 4
+    depth: int = 6
+    head_width: int = 32
+    heads: tuple[int, ...] = (12, 1)
+    ratio: int = 4
+    spatial: str = "gpsa"
+    readout: str = "class_attention"
+    hidden_norm: bool = False
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("patch", "depth", "head_width", "ratio"):
+            _at_least(f"network.{name}", getattr(self, name), 1)
+        if not self.heads or min(self.heads) < 1:
+            raise LabError(f"network.heads = {self.heads}: every expert needs at least one head, e.g. 12,1.")
+        _choice("network.spatial", self.spatial, SPATIAL)
+        _choice("network.readout", self.readout, READOUTS)
+        if self.readout == "class_attention":
+            _at_least("network.depth (class_attention needs a block for patches before its own)", self.depth, 2)
+        if not 0 <= self.drop_path < 1:
+            raise LabError(f"network.drop_path = {self.drop_path}: must be in [0, 1).")
+
+    def heads_of(self, task: int) -> int:
+        """Heads of the expert of task ``task`` (1, 2, ...)."""
+        return self.heads[min(task, len(self.heads)) - 1]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The terms of the training objective (SPEC: CE or BCE, KL to the old logits, task expertise) and their weights."""
+
+    classification: str = "bce"
+    reduction: str = "element"
+    distillation: float = 1.0
+    expertise: float = 0.1
+
+    def __post_init__(self) -> None:
+        _choice("loss.classification", self.classification, LOSSES)
+        _choice("loss.reduction", self.reduction, REDUCTIONS)
+        _at_least("loss.distillation", self.distillation, 0)
+        _at_least("loss.expertise", self.expertise, 0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one stage is optimised. Rates are absolute; ``milestones`` are epochs at which the rate is multiplied by ``factor``."""
+
+    epochs: int = 10
+    batch: int = 64
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-6
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    min_lr: float = 0.0
+    warmup: float = 0.0
+    warmup_lr: float = 0.0
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    clip: float | None = None
+    augment: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _at_least("epochs", self.epochs, 0)
+        _at_least("batch", self.batch, 1)
+        _choice("optimizer", self.optimizer, OPTIMIZERS)
+        _choice("schedule", self.schedule, SCHEDULES)
+        for name in ("lr", "weight_decay", "momentum", "min_lr", "warmup", "warmup_lr", "factor"):
+            _at_least(name, getattr(self, name), 0)
+        for name in self.augment:
+            _choice("augmentation", name, AUGMENTATIONS)
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate at a moment, in epochs since the stage began (fractions count)."""
+        import math
+
+        if epoch < self.warmup:
+            return self.warmup_lr + (self.lr - self.warmup_lr) * epoch / self.warmup
+        if self.schedule == "milestones":
+            return self.lr * self.factor ** sum(epoch >= at for at in self.milestones)
+        if self.schedule == "cosine" and self.epochs:
+            return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / self.epochs)))
+        return self.lr
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Exemplars: ``budget`` = stored training images in all; policy "shared" = budget // classes seen, "fixed" = budget // all classes."""
+
+    budget: int = 2000
+    policy: str = "shared"
+
+    def __post_init__(self) -> None:
+        _at_least("memory.budget", self.budget, 0)
+        _choice("memory.policy", self.policy, POLICIES)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. ``learn`` is stage 1, ``tune`` stage 2, ``options`` the switches of the method's own."""
+
+    method: str = "dne"
+    preset: str = ""
+    seed: int = 0
+    precision: str = "auto"
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    loss: Loss = field(default_factory=Loss)
+    learn: Recipe = field(default_factory=Recipe)
+    tune: Recipe = field(default_factory=Recipe)
+    memory: Memory = field(default_factory=Memory)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _choice("precision", self.precision, PRECISIONS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able nested dictionary; `from_dict` is its inverse."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the configuration."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def with_changes(self, changes: dict[str, Any]) -> "Config":
+        """A copy with dotted fields set, e.g. ``{"learn.epochs": 5, "network.heads": "12,2"}``; strings are parsed."""
+        tree = self.to_dict()
+        for name, value in changes.items():
+            _set(tree, name, value)
+        return from_dict(tree)
+
+
+def _set(tree: dict[str, Any], name: str, value: Any) -> None:
+    *parents, leaf = name.split(".")
+    node: Any = tree
+    for part in parents:
+        if not isinstance(node, dict) or part not in node:
+            raise unknown("field", name, field_names())
+        node = node[part]
+    if not isinstance(node, dict) or (leaf not in node and parents != ["options"]) or isinstance(node.get(leaf), dict):
+        raise unknown("field", name, field_names())
+    if name == "network.heads" and (isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit())):
+        value = [node[leaf][0], int(value)]  # one number: heads of every later expert
+    node[leaf] = value
+
+
+def field_names(cls: type = Config, prefix: str = "") -> list[str]:
+    """All dotted names that `Config.with_changes` takes."""
+    names: list[str] = []
+    for f in dataclasses.fields(cls):
+        kind = typing.get_type_hints(cls)[f.name]
+        names += field_names(kind, f"{prefix}{f.name}.") if dataclasses.is_dataclass(kind) else [prefix + f.name]
+    return names
+
+
+def from_dict(tree: dict[str, Any]) -> Config:
+    """Builds and checks a configuration from a nested dictionary (missing fields take their defaults)."""
+    built = _build(Config, tree, "")
+    assert isinstance(built, Config)
+    return built
+
+
+def build(cls: type, tree: dict[str, Any], name: str) -> Any:
+    """Builds any dataclass of simple fields from a dictionary with the same checks (a method's own options)."""
+    return _build(cls, tree, f"{name}.")
+
+
+def _build(cls: type, tree: dict[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    values = {}
+    for name, value in tree.items():
+        if name not in names:
+            raise unknown("field", prefix + name, [prefix + n for n in names])
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            values[name] = _build(kind, value, f"{prefix}{name}.")
+        else:
+            values[name] = _convert(prefix + name, value, kind)
+    try:
+        return cls(**values)
+    except LabError as error:
+        if prefix and prefix not in str(error):
+            raise LabError(f"{prefix.rstrip('.')}: {error}") from None
+        raise
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    """``value`` (perhaps text from the command line) as ``kind``, or an error that names the field."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "")):
+            return None
+        return _convert(name, value, next(a for a in args if a is not type(None)))
+    try:
+        if origin is tuple:
+            parts = [p for p in value.split(",") if p.strip()] if isinstance(value, str) else value
+            parts = parts if isinstance(parts, (list, tuple)) else [parts]
+            return tuple(_convert(name, p, args[0]) for p in parts)
+        if origin is dict or kind is dict:
+            if not isinstance(value, dict):
+                raise ValueError
+            return dict(value)
+        if kind is bool:
+            table = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+            return value if isinstance(value, bool) else table[str(value).strip().lower()]
+        if kind is int:
+            if isinstance(value, float) and not value.is_integer():
+                raise ValueError
+            return int(value) if not isinstance(value, bool) else int("not a number")
+        if kind is float:
+            return float(value)
+        if kind is str:
+            return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).strip()
+    except (ValueError, KeyError, TypeError):
+        pass
+    wanted = f"a list of {args[0].__name__}, e.g. 50,10,10" if origin is tuple else getattr(kind, "__name__", str(kind))
+    raise LabError(f"{name} = {value!r}: must be {wanted}.")

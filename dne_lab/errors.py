@@ -1,0 +1,19 @@
+"""The error that a user sees: what was wrong, what was given, what is allowed."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LabError(ValueError):
+    """A wrong value or missing thing, described so that the reader knows what to do next.
+
+    The command line prints its message without a traceback and exits with status 2.
+    """
+
+
+def unknown(what: str, given: object, allowed: Iterable[str]) -> LabError:
+    """The error for a name that does not exist: lists the allowed ones, the nearest first."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return LabError(f"unknown {what} {given!r}. {hint}Allowed: {', '.join(names)}.")
