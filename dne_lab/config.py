@@ -7,6 +7,7 @@ configurations; the resolved one is saved with the run, and its hash identifies 
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -143,8 +144,6 @@ class Recipe:
 
     def rate(self, epoch: float) -> float:
         """The learning rate at a moment, in epochs since the stage began (fractions count)."""
-        import math
-
         if epoch < self.warmup:
             return self.warmup_lr + (self.lr - self.warmup_lr) * epoch / self.warmup
         if self.schedule == "milestones":
@@ -284,7 +283,7 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
             return float(value)
         if kind is str:
             return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).strip()
-    except (ValueError, KeyError, TypeError):
-        pass
-    wanted = f"a list of {args[0].__name__}, e.g. 50,10,10" if origin is tuple else getattr(kind, "__name__", str(kind))
-    raise LabError(f"{name} = {value!r}: must be {wanted}.")
+    except (ValueError, KeyError, TypeError) as error:
+        wanted = f"a list of {args[0].__name__}, e.g. 50,10,10" if origin is tuple else getattr(kind, "__name__", "text")
+        raise LabError(f"{name} = {value!r}: must be {wanted}.") from error
+    raise TypeError(f"{name}: a field of type {kind} cannot be configured")

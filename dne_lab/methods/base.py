@@ -1,0 +1,132 @@
+"""What every method is: stages as data, and four verbs that read like its pseudocode.
+
+The loop (`dne_lab.training.run`) owns devices, epochs, batches, logging, checkpoints and the exemplar memory.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dne_lab import config as configuration
+from dne_lab.config import Config, Recipe
+from dne_lab.data.stream import Batch, ClassStream, Task
+from dne_lab.errors import LabError, unknown
+
+TASK_AND_MEMORY, BALANCED = "task+memory", "balanced"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One optimisation: ``data`` is "task+memory" (the task's images and the exemplars of old classes) or "balanced"
+    (the class-balanced memory, chosen just before). ``keep_optimizer`` carries the optimiser over from the stage before."""
+
+    name: str
+    recipe: Recipe
+    data: str = TASK_AND_MEMORY
+    keep_optimizer: bool = False
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A method without switches of its own."""
+
+
+class Method(nn.Module):
+    """A way of learning a stream of classes. Subclassing with a ``name`` registers it, also from a notebook cell.
+
+    ``uses_memory``: exemplars are kept and mixed in. ``joint``: all classes arrive as one task (an upper bound).
+    ``Options``: a frozen dataclass of the method's own switches, set by ``--set options.NAME=VALUE``.
+    """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    uses_memory: ClassVar[bool] = True
+    joint: ClassVar[bool] = False
+    Options: ClassVar[type] = NoOptions
+    registry: ClassVar[dict[str, type["Method"]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__ and cls.name:
+            Method.registry[cls.name] = cls
+
+    def __init__(self, config: Config, stream: ClassStream) -> None:
+        super().__init__()
+        self.config = config
+        self.stream = stream
+        self.options = configuration.build(self.Options, config.options, "options")
+
+    # What a method says ------------------------------------------------------------------------------------------
+
+    def stages(self, task: Task) -> list[Stage]:
+        """The optimisations of a task, in order. The default: `learn`, and from task 2 on `tune` on balanced exemplars."""
+        learn = Stage("learn", self.config.learn)
+        if task.number == 1 or not self.uses_memory or self.config.tune.epochs == 0:
+            return [learn]
+        return [learn, Stage("tune", self.config.tune, BALANCED)]
+
+    def enter(self, task: Task, stage: Stage) -> None:
+        """Changes structure and what trains; never sees data. A resumed run calls it again for every stage passed."""
+        raise NotImplementedError(f"{type(self).__name__} must define enter(task, stage)")
+
+    def initialise(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
+        """Sets values that need data (not structure), once at the start of a stage, under no_grad. Default: nothing."""
+
+    def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
+        """The weighted terms of the objective by name; their sum is minimised."""
+        raise NotImplementedError(f"{type(self).__name__} must define losses(batch, task, stage)")
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> (B, d) features for herding."""
+        raise NotImplementedError(f"{type(self).__name__} must define features(images)")
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, C, H, W) uint8 -> scores (B, classes seen) by name, the reported one first."""
+        raise NotImplementedError(f"{type(self).__name__} must define predict(images)")
+
+    def finish(self, task: Task, exemplars: Iterator[Batch]) -> None:
+        """Called after the last stage of a task with clean exemplars of all classes seen, under no_grad. Default: nothing."""
+
+    # What the loop relies on ---------------------------------------------------------------------------------------
+
+    def task_state(self, task: Task) -> dict[str, Tensor]:
+        """What `task_NN.safetensors` keeps of this task, so that `load_task_states` can rebuild any prefix."""
+        return self.state_dict()
+
+    def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
+        """Sets the weights from the states of tasks 1..t (after `enter` was replayed for them)."""
+        self.load_state_dict(states[-1])
+
+    def train(self, mode: bool = True) -> "Method":
+        """Training mode for modules that hold a trainable parameter; all others stay in evaluation mode."""
+        super().train(False)
+        if mode:
+            for module in self.modules():
+                module.training = any(p.requires_grad for p in module.parameters())
+        return self
+
+    def parameters_to_train(self) -> dict[str, nn.Parameter]:
+        """Named parameters that the optimiser gets."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+def find(name: str) -> type[Method]:
+    """The method class called ``name``."""
+    if name not in Method.registry:
+        raise unknown("method", name, Method.registry)
+    return Method.registry[name]
+
+
+def create(config: Config, stream: ClassStream) -> Method:
+    """The untrained method of a configuration, on the CPU."""
+    cls = find(config.method)
+    if cls.uses_memory and not cls.joint and config.memory.budget < stream.classes:
+        raise LabError(
+            f"memory.budget = {config.memory.budget} is smaller than the number of classes ({stream.classes}): "
+            "every class needs at least one exemplar. Raise it, or take a method without memory (finetune)."
+        )
+    torch.manual_seed(0)  # nothing may depend on what was drawn before; `enter` is called under its own key
+    return cls(config, stream)
