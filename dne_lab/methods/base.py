@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from dne_lab import chance
 from dne_lab import config as configuration
 from dne_lab.config import Config, Recipe
 from dne_lab.data.stream import Batch, ClassStream, Task
@@ -38,6 +38,7 @@ class Method(nn.Module):
     """A way of learning a stream of classes. Subclassing with a ``name`` registers it, also from a notebook cell.
 
     ``uses_memory``: exemplars are kept and mixed in. ``joint``: all classes arrive as one task (an upper bound).
+    ``shares_first_task``: task 1 is the same as that of every other such method, so comparisons train it once a seed.
     ``Options``: a frozen dataclass of the method's own switches, set by ``--set options.NAME=VALUE``.
     """
 
@@ -45,6 +46,7 @@ class Method(nn.Module):
     title: ClassVar[str] = ""
     uses_memory: ClassVar[bool] = True
     joint: ClassVar[bool] = False
+    shares_first_task: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
     registry: ClassVar[dict[str, type["Method"]]] = {}
 
@@ -87,6 +89,18 @@ class Method(nn.Module):
         """(B, C, H, W) uint8 -> scores (B, classes seen) by name, the reported one first."""
         raise NotImplementedError(f"{type(self).__name__} must define predict(images)")
 
+    def compute(self, images: Tensor) -> object:
+        """One prediction as it runs, for counting spent FLOPs. Default: `predict`."""
+        return self.predict(images)
+
+    def compute_literally(self, images: Tensor) -> object:
+        """One prediction as the method's equations are written, for counting literal FLOPs. Default: as it runs."""
+        return self.compute(images)
+
+    def network_to_keep(self) -> list[nn.Module]:
+        """The modules whose parameters the finished model needs. Default: all of it."""
+        return [self]
+
     def finish(self, task: Task, exemplars: Iterator[Batch]) -> None:
         """Called after the last stage of a task with clean exemplars of all classes seen, under no_grad. Default: nothing."""
 
@@ -128,5 +142,5 @@ def create(config: Config, stream: ClassStream) -> Method:
             f"memory.budget = {config.memory.budget} is smaller than the number of classes ({stream.classes}): "
             "every class needs at least one exemplar. Raise it, or take a method without memory (finetune)."
         )
-    torch.manual_seed(0)  # nothing may depend on what was drawn before; `enter` is called under its own key
-    return cls(config, stream)
+    with chance.seeded(config.seed, "create"):
+        return cls(config, stream)

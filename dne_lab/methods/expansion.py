@@ -1,0 +1,138 @@
+"""Network expansion: one task expert a task, the rest frozen. IA, STA, DNE and progressive are rows of one switch."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dne_lab.config import Config
+from dne_lab.data.stream import Batch, ClassStream, Task
+from dne_lab.methods.base import Method, Stage
+from dne_lab.models import literal, variants
+from dne_lab.models.expandable import ExpandableViT, Output
+from dne_lab.models.variants import Variant
+
+
+class Expansion(Method):
+    """Learns each task with a new expert under the paper's objective; a subclass names the variant.
+
+    Stage "learn": (1 - l) classification + l KL to the old logits + 0.1 task expertise, l = old / (old + new) classes;
+    stage "tune": classification alone on balanced exemplars, the classifier alone.
+    """
+
+    variant: ClassVar[Variant] = variants.IA
+    shares_first_task: ClassVar[bool] = True
+
+    def __init__(self, config: Config, stream: ClassStream) -> None:
+        super().__init__(config, stream)
+        self.model = ExpandableViT(config.network, stream.shape, self.variant, stream.mean, stream.std)
+
+    def enter(self, task: Task, stage: Stage) -> None:
+        """A new expert for "learn"; only the classifier trains in "tune"."""
+        if stage.name == "learn":
+            self.model.expand(self.config.network.heads_of(task.number), len(task.new))
+        else:
+            self.model.tune_classifier()
+
+    def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
+        """The weighted terms by name."""
+        output = self.model(batch.images)
+        if stage.name == "tune":
+            return {"classification": self.classification(output.logits, batch.labels)}
+        return self.objective(output, batch.labels, task)
+
+    def objective(self, output: Output, labels: Tensor, task: Task) -> dict[str, Tensor]:
+        """SPEC section 4 for (B, classes) logits and (B,) ranks."""
+        old = len(task.old)
+        share = old / task.new.stop
+        terms = {"classification": (1 - share) * self.classification(output.logits, labels)}
+        if output.old_logits is not None:
+            terms["distillation"] = self.config.loss.distillation * share * self.distillation(output)
+        if output.expertise is not None:
+            expertise = (labels - (old - 1)).clamp(min=0)  # class 0 = any old class
+            terms["expertise"] = self.config.loss.expertise * self.classification(output.expertise, expertise)
+        return terms
+
+    def classification(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy, or binary cross entropy as the mean over all elements."""
+        logits = logits.float()
+        if self.config.loss.classification == "ce":
+            return F.cross_entropy(logits, labels)
+        return F.binary_cross_entropy_with_logits(logits, F.one_hot(labels, logits.shape[1]).to(logits.dtype))
+
+    def distillation(self, output: Output) -> Tensor:
+        """KL(softmax of the old logits || softmax of the new logits of old classes), temperature 1."""
+        assert output.old_logits is not None
+        old = output.old_logits.float().log_softmax(1)
+        new = output.logits[:, : old.shape[1]].float().log_softmax(1)
+        reduction = "batchmean" if self.config.loss.reduction == "batch" else "mean"
+        return F.kl_div(new, old, reduction=reduction, log_target=True)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The concatenated read-outs of all experts, (B, sum of widths)."""
+        return torch.cat(self.model.readouts(images), 1)
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """The classifier's logits."""
+        return {"classifier": self.model(images).logits}
+
+    def compute(self, images: Tensor) -> Tensor:
+        """One prediction as it runs (for counting cost)."""
+        return self.model.classifier(self.model.readouts(images))
+
+    def compute_literally(self, images: Tensor) -> Tensor:
+        """One prediction as the equations are written."""
+        return self.model.classifier(literal.readouts(self.model, images))
+
+    def network_to_keep(self) -> list[torch.nn.Module]:
+        """What predicts: without teacher and expertise classifier."""
+        return [self.model.experts, self.model.classifier]
+
+    def task_state(self, task: Task) -> dict[str, Tensor]:
+        """The task's expert and the classifier as they are now."""
+        number = task.number - 1
+        kept = (f"model.experts.{number}.", "model.classifier.", "model.mean", "model.std")
+        return {name: value for name, value in self.state_dict().items() if name.startswith(kept)}
+
+    def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
+        """Experts from their own task's state, the classifier from the last one."""
+        merged: dict[str, Tensor] = {}
+        for state in states:
+            merged |= state
+        missing, unexpected = self.load_state_dict(merged, strict=False)
+        wanted = [name for name in missing if not name.startswith(("model.teacher", "model.expertise"))]
+        if wanted or unexpected:
+            raise KeyError(f"missing: {wanted}; unexpected: {list(unexpected)}")
+
+
+class IndependentAttention(Expansion):
+    """IA: each expert is a transformer of its own (eq. 12-13)."""
+
+    name = "ia"
+    title = "IA"
+    variant = variants.IA
+
+
+class SpatialTaskAttention(Expansion):
+    """STA: keys and values are every patch of every head of every expert so far."""
+
+    name = "sta"
+    title = "STA"
+    variant = variants.STA
+
+
+class DenseNetworkExpansion(Expansion):
+    """DNE: the feature mixing reads the heads of all experts through task attention blocks (eq. 16-23)."""
+
+    name = "dne"
+    title = "DNE"
+    variant = variants.DNE
+
+
+class Progressive(Expansion):
+    """Linear cross connections in front of every block (eq. 11)."""
+
+    name = "progressive"
+    title = "Progressive"
+    variant = variants.PROGRESSIVE

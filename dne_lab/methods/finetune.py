@@ -1,0 +1,39 @@
+"""The lower bound: one transformer that goes on training on each new task alone."""
+
+from torch import Tensor
+
+from dne_lab.data.stream import Batch, Task
+from dne_lab.methods.base import Stage
+from dne_lab.methods.expansion import Expansion
+
+
+class FineTuning(Expansion):
+    """One transformer that goes on training on each new task alone, and forgets."""
+
+    name = "finetune"
+    title = "Fine-tuning"
+    uses_memory = False
+    shares_first_task = False
+
+    def enter(self, task: Task, stage: Stage) -> None:
+        """The classifier grows; everything trains in "learn", the classifier alone in "tune"."""
+        if stage.name == "tune":
+            self.model.tune_classifier()
+        elif task.number == 1:
+            super().enter(task, stage)
+        else:
+            self.model.widen(len(task.new))
+            self.model.teacher = None
+            self.model.requires_grad_(True)
+
+    def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
+        """Classification over all classes seen."""
+        return {"classification": self.classification(self.model(batch.images).logits, batch.labels)}
+
+    def task_state(self, task: Task) -> dict[str, Tensor]:
+        """The whole network: it changes with every task."""
+        return self.state_dict()
+
+    def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
+        """The last state is the whole network."""
+        self.load_state_dict(states[-1])

@@ -1,0 +1,1 @@
+"""What computes: attention with hook points, task experts, and the expandable transformer."""

@@ -1,0 +1,93 @@
+"""The one hook point: scores in, probabilities out, with axes that say what every dimension is."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+SPATIAL, JOINT, TASK1, TASK2, CLASS = KINDS = ("spatial", "joint", "task1", "task2", "class")
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """What the dimensions of an attention tensor mean.
+
+    Attributes:
+        kind: spatial (own patches), joint (patches of all heads), task1 and task2 (heads, patch by patch), class (a class
+            token's view).
+        layout: names of the dimensions: b image, h query head, p query patch, kh key head, kp key patch, and k = class
+            token, then all patches of key head 0, 1, ...
+        layer: block number, from 0.
+        query_expert, query_head: for each h the expert (from 1) and the head within it (from 0).
+        key_expert, key_head: the same for each key head; for layouts without kh they equal the query's own.
+        allowed: (h, kh) bool or None; False is a later expert: exactly 0, no connection, not in the uniform reference.
+        grid: (rows, columns) of patches.
+        classes: leading class tokens on the patch axes (queries and keys; in layout "b h k" and "b h kp" on the keys).
+    """
+
+    kind: str
+    layout: str
+    layer: int
+    query_expert: tuple[int, ...]
+    query_head: tuple[int, ...]
+    key_expert: tuple[int, ...]
+    key_head: tuple[int, ...]
+    allowed: Tensor | None
+    grid: tuple[int, int]
+    classes: int
+
+
+class AttentionWeights(nn.Module):
+    """Turns scores into the final attention probabilities. A forward hook reads them, or replaces them by returning a tensor.
+
+    While nobody listens, spatial attention runs in fused kernels and this module is not called for it; task and class
+    attention always come through here. It may fire several times a forward pass, each time with its own `Axes`.
+    """
+
+    @property
+    def listened(self) -> bool:
+        """Whether any hook is registered here."""
+        return bool(self._forward_hooks or self._forward_pre_hooks)
+
+    def forward(self, scores: Tensor, axes: Axes, position: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
+        """Softmax over the keys and, with ``gate``, the gated mixture of ConViT.
+
+        Args:
+            scores: scaled products in ``axes.layout``.
+            position: (h, p, kp) probabilities from positions alone, rows summing to 1 (for layout with kh: to be split
+                equally over the key heads allowed).
+            gate: (h, p) share of the position part.
+
+        Returns:
+            Probabilities of the same shape; every row sums to 1 over the keys.
+        """
+        joint = axes.layout == "b h p kh kp"
+        if axes.allowed is not None:
+            shape = {"b h p kh kp": (1, -1, 1, axes.allowed.shape[1], 1), "b p h kh": (1, 1, *axes.allowed.shape)}
+            if axes.layout == "b h k":
+                patches = axes.grid[0] * axes.grid[1]
+                allowed = axes.allowed.repeat_interleave(patches, dim=1)
+                allowed = torch.cat([allowed.new_ones(len(allowed), axes.classes), allowed], dim=1)[None]
+            else:
+                allowed = axes.allowed.reshape(shape[axes.layout])
+            scores = scores.masked_fill(~allowed, float("-inf"))
+        if joint:
+            content = scores.flatten(-2).softmax(-1).view_as(scores)
+        else:
+            content = scores.softmax(-1)
+        if gate is None or position is None:
+            return content
+        if joint:
+            position = position.unsqueeze(-2) * _share(axes, scores)
+            gate = gate.unsqueeze(-1)
+        gate = gate.unsqueeze(-1)
+        return (1 - gate) * content + gate * position
+
+
+def _share(axes: Axes, scores: Tensor) -> Tensor:
+    """(h, 1, kh, 1): each allowed key head's equal part of a position's weight."""
+    heads = scores.shape[-2]
+    if axes.allowed is None:
+        return scores.new_full((1, 1, heads, 1), 1 / heads)
+    allowed = axes.allowed.to(scores.dtype)
+    return (allowed / allowed.sum(1, keepdim=True))[:, None, :, None]

@@ -1,0 +1,179 @@
+"""Experts computed together: their weights stacked along a leading expert axis, padded to the widest.
+
+The newest expert is a bank of one, so that there is a single way of computing. Later frozen experts share up to four banks
+(expert 1 has its own), so that the number of kernels does not grow with the number of experts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dne_lab.config import Network
+from dne_lab.models.expert import Expert, ExpertBlock, TaskAttentionParameters, position_probabilities
+
+
+def stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Stacks tensors of unlike sizes along a new first axis, each padded with zeros at the end of every dimension.
+
+    Heads are stored one after another, so padding at the end adds heads that read and write zeros.
+    """
+    if len(tensors) == 1:
+        return tensors[0].unsqueeze(0)
+    shape = [max(sizes) for sizes in zip(*(t.shape for t in tensors), strict=True)]
+    out = tensors[0].new_zeros(len(tensors), *shape)
+    for slot, tensor in zip(out, tensors, strict=True):
+        slot[tuple(slice(0, size) for size in tensor.shape)] = tensor
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class TaskWeights:
+    """A stacked task attention block: ``w_qk`` (E, D_in, D_in) = w_q w_k^T, ``w_v`` (E, H, D_in, D_out), ``b_v``, ``scale`` (E, K)."""
+
+    w_qk: Tensor
+    w_v: Tensor
+    b_v: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LinearWeights:
+    """A stacked linear layer: ``weight`` (E, out, in), ``bias`` (E, out)."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """The stacked weights of one block of a bank. Norms are (weight, bias) pairs of (E, width)."""
+
+    norm1: tuple[Tensor, Tensor]
+    qkv: Tensor  # (E, 3, width, width)
+    out: LinearWeights
+    position: Tensor | None  # (E, K, n, n) probabilities from positions alone
+    gate: Tensor | None  # (E, K, n), 0 for class tokens
+    norm2: tuple[Tensor, Tensor]
+    mix1: TaskWeights | LinearWeights
+    norm_hidden: tuple[Tensor, Tensor] | None
+    mix2: TaskWeights | LinearWeights
+    lateral: Tensor | None  # (E, all widths, width)
+    joint: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Experts that run together: E experts of at most K heads, ``total`` heads up to and including the last of them."""
+
+    numbers: tuple[int, ...]
+    heads: tuple[int, ...]
+    total: int
+    head_width: int
+    frozen: bool
+    training: bool  # stochastic depth is on
+    embed: LinearWeights
+    position: Tensor
+    class_token: Tensor
+    norm: tuple[Tensor, Tensor]
+    layers: tuple[LayerWeights, ...]
+    real: Tensor | None  # positions of the real heads among E x K, None if no head is padding
+    allowed: Tensor | None  # (E x K, total): False for heads of later experts; None for a bank of one
+
+    @property
+    def size(self) -> int:
+        """E, the number of experts."""
+        return len(self.numbers)
+
+    @property
+    def most_heads(self) -> int:
+        """K, the heads that every expert is padded to."""
+        return max(self.heads)
+
+    def widths(self, channels_a_head: int) -> Tensor | None:
+        """(E, 1, 1, 1) true widths, or None if no expert is padded."""
+        if self.real is None:
+            return None
+        widths = torch.tensor(self.heads, device=self.position.device, dtype=self.position.dtype)
+        return (widths * channels_a_head).view(-1, 1, 1, 1)
+
+
+def build(experts: Sequence[Expert], network: Network) -> Bank:
+    """Stacks consecutive experts into a bank; differentiable, so that a bank of one can train."""
+    heads = tuple(e.place.heads for e in experts)
+    most, total = max(heads), experts[-1].place.all_heads
+    device = experts[0].position.device
+    real = allowed = None
+    if len(set(heads)) > 1:
+        real = torch.cat([torch.arange(k, device=device) + i * most for i, k in enumerate(heads)])
+    if len(experts) > 1:
+        ends = torch.tensor([e.place.all_heads for e in experts], device=device).repeat_interleave(most)
+        allowed = torch.arange(total, device=device)[None] < ends[:, None]
+    classes = 1 if network.readout == "cls_token" else 0
+    frozen = all(e.frozen for e in experts)
+    return Bank(
+        numbers=tuple(e.place.number for e in experts),
+        heads=heads,
+        total=total,
+        head_width=network.head_width,
+        frozen=frozen,
+        training=not frozen and experts[-1].training,
+        embed=_linear([e.embed for e in experts]),
+        position=stack([e.position for e in experts]),
+        class_token=stack([e.class_token for e in experts]),
+        norm=_norm([e.norm for e in experts]),
+        layers=tuple(
+            _layer([e.blocks[i] for e in experts], experts[0].place.grid, classes)  # type: ignore[misc]
+            for i in range(network.depth)
+        ),
+        real=real,
+        allowed=allowed,
+    )
+
+
+def _norm(norms: Sequence[torch.nn.LayerNorm]) -> tuple[Tensor, Tensor]:
+    return stack([n.weight for n in norms]), stack([n.bias for n in norms])
+
+
+def _linear(layers: Sequence[torch.nn.Linear]) -> LinearWeights:
+    return LinearWeights(stack([f.weight for f in layers]), stack([f.bias for f in layers]))
+
+
+def _mixing(layers: Sequence[torch.nn.Module]) -> TaskWeights | LinearWeights:
+    if not isinstance(layers[0], TaskAttentionParameters):
+        return _linear(layers)  # type: ignore[arg-type]
+    # w_q w_k^T is formed in float32 whatever the autocast type: an exact rewriting must not lose digits twice.
+    with torch.autocast(layers[0].w_q.device.type, enabled=False):
+        products = [f.w_q @ f.w_k.T for f in layers]  # type: ignore[operator, union-attr]
+    return TaskWeights(
+        stack(products),
+        stack([f.w_v for f in layers]),  # type: ignore[misc]
+        stack([f.b_v for f in layers]),  # type: ignore[misc]
+        stack([f.scale for f in layers]),  # type: ignore[misc]
+    )
+
+
+def _layer(blocks: Sequence[ExpertBlock], grid: tuple[int, int], classes: int) -> LayerWeights:
+    first = blocks[0]
+    position = gate = None
+    if first.attention.position is not None:
+        position = position_probabilities(stack([b.attention.position for b in blocks]), grid, classes)  # type: ignore[misc]
+        gate = torch.sigmoid(stack([b.attention.gate for b in blocks]))  # type: ignore[misc]
+        gate = gate[..., None].expand(*gate.shape, position.shape[-1])
+        if classes:
+            gate = torch.cat([torch.zeros_like(gate[..., :classes]), gate[..., classes:]], dim=-1)
+    hidden = [b.norm_hidden for b in blocks]
+    return LayerWeights(
+        norm1=_norm([b.norm1 for b in blocks]),
+        qkv=stack([b.attention.qkv for b in blocks]),
+        out=_linear([b.attention.out for b in blocks]),
+        position=position,
+        gate=gate,
+        norm2=_norm([b.norm2 for b in blocks]),
+        mix1=_mixing([b.mix1 for b in blocks]),
+        norm_hidden=None if hidden[0] is None else _norm(hidden),  # type: ignore[arg-type]
+        mix2=_mixing([b.mix2 for b in blocks]),
+        lateral=None if first.lateral is None else stack([b.lateral for b in blocks]),  # type: ignore[misc]
+        joint=first.joint,
+    )

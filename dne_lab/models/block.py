@@ -1,0 +1,297 @@
+"""The normal path of one block: parameter-free modules that hold the hook points and compute a bank of experts at once.
+
+Tokens are (E, B, n, width): E experts, B images, n patches (after leading class tokens). `Context` carries what later
+experts read from earlier ones, layer by layer.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dne_lab import chance
+from dne_lab.config import Network
+from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2, AttentionWeights, Axes
+from dne_lab.models.bank import Bank, LayerWeights, LinearWeights, TaskWeights
+from dne_lab.models.stacked import by_head, experts, keep_real, linear, norm, product, queries, restore
+from dne_lab.models.variants import Variant
+
+LARGEST = 256 * 2**20  # bytes of one intermediate of the frozen experts; beyond it they are computed in parts
+
+
+class Context(dict[str, Tensor]):
+    """What the experts computed so far offer to later ones at one layer, by name."""
+
+    def extend(self, name: str, own: Tensor, dim: int) -> Tensor:
+        """Appends ``own`` along the head axis ``dim`` and returns all heads so far."""
+        self[name] = torch.cat([self[name], own], dim) if name in self else own
+        return self[name]
+
+
+class AttentionPoint(nn.Module):
+    """Base of the four attentions: a hook point and the axes of what passes through it."""
+
+    def __init__(self, kind: str, layer: int, grid: tuple[int, int], classes: int) -> None:
+        super().__init__()
+        self.weights = AttentionWeights()
+        self.kind, self.layer, self.grid, self.classes = kind, layer, grid, classes
+
+    def axes(self, layout: str, bank: Bank, key_heads: tuple[int, ...] | None = None) -> Axes:
+        """The axes of this point for a bank; ``key_heads``: heads of each expert among the keys (None: the query's own)."""
+        own = _labels(bank.numbers, bank.heads)
+        keys = own if key_heads is None else _labels(range(1, len(key_heads) + 1), key_heads)
+        allowed = None if key_heads is None or bank.allowed is None else keep_real(bank.allowed, bank, 0)
+        return Axes(self.kind, layout, self.layer, *own, *keys, allowed, self.grid, self.classes)
+
+    def flat(self, values: Tensor | None, bank: Bank) -> Tensor | None:
+        """(E, K, ...) -> (real heads, ...)."""
+        return None if values is None else keep_real(values.flatten(0, 1), bank, 0)
+
+
+def _labels(numbers: range | tuple[int, ...], heads: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    expert = tuple(number for number, count in zip(numbers, heads, strict=True) for _ in range(count))
+    return expert, tuple(head for count in heads for head in range(count))
+
+
+def look(position: Tensor, values: Tensor) -> Tensor:
+    """Attention to positions alone: (E, K, n, n) and (B, E x K or 1, n, D) -> (B, E x K, n, D).
+
+    One product a head over all images together; ``position @ values`` would copy the probabilities for every image.
+    """
+    flat = position.flatten(0, 1)
+    return torch.einsum("hpk,bhkd->bhpd", flat, values.expand(-1, len(flat), -1, -1))
+
+
+class SpatialAttention(AttentionPoint):
+    """Eq. 12, head by head within each expert; with a gate, ConViT's mixture with attention to positions."""
+
+    def forward(self, x: Tensor, w: LayerWeights, bank: Bank) -> Tensor:
+        """(E, B, n, C) normalised tokens -> (E, B, n, C)."""
+        heads = bank.most_heads
+        q, k, v = product(x, w.qkv.flatten(1, 2).mT).chunk(3, dim=-1)
+        q, k, v = (queries(by_head(part, heads)) for part in (q, k, v))
+        scale = bank.head_width**-0.5
+        if self.weights.listened:
+            q, k, v = (keep_real(part, bank, 1) for part in (q, k, v))
+            scores = q @ k.mT * scale
+            axes = self.axes("b h p kp", bank)
+            out = self.weights(scores, axes, self.flat(w.position, bank), self.flat(w.gate, bank)) @ v
+            out = restore(out, bank, 1)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+            if w.position is not None and w.gate is not None:
+                gate = w.gate.flatten(0, 1)[..., None]
+                out = (1 - gate) * out + gate * look(w.position, v)
+        return linear(experts(out, bank), w.out)
+
+
+class JointAttention(AttentionPoint):
+    """Spatial-task attention: the keys are every patch of every head of all experts so far, one head's token each.
+
+    Keys and values are never projected: with u = g r + b (LN of a head's token r; g, b belong to the reading expert),
+    q . W_k u = (g W_k^T q) . r + a constant of the row, and sum_j a_j W_v u_j = W_v (g sum_j a_j r_j + b sum_j a_j).
+    """
+
+    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+        """(E, B, n, C) tokens, not normalised -> (E, B, n, C)."""
+        own = F.layer_norm(by_head(x, bank.most_heads), (bank.head_width,))
+        keys = context.extend("joint", keep_real(queries(own), bank, 1), 1)
+        q, affine = joint_query(own, w)
+        q = queries(q)
+        batch, heads, n, width = q.shape
+        scale = width**-0.5
+        if self.weights.listened:
+            q = keep_real(q, bank, 1)
+            scores = torch.einsum("bhpd,bjkd->bhpjk", q, keys) * scale
+            axes = self.axes("b h p kh kp", bank, key_heads)
+            a = self.weights(scores, axes, self.flat(w.position, bank), self.flat(w.gate, bank))
+            mixed = restore(torch.einsum("bhpjk,bjkd->bhpd", a, keys), bank, 1)
+            mass = restore(a.sum((-1, -2))[..., None], bank, 1)
+        else:
+            mask = None
+            if bank.allowed is not None:
+                mask = bank.allowed.repeat_interleave(n, 0).repeat_interleave(n, 1)
+            flat = keys.reshape(batch, 1, -1, width)
+            mixed = F.scaled_dot_product_attention(q.reshape(batch, 1, -1, width), flat, flat, mask, scale=scale)
+            mixed = mixed.view(batch, heads, n, width)
+            if w.position is not None and w.gate is not None:
+                gate = w.gate.flatten(0, 1)[..., None]
+                mixed = (1 - gate) * mixed + gate * look(w.position, _mean_allowed(keys, bank))
+            mass = mixed.new_ones(())
+        return joint_value(mixed, mass, affine, w, bank)
+
+
+def joint_query(own: Tensor, w: LayerWeights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The query in terms of raw normalised keys: (E, B, n, K, D) heads -> the same shape, and the affine (g, b) of the LN."""
+    gain, shift = (part.view(len(own), 1, 1, 1, -1) for part in w.norm1)
+    w_qk = w.qkv[:, 0].mT @ w.qkv[:, 1]
+    return product(own * gain + shift, w_qk) * gain, (gain, shift)
+
+
+def joint_value(mixed: Tensor, mass: Tensor, affine: tuple[Tensor, Tensor], w: LayerWeights, bank: Bank) -> Tensor:
+    """What the attention mixed, (B, E x K, n, D), through W_v and the output projection -> (E, B, n, C)."""
+    heads, (gain, shift) = bank.most_heads, affine
+    if mass.dim():
+        mass = by_head(experts(mass, bank), heads)
+    value = product(by_head(experts(mixed, bank), heads) * gain + mass * shift, w.qkv[:, 2].mT)
+    return linear(value.flatten(3), w.out)
+
+
+def _mean_allowed(keys: Tensor, bank: Bank) -> Tensor:
+    """(B, H, n, D) -> for each query head the mean over the key heads it may read, (B, h or 1, n, D)."""
+    if bank.allowed is None:
+        return keys.mean(1, keepdim=True)
+    share = bank.allowed.to(keys.dtype)
+    return torch.einsum("hj,bjnd->bhnd", share / share.sum(1, keepdim=True), keys)
+
+
+class TaskAttention(AttentionPoint):
+    """A task attention block (eq. 19-23), patch by patch over the heads of all experts so far.
+
+    No key is projected: q_i . W_k z_j = (z_i W_q W_k^T) . z_j.
+    """
+
+    def forward(self, z: Tensor, w: TaskWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+        """(E, B, n, K, D_in) -> (E, B, n, K x D_out)."""
+        batch, n, inputs = z.shape[1], z.shape[2], z.shape[-1]
+        own = z.permute(1, 2, 0, 3, 4).flatten(2, 3)
+        keys = context.extend(self.kind, keep_real(own, bank, 2), 2)
+        q = keep_real(product(z, w.w_qk).permute(1, 2, 0, 3, 4).flatten(2, 3), bank, 2)
+        scores = q @ keys.mT * inputs**-0.5
+        a = restore(self.weights(scores, self.axes("b p h kh", bank, key_heads)), bank, 2)
+        a = a.view(batch, n, *w.scale.shape, -1) * w.scale[..., None]
+        size = a.element_size() * n * keys.shape[2] * bank.size * max(inputs, w.w_v.shape[-1])
+        if not bank.frozen or size * batch <= LARGEST:
+            return mix_values(a, keys, w)
+        rows = max(1, LARGEST // size)
+        parts = [mix_values(i, j, w) for i, j in zip(a.split(rows), keys.split(rows), strict=True)]
+        return torch.cat(parts, 1)
+
+
+def mix_values(a: Tensor, z: Tensor, w: TaskWeights) -> Tensor:
+    """sum_j a_ij (W_v^j z_j + b^j) in the cheaper order.
+
+    Args:
+        a: (B, n, E, K, H), times lambda. z: (B, n, H, D_in).
+
+    Returns:
+        (E, B, n, K x D_out). One query head: scale the heads, then one product; several: project once, then mix.
+    """
+    batch, n, size, heads, keys = a.shape
+    bias = torch.einsum("bnekh,ehd->ebnkd", a, w.b_v)
+    if heads == 1:
+        scaled = a.permute(2, 0, 1, 4, 3) * z
+        out = product(scaled.flatten(3), w.w_v.flatten(1, 2)).unsqueeze(3)
+    else:
+        columns = w.w_v.permute(1, 2, 0, 3).flatten(2)  # (H, D_in, E x D_out)
+        values = torch.bmm(z.permute(2, 0, 1, 3).reshape(keys, batch * n, -1), columns)
+        values = values.view(keys, batch, n, size, -1)
+        out = torch.einsum("bnekh,hbned->ebnkd", a, values)
+    return (out + bias).flatten(3)
+
+
+class ClassAttention(AttentionPoint):
+    """The class token's view (CaiT): one query, so neither keys nor values of the patches are projected."""
+
+    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+        """(E, B, 1 + n, C) tokens, not normalised, class token first -> (E, B, 1, C), what is added to the class token."""
+        if w.joint:
+            return self._joint(x, w, bank, context, key_heads)
+        x = norm(x, w.norm1, bank.widths(bank.head_width))
+        size, batch, n, width = x.shape
+        heads = bank.most_heads
+        w_q, w_k, w_v = w.qkv.unbind(1)
+        q = by_head(product(x[:, :, :1], w_q.mT), heads)[:, :, 0]  # (E, B, K, D)
+        absorbed = torch.einsum("ebkd,ekdc->ebkc", q, w_k.view(size, heads, -1, width))
+        scores = (absorbed @ x.mT * bank.head_width**-0.5).permute(1, 0, 2, 3).flatten(1, 2)
+        a = self.weights(keep_real(scores, bank, 1), self.axes("b h kp", bank))
+        a = restore(a, bank, 1).view(batch, size, heads, n).transpose(0, 1)
+        value = torch.einsum("ebkc,ekdc->ebkd", a @ x, w_v.view(size, heads, -1, width))
+        return linear(value.reshape(size, batch, 1, width), w.out)
+
+    def _joint(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+        own = F.layer_norm(by_head(x, bank.most_heads), (bank.head_width,))
+        token = queries(own[:, :, :1])
+        keys = context.extend("joint", keep_real(queries(own[:, :, 1:]), bank, 1), 1).flatten(1, 2)  # (B, H n, D)
+        q, affine = joint_query(own[:, :, :1], w)
+        q = queries(q)
+        scores = torch.cat([(q * token).sum(-1), q.squeeze(2) @ keys.mT], dim=-1) * bank.head_width**-0.5
+        a = restore(self.weights(keep_real(scores, bank, 1), self.axes("b h k", bank, key_heads)), bank, 1)
+        mixed = a[..., :1] * token.squeeze(2) + a[..., 1:] @ keys
+        return joint_value(mixed.unsqueeze(2), a.sum(-1)[..., None, None], affine, w, bank)
+
+
+class Block(nn.Module):
+    """One block for any bank of experts: attention, then feature mixing, each added to its input (eq. 12-18)."""
+
+    def __init__(self, layer: int, network: Network, variant: Variant, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.reads_out = network.readout == "class_attention" and layer == network.depth - 1
+        classes = 1 if network.readout == "cls_token" or self.reads_out else 0
+        self.drop = network.drop_path * layer / max(1, network.depth - 1)
+        if self.reads_out:
+            self.class_attention = ClassAttention(CLASS, layer, grid, classes)
+        else:
+            self.spatial = SpatialAttention(SPATIAL, layer, grid, classes)
+            if variant.joint:
+                self.joint = JointAttention(JOINT, layer, grid, classes)
+        # A class token is mixed as a patch is; behind class attention it is the only one.
+        if variant.task1:
+            self.task1 = TaskAttention(TASK1, layer, grid, classes)
+        if variant.task2:
+            self.task2 = TaskAttention(TASK2, layer, grid, classes)
+        self.variant = variant
+
+    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+        """(E, B, n, C) -> (E, B, n, C); with class attention (E, B, 1 + N, C) -> (E, B, 1, C)."""
+        if self.variant.lateral:
+            x = self._lateral(x, w, bank, context)
+        if self.variant.joint and not w.joint:  # expert 1 reads itself, but later experts read its patches
+            patches = x[:, :, self.reads_out :]
+            own = F.layer_norm(by_head(patches, bank.most_heads), (bank.head_width,))
+            context.extend("joint", keep_real(queries(own), bank, 1), 1)
+        if self.reads_out:
+            branch = self.class_attention(x, w, bank, context, key_heads)
+            x = x[:, :, :1]
+        elif w.joint:
+            branch = self.joint(x, w, bank, context, key_heads)
+        else:
+            branch = self.spatial(norm(x, w.norm1, bank.widths(bank.head_width)), w, bank)
+        x = self._add(x, branch, "attention", bank)
+        z = norm(x, w.norm2, bank.widths(bank.head_width))
+        hidden = F.gelu(self._mix("task1", z, w.mix1, bank, context, key_heads))
+        if w.norm_hidden is not None:
+            hidden = norm(hidden, w.norm_hidden, bank.widths(hidden.shape[-1] // bank.most_heads))
+        branch = self._mix("task2", hidden, w.mix2, bank, context, key_heads)
+        return self._add(x, branch, "mixing", bank)
+
+    def _mix(
+        self,
+        name: str,
+        z: Tensor,
+        w: TaskWeights | LinearWeights,
+        bank: Bank,
+        context: Context,
+        key_heads: tuple[int, ...],
+    ) -> Tensor:
+        heads = by_head(z, bank.most_heads)
+        if isinstance(w, TaskWeights):
+            return getattr(self, name)(heads, w, bank, context, key_heads)
+        if hasattr(self, name):  # expert 1 has a linear layer, but later experts read its heads
+            context.extend(name, keep_real(heads.permute(1, 2, 0, 3, 4).flatten(2, 3), bank, 2), 2)
+        return linear(z, w)
+
+    def _lateral(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context) -> Tensor:
+        heads = by_head(x, bank.most_heads).permute(1, 2, 0, 3, 4).flatten(2, 3)
+        tokens = context.extend("tokens", keep_real(heads, bank, 2), 2).flatten(2)
+        if w.lateral is None:
+            return x
+        return product(tokens.unsqueeze(0).expand(bank.size, -1, -1, -1), w.lateral)
+
+    def _add(self, x: Tensor, branch: Tensor, name: str, bank: Bank) -> Tensor:
+        """The residual sum; in training a branch of the newest expert is dropped for some images (stochastic depth)."""
+        if not bank.training or not self.drop:
+            return x + branch
+        draw = chance.for_batch(f"block {self.layer} {name}", branch, branch.shape[1])
+        keep = (draw >= self.drop).to(branch.dtype) / (1 - self.drop)
+        return x + branch * keep[:, None, None]

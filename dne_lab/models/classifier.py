@@ -1,0 +1,46 @@
+"""The classifier over all read-outs: it grows by experts and by classes and keeps old logits as they were."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ExpandableClassifier(nn.Module):
+    """Linear classifier over the read-outs of all experts, logits summed expert by expert: sum_t readout^t W_t^T + b.
+
+    ``weights[t]`` is (classes, width of expert t+1), ``bias`` is (classes,).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList()
+        self.bias = nn.Parameter(torch.empty(0))
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.bias)
+
+    def grow(self, classes: int, width: int | None = None) -> None:
+        """Adds ``classes`` new classes and, if ``width`` is given, the read-out of a new expert.
+
+        Old weights and biases are kept and the new columns of old classes start at zero, so old logits stay.
+        """
+        old = self.classes
+        widths = [w.shape[1] for w in self.weights] + ([width] if width else [])
+        grown = []
+        for number, columns in enumerate(widths):
+            rows = torch.empty(classes, columns)
+            nn.init.trunc_normal_(rows, std=0.02)
+            kept = self.weights[number].detach() if number < len(self.weights) else torch.zeros(old, columns)
+            grown.append(nn.Parameter(torch.cat([kept, rows.to(kept)])))
+        self.weights = nn.ParameterList(grown)
+        self.bias = nn.Parameter(torch.cat([self.bias.detach(), self.bias.new_zeros(classes)]))
+
+    def forward(self, readouts: Sequence[Tensor]) -> Tensor:
+        """One (B, width_t) tensor an expert -> logits (B, classes)."""
+        logits = self.bias
+        for readout, weight in zip(readouts, self.weights, strict=True):
+            logits = logits + readout @ weight.T
+        return logits

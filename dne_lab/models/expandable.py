@@ -1,0 +1,198 @@
+"""The one network: a vision transformer that grows by a task expert at a time. A `Variant` says how experts connect."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dne_lab.config import Network
+from dne_lab.errors import LabError
+from dne_lab.models.bank import Bank, build
+from dne_lab.models.block import Block, Context
+from dne_lab.models.classifier import ExpandableClassifier
+from dne_lab.models.expert import Expert, Place, small_linear
+from dne_lab.models.variants import IA, Variant
+
+FROZEN_BANKS = 4  # beside expert 1 and the newest expert
+
+
+class Output(NamedTuple):
+    """``logits`` (B, classes); ``old_logits`` (B, old classes) of the classifier as the task before left it, or None;
+    ``expertise`` (B, new classes + 1) from the newest read-out, class 0 = any old class, or None; ``readouts`` one
+    (B, width_t) an expert."""
+
+    logits: Tensor
+    old_logits: Tensor | None
+    expertise: Tensor | None
+    readouts: list[Tensor]
+
+
+class ExpandableViT(nn.Module):
+    """A transformer a task, connected as ``variant`` says; `expand` adds one and freezes the rest (eq. 4-9).
+
+    Args:
+        network: sizes and choices.
+        shape: (channels, height, width) of the images, which enter as uint8.
+        variant: a row of `dne_lab.models.variants`.
+        mean, std: of the training images a channel, in units of [0, 1]; the model normalises.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        shape: tuple[int, int, int],
+        variant: Variant = IA,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        channels, height, width = shape
+        if height % network.patch or width % network.patch:
+            sides = sorted(d for d in range(1, min(height, width) + 1) if height % d == 0 and width % d == 0)
+            raise LabError(
+                f"network.patch = {network.patch} does not divide images of {height} x {width} pixels. "
+                f"Allowed: {', '.join(map(str, sides))}."
+            )
+        self.network, self.shape, self.variant = network, tuple(shape), variant
+        self.grid = (height // network.patch, width // network.patch)
+        self.register_buffer("mean", torch.tensor(mean or [0.5] * channels).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std or [0.25] * channels).view(-1, 1, 1))
+        self.blocks = nn.ModuleList(Block(i, network, variant, self.grid) for i in range(network.depth))
+        self.experts = nn.ModuleList()
+        self.classifier = ExpandableClassifier()
+        self.teacher: ExpandableClassifier | None = None
+        self.expertise: nn.Linear | None = None
+        self._banks: tuple[tuple[Any, ...], list[Bank]] | None = None
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Heads of each expert."""
+        return tuple(e.place.heads for e in self.experts)  # type: ignore[union-attr]
+
+    def expand(self, heads: int, classes: int) -> None:
+        """Adds an expert of ``heads`` heads and ``classes`` classes; everything before it is frozen.
+
+        Structure only. The teacher (`Output.old_logits`) is a frozen copy of the classifier as it is now.
+        """
+        self.requires_grad_(False)
+        place = Place(
+            len(self.experts) + 1,
+            heads,
+            sum(self.heads) + heads,
+            self.grid,
+            self.shape[0] * self.network.patch**2,
+        )
+        width = heads * self.network.head_width
+        if len(self.experts):
+            self.remember()
+            self.expertise = small_linear(width, classes + 1)
+        self.experts.append(Expert(self.network, self.variant, place))
+        self.classifier.grow(classes, width)
+        self.to(self.mean.device)
+
+    def widen(self, classes: int) -> None:
+        """Adds classes without an expert (fine-tuning, replay)."""
+        self.remember()
+        self.classifier.grow(classes)
+        self.to(self.mean.device)
+
+    def remember(self) -> None:
+        """Keeps a frozen copy of the classifier as the teacher."""
+        self.teacher = ExpandableClassifier()
+        self.teacher.weights = nn.ParameterList(w.detach().clone() for w in self.classifier.weights)
+        self.teacher.bias = nn.Parameter(self.classifier.bias.detach().clone())
+        self.teacher.requires_grad_(False)
+
+    def tune_classifier(self) -> None:
+        """Stage 2: the classifier alone trains; teacher and expertise classifier have done their work and go."""
+        self.requires_grad_(False)
+        self.teacher = self.expertise = None
+        self.classifier.requires_grad_(True)
+
+    def forward(self, images: Tensor) -> Output:
+        """(B, C, H, W) uint8 images -> `Output`."""
+        readouts = self.readouts(images)
+        old = None
+        if self.teacher is not None:
+            old = self.teacher([r.detach() for r in readouts[: len(self.teacher.weights)]])
+        expertise = None if self.expertise is None else self.expertise(readouts[-1])
+        return Output(self.classifier(readouts), old, expertise, readouts)
+
+    def readouts(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H, W) uint8 -> one (B, width_t) read-out an expert, each behind the expert's own last norm."""
+        patches = self.patches(images)
+        contexts = [Context() for _ in self.blocks]
+        readouts: list[Tensor] = []
+        for bank in self.banks():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not bank.frozen):
+                readouts += self._run(bank, patches, contexts)
+        return readouts
+
+    def _run(self, bank: Bank, patches: Tensor, contexts: list[Context]) -> list[Tensor]:
+        from dne_lab.models.stacked import linear, norm
+
+        size, batch = bank.size, len(patches)
+        embedded = linear(patches.flatten(0, 1).expand(size, -1, -1), bank.embed).view(
+            size, batch, *patches.shape[1:2], -1
+        )
+        x = embedded + bank.position.unsqueeze(1)
+        token = bank.class_token[:, None, None].expand(-1, batch, 1, -1)
+        key_heads = tuple(self.heads[: bank.numbers[-1]])
+        at = 0 if self.network.readout == "cls_token" else len(self.blocks) - 1  # where the class token joins
+        for layer, (block, w, context) in enumerate(zip(self.blocks, bank.layers, contexts, strict=True)):
+            if layer == at:
+                x = torch.cat([token, x], dim=2)
+            x = block(x, w, bank, context, key_heads)
+        out = norm(x[:, :, :1], bank.norm, bank.widths(bank.head_width))
+        return [o[:, 0, : heads * bank.head_width] for o, heads in zip(out, bank.heads, strict=True)]
+
+    def patches(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> normalised patches (B, N, C x patch x patch), in the type of the weights."""
+        self.check(images)
+        side = self.network.patch
+        x = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        x = x.unfold(2, side, side).unfold(3, side, side)  # (B, C, rows, columns, side, side)
+        return x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+
+    def check(self, images: Tensor) -> None:
+        """Raises a `LabError` unless ``images`` is a uint8 batch of this model's size."""
+        if images.dtype != torch.uint8 or images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
+            raise LabError(
+                f"the model takes uint8 images of shape (B, {', '.join(map(str, self.shape))}); "
+                f"given: {str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}. "
+                "It normalises them itself: pass raw pixels from 0 to 255."
+            )
+        if not len(self.experts):
+            raise LabError("the model has no expert yet: call expand(heads, classes) first.")
+
+    def banks(self) -> list[Bank]:
+        """Expert 1, up to four banks of later frozen experts, the newest expert, in this order.
+
+        Banks of frozen experts are prepared once and again whenever one of their parameters has changed, in value
+        (by an operation that autograd counts), place or type.
+        """
+        experts: list[Expert] = list(self.experts)  # type: ignore[arg-type]
+        *old, newest = experts
+        key = tuple((p.data_ptr(), p._version, p.dtype) for e in old for p in e.parameters())
+        if self._banks is None or self._banks[0] != key or any(not e.frozen for e in old):
+            with torch.no_grad():
+                frozen = [build(group, self.network) for group in _groups(old)]
+            self._banks = (key, frozen)
+        return [*self._banks[1], build([newest], self.network)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__() if hasattr(super(), "__getstate__") else self.__dict__
+        return {**state, "_banks": None}  # prepared products are no state: a copy prepares its own
+
+
+def _groups(old: list[Expert]) -> list[list[Expert]]:
+    """Expert 1 alone, the others in up to `FROZEN_BANKS` runs of like length."""
+    later = old[1:]
+    count = min(FROZEN_BANKS, len(later))
+    cuts = [len(later) * i // count for i in range(count + 1)] if count else [0]
+    return [old[:1]][: len(old)] + [later[a:b] for a, b in itertools.pairwise(cuts)]

@@ -1,0 +1,142 @@
+"""The same function as `ExpandableViT`, computed as the equations are written: the oracle and the yardstick of cost.
+
+Expert by expert, keys and values projected, one linear map a head, scores and probabilities in the open, nothing cached
+or batched. It reads the parameters of an `ExpandableViT` and has no hook points.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dne_lab.models.expandable import ExpandableViT, Output
+from dne_lab.models.expert import (
+    AttentionParameters,
+    Expert,
+    ExpertBlock,
+    TaskAttentionParameters,
+    position_probabilities,
+)
+
+
+def forward(model: ExpandableViT, images: Tensor, teacher: ExpandableViT | None = None) -> Output:
+    """(B, C, H, W) uint8 -> `Output`; with ``teacher``, a copy of the model before growth, old logits come from it."""
+    outs = readouts(model, images)
+    old = None
+    if teacher is not None:
+        with torch.no_grad():
+            old = teacher.classifier(readouts(teacher, images))
+    elif model.teacher is not None:
+        old = model.teacher([r.detach() for r in outs[: len(model.teacher.weights)]])
+    expertise = None if model.expertise is None else model.expertise(outs[-1])
+    return Output(model.classifier(outs), old, expertise, outs)
+
+
+def readouts(model: ExpandableViT, images: Tensor) -> list[Tensor]:
+    """One (B, C_t) read-out an expert, computed expert by expert and layer by layer."""
+    patches = model.patches(images)
+    experts: list[Expert] = list(model.experts)  # type: ignore[arg-type]
+    x = [_embed(e, patches, model.network.readout == "cls_token") for e in experts]
+    last = model.network.depth - 1
+    for layer in range(model.network.depth):
+        if layer == last and model.network.readout == "class_attention":
+            x = [torch.cat([e.class_token.expand(len(patches), 1, -1), r], 1) for e, r in zip(experts, x, strict=True)]
+        x = _layer(model, experts, layer, x)
+    return [e.norm(r[:, 0]) for e, r in zip(experts, x, strict=True)]
+
+
+def _embed(expert: Expert, patches: Tensor, with_token: bool) -> Tensor:
+    x = expert.embed(patches) + expert.position
+    return torch.cat([expert.class_token.expand(len(x), 1, -1), x], 1) if with_token else x
+
+
+def _layer(model: ExpandableViT, experts: list[Expert], layer: int, x: list[Tensor]) -> list[Tensor]:
+    """One block of every expert: (B, n, C_t) an expert -> the same."""
+    width = model.network.head_width
+    reads_out = layer == model.network.depth - 1 and model.network.readout == "class_attention"
+    blocks: list[ExpertBlock] = [e.blocks[layer] for e in experts]  # type: ignore[misc]
+    before = x
+    x = [
+        r if b.lateral is None else torch.cat(before[: t + 1], -1) @ b.lateral
+        for t, (b, r) in enumerate(zip(blocks, x, strict=True))
+    ]
+    s = []
+    for t, (b, r) in enumerate(zip(blocks, x, strict=True)):
+        if b.joint:
+            branch = _joint(b, r, x[: t + 1], width, model.grid, reads_out)
+        elif reads_out:
+            branch = _class(b.attention, b.norm1(r), width)
+        else:
+            branch = _spatial(b.attention, b.norm1(r), width, model.grid)
+        s.append((r[:, :1] if reads_out else r) + branch)
+    z = [_heads(b.norm2(r), width) for b, r in zip(blocks, s, strict=True)]
+    o = [F.gelu(_mix(b.mix1, z[: t + 1])) for t, b in enumerate(blocks)]
+    o = [h if b.norm_hidden is None else b.norm_hidden(h) for b, h in zip(blocks, o, strict=True)]
+    z = [_heads(h, model.network.ratio * width) for h in o]
+    return [r + _mix(b.mix2, z[: t + 1]) for t, (b, r) in enumerate(zip(blocks, s, strict=True))]
+
+
+def _heads(x: Tensor, width: int) -> Tensor:
+    """(B, n, heads x width) -> (B, n, heads, width)."""
+    return x.unflatten(-1, (-1, width))
+
+
+def _spatial(p: AttentionParameters, x: Tensor, width: int, grid: tuple[int, int]) -> Tensor:
+    """Eq. 12 on (B, n, C), with the gate of ConViT if there is one."""
+    q, k, v = (_heads(F.linear(x, w), width).transpose(1, 2) for w in p.qkv)
+    a = (q @ k.mT * width**-0.5).softmax(-1)
+    if p.position is not None and p.gate is not None:
+        classes = x.shape[1] - grid[0] * grid[1]
+        gate = torch.sigmoid(p.gate)[:, None, None].repeat(1, x.shape[1], 1)
+        gate[:, :classes] = 0
+        a = (1 - gate) * a + gate * position_probabilities(p.position, grid, classes)
+    return p.out((a @ v).transpose(1, 2).flatten(2))
+
+
+def _class(p: AttentionParameters, x: Tensor, width: int) -> Tensor:
+    """Class attention on (B, 1 + n, C): one query, keys and values of all tokens -> (B, 1, C)."""
+    w_q, w_k, w_v = p.qkv
+    q = _heads(F.linear(x[:, :1], w_q), width).transpose(1, 2)
+    k, v = (_heads(F.linear(x, w), width).transpose(1, 2) for w in (w_k, w_v))
+    a = (q @ k.mT * width**-0.5).softmax(-1)
+    return p.out((a @ v).transpose(1, 2).flatten(2))
+
+
+def _joint(
+    b: ExpertBlock, own: Tensor, everyone: list[Tensor], width: int, grid: tuple[int, int], reads_out: bool
+) -> Tensor:
+    """Spatial-task attention of one expert: its heads' patches look at the patches of every head of ``everyone``."""
+    p = b.attention
+    w_q, w_k, w_v = p.qkv
+    tokens = torch.cat([_heads(r, width) for r in everyone], 2)  # (B, n, H, D)
+    u = b.norm1(tokens[:, 1:] if reads_out else tokens).transpose(1, 2).flatten(1, 2)  # (B, H n, D), head by head
+    k, v = F.linear(u, w_k), F.linear(u, w_v)
+    out = []
+    for head, r in enumerate(_heads(own, width).unbind(2)):
+        mine = b.norm1(r[:, :1] if reads_out else r)
+        q = F.linear(mine, w_q)
+        if reads_out:  # its own class token is one more key
+            keys, values = (torch.cat([F.linear(mine, w), t], 1) for w, t in ((w_k, k), (w_v, v)))
+        else:
+            keys, values = k, v
+        a = (q @ keys.mT * width**-0.5).softmax(-1)
+        if p.position is not None and p.gate is not None:
+            n, count = r.shape[1], tokens.shape[2]
+            classes = n - grid[0] * grid[1]
+            gate = torch.sigmoid(p.gate[head]).repeat(n, 1)
+            gate[:classes] = 0
+            a = (1 - gate) * a + gate * position_probabilities(p.position[head : head + 1], grid, classes)[0].repeat(
+                1, count
+            ) / count
+        out.append(a @ values)
+    return p.out(torch.cat(out, -1))
+
+
+def _mix(layer: torch.nn.Module, z: list[Tensor]) -> Tensor:
+    """An MLP layer on the expert's own heads ``z[-1]``, or eq. 19-23 on the heads of all experts (B, n, H_j, D_in)."""
+    if not isinstance(layer, TaskAttentionParameters):
+        return layer(z[-1].flatten(2))
+    heads = torch.cat(z, 2)
+    q, k = z[-1] @ layer.w_q, heads @ layer.w_k
+    a = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (B, n, H_t, H)
+    v = torch.stack([heads[:, :, j] @ layer.w_v[j] + layer.b_v[j] for j in range(heads.shape[2])], 2)
+    return (layer.scale[:, None] * (a @ v)).flatten(2)

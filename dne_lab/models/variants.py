@@ -1,0 +1,55 @@
+"""The one switch: a variant is a row of a table, and the rows differ by the paper's ideas and nothing else."""
+
+from dataclasses import dataclass
+
+from dne_lab.errors import unknown
+
+READS = ("own", "all")
+MIXES = ("mlp", "task", "task1", "task2", "linear")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How expert t >= 2 is connected to the experts before it.
+
+    ``reads``: the keys of spatial attention are the expert's own patches ("own", eq. 12) or every patch of every head of
+    all experts up to t ("all", spatial-task attention). ``mixes``: the feature mixing is an MLP ("mlp", eq. 13), two task
+    attention blocks ("task", eq. 17-23), only the first or the second of them ("task1", "task2"), or an MLP behind a
+    linear map of all experts' tokens in front of every block ("linear", eq. 11).
+    """
+
+    name: str
+    reads: str = "own"
+    mixes: str = "mlp"
+
+    def __post_init__(self) -> None:
+        if self.reads not in READS:
+            raise unknown("Variant.reads", self.reads, READS)
+        if self.mixes not in MIXES:
+            raise unknown("Variant.mixes", self.mixes, MIXES)
+
+    @property
+    def joint(self) -> bool:
+        """Keys come from all experts."""
+        return self.reads == "all"
+
+    @property
+    def task1(self) -> bool:
+        """The first linear layer of the mixing is a task attention block."""
+        return self.mixes in ("task", "task1")
+
+    @property
+    def task2(self) -> bool:
+        """The second linear layer of the mixing is a task attention block."""
+        return self.mixes in ("task", "task2")
+
+    @property
+    def lateral(self) -> bool:
+        """A linear map of all experts' tokens stands in front of every block."""
+        return self.mixes == "linear"
+
+
+IA = Variant("ia", "own", "mlp")
+STA = Variant("sta", "all", "mlp")
+DNE = Variant("dne", "own", "task")
+PROGRESSIVE = Variant("progressive", "own", "linear")
