@@ -284,6 +284,8 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         if kind is str:
             return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).strip()
     except (ValueError, KeyError, TypeError) as error:
-        wanted = f"a list of {args[0].__name__}, e.g. 50,10,10" if origin is tuple else getattr(kind, "__name__", "text")
+        wanted = (
+            f"a list of {args[0].__name__}, e.g. 50,10,10" if origin is tuple else getattr(kind, "__name__", "text")
+        )
         raise LabError(f"{name} = {value!r}: must be {wanted}.") from error
     raise TypeError(f"{name}: a field of type {kind} cannot be configured")

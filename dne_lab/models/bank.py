@@ -4,6 +4,7 @@ The newest expert is a bank of one, so that there is a single way of computing. 
 (expert 1 has its own), so that the number of kernels does not grow with the number of experts.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -144,7 +145,8 @@ def _mixing(layers: Sequence[torch.nn.Module]) -> TaskWeights | LinearWeights:
     if not isinstance(layers[0], TaskAttentionParameters):
         return _linear(layers)  # type: ignore[arg-type]
     # w_q w_k^T is formed in float32 whatever the autocast type: an exact rewriting must not lose digits twice.
-    with torch.autocast(layers[0].w_q.device.type, enabled=False):
+    device = layers[0].w_q.device.type
+    with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
         products = [f.w_q @ f.w_k.T for f in layers]  # type: ignore[operator, union-attr]
     return TaskWeights(
         stack(products),

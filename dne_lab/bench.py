@@ -1,0 +1,167 @@
+"""How fast it is: the normal path against the literal path with its copied teacher, interleaved pairs in one process.
+
+A benchmark, not a test: ratios are the median over pairs, so that a noisy machine disturbs both sides alike.
+"""
+
+import copy
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dne_lab import chance
+from dne_lab.config import Config
+from dne_lab.data.augment import augment
+from dne_lab.data.stream import Task
+from dne_lab.measure.cost import blank_stream
+from dne_lab.methods.base import Stage, create
+from dne_lab.methods.expansion import Expansion
+from dne_lab.models import literal
+from dne_lab.models.expandable import ExpandableViT
+
+
+class _Calls(TorchDispatchMode):
+    """Counts operator calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def grown(config: Config, task: int, device: str) -> tuple[Expansion, ExpandableViT | None, Task]:
+    """A method at stage 1 of ``task``, a copy of its model before that task (the literal path's teacher), and the task."""
+    method = create(config, blank_stream(config.data.tasks))
+    if not isinstance(method, Expansion):
+        raise TypeError(f"bench measures the expansion methods; {config.method} has no literal path of its own")
+    teacher, current = None, method.stream.task(1)
+    for current in list(method.stream)[:task]:
+        if current.number == task and task > 1:
+            teacher = copy.deepcopy(method.model).eval().requires_grad_(False).to(device)
+        with chance.seeded(0, "enter", current.number):
+            method.enter(current, Stage("learn", config.learn))
+    method.to(device).train()
+    return method, teacher, current
+
+
+def _images(method: Expansion, batch: int, device: str) -> tuple[Tensor, Tensor]:
+    generator = chance.generator("bench", batch)
+    images = torch.randint(0, 256, (batch, *method.stream.shape), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, method.model.classifier.classes, (batch,), generator=generator)
+    return images.to(device), labels.to(device)
+
+
+def _seconds(action: Callable[[], object], device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    action()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _pairs(slow: Callable[[], object], fast: Callable[[], object], device: str, pairs: int) -> tuple[float, float]:
+    """The median of slow / fast over interleaved pairs after one round to warm up, and the median seconds of fast."""
+    slow(), fast()
+    times = [(_seconds(slow, device), _seconds(fast, device)) for _ in range(pairs)]
+    return statistics.median(a / b for a, b in times), statistics.median(b for _, b in times)
+
+
+def train_step(config: Config, task: int, batch: int, device: str, pairs: int) -> tuple[float, float]:
+    """Ratio literal / normal of a training step (forward, backward, optimiser), and the normal path's seconds a step."""
+    method, teacher, current = grown(config, task, device)
+    images, labels = _images(method, batch, device)
+    optimizer = torch.optim.AdamW(method.parameters_to_train().values(), lr=1e-6)
+
+    def step(output: Callable[[], Any]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(method.objective(output(), labels, current).values())).sum().backward()
+        optimizer.step()
+
+    slow = lambda: step(lambda: literal.forward(method.model, images, teacher))  # noqa: E731
+    return _pairs(slow, lambda: step(lambda: method.model(images)), device, pairs)
+
+
+def inference(config: Config, task: int, batch: int, device: str, pairs: int) -> tuple[float, float]:
+    """Ratio literal / normal of a prediction, and the normal path's seconds a batch."""
+    method, _, _ = grown(config, task, device)
+    method.eval().requires_grad_(False)
+    images, _ = _images(method, batch, device)
+    with torch.no_grad():
+        return _pairs(lambda: method.compute_literally(images), lambda: method.compute(images), device, pairs)
+
+
+def calls(config: Config, task: int) -> int:
+    """Operator calls of one prediction, once the frozen experts are prepared."""
+    method, _, _ = grown(config, task, "cpu")
+    method.eval().requires_grad_(False)
+    images, _ = _images(method, 1, "cpu")
+    with torch.no_grad():
+        method.compute(images)
+        with _Calls() as counter:
+            method.compute(images)
+    return counter.count
+
+
+def data_seconds(config: Config, batch: int, device: str) -> float:
+    """Median seconds to augment one batch as the training loop does."""
+    images = torch.zeros((batch, *blank_stream(config.data.tasks).shape), dtype=torch.uint8, device=device)
+    index = torch.arange(batch, device=device)
+    names = config.learn.augment
+    augment(images, names, ("bench", 0), index)
+    return statistics.median(_seconds(lambda: augment(images, names, ("bench", 1), index), device) for _ in range(5))
+
+
+def peak_memory(device: str) -> float:
+    """Peak memory so far in MB: of the GPU's allocator, or of the process."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def run(
+    config: Config,
+    steps: tuple[int, ...] = (6, 11, 26),
+    batch: int = 64,
+    pairs: int = 5,
+    device: str = "cpu",
+    report: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """All measurements. Keys as in the command ``dne-lab bench --json``; times of the normal path under ``seconds``."""
+    ratios: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    for task in steps:
+        report(f"training step at task {task}")
+        ratios[str(task)], seconds[f"train_step_{task}"] = train_step(config, task, batch, device, pairs)
+    last = max(steps)
+    report(f"inference at task {last}")
+    ratio, seconds[f"inference_{last}"] = inference(config, last, batch, device, pairs)
+    report("operator calls")
+    counted = {str(task): calls(config, task) for task in (2, 6, 11, 26) if task <= len(config.data.tasks)}
+    first = min(steps)
+    return {
+        "train_step": ratios,
+        "inference": {str(last): ratio},
+        "calls_per_forward": counted,
+        "images_per_second": batch / seconds[f"train_step_{first}"],
+        "data_share": data_seconds(config, batch, device) / seconds[f"train_step_{first}"],
+        "peak_memory_mb": peak_memory(device),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu",
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "batch": batch,
+        "pairs": pairs,
+        "seconds": seconds,
+    }

@@ -1,0 +1,1 @@
+"""What goes in: sources of images, streams of classes, augmentation, exemplar memory."""

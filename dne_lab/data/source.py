@@ -1,0 +1,183 @@
+"""Where images come from: the one interface, uint8 everywhere (the model normalises)."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dne_lab.errors import LabError, unknown
+
+SPLITS = ("train", "test")
+CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Source(abc.ABC):
+    """Named images with class numbers, in two splits.
+
+    Attributes: ``name`` as in `dne_lab.config.Data`; ``classes`` the class names by class number; ``shape`` (C, H, W);
+    ``mean`` and ``std`` one number a channel, in units of [0, 1]; ``path`` and ``size`` what it was opened with.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    path: str | None = None
+    size: int | None = None
+
+    @abc.abstractmethod
+    def labels(self, split: str) -> np.ndarray:
+        """Class numbers of all images of a split, (n,) int64."""
+
+    @abc.abstractmethod
+    def images(self, split: str, index: Tensor) -> Tensor:
+        """Images by number: index (B,) int64 -> (B, C, H, W) uint8 on the CPU."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Source:
+        return self  # never changes, and may be large: copies of a method that knows its stream share the images
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(self.labels(split)):,} {split}" for split in SPLITS)
+        channels, height, width = self.shape
+        return f"{self.name}: {len(self.classes)} classes, {sizes} images, {channels} x {height} x {width}"
+
+
+def check_split(split: str) -> str:
+    """``split`` itself, or an error that lists the splits."""
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    return split
+
+
+class ArraySource(Source):
+    """Images in memory.
+
+    Args:
+        train_images, test_images: uint8, (n, H, W) grey, (n, H, W, C) or (n, C, H, W) with C = 1 or 3.
+        train_labels, test_labels: integers (n,), class numbers 0..classes-1.
+        class_names: one a class; the class numbers as text when left out.
+        mean, std: one number a channel in units of [0, 1]; computed from the training images when left out.
+
+    Raises:
+        LabError: wrong type, shape or channels, labels out of range, a class without images.
+    """
+
+    def __init__(
+        self,
+        train_images: Any,
+        train_labels: Any,
+        test_images: Any,
+        test_labels: Any,
+        class_names: Sequence[str] | None = None,
+        *,
+        name: str = "arrays",
+        path: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        self.name, self.path = name, path
+        self._images = {"train": _images("train_images", train_images), "test": _images("test_images", test_images)}
+        self._labels = {"train": _labels("train_labels", train_labels), "test": _labels("test_labels", test_labels)}
+        for split in SPLITS:
+            if len(self._images[split]) != len(self._labels[split]):
+                raise LabError(
+                    f"{split}: {len(self._images[split])} images, {len(self._labels[split])} labels: give one each."
+                )
+        shapes = [tuple(self._images[split].shape[1:]) for split in SPLITS]
+        if shapes[0] != shapes[1]:
+            raise LabError(f"training images are {shapes[0]} (C, H, W), test images {shapes[1]}: give one shape.")
+        self.shape = (int(shapes[0][0]), int(shapes[0][1]), int(shapes[0][2]))
+        count = len(class_names) if class_names is not None else int(self._labels["train"].max()) + 1
+        self.classes = tuple(str(c) for c in (class_names if class_names is not None else range(count)))
+        check_labels(self._labels, self.classes)
+        computed = channel_statistics(self._images["train"])
+        self.mean = tuple(map(float, mean)) if mean is not None else computed[0]
+        self.std = tuple(map(float, std)) if std is not None else computed[1]
+        if len(self.mean) != self.shape[0] or len(self.std) != self.shape[0] or min(self.std) <= 0:
+            raise LabError(f"mean = {self.mean}, std = {self.std}: give {self.shape[0]} numbers, std above 0.")
+
+    def labels(self, split: str) -> np.ndarray:
+        return self._labels[check_split(split)]
+
+    def images(self, split: str, index: Tensor) -> Tensor:
+        return self._images[check_split(split)][index.cpu()]
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise LabError(f"{name}: not a rectangular array ({error}). All images must have the same size.") from error
+
+
+def _images(name: str, value: Any) -> Tensor:
+    """Any accepted layout as a (n, C, H, W) uint8 tensor."""
+    array = _array(name, value)
+    if array.dtype != np.uint8:
+        raise LabError(
+            f"{name} has type {array.dtype}: images must be uint8, 0..255. "
+            "Floats in [0, 1]: (255 * images).round().astype('uint8')."
+        )
+    layouts = "(n, H, W) grey, (n, H, W, C) or (n, C, H, W) with C = 1 or 3"
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4:
+        first, last = array.shape[1] in (1, 3), array.shape[3] in (1, 3)
+        if first == last:
+            why = "both could be the channels" if first else "neither axis 1 nor axis 3 is 1 or 3 channels"
+            raise LabError(f"{name} has shape {array.shape}: {why}. Give {layouts}.")
+        array = array.transpose(0, 3, 1, 2) if last else array
+    else:
+        raise LabError(f"{name} has shape {array.shape}. Give {layouts}.")
+    if 0 in array.shape:
+        raise LabError(f"{name} has shape {array.shape}: there are no images in it. Give {layouts}.")
+    # a copy, so that a source never changes when the user's array does, and never shares read-only memory with torch
+    return torch.from_numpy(array.copy(order="C"))
+
+
+def _labels(name: str, value: Any) -> np.ndarray:
+    array = _array(name, value)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise LabError(f"{name} has shape {array.shape} and type {array.dtype}: give one whole number an image, (n,).")
+    return array.astype(np.int64)
+
+
+def check_labels(labels: dict[str, np.ndarray], classes: Sequence[str]) -> None:
+    """Every label is a class number and every class has images in both splits, or a `LabError` that says which not."""
+    for split in SPLITS:
+        low, high = int(labels[split].min()), int(labels[split].max())
+        if low < 0 or high >= len(classes):
+            raise LabError(
+                f"{split} labels run from {low} to {high}: {len(classes)} classes have 0..{len(classes) - 1}."
+            )
+        empty = np.flatnonzero(np.bincount(labels[split], minlength=len(classes)) == 0)
+        if len(empty):
+            named = ", ".join(f"{c} ({classes[c]})" for c in empty[:5].tolist()) + (", ..." if len(empty) > 5 else "")
+            raise LabError(f"classes without {split} images: {named}. Each class needs both; renumber without them.")
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of (n, C, H, W) uint8 images, in units of [0, 1].
+
+    From exact counts of the 256 values, so the same on every machine; a constant channel gets 1 as its deviation.
+    """
+    values = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        counts = np.zeros(256, dtype=np.int64)
+        for part in images[:, channel].split(4096):
+            counts += torch.bincount(part.flatten(), minlength=256).numpy()
+        mean = float((counts * values).sum() / counts.sum())
+        deviation = float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum()))
+        means.append(mean)
+        deviations.append(deviation if deviation > 0 else 1.0)
+    return tuple(means), tuple(deviations)

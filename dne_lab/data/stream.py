@@ -1,0 +1,223 @@
+"""A stream of classes: which classes arrive in which task, and where their images are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dne_lab import chance, config
+from dne_lab.data import tasks as task_sizes
+from dne_lab.data.orders import class_order
+from dne_lab.data.source import SPLITS, Source, check_split
+from dne_lab.data.sources import open_source
+from dne_lab.errors import LabError
+
+
+class Task(NamedTuple):
+    """One step of the stream: its number (1, 2, ...) and the ranks of the classes seen before and arriving now."""
+
+    number: int
+    old: range
+    new: range
+
+
+class Batch(NamedTuple):
+    """Images (B, C, H, W) uint8, labels (B,) int64 = ranks in the class order, numbers in the split (B,) int64."""
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+
+
+class ClassStream:
+    """The classes of a source in an order, cut into tasks. A label is the *rank* of a class in the order.
+
+    Args:
+        source: where the images are.
+        tasks: number of classes of each task; they add up to the number of classes.
+        order: see `dne_lab.data.orders.class_order`.
+        validation: above 0, this share of each class's training images (at least one, drawn by chance from the class
+            number alone) takes the place of the test split, and the training split is without them. Image numbers of
+            both splits then count the source's training images.
+
+    Raises:
+        LabError: tasks that do not add up, a bad order, a class with too few images to split.
+    """
+
+    _order_given: str | None
+
+    def __init__(
+        self,
+        source: Source,
+        tasks: Sequence[int] | str,
+        order: str | int | Sequence[int] = "identity",
+        validation: float = 0.0,
+    ) -> None:
+        self._set(source, task_sizes.sizes(tasks), class_order(order, len(source.classes)), validation)
+        task_sizes.check_sum(self.tasks, len(source.classes), source.name)
+        self._order_given = str(order) if isinstance(order, (str, int)) else None
+
+    def _set(self, source: Source, tasks: tuple[int, ...], order: tuple[int, ...], validation: float) -> None:
+        if not 0 <= validation < 1:
+            raise LabError(f"validation = {validation}: must be in [0, 1), e.g. 0.2.")
+        self.source, self.tasks, self.order, self.validation = source, tasks, order, float(validation)
+        self.name, self.shape, self.mean, self.std = source.name, source.shape, source.mean, source.std
+        self.classes = len(order)
+        self.class_names = tuple(source.classes[number] for number in order)
+        self._order_given = None
+        rank_of = np.full(len(source.classes), -1, dtype=np.int64)
+        rank_of[list(order)] = np.arange(len(order))
+        # (n,) the rank of every image of the source's split; -1 where the image is not in ours
+        self._ranks = {split: torch.from_numpy(rank_of[source.labels(self._split(split))]) for split in SPLITS}
+        if validation:
+            held = _held_out(source.labels("train"), validation)
+            self._ranks["train"][held] = -1
+            self._ranks["test"][~held] = -1
+
+    def _split(self, split: str) -> str:
+        """The source's split behind ours."""
+        return "train" if self.validation else check_split(split)
+
+    # Tasks ---------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def task(self, number: int) -> Task:
+        """Task 1, 2, ..., M."""
+        if not 1 <= number <= len(self):
+            raise LabError(f"task {number}: this stream has tasks 1 to {len(self)}.")
+        start = sum(self.tasks[: number - 1])
+        return Task(number, range(start), range(start, start + self.tasks[number - 1]))
+
+    def __iter__(self) -> Iterator[Task]:
+        return (self.task(number) for number in range(1, len(self) + 1))
+
+    def __getitem__(self, part: slice) -> ClassStream:
+        """``stream[a:b]``: the tasks at positions a..b-1 as a stream of their own, whose ranks start at 0 again."""
+        if not isinstance(part, slice) or part.step not in (None, 1):
+            raise TypeError("a stream is sliced with stream[a:b]; one task is stream.task(number)")
+        start, stop, _ = part.indices(len(self))
+        if start >= stop:
+            raise LabError(f"stream[{part.start}:{part.stop}] holds no task: this stream has {len(self)}.")
+        first, last = sum(self.tasks[:start]), sum(self.tasks[:stop])
+        return self._derived(self.tasks[start:stop], self.order[first:last])
+
+    def joint(self) -> ClassStream:
+        """All classes as one task, in the same order."""
+        stream = self._derived((self.classes,), self.order)
+        stream._order_given = self._order_given
+        return stream
+
+    def _derived(self, tasks: tuple[int, ...], order: tuple[int, ...]) -> ClassStream:
+        stream = ClassStream.__new__(ClassStream)
+        stream._set(self.source, tasks, order, self.validation)
+        return stream
+
+    def config(self) -> config.Data:
+        """The configuration that describes this stream; `from_config` is the inverse but for arrays in memory."""
+        if self.classes < len(self.source.classes):
+            raise LabError(f"a slice with {self.classes} of {len(self.source.classes)} classes has no configuration.")
+        order = self._order_given
+        if order is None:
+            order = "identity" if self.order == tuple(range(self.classes)) else ",".join(map(str, self.order))
+        return config.Data(self.name, self.source.path, self.source.size, self.tasks, order, self.validation)
+
+    # Images --------------------------------------------------------------------------------------------------------
+
+    def index(self, split: str, classes: range) -> Tensor:
+        """Image numbers of these ranks in a split ("train" or "test"), sorted: (n,) int64."""
+        ranks = self._ranks[check_split(split)]
+        if classes.step == 1:
+            mask = (ranks >= classes.start) & (ranks < classes.stop) & (ranks >= 0)
+        else:
+            mask = torch.isin(ranks, torch.tensor([*classes], dtype=torch.int64)) & (ranks >= 0)
+        return mask.nonzero()[:, 0]
+
+    def labels(self, split: str, index: Tensor) -> Tensor:
+        """Ranks of images by number: (B,) int64 -> (B,) int64; -1 for an image that is not in this stream's split."""
+        return self._ranks[check_split(split)][index.cpu()]
+
+    def images(self, split: str, index: Tensor) -> Tensor:
+        """Images by number: (B,) int64 -> (B, C, H, W) uint8 on the CPU."""
+        check_split(split)
+        return self.source.images(self._split(split), index)
+
+    def batch(self, split: str, index: Tensor) -> Batch:
+        """Images, labels and numbers together."""
+        return Batch(self.images(split, index), self.labels(split, index), index)
+
+    def test_images(self, count: int) -> Batch:
+        """``count`` test images (or all, when there are fewer) spread evenly over the classes, sorted by class."""
+        if count < 1:
+            raise LabError(f"test_images({count}): ask for at least one image.")
+        waiting = [self.index("test", range(rank, rank + 1)).tolist() for rank in range(self.classes)]
+        chosen: list[list[int]] = [[] for _ in waiting]
+        while count and (ranks := [rank for rank, numbers in enumerate(waiting) if numbers]):
+            if count < len(ranks):  # the last round: classes at equal distances
+                ranks = [ranks[i * len(ranks) // count] for i in range(count)]
+            for rank in ranks:
+                chosen[rank].append(waiting[rank].pop(0))
+            count -= len(ranks)
+        return self.batch("test", torch.tensor([number for numbers in chosen for number in numbers], dtype=torch.int64))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ClassStream:
+        return self  # never changes
+
+    def __repr__(self) -> str:
+        return f"ClassStream({self.name}, tasks {'+'.join(map(str, self.tasks))}, {self.classes} classes)"
+
+
+def _held_out(labels: np.ndarray, share: float) -> Tensor:
+    """(n,) bool: which training images validate."""
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for number in np.unique(labels).tolist():
+        members = torch.from_numpy(np.flatnonzero(labels == number))
+        count = max(1, round(share * len(members)))
+        if count >= len(members):
+            raise LabError(
+                f"validation = {share} leaves class {number} ({len(members)} images) none to train on. Lower it."
+            )
+        held[members[chance.permutation(len(members), "validation", number)[:count]]] = True
+    return held
+
+
+def stream(
+    data: Any = "digits",
+    tasks: Sequence[int] | str | None = None,
+    *,
+    base: int | None = None,
+    step: int | None = None,
+    order: str | int | Sequence[int] = "identity",
+    validation: float = 0.0,
+    path: str | None = None,
+    size: int | None = None,
+    download: bool = False,
+) -> ClassStream:
+    """Opens images and cuts their classes into tasks.
+
+    Args:
+        data, path, size, download: see `dne_lab.data.sources.open_source`.
+        tasks: classes of each task; or ``base`` (default: ``step``) classes first and ``step`` in each later task.
+            digits, digits100 and cifar100 have defaults: 4+2+2+2, 50 + 10 x 5.
+        order, validation: see `ClassStream`.
+
+    Raises:
+        LabError: missing data, tasks that do not add up, anything else the user can set right.
+    """
+    source = open_source(data, path=path, size=size, download=download)
+    if tasks is None:
+        tasks = task_sizes.from_base_and_step(base, step, len(source.classes), source.name)
+    elif base is not None or step is not None:
+        raise LabError("give either tasks, or base and step, not both.")
+    return ClassStream(source, tasks, order, validation)
+
+
+def from_config(data: config.Data) -> ClassStream:
+    """The stream that a configuration describes. Never downloads."""
+    source = open_source(data.name, path=data.path, size=data.size)
+    return ClassStream(source, data.tasks, data.order, data.validation)

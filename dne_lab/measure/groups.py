@@ -1,0 +1,175 @@
+"""Which records may be averaged: runs that differ in nothing but their seed, under a label of their own."""
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dne_lab.errors import LabError
+from dne_lab.measure.record import Record
+
+TITLES = {
+    "joint": "Joint",
+    "ia": "IA",
+    "sta": "STA",
+    "dne": "DNE",
+    "progressive": "Progressive",
+    "finetune": "Finetune",
+    "replay": "Replay",
+    "icarl": "iCaRL",
+    "podnet": "PODNet",
+    "der": "DER",
+    "foster": "FOSTER",
+    "dytox": "DyTox",
+}
+EXPANSION = ("ia", "sta", "dne", "progressive")
+
+# What tells two groups of the same title apart, in the order in which a label names it.
+SETTINGS = ("dataset", "tasks", "epochs", "preset", "memory", "network", "class order", "validation", "settings")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs of one setting, ordered by seed; ``label`` is unique among the groups made together."""
+
+    label: str
+    records: tuple[Record, ...]
+    unfinished: int = 0
+
+    @property
+    def first(self) -> Record:
+        """A record to read the setting from."""
+        return self.records[0]
+
+    def last_by_seed(self) -> dict[int, float]:
+        """LA in percent by seed."""
+        return {record.seed: float(record.seen_accuracy[-1]) for record in self.records}
+
+
+def later_heads(record: Record) -> int | None:
+    """k: the heads of every expert after the first; None if they differ, or the network has no experts."""
+    later = record.heads[1:] or record.heads
+    return later[0] if later and len(set(later)) == 1 else None
+
+
+def heads_text(record: Record) -> str:
+    """Heads of the experts, e.g. ``12, 1``; the last number repeats. Empty for other networks."""
+    heads = list(record.heads)
+    while len(heads) > 2 and heads[-1] == heads[-2]:
+        heads.pop()
+    return ", ".join(map(str, heads))
+
+
+def tasks_text(tasks: Sequence[int]) -> str:
+    """Task sizes as the field writes them: ``50 + 10 x 5`` (ten classes, five times), ``100``."""
+    parts = [str(tasks[0])]
+    for size, run in itertools.groupby(tasks[1:]):
+        count = len(list(run))
+        parts.append(f"{size} x {count}" if count > 1 else str(size))
+    return " + ".join(parts)
+
+
+def title(record: Record) -> str:
+    """The method's name in tables and figures; expansion methods with their heads, e.g. ``DNE (k = 1)``."""
+    name = TITLES.get(record.method, record.method)
+    if record.method not in EXPANSION:
+        return name
+    k = later_heads(record)
+    return f"{name} (k = {k})" if k is not None else f"{name} (heads {heads_text(record)})"
+
+
+def groups(records: Iterable[Record]) -> list[Group]:
+    """Finished records by setting, in the order of TITLES; unfinished ones are only counted.
+
+    Raises:
+        LabError: two different records of the same setting and seed (they are no independent repetitions).
+    """
+    by_key: dict[str, list[Record]] = {}
+    for record in records:
+        by_key.setdefault(json.dumps([title(record), record.heads, *_settings(record).values()]), []).append(record)
+    sets = [sorted(members, key=lambda r: r.seed) for members in by_key.values()]
+    sets = [members for members in sets if any(record.finished for record in members)]
+    order = list(TITLES)
+    sets.sort(key=lambda m: (order.index(m[0].method) if m[0].method in order else len(order), m[0].method, m[0].heads))
+    made = []
+    for members, label in zip(sets, _labels([members[0] for members in sets]), strict=True):
+        done = tuple(record for record in members if record.finished)
+        for first, second in itertools.pairwise(done):
+            if first.seed == second.seed:
+                raise LabError(
+                    f"two different records of {label}, seed {first.seed} ({_differing(first, second)}): they cannot "
+                    "be averaged. Name the folder of one of them."
+                )
+        made.append(Group(label, done, len(members) - len(done)))
+    return made
+
+
+def joint_of(group: Group, others: Sequence[Group], same_network: bool = True) -> Group | None:
+    """The joint model of a group's data set and preset, with the group's network or with another one.
+
+    Among several that differ in epochs the one with the group's own is taken; None if there is none, or no single one.
+    """
+    fits = [
+        other
+        for other in others
+        if other.first.joint
+        and _data(other.first) == _data(group.first)
+        and (_network(other.first) == _network(group.first)) == same_network
+    ]
+    if len(fits) > 1:
+        fits = [other for other in fits if other.first.epochs == group.first.epochs]
+    return fits[0] if len(fits) == 1 else None
+
+
+def _data(record: Record) -> list[Any]:
+    return [record.dataset, record.preset, sum(record.tasks), record.validation]
+
+
+def _network(record: Record) -> dict[str, Any]:
+    """The network without the heads of later experts, which a joint model (one expert) does not have."""
+    network = {name: value for name, value in record.network.items() if name != "heads"}
+    return network | {"first heads": record.heads[:1]}
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    return {
+        "dataset": record.dataset,
+        "tasks": tasks_text(record.tasks),
+        "epochs": record.epochs,
+        "preset": record.preset,
+        "memory": f"{record.memory.get('budget')} {record.memory.get('policy')}",
+        "network": json.dumps(record.network, sort_keys=True),
+        "class order": record.class_order,
+        "validation": record.validation,
+        "settings": record.settings_sha256[:8],
+    }
+
+
+def _labels(firsts: Sequence[Record]) -> list[str]:
+    """Titles, with the first settings that tell equal titles apart."""
+    labels = [title(record) for record in firsts]
+    settings = [_settings(record) for record in firsts]
+    for name in SETTINGS:
+        for label in {label for label in labels if labels.count(label) > 1}:
+            same = [i for i, other in enumerate(labels) if other == label]
+            values = [settings[i][name] for i in same]
+            if any(value != values[0] for value in values):
+                for i in same:
+                    labels[i] = f"{label}, {_short(name, settings[i][name], values)}"
+    return labels
+
+
+def _short(name: str, value: Any, values: Sequence[Any]) -> str:
+    if name in ("network", "class order"):  # too long to print: numbered as they come
+        distinct = [v for i, v in enumerate(values) if v not in values[:i]]
+        return f"{name} {distinct.index(value) + 1}"
+    return f"{value} {name}" if name == "epochs" else f"{value}" if name in ("dataset", "tasks") else f"{name} {value}"
+
+
+def _differing(first: Record, second: Record) -> str:
+    a, b = first.without_timing(), second.without_timing()
+    for name in ("config_sha256", "code_version", "torch", "device", "threads", "LA"):
+        if a[name] != b[name]:
+            return f"{name} {a[name]} and {b[name]}"
+    return "their accuracies"

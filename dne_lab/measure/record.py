@@ -1,0 +1,204 @@
+"""A record: everything a number needs to be believed, as one JSON file (`record.json` of a run folder)."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dne_lab.errors import LabError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1  # of record.json; raised when the meaning of a key changes
+RUN_FIRST = "Train one first, e.g. `dne-lab run dne --preset digits`, or name a folder that holds record.json files."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run; accuracies in percent, FLOPs (2 x multiply-accumulate, one image) as integers, clocks in ``timing``.
+
+    ``tasks`` are the numbers of classes of each task, ``class_order`` maps rank -> class number. ``memory`` holds
+    budget, policy, stored (distinct exemplars at the end) and scope: "run" = one global budget, however many processes.
+    ``accuracy`` has a row of growing length for each finished task. ``heads`` are those of each expert (empty for other
+    networks), ``network`` describes the network, ``other_predictions`` {name: {seen_accuracy, LA, AA}} are a method's
+    further predictions, ``validation`` > 0 says that the test images were a share of the training images.
+    ``settings_sha256`` is the hash of the configuration without its seed ("" if unknown): only equal ones are averaged.
+
+    Raises:
+        LabError: rows, lists and summary values that contradict each other, or are no percentages.
+    """
+
+    method: str
+    preset: str
+    dataset: str
+    tasks: list[int]
+    class_order: list[int]
+    memory: dict[str, Any]
+    seed: int
+    epochs: int
+    accuracy: list[list[float]]
+    seen_accuracy: list[float]
+    LA: float | None
+    AA: float | None
+    forgetting: float | None
+    flops_literal: int | None
+    flops_spent: int | None
+    params: dict[str, Any]
+    device: str
+    torch: str
+    code_version: str
+    config_sha256: str
+    finished: bool
+    timing: dict[str, Any]
+    joint: bool = False
+    heads: list[int] = field(default_factory=list)
+    network: dict[str, Any] = field(default_factory=dict)
+    other_predictions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    validation: float = 0.0
+    threads: int = 1
+    settings_sha256: str = ""
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        # Equality, hashes and files must not depend on whether a caller gave tuples or lists.
+        for name, value in _plain(dataclasses.asdict(self)).items():
+            object.__setattr__(self, name, value)
+        if not self.tasks or not all(type(size) is int and size > 0 for size in self.tasks):
+            raise LabError(f"record of {self.id}: tasks = {self.tasks} are no numbers of classes.")
+        done = len(self.accuracy)
+        if [len(row) for row in self.accuracy] != list(range(1, done + 1)) or len(self.seen_accuracy) != done:
+            raise LabError(
+                f"record of {self.id}: accuracy and seen_accuracy must have one entry for each finished task."
+            )
+        if done > len(self.tasks) or (self.finished and done != len(self.tasks)):
+            raise LabError(f"record of {self.id}: accuracies of {done} tasks, but {len(self.tasks)} tasks.")
+        for value in [*self.seen_accuracy, *(value for row in self.accuracy for value in row)]:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+                raise LabError(f"record of {self.id}: accuracy {value!r} is not a percentage.")
+        if done and (self.LA is None or self.AA is None):
+            raise LabError(f"record of {self.id}: LA and AA are missing.")
+        if done and not math.isclose(self.LA or 0, self.seen_accuracy[-1], abs_tol=1e-6):
+            raise LabError(
+                f"record of {self.id}: LA = {self.LA}, but the last seen accuracy is {self.seen_accuracy[-1]}."
+            )
+
+    @property
+    def id(self) -> str:
+        """Method, preset, seed and the start of the configuration's hash: what a figure cites."""
+        return f"{self.method}-{self.preset.replace(',', '+')}-s{self.seed}-{self.config_sha256[:8]}"
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall-clock training seconds (``timing["seconds"]``), None if not measured."""
+        value = self.timing.get("seconds")
+        return None if value is None else float(value)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "Record":
+        """Reads one record file; raises LabError for a missing, damaged or foreign file and for another version."""
+        return cls._from_tree(_read(Path(path)), Path(path))
+
+    @classmethod
+    def _from_tree(cls, tree: Any, path: Path) -> "Record":
+        if not _is_record(tree):
+            raise LabError(
+                f"{path} is not a record: it lacks method and seen_accuracy. Name a run folder's record.json."
+            )
+        names = [f.name for f in dataclasses.fields(cls)]
+        wrong = [f"without {n}" for n in names if n not in tree] + [f"with {n}" for n in tree if n not in names]
+        if wrong or tree["format"] != FORMAT:
+            what = ", ".join(wrong) if wrong else f"format {tree['format']} instead of {FORMAT}"
+            raise LabError(f"{path}: run folder of another version ({what}). Run it again with this version.")
+        try:
+            return cls(**tree)
+        except (TypeError, AttributeError) as error:  # a value of the wrong kind, e.g. a number for a list
+            raise LabError(f"{path} is damaged: {error}. Run it again.") from error
+        except LabError as error:
+            raise LabError(f"{path} is damaged: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionary, the content of the JSON file."""
+        return _plain(dataclasses.asdict(self))
+
+    def without_timing(self) -> dict[str, Any]:
+        """`to_dict` without what depends on the clock: equal for a run and its exact repetition."""
+        tree = self.to_dict()
+        del tree["timing"]
+        return tree
+
+    def write(self, path: str | Path) -> None:
+        """Writes the JSON file, atomically."""
+        from dne_lab.files import write_text
+
+        write_text(Path(path), json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+
+    def table(self) -> "pd.DataFrame":
+        """One row a finished task: task, classes, seen accuracy %, then the accuracy on each task (NaN: not seen)."""
+        import pandas as pd
+
+        rows = [
+            {"task": number, "classes": sum(self.tasks[:number]), "seen accuracy %": seen}
+            | {f"task {j} %": value for j, value in enumerate(row, start=1)}
+            for number, (seen, row) in enumerate(zip(self.seen_accuracy, self.accuracy, strict=True), start=1)
+        ]
+        columns = ["task", "classes", "seen accuracy %", *(f"task {j} %" for j in range(1, len(self.accuracy) + 1))]
+        return pd.DataFrame(rows, columns=columns)
+
+
+def find(paths: str | Path | Iterable[str | Path]) -> list[Record]:
+    """All records in files and, recursively, folders, in the order of their paths; exact duplicates once.
+
+    In folders every ``record.json`` is read, and every other ``*.json`` that is a record (not configurations).
+
+    Raises:
+        LabError: nothing found, a path that does not exist, or a damaged record.
+    """
+    given = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    found: list[Record] = []
+    for path in given:
+        if path.is_dir():
+            files = [(file, _read(file)) for file in sorted(path.rglob("*.json")) if file.is_file()]
+            files = [(file, tree) for file, tree in files if file.name == "record.json" or _is_record(tree)]
+        else:
+            files = [(path, _read(path))]
+        if not files:
+            raise LabError(f"{path}: no record in this folder. {RUN_FIRST}")
+        found += [Record._from_tree(tree, file) for file, tree in files]
+    if not found:
+        raise LabError(f"no folder given. {RUN_FIRST}")
+    unique: dict[str, Record] = {}
+    for record in found:
+        unique.setdefault(json.dumps(record.without_timing(), sort_keys=True), record)
+    return list(unique.values())
+
+
+def _is_record(tree: Any) -> bool:
+    return isinstance(tree, dict) and "method" in tree and "seen_accuracy" in tree
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except FileNotFoundError:
+        raise LabError(f"{path} does not exist. {RUN_FIRST}") from None
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror}. {RUN_FIRST}") from error
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise LabError(f"{path} is damaged: not JSON ({error}). Remove it or run it again.") from error
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with tuples as lists, NumPy scalars as Python's, keys as text: what JSON would give back."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_plain(inner) for inner in value]
+    return value.item() if hasattr(value, "item") and not isinstance(value, str) else value

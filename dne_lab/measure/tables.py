@@ -1,0 +1,181 @@
+"""Records as tables: one row a method with intervals over seeds, and the same rows beside what the paper printed."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from dne_lab import paper
+from dne_lab.measure.groups import Group, groups, heads_text, joint_of, later_heads, tasks_text
+from dne_lab.measure.metrics import interval
+from dne_lab.measure.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DECIMALS = {"F literal (G)": 4, "F spent (G)": 4, "F": 4, "seconds": 0}  # of a column; all others have 2
+
+
+def summary(records: Iterable[Record]) -> "pd.DataFrame":
+    """One row for each group of finished runs that differ in their seed alone; percent, GFLOPs (2 x MAC), millions.
+
+    ``+-`` is the half width of the 95% interval over seeds (Student's t; empty for one seed). ``D`` is taken seed by
+    seed against the joint model of the same data set, preset and network, over the seeds that both have; empty without
+    one. ``D other network``, against a joint model of another network, and ``unfinished`` runs are columns only where
+    there are any.
+    """
+    made = groups(records)
+    frame = _frame([_summary_row(group, made) for group in made], _SUMMARY)
+    for name in ("D other network", "unfinished"):
+        if not frame[name].fillna(0).any():
+            frame = frame.drop(columns=name)
+    return frame
+
+
+def compare(records: Iterable[Record]) -> "pd.DataFrame":
+    """Our rows beside the paper's of the same method and step: LA, AA, D, F and the differences, ours minus theirs.
+
+    ``our dataset`` and ``paper dataset`` say what each number was measured on: they differ for small-scale runs, where
+    the difference says nothing about the reproduction. F, in GFLOPs, is that of the literal path. Without a printed row
+    the paper's columns are empty.
+    """
+    printed = {(row["dataset"], row["step"], row["method"]): row for row in paper.tables().to_dict("records")}
+    made = groups(records)
+    rows = []
+    for group in made:
+        ours = _summary_row(group, made)
+        name = printed_as(group.first)
+        theirs: dict[Any, Any] = printed.get(name, {})
+        row = ours | {"our dataset": ours["dataset"], "paper dataset": name[0] if theirs else ""}
+        row |= {"F": ours["F literal (G)"], "remark on the print": theirs.get("remark", "")}
+        for mine, key in (("LA", "la"), ("AA", "aa"), ("D", "d"), ("F", "f_gflops")):
+            row[f"paper {mine}"] = theirs.get(key)
+            row[f"{mine} - paper"] = None if None in (row[mine], theirs.get(key)) else row[mine] - theirs[key]
+        rows.append(row)
+    return _frame(rows, _COMPARED)
+
+
+_NOT_FLOAT = {
+    *("method", "heads", "dataset", "our dataset", "paper dataset", "preset", "tasks", "memory", "remark on the print"),
+    *("epochs", "seeds", "unfinished"),
+}
+_SUMMARY = [
+    *("method", "heads", "dataset", "preset", "tasks", "epochs", "memory", "seeds"),
+    *("LA", "LA +-", "AA", "AA +-", "D", "D +-", "D other network", "forgetting"),
+    *("F literal (G)", "F spent (G)", "params (M)", "seconds", "unfinished"),
+]
+_COMPARED = [
+    *("method", "heads", "our dataset", "paper dataset", "tasks", "epochs", "seeds"),
+    *(column for name in ("LA", "AA", "D", "F") for column in (name, f"paper {name}", f"{name} - paper")),
+    "remark on the print",
+]
+
+
+def _frame(rows: list[dict[str, Any]], columns: list[str]) -> "pd.DataFrame":
+    """A data frame whose numbers are numbers also where all of them are missing."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype({name: float for name in columns if name not in _NOT_FLOAT})
+
+
+def printed_as(record: Record) -> tuple[str, int | None, str | None]:
+    """Data set, step and method under which the paper prints a record's counterpart; None where it has none."""
+    dataset = "imagenet100" if "imagenet" in record.dataset.lower() else "cifar100"
+    sizes = set(record.tasks[1:])
+    step = next(iter(sizes)) if len(sizes) == 1 and record.tasks[0] == 50 and sum(record.tasks) == 100 else None
+    if record.joint:
+        # The joint model knows no steps: its numbers are the same in every table.
+        network = "joint_transformer" if "patch" in record.network else None
+        if "resnet18" in str(record.network).lower():
+            network = "joint_resnet18"
+        return dataset, 10, network if sum(record.tasks) == 100 else None
+    k = later_heads(record)
+    if record.method == "dne":
+        return dataset, step, None if k is None else f"dne_{k}head" + "s" * (k > 1)
+    return dataset, step, record.method
+
+
+def _summary_row(group: Group, others: list[Group]) -> dict[str, Any]:
+    first, n = group.first, len(group.records)
+    la, la_width = interval(list(group.last_by_seed().values()))
+    aa, aa_width = interval([float(record.AA or 0.0) for record in group.records])
+    d, d_width = _difference(group, joint_of(group, others))
+    lost = [record.forgetting for record in group.records if record.forgetting is not None]
+    seconds = [record.seconds for record in group.records if record.seconds is not None]
+    budget = first.memory.get("budget")
+    return {
+        "method": group.label,
+        "heads": heads_text(first),
+        "dataset": first.dataset,
+        "preset": first.preset,
+        "tasks": tasks_text(first.tasks),
+        "epochs": first.epochs,
+        "memory": f"{budget} {first.memory.get('policy')}" if budget and not first.joint else "",
+        "seeds": n,
+        "LA": la,
+        "LA +-": la_width,
+        "AA": aa,
+        "AA +-": aa_width,
+        "D": d,
+        "D +-": d_width,
+        "D other network": _difference(group, joint_of(group, others, same_network=False))[0],
+        "forgetting": sum(lost) / len(lost) if lost else None,
+        "F literal (G)": None if first.flops_literal is None else first.flops_literal / 1e9,
+        "F spent (G)": None if first.flops_spent is None else first.flops_spent / 1e9,
+        "params (M)": first.params["total"] / 1e6 if first.params.get("total") else None,
+        "seconds": sum(seconds) / len(seconds) if seconds else None,
+        "unfinished": group.unfinished,
+    }
+
+
+def _difference(group: Group, joint: Group | None) -> tuple[float | None, float | None]:
+    """D and its half width, seed by seed: the seeds of the same number share data order and chance."""
+    if joint is None:
+        return None, None
+    if joint is group:
+        return 0.0, None
+    theirs, mine = joint.last_by_seed(), group.last_by_seed()
+    values = [theirs[seed] - mine[seed] for seed in mine if seed in theirs]
+    return interval(values) if values else (None, None)
+
+
+def _cells(frame: "pd.DataFrame") -> list[list[str]]:
+    """Text of every cell: floats with fixed decimals by column (DECIMALS, else 2), missing ones blank."""
+    import pandas as pd
+
+    def text(name: str, value: Any) -> str:
+        if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+            return ""
+        if not isinstance(value, float):
+            return str(value)
+        digits = DECIMALS.get(name, 2)
+        return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: never -0.00
+
+    names = [str(name) for name in frame.columns]
+    return [[text(n, v) for n, v in zip(names, row, strict=True)] for row in frame.astype(object).to_numpy().tolist()]
+
+
+def to_markdown(frame: "pd.DataFrame") -> str:
+    """A GitHub Markdown table; floats with fixed decimals, missing values blank."""
+    rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in _cells(frame)]
+    head = [str(name).replace("|", "\\|").replace("+-", "±") for name in frame.columns]
+    rule = ["---:" if _numeric(frame, i) else "---" for i in range(len(head))]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [head, rule, *rows])
+
+
+def to_latex(frame: "pd.DataFrame") -> str:
+    """A LaTeX tabular (booktabs rules); floats with fixed decimals, missing values blank, text escaped."""
+    escapes = str.maketrans({"\\": r"\textbackslash{}"} | {character: f"\\{character}" for character in "&%$#_{}"})
+
+    def line(cells: Iterable[str]) -> str:
+        return " & ".join(
+            cell.translate(escapes).replace("+-", r"$\pm$").replace(" x ", r" $\times$ ") for cell in cells
+        )
+
+    align = "".join("r" if _numeric(frame, i) else "l" for i in range(len(frame.columns)))
+    body = "".join(f"{line(row)} \\\\\n" for row in _cells(frame))
+    head = line(str(name) for name in frame.columns)
+    return f"\\begin{{tabular}}{{{align}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def _numeric(frame: "pd.DataFrame", column: int) -> bool:
+    return frame.dtypes.iloc[column].kind in "iuf"

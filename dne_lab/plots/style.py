@@ -1,0 +1,60 @@
+"""One colour and one marker for each method, the same in every figure, told apart by colour-blind readers too.
+
+Colours are from the palettes of Okabe and Ito and of Tol (muted); where two are close, the markers differ.
+"""
+
+import zlib
+from typing import NamedTuple
+
+
+class Style(NamedTuple):
+    """Colour as #rrggbb, marker as matplotlib and as plotly name it."""
+
+    colour: str
+    marker: str
+    symbol: str
+
+
+STYLES = {
+    "joint": Style("#000000", "_", "line-ew"),
+    "ia": Style("#0072b2", "o", "circle"),
+    "sta": Style("#d55e00", "s", "square"),
+    "dne": Style("#009e73", "D", "diamond"),
+    "progressive": Style("#cc79a7", "^", "triangle-up"),
+    "finetune": Style("#999999", "v", "triangle-down"),
+    "replay": Style("#56b4e9", "P", "cross"),
+    "icarl": Style("#e69f00", "X", "x"),
+    "podnet": Style("#882255", "<", "triangle-left"),
+    "der": Style("#332288", ">", "triangle-right"),
+    "foster": Style("#999933", "p", "pentagon"),
+    "dytox": Style("#aa4499", "h", "hexagon"),
+}
+OTHERS = (Style("#5b4a3f", "*", "star"), Style("#44706f", "d", "diamond-tall"), Style("#7a5195", "8", "octagon"))
+
+# Lines of one method that differ in a setting (heads, tasks) share its colour.
+DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"))
+
+# On top of matplotlib's own defaults, so that a user's matplotlibrc does not change committed figures.
+MATPLOTLIB = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e5e5",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.0,
+    "svg.hashsalt": "dne_lab",
+    "figure.dpi": 100.0,
+    "savefig.dpi": 150.0,
+}
+
+
+def style(method: str) -> Style:
+    """The style of a method's name; one of a few for methods of a user's own, always the same for the same name."""
+    return STYLES[method] if method in STYLES else OTHERS[zlib.crc32(method.encode()) % len(OTHERS)]

@@ -1,0 +1,146 @@
+"""Presets: partial configurations, composed left to right; a later one wins, and ``--set`` wins over all.
+
+There are three kinds: the images and sizes of an experiment (digits, cifar100-b50-10, ...), the switches of the network
+and its loss (paper-text, authors-code), and a schedule (paper-schedule).
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from dne_lab.config import Config, from_dict
+from dne_lab.errors import LabError, unknown
+
+Tree = dict[str, Any]
+
+# The switches in which paper and released code differ (SPEC: table of differences).
+PAPER_TEXT: Tree = {
+    "network": {"spatial": "mhsa", "readout": "cls_token", "hidden_norm": True},
+    "loss": {"classification": "ce", "reduction": "batch"},
+}
+AUTHORS_CODE: Tree = {
+    "network": {"spatial": "gpsa", "readout": "class_attention", "hidden_norm": False},
+    "loss": {"classification": "bce", "reduction": "element"},
+}
+# 500 epochs at batch 256: lr 5e-4 x batch / 512 = 2.5e-4.
+PAPER_SCHEDULE: Tree = {
+    "network": {"drop_path": 0.1},
+    "learn": {
+        "epochs": 500,
+        "batch": 256,
+        "optimizer": "adamw",
+        "lr": 2.5e-4,
+        "weight_decay": 1e-6,
+        "schedule": "cosine",
+        "min_lr": 1e-5,
+        "warmup": 5,
+        "warmup_lr": 1e-6,
+        "augment": ["crop", "flip", "randaugment"],
+    },
+    "tune": {
+        "epochs": 20,
+        "batch": 256,
+        "optimizer": "adamw",
+        "lr": 2.5e-5,
+        "weight_decay": 1e-6,
+        "schedule": "constant",
+        "augment": ["crop", "flip", "randaugment"],
+    },
+    "memory": {"budget": 2000, "policy": "shared"},
+}
+PAPER_SIZES: Tree = {"network": {"patch": 4, "depth": 6, "head_width": 32, "heads": [12, 1], "ratio": 4}}
+
+
+def _merge(*trees: Tree) -> Tree:
+    """Nested dictionaries merged left to right."""
+    out: Tree = {}
+    for tree in trees:
+        for name, value in tree.items():
+            both = isinstance(value, dict) and isinstance(out.get(name), dict)
+            out[name] = _merge(out[name], value) if both else copy.deepcopy(value)
+    return out
+
+
+def _steps(base: int, step: int, classes: int = 100) -> list[int]:
+    return [base] + [step] * ((classes - base) // step)
+
+
+def _paper(name: str, step: int, extra: Tree) -> Tree:
+    data: Tree = {"data": {"name": name, "tasks": _steps(50, step), "order": "podnet_1"}}
+    return _merge(PAPER_SIZES, AUTHORS_CODE, PAPER_SCHEDULE, data, extra)
+
+
+DIGITS: Tree = _merge(
+    AUTHORS_CODE,
+    {
+        "data": {"name": "digits", "tasks": [4, 2, 2, 2]},
+        "network": {"patch": 2, "depth": 3, "head_width": 16, "heads": [4, 1], "ratio": 4},
+        "learn": {"epochs": 20, "batch": 32, "lr": 2e-3, "warmup": 1, "augment": ["affine"]},
+        "tune": {"epochs": 10, "batch": 32, "lr": 1e-3, "schedule": "constant"},
+        "memory": {"budget": 60},
+    },
+)
+
+DIGITS100: Tree = _merge(
+    AUTHORS_CODE,
+    {
+        "data": {"name": "digits100", "tasks": _steps(50, 10)},
+        "network": {"patch": 2, "depth": 4, "head_width": 16, "heads": [6, 1], "ratio": 4},
+        "learn": {"epochs": 15, "batch": 64, "lr": 2e-3, "warmup": 1, "augment": ["affine"]},
+        "tune": {"epochs": 5, "batch": 64, "lr": 1e-3, "schedule": "constant"},
+        "memory": {"budget": 500},
+    },
+)
+
+PRESETS: dict[str, Tree] = {
+    "paper-text": PAPER_TEXT,
+    "authors-code": AUTHORS_CODE,
+    "paper-schedule": PAPER_SCHEDULE,
+    "digits": DIGITS,
+    "digits100": DIGITS100,
+    **{f"digits100-b50-{step}": _merge(DIGITS100, {"data": {"tasks": _steps(50, step)}}) for step in (2, 5, 10, 25)},
+    **{f"cifar100-b50-{step}": _paper("cifar100", step, {}) for step in (2, 5, 10, 25)},
+    "imagenet100-b50-10": _paper("folder", 10, {"data": {"size": 224}, "network": {"patch": 16}}),
+}
+
+
+def resolve(presets: str | Sequence[str], changes: Tree | None = None, **fields: Any) -> Config:
+    """The configuration of presets composed left to right, then ``fields`` (method, seed, ...), then dotted ``changes``.
+
+    Args:
+        presets: names, as a list or separated by commas.
+        changes: e.g. ``{"learn.epochs": 5, "network.heads": "12,2"}``.
+
+    Raises:
+        LabError: an unknown preset or field, a wrong value.
+    """
+    names = [n.strip() for n in presets.split(",")] if isinstance(presets, str) else list(presets)
+    names = [n for n in names if n]
+    for name in names:
+        if name not in PRESETS:
+            raise unknown("preset", name, PRESETS)
+    tree = _merge(*(PRESETS[name] for name in names), {"preset": ",".join(names)}, fields)
+    return from_dict(tree).with_changes(changes or {})
+
+
+def names_dataset(presets: str) -> str | None:
+    """The data set that the last of these presets with one names, or None if they are switches only."""
+    found = [PRESETS[n]["data"]["name"] for n in presets.split(",") if "data" in PRESETS.get(n, {})]
+    return found[-1] if found else None
+
+
+def for_stream(config: Config, data: Any) -> Config:
+    """``config`` with the stream's own description of its data.
+
+    Raises:
+        LabError: a preset that names another data set than the stream.
+    """
+    named = names_dataset(config.preset)
+    if named is not None and named != data.name:
+        raise LabError(
+            f"preset {config.preset!r} is for {named!r}, but the stream is {data.name!r}. Take a preset for that data, or "
+            "one of the switches alone: authors-code, paper-text, paper-schedule."
+        )
+    tree = config.to_dict()
+    tree["data"] = data.__dict__ if not isinstance(data, dict) else data
+    return from_dict(tree)

@@ -1,0 +1,216 @@
+import shutil
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dne_lab.data.folder import FolderSource
+from dne_lab.data.source import CIFAR_MEAN, IMAGENET_MEAN
+from dne_lab.data.sources import open_source
+from dne_lab.errors import LabError
+
+RNG = np.random.default_rng(1)
+
+
+def picture(height=6, width=6, channels=3):
+    return RNG.integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def tree(root, classes=("cat", "dog"), test="test", **kwargs):
+    """train/ with 3 and test/ with 2 images a class; returns the pixels by (split, class, file)."""
+    pixels = {}
+    for split, count in (("train", 3), (test, 2)):
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels[split, name, number] = picture(**kwargs)
+                Image.fromarray(pixels[split, name, number]).save(root / split / name / f"{number}.png")
+    return pixels
+
+
+def first(source):
+    """The first training image as (H, W, 3)."""
+    return source.images("train", torch.tensor([0]))[0].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+@pytest.mark.parametrize("keep", [0, 10**9])
+def test_images_and_labels_of_both_splits_in_any_order(tmp_path, test, keep):
+    pixels = tree(tmp_path, test=test)
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
+    source = FolderSource(tmp_path, keep=keep)
+    assert (source.name, source.path, source.shape) == ("folder", str(tmp_path), (3, 6, 6))
+    assert source.classes == ("cat", "dog")
+    assert source.mean == IMAGENET_MEAN
+    assert source.labels("train").tolist() == [0, 0, 0, 1, 1, 1]
+    assert source.labels("test").tolist() == [0, 0, 1, 1]
+    for order in ([4, 0, 4, 2], [5, 4, 3, 2, 1, 0]):  # twice: the second time partly from memory
+        images = source.images("train", torch.tensor(order))
+        for image, number in zip(images, order, strict=True):
+            wanted = pixels["train", source.classes[number // 3], number % 3]
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), wanted)
+    assert np.array_equal(source.images("test", torch.tensor([3]))[0].permute(1, 2, 0).numpy(), pixels[test, "dog", 1])
+
+
+def test_many_files_are_decoded_by_threads_in_order(tmp_path, monkeypatch):
+    pixels = tree(tmp_path, classes=[f"c{n:02d}" for n in range(30)])
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    images = FolderSource(tmp_path, keep=0).images("train", torch.arange(90))
+    wanted = np.stack([pixels[key] for key in sorted(pixels) if key[0] == "train"])
+    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), wanted)
+
+
+def test_images_kept_in_memory_are_read_once(tmp_path):
+    tree(tmp_path)
+    kept, lazy = FolderSource(tmp_path), FolderSource(tmp_path, keep=0)
+    before = kept.images("train", torch.arange(6))
+    shutil.rmtree(tmp_path / "train")
+    assert torch.equal(kept.images("train", torch.arange(6)), before)
+    with pytest.raises(LabError, match="cannot be decoded"):
+        lazy.images("train", torch.arange(6))
+
+
+def test_images_of_32_pixels_are_normalised_as_cifar(tmp_path):
+    tree(tmp_path, height=32, width=32)
+    assert FolderSource(tmp_path).mean == CIFAR_MEAN
+    assert FolderSource(tmp_path, size=64).mean == IMAGENET_MEAN
+
+
+def test_size_scales_the_shorter_side_then_crops_the_centre(tmp_path):
+    tree(tmp_path, height=6, width=10)
+    wide = np.zeros((20, 40, 3), np.uint8)
+    wide[:, 10:30] = (200, 100, 50)  # the centre square has one colour; bicubic rings two pixels deep
+    Image.fromarray(wide).save(tmp_path / "train" / "cat" / "0.png")
+    Image.fromarray(wide.transpose(1, 0, 2)).save(tmp_path / "train" / "cat" / "1.png")
+    source = open_source(tmp_path, size=8)
+    assert (source.shape, source.size) == ((3, 8, 8), 8)
+    images = source.images("train", torch.arange(6))
+    assert images.shape == (6, 3, 8, 8)
+    for image in images[:2]:
+        assert (image.permute(1, 2, 0)[2:-2, 2:-2] == torch.tensor([200, 100, 50])).all()
+    assert FolderSource(tmp_path, size=7).images("test", torch.arange(4)).shape == (4, 3, 7, 7)  # odd sizes too
+
+
+def test_different_sizes_without_size_name_the_file(tmp_path):
+    tree(tmp_path)
+    Image.fromarray(picture(6, 7)).save(tmp_path / "test" / "dog" / "1.png")
+    with pytest.raises(LabError) as error:
+        FolderSource(tmp_path)
+    for part in (str(tmp_path / "test" / "dog" / "1.png"), "7 x 6", "6 x 6", "Pass size"):
+        assert part in str(error.value)
+
+
+def replace_first(tmp_path, image, suffix="png"):
+    tree(tmp_path)
+    (tmp_path / "train" / "cat" / "0.png").unlink()
+    image.save(tmp_path / "train" / "cat" / f"0.{suffix}")
+    return first(FolderSource(tmp_path))
+
+
+def test_grey_becomes_three_equal_channels(tmp_path):
+    grey = picture()[:, :, 0]
+    assert np.array_equal(replace_first(tmp_path, Image.fromarray(grey)), np.stack([grey] * 3, axis=2))
+
+
+def test_palette_images_get_their_colours(tmp_path):
+    pixels = np.zeros((6, 6, 3), np.uint8)
+    pixels[:3], pixels[3:] = (255, 0, 10), (0, 200, 30)
+    assert np.array_equal(replace_first(tmp_path, Image.fromarray(pixels).quantize(4)), pixels)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_images_are_scaled_not_clipped(tmp_path, suffix):
+    values = np.arange(36, dtype=np.uint16).reshape(6, 6) * (65535 // 35)
+    values[-1, -1] = 65535
+    out = replace_first(tmp_path, Image.fromarray(values), suffix)
+    assert np.array_equal(out[:, :, 0], np.round(values / 257).astype(np.uint8))
+    assert (out[:, :, 0] == out[:, :, 2]).all()
+
+
+def test_16_bit_colour_files_are_scaled_too(tmp_path):
+    """Pillow cannot write these, so the file is made by hand (PNG, 16 bits a sample, RGB)."""
+    values = RNG.integers(0, 65536, (6, 6, 3), dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)  # filter 0 in front of each row
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 6, 6, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    data = b"".join(struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    tree(tmp_path)
+    (tmp_path / "train" / "cat" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    assert np.abs(first(FolderSource(tmp_path)) - values / 257).max() <= 1  # Pillow keeps the high byte
+
+
+def test_transparency_is_laid_over_white(tmp_path):
+    pixels = picture(channels=4)
+    pixels[:, :3, 3], pixels[:, 3:, 3] = 255, 0
+    out = replace_first(tmp_path, Image.fromarray(pixels))
+    assert np.array_equal(out[:, :3], pixels[:, :3, :3])
+    assert (out[:, 3:] == 255).all()
+
+
+def test_cmyk_and_one_bit_files(tmp_path):
+    tree(tmp_path)
+    Image.fromarray(picture()).convert("CMYK").save(tmp_path / "train" / "cat" / "0.jpg")
+    Image.fromarray(np.eye(6, dtype=np.uint8) * 255).convert("1").save(tmp_path / "train" / "cat" / "1.png")
+    images = FolderSource(tmp_path).images("train", torch.arange(7))
+    assert set(images[2].unique().tolist()) == {0, 255}
+
+
+def test_floating_point_images_are_refused(tmp_path):
+    with pytest.raises(LabError, match=r"0\.tiff holds floating-point pixels"):
+        replace_first(tmp_path, Image.fromarray(np.ones((6, 6), np.float32)), "tiff")
+    shutil.rmtree(tmp_path)
+    with pytest.raises(LabError, match="values from 0 to 70000"):
+        replace_first(tmp_path, Image.fromarray(np.eye(6, dtype=np.int32) * 70000), "tiff")
+
+
+@pytest.mark.parametrize("size", [None, 6])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tiff", "gif", "webp", "ppm"])
+def test_truncated_files_are_named(tmp_path, suffix, size):
+    tree(tmp_path, height=60, width=60)
+    file = tmp_path / "train" / "dog" / f"3.{suffix}"
+    Image.fromarray(picture(60, 60)).save(file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(LabError, match=rf"3\.{suffix} cannot be decoded"):
+        FolderSource(tmp_path, size=size).images("train", torch.arange(7))
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image at all", b"\x89PNG\r\n\x1a\n"])
+def test_files_that_are_no_images_are_named(tmp_path, content):
+    tree(tmp_path)
+    (tmp_path / "train" / "cat" / "0.png").write_bytes(content)
+    with pytest.raises(LabError, match=r"0\.png cannot be decoded"):
+        FolderSource(tmp_path, size=6).images("train", torch.arange(6))
+
+
+def test_half_unpacked_folders(tmp_path):
+    with pytest.raises(LabError, match=r"no such folder\. Expected train/CLASS/IMAGE"):
+        FolderSource(tmp_path / "none")
+    with pytest.raises(LabError, match=r"no train/ and no test/ or val/ \(found: nothing\)"):
+        FolderSource(tmp_path)
+    tree(tmp_path)
+    (tmp_path / "test").rename(tmp_path / "elsewhere")
+    with pytest.raises(LabError, match=r"has no test/ or val/ \(found: elsewhere, train\)"):
+        FolderSource(tmp_path)
+    (tmp_path / "test").mkdir()
+    with pytest.raises(LabError, match="test has no class folders"):
+        FolderSource(tmp_path)
+    (tmp_path / "test").rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "val")
+    (tmp_path / "val" / "dog").rename(tmp_path / "val" / "wolf")
+    with pytest.raises(LabError, match=r"1 class folder\(s\) of .*train are not in .*val: dog"):
+        FolderSource(tmp_path)
+    shutil.copytree(tmp_path / "val" / "wolf", tmp_path / "val" / "dog")
+    with pytest.raises(LabError, match=r"1 class folder\(s\) of .*val are not in .*train: wolf"):
+        FolderSource(tmp_path)
+    (tmp_path / "train" / "wolf").mkdir()
+    with pytest.raises(LabError, match="wolf has no images"):
+        FolderSource(tmp_path)
+
+
+def test_a_size_that_is_none(tmp_path):
+    tree(tmp_path)
+    with pytest.raises(LabError, match="size = 0"):
+        FolderSource(tmp_path, size=0)

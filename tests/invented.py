@@ -1,0 +1,43 @@
+"""Invented records for tests of tables and figures: plausible in form, no result of anything."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dne_lab.measure.record import Record
+
+
+def record(method: str = "dne", seed: int = 0, last: float = 80.0, **changes: Any) -> Record:
+    """A finished run on 4 + 2 x 3 digits whose seen accuracy falls evenly from 98 to `last` (joint: one task)."""
+    tasks: Sequence[int] = changes.pop("tasks", (4, 2, 2, 2))
+    joint = method == "joint"
+    tasks = [sum(tasks)] if joint else list(tasks)
+    done = changes.pop("done", len(tasks))
+    seen = [last if joint else 98 - (98 - last) * i / max(1, len(tasks) - 1) for i in range(done)]
+    base: dict[str, Any] = {
+        "method": method,
+        "preset": "digits",
+        "dataset": "digits",
+        "tasks": tasks,
+        "class_order": list(range(sum(tasks))),
+        "memory": {"budget": 100, "policy": "shared", "stored": 100, "scope": "run"},
+        "seed": seed,
+        "epochs": 30,
+        "accuracy": [[value - (i - j) for j in range(i + 1)] for i, value in enumerate(seen)],
+        "seen_accuracy": seen,
+        "LA": seen[-1] if seen else None,
+        "AA": sum(seen) / len(seen) if seen else None,
+        "forgetting": None if done < 2 else 6.0,
+        "flops_literal": 4_000_000,
+        "flops_spent": 2_500_000,
+        "params": {"total": 300_000, "trainable_by_task": [100_000] * len(tasks)},
+        "device": "cpu",
+        "torch": "2.15.0",
+        "code_version": "0.1.0",
+        "config_sha256": f"{method}{seed}".encode().hex().ljust(64, "0"),
+        "finished": done == len(tasks),
+        "timing": {"seconds": 10.0 + seed},
+        "joint": joint,
+        "heads": [4] if joint else [4, *[1] * (len(tasks) - 1)],
+        "network": {"patch": 2, "heads": [4, 1]},
+    }
+    return Record(**{**base, **changes})

@@ -1,0 +1,156 @@
+"""Records: what is written is read back, and anything else is refused with a message that says what to do."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from invented import record
+
+from dne_lab.errors import LabError
+from dne_lab.measure.record import Record, find
+
+# DESIGN.md, Interfaces: others rely on these keys.
+STABLE = {
+    *("method", "preset", "dataset", "tasks", "class_order", "memory", "seed", "epochs", "accuracy", "seen_accuracy"),
+    *("LA", "AA", "forgetting", "flops_literal", "flops_spent", "params", "device", "torch", "code_version"),
+    *("config_sha256", "finished", "timing"),
+}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    ours = record(last=71.25, other_predictions={"nme": {"seen_accuracy": [1.0], "LA": 1.0, "AA": 1.0}}, validation=0.2)
+    ours.write(tmp_path / "record.json")
+    text = (tmp_path / "record.json").read_bytes()
+    assert Record.from_json(tmp_path / "record.json") == ours
+    Record.from_json(tmp_path / "record.json").write(tmp_path / "record.json")
+    assert (tmp_path / "record.json").read_bytes() == text
+    tree = json.loads(text)
+    assert set(tree) > STABLE
+    assert {"budget", "policy", "stored", "scope"} == set(tree["memory"])
+    assert isinstance(tree["flops_literal"], int)
+
+
+def test_tuples_and_numpy_values_are_the_same_record() -> None:
+    assert record(heads=(4, 1, 1, 1), last=np.float64(80.0), epochs=np.int64(30)) == record(last=80.0)
+
+
+def test_only_timing_depends_on_the_clock() -> None:
+    first, second = record(timing={"seconds": 1.0}), record(timing={"seconds": 2.0, "finished_at": "noon"})
+    assert first != second
+    assert first.without_timing() == second.without_timing()
+    assert (first.seconds, record(timing={}).seconds) == (1.0, None)
+
+
+def test_an_unfinished_run_has_a_record(tmp_path: Path) -> None:
+    for done in (0, 2):
+        record(done=done).write(tmp_path / "record.json")
+        assert len(Record.from_json(tmp_path / "record.json").table()) == done
+
+
+def test_table() -> None:
+    table = record(last=80.0).table()
+    assert list(table.columns) == ["task", "classes", "seen accuracy %", *(f"task {j} %" for j in range(1, 5))]
+    assert table["classes"].tolist() == [4, 6, 8, 10]
+    assert table["seen accuracy %"].tolist() == pytest.approx([98, 92, 86, 80])
+    assert table["task 1 %"].tolist() == pytest.approx([98, 91, 84, 77])
+    assert math.isnan(table["task 4 %"][2])
+    assert table["task 4 %"][3] == 80.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"LA": 12.0}, "LA = 12.0, but the last seen accuracy is 80"),
+        ({"LA": None}, "LA and AA are missing"),
+        ({"accuracy": [[1.0]]}, "one entry for each finished task"),
+        ({"accuracy": [[98.0], [1.0, 2.0], [1.0], [1.0]]}, "one entry for each finished task"),
+        ({"seen_accuracy": [98.0, 92.0, 86.0, 800.0], "LA": 800.0}, "800.0 is not a percentage"),
+        ({"seen_accuracy": [float("nan"), 92.0, 86.0, 80.0]}, "not a percentage"),
+        ({"done": 2, "finished": True}, "accuracies of 2 tasks, but 4 tasks"),
+        ({"tasks": []}, "no numbers of classes"),
+    ],
+)
+def test_contradictions_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        record(**changes)
+
+
+def damaged(kind: str) -> str:
+    tree = record().to_dict()
+    if kind == "version":
+        tree["format"] = 99
+    elif kind == "without":
+        del tree["seed"]
+    elif kind == "with":
+        tree["novelty"] = 1
+    elif kind == "kind":
+        tree["accuracy"] = 3
+    elif kind == "value":
+        tree["seen_accuracy"][0] = "98"
+    elif kind == "foreign":
+        tree = {"title": "my thesis"}
+    text = json.dumps(tree)
+    return {"cut": text[: len(text) // 2], "empty": "", "nan": text.replace("98", "NaN", 1), "list": "[1]"}.get(
+        kind, text
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("version", "another version .format 99 instead of 1"),
+        ("without", "run folder of another version .without seed"),
+        ("with", "run folder of another version .with novelty"),
+        ("kind", "damaged"),
+        ("value", "damaged.*'98' is not a percentage"),
+        ("foreign", "is not a record"),
+        ("list", "is not a record"),
+        ("cut", "damaged: not JSON"),
+        ("empty", "damaged: not JSON"),
+        ("nan", "NaN is no number"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, kind: str, message: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(damaged(kind))
+    before = path.read_bytes()
+    for read in (lambda: Record.from_json(path), lambda: find(tmp_path)):
+        with pytest.raises(LabError, match=message) as error:
+            read()
+        assert str(path) in str(error.value)
+    assert path.read_bytes() == before
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_bytes(b"\xff\xfe\x00{")
+    with pytest.raises(LabError, match="not JSON"):
+        Record.from_json(tmp_path / "record.json")
+
+
+def test_find_walks_folders_and_passes_over_what_is_no_record(tmp_path: Path) -> None:
+    for folder, seed in (("b/run", 1), ("a/run", 0)):
+        (tmp_path / folder).mkdir(parents=True)
+        record(seed=seed).write(tmp_path / folder / "record.json")
+        (tmp_path / folder / "config.json").write_text('{"method": "dne", "seed": 0}')
+    record("ia").write(tmp_path / "kept.json")
+    assert [r.id for r in find(tmp_path)] == [record(seed=s).id for s in (0, 1)] + [record("ia").id]
+    # the same record in two places, and another timing, are one run
+    record(seed=1, timing={"seconds": 99.0}).write(tmp_path / "copy.json")
+    assert len(find([tmp_path, tmp_path / "kept.json", str(tmp_path / "a")])) == 3
+
+
+def test_find_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"no record in this folder. Train one first"):
+        find(tmp_path)
+    with pytest.raises(LabError, match="does not exist"):
+        find([tmp_path / "nowhere"])
+    with pytest.raises(LabError, match="no folder given"):
+        find([])
+
+
+def test_id_is_a_file_name() -> None:
+    assert (
+        record(preset="digits,paper-text", seed=3).id == f"dne-digits+paper-text-s3-{record(seed=3).config_sha256[:8]}"
+    )

@@ -1,0 +1,168 @@
+"""Tables over records: who is averaged with whom, D against the right joint model, the paper's rows beside ours."""
+
+import pandas as pd
+import pytest
+from invented import record
+
+from dne_lab.errors import LabError
+from dne_lab.measure.groups import groups, heads_text, joint_of, tasks_text, title
+from dne_lab.measure.tables import compare, printed_as, summary, to_latex, to_markdown
+
+
+def row(frame: pd.DataFrame, method: str) -> dict:
+    (found,) = frame[frame["method"] == method].to_dict("records")
+    return found
+
+
+def test_summary_is_mean_and_interval_over_seeds() -> None:
+    runs = [record("dne", seed, last) for seed, last in enumerate((78.0, 80.0, 82.0))]
+    runs += [record("joint", seed, 95.0 + seed) for seed in range(3)]
+    frame = summary(runs)
+    assert frame["method"].tolist() == ["Joint", "DNE (k = 1)"]
+    dne = row(frame, "DNE (k = 1)")
+    assert (dne["seeds"], dne["LA"], dne["heads"], dne["tasks"]) == (3, 80.0, "4, 1", "4 + 2 x 3")
+    assert dne["LA +-"] == pytest.approx(4.3026527 * 2 / 3**0.5)  # t(0.975, 2) x sd / sqrt(n)
+    assert dne["AA"] == pytest.approx(89.0)
+    assert dne["D"] == pytest.approx((17 + 16 + 15) / 3)
+    assert dne["D +-"] == pytest.approx(4.3026527 * 1 / 3**0.5)  # seed by seed: narrower than from LA alone
+    assert (dne["F literal (G)"], dne["F spent (G)"], dne["params (M)"]) == pytest.approx((0.004, 0.0025, 0.3))
+    assert (dne["seconds"], dne["forgetting"], dne["memory"]) == (11.0, 6.0, "100 shared")
+    assert row(frame, "Joint")["D"] == 0
+    assert "unfinished" not in frame
+
+
+def test_one_seed_has_no_interval_and_no_joint_no_difference() -> None:
+    only = row(summary([record()]), "DNE (k = 1)")
+    assert pd.isna(only["LA +-"])
+    assert pd.isna(only["D"])
+
+
+def test_difference_uses_common_seeds_and_the_same_network() -> None:
+    resnet = {"kind": "resnet18"}
+    runs = [record("dne", 0, 80.0), record("dne", 1, 70.0), record("joint", 1, 90.0), record("joint", 2, 10.0)]
+    runs += [record("joint", seed, 99.0, network=resnet, heads=[]) for seed in (0, 1)]
+    runs += [record("der", 0, 60.0, network=resnet, heads=[])]
+    frame = summary(runs)
+    dne = row(frame, "DNE (k = 1)")
+    assert dne["D"] == 20.0  # seed 1 alone
+    assert dne["D other network"] == pytest.approx((19 + 29) / 2)
+    assert row(frame, "DER")["D"] == 39.0
+    labels = [label for label in frame["method"] if label.startswith("Joint")]
+    assert len(set(labels)) == 2
+    # another preset, data set or number of classes has another joint model
+    for change in ({"preset": "other"}, {"dataset": "digits100"}, {"tasks": (4, 2, 2)}, {"validation": 0.2}):
+        assert pd.isna(row(summary([record(**change), record("joint", 0, 90.0)]), "DNE (k = 1)")["D"])
+
+
+def test_of_several_joint_models_the_one_of_equal_schedule() -> None:
+    made = groups([record(epochs=30), record("joint", epochs=30), record("joint", epochs=5)])
+    (dne,) = [group for group in made if group.first.method == "dne"]
+    joint = joint_of(dne, made)
+    assert joint is not None
+    assert joint.first.epochs == 30
+    assert joint_of(groups([record(epochs=7)])[0], made) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"heads": [4, 2, 2, 2]},
+        {"epochs": 60},
+        {"preset": "digits,paper-text"},
+        {"memory": {"budget": 200, "policy": "shared", "stored": 200, "scope": "run"}},
+        {"memory": {"budget": 100, "policy": "fixed", "stored": 100, "scope": "run"}},
+        {"class_order": [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]},
+        {"tasks": (4, 3, 3), "heads": [4, 1, 1]},
+        {"validation": 0.2},
+        {"network": {"patch": 1}},
+        {"settings_sha256": "f" * 64},
+    ],
+)
+def test_what_differs_is_not_averaged(change: dict) -> None:
+    frame = summary([record(seed=0), record(seed=1, **change)])
+    assert frame["seeds"].tolist() == [1, 1]
+    assert frame["method"].nunique() == 2
+
+
+def test_unfinished_runs_are_counted_not_averaged() -> None:
+    frame = summary([record(seed=0), record(seed=1, done=2), record("ia", done=1)])
+    assert (frame["seeds"].tolist(), frame["unfinished"].tolist()) == ([1], [1])
+    assert summary([]).empty
+    assert compare([]).empty
+
+
+def test_two_runs_of_one_seed_are_no_repetition() -> None:
+    with pytest.raises(LabError, match=r"two different records of DNE .*seed 0 .*LA 80.0 and 81.0"):
+        summary([record(), record(last=81.0)])
+
+
+def test_compare_with_the_paper() -> None:
+    stream = {"tasks": (50, 10, 10, 10, 10, 10), "dataset": "cifar100", "epochs": 500}
+    runs = [record("dne", 0, 67.0, **stream), record("joint", 0, 75.0, **stream), record("ia", 0, 60.0, **stream)]
+    runs += [record("icarl", 0, 45.0, **stream, heads=[], network={"kind": "resnet18"})]
+    frame = compare(runs)
+    dne = row(frame, "DNE (k = 1)")
+    assert (dne["our dataset"], dne["paper dataset"]) == ("cifar100", "cifar100")
+    assert (dne["paper LA"], dne["paper AA"], dne["paper D"], dne["paper F"]) == (68.04, 73.68, 8.08, 2.68)
+    assert dne["LA - paper"] == pytest.approx(67.0 - 68.04)
+    assert dne["D - paper"] == pytest.approx(8.0 - 8.08)
+    assert dne["F - paper"] == pytest.approx(0.004 - 2.68)
+    assert row(frame, "Joint")["paper LA"] == 76.12
+    assert row(frame, "iCaRL")["paper LA"] == 44.72
+    assert "transformer joint" in row(frame, "iCaRL")["remark on the print"]
+    ia = row(frame, "IA (k = 1)")  # the paper prints no table row for IA
+    assert ia["paper dataset"] == ""
+    assert pd.isna(ia["paper LA"])
+    assert pd.isna(ia["LA - paper"])
+
+
+def test_compare_says_that_digits_are_not_cifar() -> None:
+    run = record("dne", tasks=(50, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5), dataset="digits100", heads=[12, *[2] * 10])
+    beside = row(compare([run]), "DNE (k = 2)")
+    assert (beside["our dataset"], beside["paper dataset"], beside["paper LA"]) == ("digits100", "cifar100", 69.72)
+    assert pd.isna(row(compare([record()]), "DNE (k = 1)")["paper LA"])  # 4 + 2 x 3 is no stream of the paper's
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (record(tasks=(50, 25, 25), heads=[12, 4, 4]), ("cifar100", 25, "dne_4heads")),
+        (record(tasks=(50, 10, 40)), ("cifar100", None, "dne_1head")),
+        (record(tasks=(50, 50), heads=[12, 1], dataset="imagenet100"), ("imagenet100", 50, "dne_1head")),
+        (record(heads=[4, 1, 2, 1]), ("cifar100", None, None)),
+        (record("joint"), ("cifar100", 10, None)),
+        (record("joint", tasks=(100,), network={"kind": "resnet18"}), ("cifar100", 10, "joint_resnet18")),
+        (record("joint", tasks=(100,), network={}), ("cifar100", 10, None)),  # a network that says nothing of itself
+    ],
+)
+def test_printed_as(run, expected: tuple) -> None:
+    assert printed_as(run) == expected
+
+
+def test_titles_and_texts() -> None:
+    assert [title(record(name)) for name in ("joint", "sta", "podnet", "mine")] == [
+        "Joint",
+        "STA (k = 1)",
+        "PODNet",
+        "mine",
+    ]
+    assert title(record(heads=[4, 1, 2, 1])) == "DNE (heads 4, 1, 2, 1)"
+    assert [tasks_text(t) for t in ([50, *[2] * 25], [4, 3, 3, 1], [100])] == ["50 + 2 x 25", "4 + 3 x 2 + 1", "100"]
+    assert [heads_text(record(heads=h)) for h in ([12, 1, 1, 1], [7], [])] == ["12, 1", "7", ""]
+
+
+def test_writers() -> None:
+    frame = pd.DataFrame(
+        {"method": ["a|b_c", "50%"], "LA": [1.25, float("nan")], "seeds": [1, 2], "F": [-0.00001, 2.5]}
+    )
+    assert to_markdown(frame) == (
+        "| method | LA | seeds | F |\n| --- | ---: | ---: | ---: |\n"
+        "| a\\|b_c | 1.25 | 1 | 0.0000 |\n| 50% |  | 2 | 2.5000 |\n"
+    )
+    assert to_latex(frame) == (
+        "\\begin{tabular}{lrrr}\n\\toprule\nmethod & LA & seeds & F \\\\\n\\midrule\n"
+        "a|b\\_c & 1.25 & 1 & 0.0000 \\\\\n50\\% &  & 2 & 2.5000 \\\\\n\\bottomrule\n\\end{tabular}\n"
+    )
+    runs = [record(seed=seed, last=80.0 + seed) for seed in range(3)]
+    assert "| LA ± |" in to_markdown(summary(runs))
+    assert r"LA $\pm$" in to_latex(summary(runs))

@@ -1,0 +1,174 @@
+"""Accuracy figures: what is in the table, what is drawn, and that nothing without a record ever is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from invented import record
+from matplotlib.figure import Figure as Canvas
+
+from dne_lab.errors import LabError
+from dne_lab.measure.groups import TITLES
+from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task, accuracy_matrix
+from dne_lab.plots.figure import PLOTLY_MIME, Figure
+from dne_lab.plots.series import NO_RECORD, scale
+from dne_lab.plots.style import OTHERS, STYLES, style
+
+
+def runs() -> list:
+    made = [record(name, seed, last + seed) for name, last in (("dne", 78.0), ("ia", 70.0)) for seed in range(3)]
+    return [*made, record("joint", 0, 95.0), record("sta", 0, done=2)]
+
+
+def drawn(figure: Figure) -> Any:
+    axes = Canvas().add_subplot()
+    figure.draw(axes)
+    return axes
+
+
+def labels(axes: Any) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_accuracy_by_task() -> None:
+    figure = accuracy_by_task(runs(), methods=("dne", "sta", "der"))
+    table = figure.table
+    dne = table[table["series"] == "DNE (k = 1)"]
+    assert dne["classes"].tolist() == [4, 6, 8, 10]
+    assert dne["seen accuracy %"].tolist() == pytest.approx([98, (92 - 2 / 3) + 1 / 3, 85 + 1 / 3, 79])
+    assert dne["+-"].iloc[-1] == pytest.approx(4.3026527 / 3**0.5)  # 78, 79, 80
+    assert table[table["method"] == "joint"]["classes"].tolist() == [10]
+    missing = table[table["record"] == NO_RECORD]
+    assert missing["series"].tolist() == ["STA", "DER"]  # STA has only an unfinished run
+    assert missing[["task", "classes", "seen accuracy %", "+-"]].isna().all(axis=None)
+    axes = drawn(figure)
+    assert labels(axes) == ["Joint", "IA (k = 1)", "DNE (k = 1)"]
+    joint = next(line for line in axes.lines if line.get_label() == "Joint")
+    assert set(joint.get_ydata()) == {95.0}
+    assert len(figure.records) == 7
+    assert "digits, small scale" in figure.title
+    assert "1-3 seeds" in figure.title
+
+
+def test_interactive_forms_show_the_same_series() -> None:
+    pytest.importorskip("plotly")
+    for make in (accuracy_by_task, accuracy_against_cost):
+        figure = make(runs(), methods=("der",))
+        tree = figure._repr_mimebundle_()[PLOTLY_MIME]
+        assert [trace["name"] for trace in tree["data"]] == labels(drawn(figure))
+        assert "bdata" not in json.dumps(tree, allow_nan=False)
+    joint = accuracy_by_task(runs()).interactive().data[0]
+    assert (list(joint.x), list(joint.y)) == ([4, 10], [95.0, 95.0])
+
+
+def test_cost_draws_spent_filled_and_literal_hollow() -> None:
+    costless = record("finetune", flops_spent=None, flops_literal=None, params={})
+    small = record("ia", params={"total": 75_000})
+    figure = accuracy_against_cost([record("dne"), small, costless], methods=("dne", "der"))
+    table = figure.table.set_index("series")
+    assert table.loc["DNE (k = 1)", ["LA %", "F spent (G)", "F literal (G)", "params (M)"]].tolist() == [
+        *(80.0, 0.0025, 0.004, 0.3)
+    ]
+    assert table.loc["DER", "record"] == NO_RECORD
+    axes = drawn(figure)
+    assert labels(axes) == ["IA (k = 1)", "DNE (k = 1)"]  # no mark without a cost
+    assert "MFLOPs" in axes.get_xlabel()
+    points = [(tuple(p.get_offsets()[0]), p.get_facecolor()[0].tolist(), p.get_sizes()[0]) for p in axes.collections
+              if len(p.get_offsets()) == 1 and p.get_facecolor().size]  # fmt: skip
+    hollow = [at for at, colour, _ in points if colour[:3] == [1, 1, 1]]
+    filled = {at: area for at, colour, area in points if colour[:3] != [1, 1, 1]}
+    assert hollow == [pytest.approx((4.0, 80.0))] * 2
+    assert list(filled) == [pytest.approx((2.5, 80.0))]  # both at one place
+    areas = sorted(area for _, colour, area in points if colour[:3] != [1, 1, 1])
+    assert areas[1] / areas[0] == pytest.approx(4.0)  # 300 k against 75 k parameters
+
+
+def test_cost_axis_is_logarithmic_only_for_wide_ranges() -> None:
+    wide = [
+        record("dne", flops_spent=50_000_000_000, flops_literal=60_000_000_000),
+        record("ia", flops_spent=1_000_000_000),
+    ]
+    assert drawn(accuracy_against_cost(wide)).get_xscale() == "log"
+    assert drawn(accuracy_against_cost([record("dne"), record("ia")])).get_xscale() == "linear"
+    assert "GFLOPs" in drawn(accuracy_against_cost(wide)).get_xlabel()
+
+
+def test_accuracy_matrix() -> None:
+    figure = accuracy_matrix(record(last=80.0))
+    assert figure.table["accuracy %"].tolist() == pytest.approx([98, 91, 92, 84, 85, 86, 77, 78, 79, 80])
+    assert figure.table[["after task", "task"]].iloc[-1].tolist() == [4, 4]
+    assert [text.get_text() for text in drawn(figure).texts] == [
+        "98",
+        "91",
+        "92",
+        "84",
+        "85",
+        "86",
+        "77",
+        "78",
+        "79",
+        "80",
+    ]
+    assert figure.name.startswith("accuracy_matrix_dne-digits-s0")
+    assert len(accuracy_matrix(record(done=2)).table) == 3  # a run in progress
+    with pytest.raises(LabError, match="no task is finished"):
+        accuracy_matrix(record(done=0))
+
+
+def test_matrix_interactive() -> None:
+    pytest.importorskip("plotly")
+    heat = accuracy_matrix(record(done=2))._repr_mimebundle_()[PLOTLY_MIME]["data"][0]
+    assert heat["z"] == [[98.0, None], [91.0, 92.0]]
+
+
+@pytest.mark.parametrize("make", [accuracy_by_task, accuracy_against_cost])
+def test_files_are_stable_and_independent_of_the_order_of_records(make: Any, tmp_path: Path) -> None:
+    one = [path.read_bytes() for path in make(runs()).save(tmp_path / "one")]
+    two = [path.read_bytes() for path in make(runs()[::-1]).save(tmp_path / "two")]
+    assert one == two
+    assert NO_RECORD.encode() not in one[0]
+
+
+@pytest.mark.parametrize("make", [accuracy_by_task, accuracy_against_cost])
+def test_needs_finished_runs_on_one_data_set(make: Any) -> None:
+    with pytest.raises(LabError, match="no finished run"):
+        make([record(done=2)])
+    with pytest.raises(LabError, match=r"several data sets \(digits, digits100\)"):
+        make([record(), record(dataset="digits100")])
+
+
+def test_only_the_papers_schedule_is_not_small_scale() -> None:
+    stream = {"tasks": (50, 50), "heads": [12, 1]}
+    paper = record(dataset="cifar100", epochs=500, **stream)
+    assert scale([paper]) == "cifar100"
+    assert scale([paper, record(dataset="cifar100", epochs=10, **stream)]) == "cifar100, small scale"
+    assert scale([record(epochs=500)]) == "digits, small scale"
+
+
+def test_series_of_one_method_differ_in_their_line() -> None:
+    both = [record("dne"), record("dne", heads=[4, 2, 2, 2])]
+    lines = [line for line in drawn(accuracy_by_task(both)).lines if len(line.get_xdata()) > 1]
+    assert len({line.get_linestyle() for line in lines}) == 2
+    assert {line.get_color() for line in lines} == {STYLES["dne"].colour}
+    assert len(drawn(accuracy_against_cost(both)).texts) == 2  # marks of one colour carry their name
+
+
+def test_many_tasks_keep_readable_ticks() -> None:
+    ticks = drawn(accuracy_by_task([record(tasks=(50, *[2] * 25), dataset="digits100")])).get_xticks()
+    assert len(ticks) <= 13
+    assert max(ticks) == 100
+
+
+def test_styles_are_distinct_and_fixed() -> None:
+    assert set(STYLES) == set(TITLES)
+    assert len({s.colour for s in STYLES.values()}) == len({s.marker for s in STYLES.values()}) == len(STYLES)
+    assert style("mine") == style("mine")
+    assert style("mine") in OTHERS
+
+
+def test_tables_are_numbers() -> None:
+    for figure in (accuracy_by_task([record()], ["der"]), accuracy_against_cost([record()], ["der"])):
+        text = [name for name in figure.table if not pd.api.types.is_numeric_dtype(figure.table[name])]
+        assert text == ["series", "method", "record"]
