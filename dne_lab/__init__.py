@@ -1,1 +1,43 @@
-"""dne_lab: a laboratory for Dense Network Expansion for class-incremental learning (CVPR 2023)."""
+"""dne_lab: a laboratory for Dense Network Expansion for class-incremental learning (CVPR 2023).
+
+    import dne_lab as lab
+
+    stream = lab.stream("digits")
+    run = lab.start("dne", stream, preset="digits")
+    run.next_task()
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dne_lab.data.stream import stream as stream
+    from dne_lab.errors import LabError as LabError
+    from dne_lab.measure.record import Record as Record
+    from dne_lab.models.variants import Variant as Variant
+    from dne_lab.training.api import open as open
+    from dne_lab.training.api import start as start
+    from dne_lab.training.api import train as train
+
+# Imported when first used, so that `dne-lab --help` answers before torch is loaded.
+_WHERE = {
+    "stream": "dne_lab.data.stream",
+    "start": "dne_lab.training.api",
+    "train": "dne_lab.training.api",
+    "open": "dne_lab.training.api",
+    "Record": "dne_lab.measure.record",
+    "Variant": "dne_lab.models.variants",
+    "LabError": "dne_lab.errors",
+}
+
+__all__ = ["LabError", "Record", "Variant", "open", "start", "stream", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'dne_lab' has no attribute {name!r}; it has {', '.join(sorted(_WHERE))}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

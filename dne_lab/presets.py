@@ -75,7 +75,7 @@ DIGITS: Tree = _merge(
     {
         "data": {"name": "digits", "tasks": [4, 2, 2, 2]},
         "network": {"patch": 2, "depth": 3, "head_width": 16, "heads": [4, 1], "ratio": 4},
-        "learn": {"epochs": 20, "batch": 32, "lr": 2e-3, "warmup": 1, "augment": ["affine"]},
+        "learn": {"epochs": 20, "batch": 32, "lr": 1e-3, "warmup": 1},
         "tune": {"epochs": 10, "batch": 32, "lr": 1e-3, "schedule": "constant"},
         "memory": {"budget": 60},
     },

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from dne_lab.config import Config
+from dne_lab.config import Config, Data
 from dne_lab.data.source import Source
 from dne_lab.data.stream import ClassStream
+from dne_lab.errors import LabError
 from dne_lab.methods import base
 
 
@@ -34,6 +35,16 @@ class _Blank(Source):
 def blank_stream(tasks: Sequence[int], shape: tuple[int, int, int] = (3, 32, 32)) -> ClassStream:
     """A stream of tasks without images (default: CIFAR's geometry), for building models that are only counted or timed."""
     return ClassStream(_Blank(sum(tasks), shape), tasks)
+
+
+def shape_of(data: Data) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a configuration names, without opening them."""
+    sides = {"digits": (1, 8, 8), "digits100": (1, 16, 16), "cifar100": (3, 32, 32)}
+    if data.name in sides:
+        return sides[data.name]
+    if data.size is None:
+        raise LabError(f"data.name = {data.name} has images of unknown size: add --set data.size=PIXELS.")
+    return (3, data.size, data.size)
 
 
 class _Counter(TorchDispatchMode):

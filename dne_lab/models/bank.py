@@ -61,7 +61,7 @@ class LayerWeights:
     norm_hidden: tuple[Tensor, Tensor] | None
     mix2: TaskWeights | LinearWeights
     lateral: Tensor | None  # (E, all widths, width)
-    joint: bool
+    joint: Tensor | None  # (E, D, D) = W_q^T W_k in spatial-task attention, which reads all experts; else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,16 @@ class Bank:
 
 
 def build(experts: Sequence[Expert], network: Network) -> Bank:
-    """Stacks consecutive experts into a bank; differentiable, so that a bank of one can train."""
+    """Stacks consecutive experts into a bank; differentiable, so that a bank of one can train.
+
+    Products of weights are formed in the weights' own type whatever the autocast type: an exact rewriting must not lose
+    digits twice, and a bank of frozen experts outlives the autocast under which it happened to be prepared.
+    """
+    with torch.autocast(experts[0].position.device.type, enabled=False):
+        return _build(experts, network)
+
+
+def _build(experts: Sequence[Expert], network: Network) -> Bank:
     heads = tuple(e.place.heads for e in experts)
     most, total = max(heads), experts[-1].place.all_heads
     device = experts[0].position.device
@@ -177,5 +186,5 @@ def _layer(blocks: Sequence[ExpertBlock], grid: tuple[int, int], classes: int) -
         norm_hidden=None if hidden[0] is None else _norm(hidden),  # type: ignore[arg-type]
         mix2=_mixing([b.mix2 for b in blocks]),
         lateral=None if first.lateral is None else stack([b.lateral for b in blocks]),  # type: ignore[misc]
-        joint=first.joint,
+        joint=stack([b.attention.qkv[0].T @ b.attention.qkv[1] for b in blocks]) if first.joint else None,
     )

@@ -123,8 +123,8 @@ class JointAttention(AttentionPoint):
 def joint_query(own: Tensor, w: LayerWeights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The query in terms of raw normalised keys: (E, B, n, K, D) heads -> the same shape, and the affine (g, b) of the LN."""
     gain, shift = (part.view(len(own), 1, 1, 1, -1) for part in w.norm1)
-    w_qk = w.qkv[:, 0].mT @ w.qkv[:, 1]
-    return product(own * gain + shift, w_qk) * gain, (gain, shift)
+    assert w.joint is not None
+    return product(own * gain + shift, w.joint) * gain, (gain, shift)
 
 
 def joint_value(mixed: Tensor, mass: Tensor, affine: tuple[Tensor, Tensor], w: LayerWeights, bank: Bank) -> Tensor:
@@ -194,7 +194,7 @@ class ClassAttention(AttentionPoint):
 
     def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
         """(E, B, 1 + n, C) tokens, not normalised, class token first -> (E, B, 1, C), what is added to the class token."""
-        if w.joint:
+        if w.joint is not None:
             return self._joint(x, w, bank, context, key_heads)
         x = norm(x, w.norm1, bank.widths(bank.head_width))
         size, batch, n, width = x.shape
@@ -246,14 +246,14 @@ class Block(nn.Module):
         """(E, B, n, C) -> (E, B, n, C); with class attention (E, B, 1 + N, C) -> (E, B, 1, C)."""
         if self.variant.lateral:
             x = self._lateral(x, w, bank, context)
-        if self.variant.joint and not w.joint:  # expert 1 reads itself, but later experts read its patches
+        if self.variant.joint and w.joint is None:  # expert 1 reads itself, but later experts read its patches
             patches = x[:, :, self.reads_out :]
             own = F.layer_norm(by_head(patches, bank.most_heads), (bank.head_width,))
             context.extend("joint", keep_real(queries(own), bank, 1), 1)
         if self.reads_out:
             branch = self.class_attention(x, w, bank, context, key_heads)
             x = x[:, :, :1]
-        elif w.joint:
+        elif w.joint is not None:
             branch = self.joint(x, w, bank, context, key_heads)
         else:
             branch = self.spatial(norm(x, w.norm1, bank.widths(bank.head_width)), w, bank)

@@ -68,6 +68,7 @@ class ExpandableViT(nn.Module):
         self.teacher: ExpandableClassifier | None = None
         self.expertise: nn.Linear | None = None
         self._banks: tuple[tuple[Any, ...], list[Bank]] | None = None
+        self._banks_of: list[Tensor] = []
 
     @property
     def heads(self) -> tuple[int, ...]:
@@ -93,13 +94,13 @@ class ExpandableViT(nn.Module):
             self.expertise = small_linear(width, classes + 1)
         self.experts.append(Expert(self.network, self.variant, place))
         self.classifier.grow(classes, width)
-        self.to(self.mean.device)
+        self.to(self.mean)  # the device and the type that the model has been moved to
 
     def widen(self, classes: int) -> None:
         """Adds classes without an expert (fine-tuning, replay)."""
         self.remember()
         self.classifier.grow(classes)
-        self.to(self.mean.device)
+        self.to(self.mean)
 
     def remember(self) -> None:
         """Keeps a frozen copy of the classifier as the teacher."""
@@ -178,16 +179,18 @@ class ExpandableViT(nn.Module):
         """
         experts: list[Expert] = list(self.experts)  # type: ignore[arg-type]
         *old, newest = experts
-        key = tuple((p.data_ptr(), p._version, p.dtype) for e in old for p in e.parameters())
+        used = [p.detach() for e in old for p in e.parameters()]
+        key = tuple((p.data_ptr(), p._version, p.dtype) for p in used)
         if self._banks is None or self._banks[0] != key or any(not e.frozen for e in old):
             with torch.no_grad():
                 frozen = [build(group, self.network) for group in _groups(old)]
             self._banks = (key, frozen)
+            self._banks_of = used  # held, so that no other tensor can come to lie at one of these addresses
         return [*self._banks[1], build([newest], self.network)]
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__() if hasattr(super(), "__getstate__") else self.__dict__
-        return {**state, "_banks": None}  # prepared products are no state: a copy prepares its own
+        return {**state, "_banks": None, "_banks_of": []}  # prepared products are no state: a copy prepares its own
 
 
 def _groups(old: list[Expert]) -> list[list[Expert]]:

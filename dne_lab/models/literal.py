@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.expert import (
     AttentionParameters,
@@ -24,11 +25,20 @@ def forward(model: ExpandableViT, images: Tensor, teacher: ExpandableViT | None 
     old = None
     if teacher is not None:
         with torch.no_grad():
-            old = teacher.classifier(readouts(teacher, images))
+            old = classify(teacher.classifier, readouts(teacher, images))
     elif model.teacher is not None:
-        old = model.teacher([r.detach() for r in outs[: len(model.teacher.weights)]])
+        old = classify(model.teacher, [r.detach() for r in outs[: len(model.teacher.weights)]])
     expertise = None if model.expertise is None else model.expertise(outs[-1])
-    return Output(model.classifier(outs), old, expertise, outs)
+    return Output(classify(model.classifier, outs), old, expertise, outs)
+
+
+def classify(classifier: ExpandableClassifier, outs: list[Tensor]) -> Tensor:
+    """What ``classifier(outs)`` computes, one sum a class: old logits stay to the last bit when classes are added, while
+    a matrix product of another size may add up in another order."""
+    logits: Tensor = classifier.bias
+    for out, weight in zip(outs, classifier.weights, strict=True):
+        logits = logits + (out.unsqueeze(1) * weight).sum(-1)
+    return logits
 
 
 def readouts(model: ExpandableViT, images: Tensor) -> list[Tensor]:

@@ -1,0 +1,246 @@
+"""The command line: few commands with one job each. Heavy imports wait until a command needs them."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dne_lab.errors import LabError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="A laboratory for Dense Network Expansion (CVPR 2023): class-incremental vision transformers on real images.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Preset = Annotated[str, typer.Option(help="Presets, composed left to right: digits100,authors-code. See the README.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="One field of the configuration, e.g. --set learn.epochs=5. Repeatable.")
+]
+Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
+
+
+def numbers(text: str) -> list[int]:
+    """``"0-4"`` or ``"0,2,5"`` as a list."""
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            low, _, high = part.strip().partition("-")
+            found += range(int(low), int(high or low) + 1)
+    except ValueError:
+        raise LabError(f"--seeds {text!r}: give numbers such as 0, or 0,2,5, or 0-4.") from None
+    if not found:
+        raise LabError(f"--seeds {text!r} names no seed: give numbers such as 0, or 0,2,5, or 0-4.")
+    return list(dict.fromkeys(found))
+
+
+def settings(pairs: list[str] | None) -> dict[str, str]:
+    """``["a.b=1"]`` as a dictionary."""
+    changes = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise LabError(f"--set {pair!r}: write field=value, e.g. --set learn.epochs=5.")
+        changes[name.strip()] = value
+    return changes
+
+
+@app.command()
+def reproduce(
+    preset: Preset = "digits",
+    seeds: Seeds = "0",
+    out: Annotated[Path, typer.Option(help="Where the table, figures and records go.")] = Path("figures"),
+    runs: Annotated[Path, typer.Option(help="Where the runs are kept; the same command goes on from there.")] = Path("runs"),
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Train IA, STA, DNE and Joint on real images, and write the table, figures and records.
+
+    Without arguments: scikit-learn's handwritten digits, no download, a few minutes on two CPU cores.
+    """
+    from dne_lab.reproduce import reproduce as work
+
+    result = work(preset, numbers(seeds), out, runs, device)
+    print(json.dumps(result.to_json(), indent=1) if as_json else result.text())
+
+
+@app.command()
+def run(
+    methods: Annotated[str, typer.Argument(metavar="METHOD[,METHOD...]", help="ia, sta, dne, progressive, joint, finetune, replay.")],
+    preset: Preset = "digits",
+    changes: Settings = None,
+    seeds: Seeds = "0",
+    out: Annotated[Path, typer.Option(help="Folder of the runs: <out>/<method>-<preset>-s<seed>.")] = Path("runs"),
+    device: Device = None,
+    stop_after: Annotated[float | None, typer.Option(help="Checkpoint after that many seconds and exit 0.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Train nothing; print one command a run (for SLURM and the like).")] = False,
+    download: Annotated[bool, typer.Option(help="Fetch the data set first if it is missing (cifar100).")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train one run or a grid of methods and seeds; the same command again resumes exactly.
+
+    Finished runs are skipped, and the expansion methods of a seed share their first task.
+    """
+    import dne_lab.methods  # noqa: F401  (registers the methods)
+    from dne_lab import presets
+    from dne_lab.training import grid
+
+    config = presets.resolve(preset, settings(changes))
+    plan = grid.plan([m.strip() for m in methods.split(",") if m.strip()], config, numbers(seeds), out)
+    if dry_run:
+        print("\n".join(grid.commands(plan, changes or [])))
+        return
+    if download:
+        from dne_lab.data.sources import open_source
+
+        open_source(config.data.name, path=config.data.path, size=config.data.size, download=True)
+    records = grid.execute(plan, seconds=stop_after, device=device)
+    if as_json:
+        print(json.dumps([r.to_dict() for r in records], indent=1))
+        return
+    from dne_lab.measure import tables
+
+    if any(r.seen_accuracy for r in records):
+        print(tables.to_text(tables.summary([r for r in records if r.seen_accuracy])))
+    left = [folder for (_, folder), record in zip(plan, records, strict=False) if not record.finished]
+    left += [folder for _, folder in plan[len(records) :]]
+    if left:
+        print(f"{len(left)} of {len(plan)} runs are not finished; the same command goes on with them.")
+    print("\n".join(f"run folder: {folder}" for _, folder in plan))
+
+
+@app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run folders, archives, or folders that hold records.")],
+    figures: Annotated[Path | None, typer.Option(help="Write the figures there.")] = None,
+    latex: Annotated[bool, typer.Option(help="Print LaTeX tables.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tables from records beside the paper's; figures."""
+    from dne_lab import reporting
+
+    records = reporting.find(paths)
+    if as_json:
+        print(json.dumps([r.to_dict() for r in records], indent=1))
+    else:
+        print(reporting.text(records, latex))
+    if figures is not None:
+        for path in reporting.figures(records, figures):
+            print(f"wrote {path}", file=sys.stderr)
+
+
+@app.command()
+def cost(
+    method: Annotated[str, typer.Argument(help="ia, sta, dne, progressive, joint, finetune, replay.")],
+    tasks: Annotated[str, typer.Option(help="Classes of each task, e.g. 50,10,10 or 50,5x10.")],
+    heads: Annotated[str | None, typer.Option(help="Heads: k (later experts), first,later, or one a task.")] = None,
+    preset: Preset = "cifar100-b50-10",
+    changes: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """FLOPs of one image and parameters after each task, without training.
+
+    F = 2 x multiply-accumulate. Literal: as the equations are written; spent: as it runs here.
+    """
+    import dne_lab.methods  # noqa: F401
+    from dne_lab import presets
+    from dne_lab.data.tasks import sizes
+    from dne_lab.measure import cost as costs
+
+    wanted = sizes(tasks)
+    changed: dict[str, Any] = {"data.tasks": wanted, **settings(changes)}
+    if heads is not None:
+        changed["network.heads"] = heads
+    config = presets.resolve(preset, changed, method=method)
+    shape = costs.shape_of(config.data)
+    rows = costs.of_tasks(config, costs.blank_stream(wanted, shape))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    print(f"{method}, heads {','.join(map(str, config.network.heads))} (the last repeats), images {' x '.join(map(str, shape))}")
+    print(f"{'task':>4} {'classes':>7} {'F literal':>11} {'F spent':>11} {'parameters':>12} {'added':>11} {'training':>11}")
+    for row in rows:
+        print(
+            f"{row['task']:>4} {row['classes']:>7} {row['flops_literal'] / 1e9:>9.3f} G {row['flops_spent'] / 1e9:>9.3f} G"
+            f" {row['params_total']:>12,} {row['params_added']:>11,} {row['params_trainable']:>11,}"
+        )
+
+
+@app.command()
+def bench(
+    preset: Preset = "cifar100-b50-2",
+    tasks: Annotated[str, typer.Option(help="Tasks at which a training step is timed.")] = "6,11,26",
+    batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
+    pairs: Annotated[int, typer.Option(help="Interleaved pairs; the ratio is their median.")] = 5,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Time the normal path against the literal path with its copied teacher (DNE, one process)."""
+    from dne_lab import bench as benchmark
+    from dne_lab import presets
+
+    config = presets.resolve(preset, method="dne")
+    say: Callable[[str], None] = lambda text: print(f"measuring: {text}", file=sys.stderr, flush=True)  # noqa: E731
+    result = benchmark.run(config, tuple(numbers(tasks)), batch, pairs, device, say)
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    for task, ratio in result["train_step"].items():
+        print(f"training step at task {task}: {ratio:.2f} times as fast as the literal path")
+    for task, ratio in result["inference"].items():
+        print(f"inference at task {task}: {ratio:.2f} times as fast")
+    print(f"operator calls a forward: {', '.join(f'{n} at T = {t}' for t, n in result['calls_per_forward'].items())}")
+    print(f"{result['images_per_second']:.1f} images/s, data {result['data_share']:.1%} of a step, peak {result['peak_memory_mb']:.0f} MB")
+    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}")
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    file: Annotated[Path, typer.Argument(help="The archive to write, e.g. dne.zip.")],
+) -> None:
+    """Pack a run into one portable file, which every command takes in place of the folder."""
+    from dne_lab.training.archive import export as pack
+
+    print(f"wrote {pack(run_folder, file)}")
+
+
+@app.command()
+def lab(
+    folder: Annotated[Path, typer.Option(help="The folder of the notebooks.")] = Path("notebooks"),
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 8888,
+) -> None:
+    """Open JupyterLab on the notebooks: on this machine only, with a token."""
+    from importlib.util import find_spec
+
+    if find_spec("jupyterlab") is None:
+        raise LabError("JupyterLab is not installed here: pip install jupyterlab, or use the other commands without it.")
+    if not folder.is_dir():
+        raise LabError(f"there is no folder {folder} here. Run this in the project's folder, or give --folder.")
+    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={folder.resolve()}"]
+    os.execv(sys.executable, command)
+
+
+def main() -> None:
+    """Entry point: a `LabError` is one message and exit status 2; Ctrl-C and SIGTERM leave 130 and 143."""
+    try:
+        app()
+    except LabError as error:
+        print(f"dne-lab: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        terminated = type(stop).__name__ == "Terminated"
+        print("stopped; the same command goes on from here.", file=sys.stderr)
+        sys.exit(143 if terminated else 130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The main job: train IA, STA, DNE and Joint on real images, and write the table, the figures and the records."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dne_lab.methods  # noqa: F401  (registers the methods)
+from dne_lab import presets, reporting
+from dne_lab.measure import tables
+from dne_lab.measure.record import Record
+from dne_lab.training import grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METHODS = ("joint", "ia", "sta", "dne")
+COLUMNS = ("method", "seeds", "LA", "LA +-", "AA", "AA +-", "D", "forgetting", "F literal (G)", "F spent (G)", "seconds")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `reproduce` made: one row a method, the records behind it, and the files written."""
+
+    preset: str
+    table: "pd.DataFrame"
+    records: list[Record]
+    written: list[Path]
+    committed: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The table, the records' ids and the paths as JSON."""
+        rows = [{k: None if v != v else v for k, v in row.items()} for row in self.table.to_dict("records")]
+        return {
+            "preset": self.preset,
+            "table": rows,
+            "records": [r.id for r in self.records],
+            "files": [str(path) for path in self.written],
+        }
+
+    def text(self) -> str:
+        """The printed summary."""
+        first = self.records[0]
+        lines = [
+            f"{self.preset}: {tables.tasks_text(first.tasks)} classes, {len(self.records)} runs, accuracy in percent, "
+            "F = 2 x multiply-accumulate of one image",
+            "",
+            tables.to_text(self.table[[c for c in COLUMNS if c in self.table]]),
+            "",
+            self.committed,
+            "",
+            "What this can show: that every variant learns a stream of real images without losing its old experts, what each "
+            "costs, and how they compare at this size. It cannot confirm or refute the paper's order of methods: that "
+            "takes its CIFAR-100 schedule of 500 epochs.",
+            "",
+            *[f"wrote {path}" for path in self.written],
+        ]
+        return "\n".join(lines)
+
+
+def reproduce(preset: str, seeds: Sequence[int], out: Path, runs: Path, device: str | None = None) -> Result:
+    """Trains what is left of the runs, then writes ``reproduce_<preset>_s<seeds>.csv``, ``.png`` and the records."""
+    config = presets.resolve(preset)
+    records = grid.execute(grid.plan(METHODS, config, seeds, runs), device=device)
+    written = []
+    for record in records:
+        path = out / "records" / f"{record.method}-{record.preset.replace(',', '+')}-s{record.seed}.json"
+        record.write(path)
+        written.append(path)
+    order = {method: i for i, method in enumerate(("ia", "sta", "dne", "joint"))}
+    records = sorted(records, key=lambda r: (order[r.method], r.seed))
+    table = tables.summary(records)
+    name = f"reproduce_{preset.replace(',', '+')}_s{seeds[0]}" + (f"-{seeds[-1]}" if len(seeds) > 1 else "")
+    written += reporting.figures(records, out, name)
+    return Result(preset, table, records, written, reporting.committed_text(out / "records"))

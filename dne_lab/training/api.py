@@ -1,0 +1,56 @@
+"""The verbs of a notebook: `start` a run, `train` one to its end, `open` one that exists."""
+
+from pathlib import Path
+from typing import Any
+
+import dne_lab.methods  # noqa: F401  (registers the methods)
+from dne_lab import presets
+from dne_lab.data.stream import ClassStream
+from dne_lab.training.run import Run
+
+
+def start(
+    method: str,
+    stream: ClassStream | None = None,
+    preset: str = "",
+    *,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+    **changes: Any,
+) -> Run:
+    """An untrained run; `Run.next_task` and `Run.train` train it.
+
+    Args:
+        method: ia, sta, dne, progressive, joint, finetune, replay, or one of your own.
+        stream: the classes to learn; default: those that the preset names.
+        preset: names separated by commas; default: the preset called as the stream's data, if there is one.
+        folder: where everything is kept and from where it is resumed; default: in memory only.
+        seed: of initialisation, order and augmentation.
+        changes: configuration fields, with ``__`` for the dot: ``learn__epochs=5, network__heads=(4, 2)``.
+
+    Raises:
+        LabError: unknown names, wrong values, a preset for other data than the stream.
+    """
+    if not preset and stream is not None and stream.name in presets.PRESETS:
+        preset = stream.name
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    if stream is None:
+        config = presets.resolve(preset, dotted, method=method, seed=seed)
+    else:
+        config = presets.resolve(preset, {}, method=method, seed=seed)
+        config = presets.for_stream(config, stream.config()).with_changes(dotted)
+    return Run(config, stream, folder, device=device, progress=progress)
+
+
+def train(method: str, stream: ClassStream | None = None, preset: str = "", **settings: Any) -> Run:
+    """`start` and train to the end."""
+    run = start(method, stream, preset, **settings)
+    run.train()
+    return run
+
+
+def open(path: str | Path, stream: ClassStream | None = None, *, progress: bool = True) -> Run:
+    """The run in a folder or in an exported archive. ``stream`` is needed only for arrays in memory."""
+    return Run.open(path, stream, progress=progress)

@@ -1,0 +1,194 @@
+"""What a run shows and keeps: everything of `Run` that is not the loop."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import torch
+
+from dne_lab import chance
+from dne_lab.config import Config
+from dne_lab.data.memory import ExemplarMemory
+from dne_lab.data.stream import ClassStream, Task, from_config
+from dne_lab.errors import LabError
+from dne_lab.measure.record import Record
+from dne_lab.methods import base
+from dne_lab.methods.base import Stage
+from dne_lab.training import parallel, saving, sharing
+from dne_lab.training.folder import Arrays, RunFolder
+from dne_lab.training.optimise import Optimisation
+from dne_lab.training.reading import Reader
+from dne_lab.training.recording import record_of
+from dne_lab.training.signals import Signals
+from dne_lab.training.state import Clock, Cursor, State
+
+
+class Handle:
+    """A method and the stream it learns. What ``folder`` holds of this configuration is loaded, and gone on from.
+
+    Args:
+        config: what to run.
+        stream: the classes; default: those that ``config.data`` describes. A method with ``joint`` gets all at once.
+        folder: where everything is kept; None: in memory only.
+        device: default: the GPU, if there is one.
+        checkpoint_seconds: a checkpoint is written when that much time has passed since the last one.
+        progress: show a bar (a line a task where there is no terminal).
+
+    Raises:
+        LabError: a folder of another configuration, a damaged or foreign checkpoint (which stay untouched), bad input.
+
+    Attributes: ``config``, ``stream``, ``method``, ``memory``, ``state``, ``device``, and ``predictions``, which maps
+    task_NN/labels and task_NN/NAME to ranks.
+    """
+
+    unpacked: TemporaryDirectory[str] | None = None  # of a run in an archive
+
+    def __init__(
+        self,
+        config: Config,
+        stream: ClassStream | None = None,
+        folder: str | Path | None = None,
+        device: str | torch.device | None = None,
+        checkpoint_seconds: float = 60.0,
+        progress: bool = True,
+    ) -> None:
+        cls = base.find(config.method)
+        mine = parallel.start()
+        self.processes = parallel.Processes()
+        self.device = torch.device(device or mine or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.config, self.checkpoint_seconds = config, checkpoint_seconds
+        self.progress = progress and self.processes.first
+        self.files = RunFolder(None if folder is None else Path(folder))
+        self.files.check(config)
+        self.whole_stream = from_config(config.data) if stream is None else stream
+        if self.whole_stream.tasks != config.data.tasks:
+            raise LabError(f"data.tasks = {config.data.tasks}, but the stream has tasks {self.whole_stream.tasks}.")
+        self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
+        self.keeps_exemplars = cls.uses_memory and not cls.joint
+        saving.restore(self)
+
+    def reset(self) -> None:
+        """The state before the first step; the folder stays as it is."""
+        self.method = base.create(self.config, self.stream)
+        self.memory = ExemplarMemory(self.config.memory.budget, self.config.memory.policy, self.stream.classes)
+        self.state, self.clock, self.signals = State(), Clock(), Signals()
+        self.reader = Reader(self.processes)
+        self.predictions: Arrays = {}
+        self.optimisation: Optimisation | None = None
+        self.stored_record: Record | None = None
+        self.torn = False  # an exception came in the middle of a change
+        self.unwritten = 0  # a finished task whose files have not been written
+        self.saved_at = time.monotonic()
+
+    # Showing it ----------------------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path | None:
+        """The run folder."""
+        return self.files.path
+
+    @property
+    def cursor(self) -> Cursor:
+        """The next step: (task, stage, epoch, step)."""
+        return self.state.cursor
+
+    @property
+    def model(self) -> Any:
+        """The method's network (the method itself, if it has no ``model``)."""
+        return getattr(self.method, "model", self.method)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all tasks have been learned."""
+        return self.cursor.task > len(self.stream)
+
+    @property
+    def curves(self) -> list[dict[str, Any]]:
+        """A row an epoch: task, stage, epoch (1, 2, ...), lr at its last step, the mean of each named loss."""
+        return self.state.curves
+
+    @property
+    def record(self) -> Record:
+        """Everything that is known so far; of a run that was finished before, what was written then."""
+        return self.stored_record or record_of(self)
+
+    def method_at(self, task: int) -> base.Method:
+        """The method as it was after a finished task, in evaluation mode; `LabError` if it is not finished."""
+        return saving.method_at(self, task)
+
+    def model_at(self, task: int) -> Any:
+        """The network as it was after a finished task (the method itself, if it has no ``model``)."""
+        method = self.method_at(task)
+        return getattr(method, "model", method)
+
+    def fork(self, folder: str | Path | None = None, **changes: Any) -> Self:
+        """A new run that starts behind this one's task 1: ``run.fork("runs/ia", method="ia")``; dotted fields as
+        ``**{"network.heads": "12,2"}``.
+
+        Raises:
+            LabError: task 1 is not finished, or would not be the same: lists what differs.
+        """
+        return sharing.fork(self, self.config.with_changes(changes), folder)
+
+    @classmethod
+    def open(cls, path: str | Path, stream: ClassStream | None = None, **settings: Any) -> Self:
+        """The run in a folder, or in an archive that `archive.export` wrote (to look at and fork, not to train on).
+
+        ``stream`` is needed for arrays in memory; ``settings`` are those of the constructor.
+        """
+        return saving.open_run(cls, Path(path), stream, settings)
+
+    # Keeping it ----------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Writes the checkpoint and what follows from it; the folder is as it was if that fails."""
+        with self.changing():
+            self.reader.look(self.state)  # a step with a NaN is no checkpoint
+        if not self.finished:
+            self.clock.spend(self.state, "learning" if self.state.begun else "preparation")
+        if self.unwritten:
+            saving.save_task(self, self.unwritten)
+        saving.save(self)
+        self.unwritten, self.saved_at = 0, time.monotonic()
+
+    def write_unwritten(self) -> None:
+        """Writes the files of a task that has just been finished, also if that failed before."""
+        if self.unwritten or (self.finished and self.stored_record is None and self.folder is not None):
+            self.save()
+
+    def mend(self) -> None:
+        """After an exception in the middle of a change: back to the last checkpoint."""
+        if self.folder is None:
+            raise LabError(
+                "this run was stopped in the middle of a step and is kept in memory only, so it cannot go on. "
+                "Start it again; with a folder it would go on from its last checkpoint."
+            )
+        saving.restore(self)
+
+    def check_trainable(self) -> None:
+        """Raises a `LabError` for a run in an archive."""
+        if self.unpacked is not None:
+            raise LabError("an archive is not trained on: unzip it into a folder and open that.")
+
+    def check_signals(self) -> None:
+        """Stops here if Ctrl-C or SIGTERM has arrived (several processes only stop between steps, together)."""
+        if self.processes.world == 1:
+            self.signals.check()
+
+    # Changing it ---------------------------------------------------------------------------------------------------
+
+    def enter(self, method: base.Method, task: Task, stage: Stage) -> None:
+        """A change of structure: on the CPU and with chance of its own, so that it can be replayed anywhere."""
+        with chance.seeded(self.config.seed, "enter", task.number, stage.name):
+            method.to("cpu").enter(task, stage)
+        method.to(self.device)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """A change that is whole only at its end; a run torn by an exception in it goes on from its checkpoint."""
+        self.torn = True
+        yield
+        self.torn = False

@@ -1,0 +1,112 @@
+"""From a run to its record."""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import dne_lab
+from dne_lab.config import Config
+from dne_lab.measure import metrics
+from dne_lab.measure.record import Record
+from dne_lab.training.state import State
+
+if TYPE_CHECKING:
+    from dne_lab.training.handle import Handle
+
+
+def key(task: int, name: str) -> str:
+    """The name of an array of predictions.npz: "task_01/labels" (true ranks) or "task_01/classifier" (predicted)."""
+    return f"task_{task:02d}/{name}"
+
+
+def measured(state: State, predictions: dict[str, np.ndarray], tasks: list[int]) -> dict[str, Any]:
+    """All numbers that derive from predictions: those of `metrics.measure`, and the method's other predictions."""
+    if not state.predicted:
+        return {"accuracy": [], "seen_accuracy": [], "LA": None, "AA": None, "forgetting": None}
+    labels = [predictions[key(number, "labels")] for number in range(1, len(state.predicted) + 1)]
+
+    def of(name: str) -> dict[str, Any]:
+        # A prediction that a task does not have (a teacher in task 1) is the reported one there.
+        pairs = [
+            (true, predictions[key(number, name if name in names else names[0])])
+            for number, (true, names) in enumerate(zip(labels, state.predicted, strict=True), start=1)
+        ]
+        return metrics.measure(pairs, tasks)
+
+    reported, *others = state.predicted[-1]
+    short = {name: {k: v for k, v in of(name).items() if k in ("seen_accuracy", "LA", "AA")} for name in others}
+    return of(reported) | {"other_predictions": short}
+
+
+def record_of(run: "Handle") -> Record:
+    """The record of a run as it stands."""
+    config, stream, state = run.config, run.stream, run.state
+    done = len(state.predicted)
+    cost = state.cost[done - 1] if state.cost and done else {"flops_literal": None, "flops_spent": None}
+    model = run.model
+    memory = {"budget": config.memory.budget, "policy": config.memory.policy} if run.keeps_exemplars else {}
+    return Record(
+        method=config.method,
+        preset=config.preset,
+        dataset=stream.name,
+        tasks=list(stream.tasks),
+        class_order=list(stream.order),
+        memory={"budget": 0, "policy": "none"}
+        | memory
+        | {"stored": (state.stored or [0])[-1], "scope": "run", "stored_by_task": list(state.stored)},
+        seed=config.seed,
+        epochs=config.learn.epochs,
+        **measured(state, run.predictions, list(stream.tasks)),
+        flops_literal=cost["flops_literal"],
+        flops_spent=cost["flops_spent"],
+        params={"total": state.params_total, "trainable_by_task": list(state.trainable)},
+        device=device_name(run.device),
+        torch=torch.__version__,
+        code_version=code_version(),
+        config_sha256=config.sha256,
+        finished=run.finished,
+        timing=json.loads(json.dumps(state.timing)),
+        joint=type(run.method).joint,
+        heads=list(getattr(model, "heads", [])),
+        network=_network(config, model),
+        validation=config.data.validation,
+        threads=torch.get_num_threads(),
+        settings_sha256=settings_sha256(config),
+    )
+
+
+def _network(config: Config, model: Any) -> dict[str, Any]:
+    """The transformer's settings; empty for a model that is none."""
+    return dict(config.to_dict()["network"]) if getattr(model, "network", None) == config.network else {}
+
+
+def settings_sha256(config: Config) -> str:
+    """Identity of a configuration without its seed: only runs that share it are averaged."""
+    tree = config.to_dict()
+    del tree["seed"]
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def device_name(device: torch.device) -> str:
+    """ "cpu", or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@functools.cache
+def code_version() -> str:
+    """The package's version and a hash of its source: two records with the same one come from the same code."""
+    folder = Path(dne_lab.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    try:
+        version = importlib.metadata.version("dne-lab")
+    except importlib.metadata.PackageNotFoundError:  # used from a checkout that is not installed
+        version = "0"
+    return f"{version}+{digest.hexdigest()[:10]}"

@@ -1,0 +1,78 @@
+"""Where a run stands, as data: everything of it that is neither a weight nor an exemplar."""
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Cursor(NamedTuple):
+    """The next step: task (1, 2, ...), stage, epoch and step (0, 1, ...).
+
+    ``stage`` equal to the number of the task's stages: only the task's end is left; ``task`` above the last: finished.
+    """
+
+    task: int = 1
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+
+
+@dataclass
+class State:
+    """The JSON part of a checkpoint.
+
+    ``begun``: the cursor's stage was entered. ``optimizer_of``: task and stage of the optimiser in the checkpoint.
+    ``chosen`` / ``closed``: the last task whose exemplars were chosen / whose `finish` ran. ``sums``: of the losses of
+    the running epoch, times images; ``images``: how many. ``predicted``: names of the predictions of each task.
+    """
+
+    cursor: Cursor = field(default_factory=Cursor)
+    begun: bool = False
+    optimizer_of: tuple[int, int] | None = None
+    chosen: int = 0
+    closed: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    images: int = 0
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    stored: list[int] = field(default_factory=list)
+    trainable: list[int] = field(default_factory=list)
+    predicted: list[list[str]] = field(default_factory=list)
+    params_total: int = 0
+    cost: list[dict[str, Any]] | None = None
+    timing: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `from_dict` is the inverse."""
+        return dataclasses.asdict(self) | {"cursor": list(self.cursor)}
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any]) -> "State":
+        """From the dictionary of `to_dict`, perhaps after JSON."""
+        state = cls(**tree)
+        state.cursor = Cursor(*state.cursor)
+        state.optimizer_of = None if state.optimizer_of is None else (state.optimizer_of[0], state.optimizer_of[1])
+        return state
+
+
+class Clock:
+    """Adds wall-clock seconds to ``timing``: "seconds" in all, by task, and by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.mark = time.perf_counter()
+
+    def start(self) -> None:
+        """Time before this call is nobody's."""
+        self.mark = time.perf_counter()
+
+    def spend(self, state: State, on: str) -> None:
+        """The time since the last call went to ``on`` ("learn", "herding", "evaluation", ...) in the cursor's task."""
+        now = time.perf_counter()
+        passed, self.mark = now - self.mark, now
+        timing = state.timing
+        timing["seconds"] = timing.get("seconds", 0.0) + passed
+        spent = timing.setdefault("by_purpose", {})
+        spent[on] = spent.get(on, 0.0) + passed
+        tasks = timing.setdefault("by_task", [])
+        tasks += [0.0] * (state.cursor.task - len(tasks))
+        tasks[state.cursor.task - 1] += passed
