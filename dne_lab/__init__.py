@@ -1,10 +1,10 @@
 """dne_lab: a laboratory for Dense Network Expansion for class-incremental learning (CVPR 2023).
 
-    import dne_lab as lab
+import dne_lab as lab
 
-    stream = lab.stream("digits")
-    run = lab.start("dne", stream, preset="digits")
-    run.next_task()
+stream = lab.stream("digits")
+run = lab.start("dne", stream, preset="digits")
+run.next_task()
 """
 
 from importlib import import_module

@@ -40,7 +40,7 @@ class _Calls(TorchDispatchMode):
 
 
 def grown(config: Config, task: int, device: str) -> tuple[Expansion, ExpandableViT | None, Task]:
-    """A method at stage 1 of ``task``, a copy of its model before that task (the literal path's teacher), and the task."""
+    """A method at stage 1 of ``task``, a copy of its model before it (the literal path's teacher), and the task."""
     method = create(config, blank_stream(config.data.tasks))
     if not isinstance(method, Expansion):
         raise TypeError(f"bench measures the expansion methods; {config.method} has no literal path of its own")
@@ -79,7 +79,7 @@ def _pairs(slow: Callable[[], object], fast: Callable[[], object], device: str, 
 
 
 def train_step(config: Config, task: int, batch: int, device: str, pairs: int) -> tuple[float, float]:
-    """Ratio literal / normal of a training step (forward, backward, optimiser), and the normal path's seconds a step."""
+    """Ratio literal / normal of a training step (forward, backward, optimiser), and the normal path's seconds."""
     method, teacher, current = grown(config, task, device)
     images, labels = _images(method, batch, device)
     optimizer = torch.optim.AdamW(method.parameters_to_train().values(), lr=1e-6)
@@ -165,3 +165,15 @@ def run(
         "pairs": pairs,
         "seconds": seconds,
     }
+
+
+def text(result: dict[str, Any]) -> str:
+    """What `run` measured, for the terminal."""
+    lines = [f"training step at task {t}: {r:.2f} times as fast as literal" for t, r in result["train_step"].items()]
+    lines += [f"inference at task {t}: {r:.2f} times as fast" for t, r in result["inference"].items()]
+    counted = ", ".join(f"{n} at T = {t}" for t, n in result["calls_per_forward"].items())
+    lines.append(f"operator calls a forward: {counted}")
+    lines.append(f"{result['images_per_second']:.1f} images/s, data {result['data_share']:.1%} of a step")
+    lines.append(f"peak memory {result['peak_memory_mb']:.0f} MB")
+    lines.append(f"{result['device']}, {result['threads']} threads, torch {result['torch']}")
+    return "\n".join(lines)

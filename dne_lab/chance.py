@@ -1,7 +1,7 @@
 """Chance as a function: every random draw depends on a key alone, never on what was drawn before.
 
-A key is a tuple such as ``(seed, "order", task, stage, epoch)``. A checkpoint therefore needs no random state, a resumed
-run draws what an uninterrupted one draws, and two processes draw for their images what one process draws for all.
+A key is a tuple such as ``(seed, "order", task, stage, epoch)``. A checkpoint therefore needs no random state, a
+resumed run draws what an uninterrupted one draws, and two processes draw for their images what one draws for all.
 """
 
 import contextlib

@@ -22,7 +22,8 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Preset = Annotated[str, typer.Option(help="Presets, composed left to right: digits100,authors-code. See the README.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="One field of the configuration, e.g. --set learn.epochs=5. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="One field of the configuration, e.g. --set learn.epochs=5. Repeatable."),
 ]
 Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
@@ -58,7 +59,9 @@ def reproduce(
     preset: Preset = "digits",
     seeds: Seeds = "0",
     out: Annotated[Path, typer.Option(help="Where the table, figures and records go.")] = Path("figures"),
-    runs: Annotated[Path, typer.Option(help="Where the runs are kept; the same command goes on from there.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Where the runs are kept; the same command goes on from there.")] = Path(
+        "runs"
+    ),
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -74,14 +77,18 @@ def reproduce(
 
 @app.command()
 def run(
-    methods: Annotated[str, typer.Argument(metavar="METHOD[,METHOD...]", help="ia, sta, dne, progressive, joint, finetune, replay.")],
+    methods: Annotated[
+        str, typer.Argument(metavar="METHOD[,METHOD...]", help="ia, sta, dne, progressive, joint, finetune, replay.")
+    ],
     preset: Preset = "digits",
     changes: Settings = None,
     seeds: Seeds = "0",
     out: Annotated[Path, typer.Option(help="Folder of the runs: <out>/<method>-<preset>-s<seed>.")] = Path("runs"),
     device: Device = None,
     stop_after: Annotated[float | None, typer.Option(help="Checkpoint after that many seconds and exit 0.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Train nothing; print one command a run (for SLURM and the like).")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Train nothing; print one command a run (for SLURM and the like).")
+    ] = False,
     download: Annotated[bool, typer.Option(help="Fetch the data set first if it is missing (cifar100).")] = False,
     as_json: Json = False,
 ) -> None:
@@ -119,7 +126,9 @@ def run(
 
 @app.command()
 def report(
-    paths: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run folders, archives, or folders that hold records.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Run folders, archives, or folders that hold records.")
+    ],
     figures: Annotated[Path | None, typer.Option(help="Write the figures there.")] = None,
     latex: Annotated[bool, typer.Option(help="Print LaTeX tables.")] = False,
     as_json: Json = False,
@@ -165,13 +174,8 @@ def cost(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    print(f"{method}, heads {','.join(map(str, config.network.heads))} (the last repeats), images {' x '.join(map(str, shape))}")
-    print(f"{'task':>4} {'classes':>7} {'F literal':>11} {'F spent':>11} {'parameters':>12} {'added':>11} {'training':>11}")
-    for row in rows:
-        print(
-            f"{row['task']:>4} {row['classes']:>7} {row['flops_literal'] / 1e9:>9.3f} G {row['flops_spent'] / 1e9:>9.3f} G"
-            f" {row['params_total']:>12,} {row['params_added']:>11,} {row['params_trainable']:>11,}"
-        )
+    heads_text, size = ",".join(map(str, config.network.heads)), " x ".join(map(str, shape))
+    print(f"{method}, heads {heads_text} (the last repeats), images {size}\n{costs.text(rows)}")
 
 
 @app.command()
@@ -190,16 +194,7 @@ def bench(
     config = presets.resolve(preset, method="dne")
     say: Callable[[str], None] = lambda text: print(f"measuring: {text}", file=sys.stderr, flush=True)  # noqa: E731
     result = benchmark.run(config, tuple(numbers(tasks)), batch, pairs, device, say)
-    if as_json:
-        print(json.dumps(result, indent=1))
-        return
-    for task, ratio in result["train_step"].items():
-        print(f"training step at task {task}: {ratio:.2f} times as fast as the literal path")
-    for task, ratio in result["inference"].items():
-        print(f"inference at task {task}: {ratio:.2f} times as fast")
-    print(f"operator calls a forward: {', '.join(f'{n} at T = {t}' for t, n in result['calls_per_forward'].items())}")
-    print(f"{result['images_per_second']:.1f} images/s, data {result['data_share']:.1%} of a step, peak {result['peak_memory_mb']:.0f} MB")
-    print(f"{result['device']}, {result['threads']} threads, torch {result['torch']}")
+    print(json.dumps(result, indent=1) if as_json else benchmark.text(result))
 
 
 @app.command()
@@ -222,10 +217,19 @@ def lab(
     from importlib.util import find_spec
 
     if find_spec("jupyterlab") is None:
-        raise LabError("JupyterLab is not installed here: pip install jupyterlab, or use the other commands without it.")
+        raise LabError(
+            "JupyterLab is not installed here: pip install jupyterlab, or use the other commands without it."
+        )
     if not folder.is_dir():
         raise LabError(f"there is no folder {folder} here. Run this in the project's folder, or give --folder.")
-    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={folder.resolve()}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        f"--ServerApp.root_dir={folder.resolve()}",
+    ]
     os.execv(sys.executable, command)
 
 

@@ -8,11 +8,10 @@ import dataclasses
 import hashlib
 import json
 import math
-import types
-import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from dne_lab import fields
 from dne_lab.errors import LabError, unknown
 
 SPATIAL = ("mhsa", "gpsa")
@@ -115,7 +114,11 @@ class Loss:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one stage is optimised. Rates are absolute; ``milestones`` are epochs at which the rate is multiplied by ``factor``."""
+    """How one stage is optimised. Learning rates are absolute.
+
+    ``schedule`` milestones multiplies the rate by ``factor`` at the epochs ``milestones``; ``clip`` clamps every
+    element of the gradient; ``augment`` names augmentations in order.
+    """
 
     epochs: int = 10
     batch: int = 64
@@ -155,7 +158,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Memory:
-    """Exemplars: ``budget`` = stored training images in all; policy "shared" = budget // classes seen, "fixed" = budget // all classes."""
+    """Exemplars: ``budget`` training images are stored in all.
+
+    ``policy``: a class gets budget // classes seen ("shared") or budget // all classes ("fixed").
+    """
 
     budget: int = 2000
     policy: str = "shared"
@@ -206,86 +212,17 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
     node: Any = tree
     for part in parents:
         if not isinstance(node, dict) or part not in node:
-            raise unknown("field", name, field_names())
+            raise unknown("field", name, fields.names(Config))
         node = node[part]
     if not isinstance(node, dict) or (leaf not in node and parents != ["options"]) or isinstance(node.get(leaf), dict):
-        raise unknown("field", name, field_names())
+        raise unknown("field", name, fields.names(Config))
     if name == "network.heads" and (isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit())):
         value = [node[leaf][0], int(value)]  # one number: heads of every later expert
     node[leaf] = value
 
 
-def field_names(cls: type = Config, prefix: str = "") -> list[str]:
-    """All dotted names that `Config.with_changes` takes."""
-    names: list[str] = []
-    for f in dataclasses.fields(cls):
-        kind = typing.get_type_hints(cls)[f.name]
-        names += field_names(kind, f"{prefix}{f.name}.") if dataclasses.is_dataclass(kind) else [prefix + f.name]
-    return names
-
-
 def from_dict(tree: dict[str, Any]) -> Config:
     """Builds and checks a configuration from a nested dictionary (missing fields take their defaults)."""
-    built = _build(Config, tree, "")
+    built = fields.build(Config, tree)
     assert isinstance(built, Config)
     return built
-
-
-def build(cls: type, tree: dict[str, Any], name: str) -> Any:
-    """Builds any dataclass of simple fields from a dictionary with the same checks (a method's own options)."""
-    return _build(cls, tree, f"{name}.")
-
-
-def _build(cls: type, tree: dict[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
-    values = {}
-    for name, value in tree.items():
-        if name not in names:
-            raise unknown("field", prefix + name, [prefix + n for n in names])
-        kind = hints[name]
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            values[name] = _build(kind, value, f"{prefix}{name}.")
-        else:
-            values[name] = _convert(prefix + name, value, kind)
-    try:
-        return cls(**values)
-    except LabError as error:
-        if prefix and prefix not in str(error):
-            raise LabError(f"{prefix.rstrip('.')}: {error}") from None
-        raise
-
-
-def _convert(name: str, value: Any, kind: Any) -> Any:
-    """``value`` (perhaps text from the command line) as ``kind``, or an error that names the field."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "")):
-            return None
-        return _convert(name, value, next(a for a in args if a is not type(None)))
-    try:
-        if origin is tuple:
-            parts = [p for p in value.split(",") if p.strip()] if isinstance(value, str) else value
-            parts = parts if isinstance(parts, (list, tuple)) else [parts]
-            return tuple(_convert(name, p, args[0]) for p in parts)
-        if origin is dict or kind is dict:
-            if not isinstance(value, dict):
-                raise ValueError
-            return dict(value)
-        if kind is bool:
-            table = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-            return value if isinstance(value, bool) else table[str(value).strip().lower()]
-        if kind is int:
-            if isinstance(value, float) and not value.is_integer():
-                raise ValueError
-            return int(value) if not isinstance(value, bool) else int("not a number")
-        if kind is float:
-            return float(value)
-        if kind is str:
-            return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).strip()
-    except (ValueError, KeyError, TypeError) as error:
-        wanted = (
-            f"a list of {args[0].__name__}, e.g. 50,10,10" if origin is tuple else getattr(kind, "__name__", "text")
-        )
-        raise LabError(f"{name} = {value!r}: must be {wanted}.") from error
-    raise TypeError(f"{name}: a field of type {kind} cannot be configured")

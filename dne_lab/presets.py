@@ -105,7 +105,7 @@ PRESETS: dict[str, Tree] = {
 
 
 def resolve(presets: str | Sequence[str], changes: Tree | None = None, **fields: Any) -> Config:
-    """The configuration of presets composed left to right, then ``fields`` (method, seed, ...), then dotted ``changes``.
+    """The configuration of presets composed left to right, then ``fields`` (method, seed), then dotted ``changes``.
 
     Args:
         presets: names, as a list or separated by commas.
@@ -138,8 +138,8 @@ def for_stream(config: Config, data: Any) -> Config:
     named = names_dataset(config.preset)
     if named is not None and named != data.name:
         raise LabError(
-            f"preset {config.preset!r} is for {named!r}, but the stream is {data.name!r}. Take a preset for that data, or "
-            "one of the switches alone: authors-code, paper-text, paper-schedule."
+            f"preset {config.preset!r} is for {named!r}, but the stream is {data.name!r}. Take a preset for that data, "
+            "or one of the switches alone: authors-code, paper-text, paper-schedule."
         )
     tree = config.to_dict()
     tree["data"] = data.__dict__ if not isinstance(data, dict) else data

@@ -16,9 +16,7 @@ def find(paths: Iterable[str | Path]) -> list[Record]:
     from dne_lab.training.archive import unpacked
 
     with ExitStack() as stack:
-        places = [
-            stack.enter_context(unpacked(path)) if Path(path).suffix == ".zip" else Path(path) for path in paths
-        ]
+        places = [stack.enter_context(unpacked(path)) if Path(path).suffix == ".zip" else Path(path) for path in paths]
         return records_of.find(places)
 
 
@@ -28,7 +26,10 @@ def text(records: Sequence[Record], latex: bool = False) -> str:
     ours, compared = tables.summary(records), tables.compare(records)
     out = [write(ours)]
     if compared["paper LA"].notna().any():
-        out += ["Beside the paper (ours minus the paper's; other data or schedules are not comparable):", write(compared)]
+        out += [
+            "Beside the paper (ours minus the paper's; other data or schedules are not comparable):",
+            write(compared),
+        ]
     if not len(ours):
         raise LabError("no run among these records has finished its first task yet. Go on training, then report again.")
     return "\n".join(out)
@@ -36,7 +37,7 @@ def text(records: Sequence[Record], latex: bool = False) -> str:
 
 def committed_text(folder: Path) -> str:
     """The table of CIFAR-100 records in a folder, or a sentence that there are none."""
-    files = [path for path in sorted(folder.rglob("*.json"))] if folder.is_dir() else []
+    files = sorted(folder.rglob("*.json")) if folder.is_dir() else []
     found = [r for r in (Record.from_json(path) for path in files if path.stem != "tuning") if r.dataset == "cifar100"]
     if not found:
         return f"No record of a CIFAR-100 run in {folder} yet."

@@ -33,7 +33,7 @@ class _Blank(Source):
 
 
 def blank_stream(tasks: Sequence[int], shape: tuple[int, int, int] = (3, 32, 32)) -> ClassStream:
-    """A stream of tasks without images (default: CIFAR's geometry), for building models that are only counted or timed."""
+    """A stream of tasks without images (default: CIFAR's geometry), for models that are only counted or timed."""
     return ClassStream(_Blank(sum(tasks), shape), tasks)
 
 
@@ -75,7 +75,9 @@ def flops(function: Callable[[Tensor], object], shape: Sequence[int], device: to
     """
     counts = []
     with torch.no_grad():
-        function(torch.zeros((1, *shape), dtype=torch.uint8, device=device))  # products that are prepared once are prepared here
+        function(
+            torch.zeros((1, *shape), dtype=torch.uint8, device=device)
+        )  # products that are prepared once are prepared here
         for batch in (1, 2):
             with _Counter() as counter:
                 function(torch.zeros((batch, *shape), dtype=torch.uint8, device=device))
@@ -124,3 +126,16 @@ def of_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
         added = row["params_total"] - (rows[-1]["params_total"] if rows else 0)
         rows.append({"task": task.number, "classes": task.new.stop, **row, "params_added": added})
     return rows
+
+
+def text(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows of `of_tasks` as a table for the terminal."""
+    lines = [
+        f"{'task':>4} {'classes':>7} {'F literal':>11} {'F spent':>11} {'parameters':>12} {'added':>11} {'trained':>11}"
+    ]
+    for row in rows:
+        lines.append(
+            f"{row['task']:>4} {row['classes']:>7} {literal:>9.3f} G {spent:>9.3f} G"
+            f" {row['params_total']:>12,} {row['params_added']:>11,} {row['params_trainable']:>11,}"
+        )
+    return "\n".join(lines)

@@ -164,7 +164,9 @@ def to_text(frame: "pd.DataFrame") -> str:
     rows = [[names[i] for i in kept], *([row[i] for i in kept] for row in cells)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(kept))]
     left = [not _numeric(frame, i) for i in kept]
-    lines = ["  ".join(c.ljust(w) if a else c.rjust(w) for c, w, a in zip(row, widths, left, strict=True)) for row in rows]
+    lines = [
+        "  ".join(c.ljust(w) if a else c.rjust(w) for c, w, a in zip(row, widths, left, strict=True)) for row in rows
+    ]
     return "\n".join([*([head] if head else []), *(line.rstrip() for line in lines)]) + "\n"
 
 

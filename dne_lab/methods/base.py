@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from dne_lab import chance
-from dne_lab import config as configuration
+from dne_lab import chance, fields
 from dne_lab.config import Config, Recipe
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.errors import LabError, unknown
@@ -20,8 +19,11 @@ TASK_AND_MEMORY, BALANCED = "task+memory", "balanced"
 
 @dataclass(frozen=True)
 class Stage:
-    """One optimisation: ``data`` is "task+memory" (the task's images and the exemplars of old classes) or "balanced"
-    (the class-balanced memory, chosen just before). ``keep_optimizer`` carries the optimiser over from the stage before."""
+    """One optimisation.
+
+    ``data`` is "task+memory" (the task's images and the exemplars of old classes) or "balanced" (the class-balanced
+    memory, chosen just before). ``keep_optimizer`` carries the optimiser over from the stage before.
+    """
 
     name: str
     recipe: Recipe
@@ -59,12 +61,12 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.stream = stream
-        self.options = configuration.build(self.Options, config.options, "options")
+        self.options = fields.build(self.Options, config.options, "options.")
 
     # What a method says ------------------------------------------------------------------------------------------
 
     def stages(self, task: Task) -> list[Stage]:
-        """The optimisations of a task, in order. The default: `learn`, and from task 2 on `tune` on balanced exemplars."""
+        """The optimisations of a task, in order; default: `learn`, and from task 2 on `tune` on balanced exemplars."""
         learn = Stage("learn", self.config.learn)
         if task.number == 1 or not self.uses_memory or self.config.tune.epochs == 0:
             return [learn]
@@ -102,7 +104,7 @@ class Method(nn.Module):
         return [self]
 
     def finish(self, task: Task, exemplars: Iterator[Batch]) -> None:
-        """Called after the last stage of a task with clean exemplars of all classes seen, under no_grad. Default: nothing."""
+        """Called after a task's last stage with clean exemplars of all classes, under no_grad. Default: nothing."""
 
     # What the loop relies on ---------------------------------------------------------------------------------------
 

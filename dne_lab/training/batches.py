@@ -27,7 +27,7 @@ def training(stream: ClassStream, order: Tensor, recipe: Recipe, key: chance.Key
 
 def clean(stream: ClassStream, split: str, index: Tensor, device: torch.device) -> Iterator[Batch]:
     """The images ``index`` (n,) as they are, in this order."""
-    for part in index.split(CLEAN):
+    for part in index.split(CLEAN) if len(index) else ():
         yield _to(stream.batch(split, part), device)
 
 

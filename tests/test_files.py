@@ -1,0 +1,65 @@
+"""Files are written completely or not at all."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dne_lab import files
+from dne_lab.errors import LabError
+
+DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def failing(error: BaseException) -> Any:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_file_and_its_folders_are_written(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "a" / "b.txt", "größer")
+    files.write_bytes(tmp_path / "a" / "b.txt", b"second")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"second"
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["b.txt"]
+
+
+@pytest.mark.parametrize("place", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [DISK_FULL, KeyboardInterrupt()])
+def test_a_failure_leaves_the_old_file_and_nothing_else(
+    place: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "b.txt"
+    files.write_text(file, "old")
+    monkeypatch.setattr(*((os, "fsync") if place == "fsync" else (Path, "replace")), failing(error))
+    expected = files.WriteError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected) as caught:
+        files.write_text(file, "new")
+    if expected is files.WriteError:
+        assert str(file) in str(caught.value) and "No space left on device" in str(caught.value)
+        assert "run the same command again" in str(caught.value)
+    assert file.read_text() == "old" and [f.name for f in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_a_file_in_place_of_a_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(LabError, match=r"cannot make the folder .*runs"):
+        files.write_text(tmp_path / "runs" / "x" / "record.json", "")
+    assert (tmp_path / "runs").read_text() == "a file"
+
+
+def test_leftovers_of_killed_processes_go(tmp_path: Path) -> None:
+    for name in (".record.json.123.tmp", "record.json", ".hidden"):
+        (tmp_path / name).write_text("")
+    files.remove_leftovers(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"record.json", ".hidden"}
+
+
+def test_a_folder_is_held_by_one_process_and_let_go(tmp_path: Path) -> None:
+    with files.alone_in(tmp_path / "run"), pytest.raises(LabError, match="in use"), files.alone_in(tmp_path / "run"):
+        pass
+    with files.alone_in(tmp_path / "run"):
+        pass
