@@ -130,10 +130,10 @@ def of_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
 
 def text(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of `of_tasks` as a table for the terminal."""
-    lines = [
-        f"{'task':>4} {'classes':>7} {'F literal':>11} {'F spent':>11} {'parameters':>12} {'added':>11} {'trained':>11}"
-    ]
+    head = f"{'task':>4} {'classes':>7} {'F literal':>11} {'F spent':>11}"
+    lines = [f"{head} {'parameters':>12} {'added':>11} {'trained':>11}"]
     for row in rows:
+        literal, spent = row["flops_literal"] / 1e9, row["flops_spent"] / 1e9
         lines.append(
             f"{row['task']:>4} {row['classes']:>7} {literal:>9.3f} G {spent:>9.3f} G"
             f" {row['params_total']:>12,} {row['params_added']:>11,} {row['params_trainable']:>11,}"
