@@ -61,9 +61,9 @@ class Result:
             "",
             self.committed,
             "",
-            "What this can show: that every variant learns a stream of real images, what each costs, and how they compare "
-            "at this size. It can neither confirm nor refute the paper's order of methods: that takes its CIFAR-100 "
-            "schedule of 500 epochs.",
+            "What this can show: that every variant learns a stream of real images, what each costs, and how they",
+            "compare at this size. It can neither confirm nor refute the paper's order of methods: that takes its",
+            "CIFAR-100 schedule of 500 epochs.",
             "",
             *[f"wrote {path}" for path in self.written],
         ]

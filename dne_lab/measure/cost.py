@@ -75,9 +75,8 @@ def flops(function: Callable[[Tensor], object], shape: Sequence[int], device: to
     """
     counts = []
     with torch.no_grad():
-        function(
-            torch.zeros((1, *shape), dtype=torch.uint8, device=device)
-        )  # products that are prepared once are prepared here
+        # Products that are prepared once are prepared by the first call.
+        function(torch.zeros((1, *shape), dtype=torch.uint8, device=device))
         for batch in (1, 2):
             with _Counter() as counter:
                 function(torch.zeros((batch, *shape), dtype=torch.uint8, device=device))
@@ -93,15 +92,9 @@ def count(module: nn.Module, trainable: bool = False) -> int:
 def of_task(method: base.Method) -> dict[str, Any]:
     """Cost of a method as it stands: literal and spent FLOPs of one image, parameters."""
     trainable = count(method, trainable=True)
-    wanted = [p.requires_grad for p in method.parameters()]
-    method.eval().requires_grad_(False)  # the counter trips over parameters that still want a gradient under no_grad
-    try:
-        shape = method.stream.shape
-        device = next(method.parameters()).device
-        literal, spent = (flops(function, shape, device) for function in (method.compute_literally, method.compute))
-    finally:
-        for parameter, wants in zip(method.parameters(), wanted, strict=True):
-            parameter.requires_grad_(wants)
+    method.eval()
+    shape, device = method.stream.shape, next(method.parameters()).device
+    literal, spent = (flops(function, shape, device) for function in (method.compute_literally, method.compute))
     return {
         "flops_literal": literal,
         "flops_spent": spent,
