@@ -46,13 +46,19 @@ def model(
 ) -> ExpandableViT:
     """A model of ``len(heads)`` experts; ``shake`` moves every parameter off its start, so that no term is hidden."""
     torch.manual_seed(seed)
-    net = ExpandableViT(network(**changes), shape, variant, mean=(0.4, 0.5, 0.6)[: shape[0]], std=(0.2, 0.25, 0.3)[: shape[0]])
+    mean, std = (0.4, 0.5, 0.6)[: shape[0]], (0.2, 0.25, 0.3)[: shape[0]]
+    net = ExpandableViT(network(**changes), shape, variant, mean, std)
     for count in heads:
         net.expand(count, classes)
     with torch.no_grad():
         for parameter in net.parameters() if shake else ():
             parameter.add_(torch.randn_like(parameter) * shake)
     return net.eval()
+
+
+def expert(model: ExpandableViT, number: int) -> Any:
+    """Expert 1, 2, ... (untyped: a module list does not know what it holds)."""
+    return model.experts[number - 1]
 
 
 def images(count: int = 2, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> Tensor:

@@ -13,8 +13,8 @@ class Axes:
     """What the dimensions of an attention tensor mean.
 
     Attributes:
-        kind: spatial (own patches), joint (patches of all heads), task1 and task2 (heads, patch by patch), class (a class
-            token's view).
+        kind: spatial (own patches), joint (patches of all heads), task1 and task2 (heads, patch by patch), class (the
+            view of a class token).
         layout: names of the dimensions: b image, h query head, p query patch, kh key head, kp key patch, and k = class
             token, then all patches of key head 0, 1, ...
         layer: block number, from 0.
@@ -38,10 +38,11 @@ class Axes:
 
 
 class AttentionWeights(nn.Module):
-    """Turns scores into the final attention probabilities. A forward hook reads them, or replaces them by returning a tensor.
+    """Turns scores into the final attention probabilities.
 
-    While nobody listens, spatial attention runs in fused kernels and this module is not called for it; task and class
-    attention always come through here. It may fire several times a forward pass, each time with its own `Axes`.
+    A forward hook reads them, or replaces them by returning a tensor. While nobody listens, spatial attention runs in
+    fused kernels and this module is not called for it; task and class attention always come through here. It may fire
+    several times a forward pass, each time with its own `Axes`.
     """
 
     @property

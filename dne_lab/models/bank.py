@@ -1,7 +1,7 @@
 """Experts computed together: their weights stacked along a leading expert axis, padded to the widest.
 
-The newest expert is a bank of one, so that there is a single way of computing. Later frozen experts share up to four banks
-(expert 1 has its own), so that the number of kernels does not grow with the number of experts.
+The newest expert is a bank of one, so that there is a single way of computing. Later frozen experts share up to four
+banks (expert 1 has its own), so that the number of kernels does not grow with the number of experts.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ def stack(tensors: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class TaskWeights:
-    """A stacked task attention block: ``w_qk`` (E, D_in, D_in) = w_q w_k^T, ``w_v`` (E, H, D_in, D_out), ``b_v``, ``scale`` (E, K)."""
+    """A stacked task attention block, with the product of its query and key maps."""
 
-    w_qk: Tensor
-    w_v: Tensor
-    b_v: Tensor
-    scale: Tensor
+    w_qk: Tensor  # (E, D_in, D_in) = w_q w_k^T
+    w_v: Tensor  # (E, H, D_in, D_out)
+    b_v: Tensor  # (E, H, D_out)
+    scale: Tensor  # (E, K)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,7 @@ def _mixing(layers: Sequence[torch.nn.Module]) -> TaskWeights | LinearWeights:
     # w_q w_k^T is formed in float32 whatever the autocast type: an exact rewriting must not lose digits twice.
     device = layers[0].w_q.device.type
     with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
-        products = [f.w_q @ f.w_k.T for f in layers]  # type: ignore[operator, union-attr]
+        products = [f.w_q @ f.w_k.T for f in layers]  # type: ignore[operator]
     return TaskWeights(
         stack(products),
         stack([f.w_v for f in layers]),  # type: ignore[misc]

@@ -36,7 +36,10 @@ class AttentionPoint(nn.Module):
         self.kind, self.layer, self.grid, self.classes = kind, layer, grid, classes
 
     def axes(self, layout: str, bank: Bank, key_heads: tuple[int, ...] | None = None) -> Axes:
-        """The axes of this point for a bank; ``key_heads``: heads of each expert among the keys (None: the query's own)."""
+        """The axes of this point for a bank.
+
+        ``key_heads``: heads of each expert among the keys; None: the query's own.
+        """
         own = _labels(bank.numbers, bank.heads)
         keys = own if key_heads is None else _labels(range(1, len(key_heads) + 1), key_heads)
         allowed = None if key_heads is None or bank.allowed is None else keep_real(bank.allowed, bank, 0)
@@ -121,7 +124,7 @@ class JointAttention(AttentionPoint):
 
 
 def joint_query(own: Tensor, w: LayerWeights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The query in terms of raw normalised keys: (E, B, n, K, D) heads -> the same shape, and the affine (g, b) of the LN."""
+    """The query in terms of raw keys: (E, B, n, K, D) heads -> the same shape, and the affine (g, b) of the LN."""
     gain, shift = (part.view(len(own), 1, 1, 1, -1) for part in w.norm1)
     assert w.joint is not None
     return product(own * gain + shift, w.joint) * gain, (gain, shift)
@@ -193,7 +196,7 @@ class ClassAttention(AttentionPoint):
     """The class token's view (CaiT): one query, so neither keys nor values of the patches are projected."""
 
     def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
-        """(E, B, 1 + n, C) tokens, not normalised, class token first -> (E, B, 1, C), what is added to the class token."""
+        """(E, B, 1 + n, C) tokens, not normalised, class token first -> (E, B, 1, C), to be added to that token."""
         if w.joint is not None:
             return self._joint(x, w, bank, context, key_heads)
         x = norm(x, w.norm1, bank.widths(bank.head_width))

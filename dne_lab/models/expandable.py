@@ -73,14 +73,14 @@ class ExpandableViT(nn.Module):
     @property
     def heads(self) -> tuple[int, ...]:
         """Heads of each expert."""
-        return tuple(e.place.heads for e in self.experts)  # type: ignore[union-attr]
+        return tuple(e.place.heads for e in self.experts)  # type: ignore[union-attr, misc]
 
     def expand(self, heads: int, classes: int) -> None:
         """Adds an expert of ``heads`` heads and ``classes`` classes; everything before it is frozen.
 
         Structure only. The teacher (`Output.old_logits`) is a frozen copy of the classifier as it is now.
         """
-        self.requires_grad_(False)
+        self._freeze()
         place = Place(
             len(self.experts) + 1,
             heads,
@@ -111,9 +111,14 @@ class ExpandableViT(nn.Module):
 
     def tune_classifier(self) -> None:
         """Stage 2: the classifier alone trains; teacher and expertise classifier have done their work and go."""
-        self.requires_grad_(False)
+        self._freeze()
         self.teacher = self.expertise = None
         self.classifier.requires_grad_(True)
+
+    def _freeze(self) -> None:
+        """Nothing trains, and no gradient of an earlier stage stays in memory."""
+        self.requires_grad_(False)
+        self.zero_grad(set_to_none=True)
 
     def forward(self, images: Tensor) -> Output:
         """(B, C, H, W) uint8 images -> `Output`."""

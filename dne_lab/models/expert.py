@@ -38,8 +38,8 @@ def small_linear(inputs: int, outputs: int) -> nn.Linear:
 class AttentionParameters(nn.Module):
     """Query, key and value maps ``qkv`` (3, width, width) as (out, in), no bias, and the output projection ``out``.
 
-    ``width`` is the expert's own width C_t (eq. 12), or the head width D in spatial-task attention, where one map serves
-    all heads. With ``gated`` (GPSA): V starts as the identity; ``position`` (heads, 3) scores (dx, dy, dx^2 + dy^2);
+    ``width`` is the expert's own width C_t (eq. 12), or the head width D in spatial-task attention, where one map
+    serves all heads. With ``gated`` (GPSA): V starts as the identity; ``position`` (heads, 3) scores (dx, dy, dx^2 + dy^2);
     ``gate`` (heads,), the sigmoid of which is the share of the position part, starts at 1.
     """
 
@@ -67,9 +67,12 @@ class AttentionParameters(nn.Module):
 
 
 class TaskAttentionParameters(nn.Module):
-    """One task attention block (eq. 19-23): ``w_q``, ``w_k`` (D_in, D_in), ``w_v`` (H, D_in, D_out), ``b_v`` (H, D_out),
-    ``scale`` = lambda (H_t,). Read q = z @ w_q, k = z @ w_k, v_j = z_j @ w_v[j] + b_v[j]. lambda starts at H, so that
-    uniform attention starts as one linear layer over all heads."""
+    """One task attention block (eq. 19-23).
+
+    ``w_q``, ``w_k`` (D_in, D_in), ``w_v`` (H, D_in, D_out), ``b_v`` (H, D_out), ``scale`` = lambda (H_t,), read as
+    q = z @ w_q, k = z @ w_k, v_j = z_j @ w_v[j] + b_v[j]. lambda starts at H, so that uniform attention starts as one
+    linear layer over all heads.
+    """
 
     def __init__(self, heads: int, all_heads: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -81,8 +84,11 @@ class TaskAttentionParameters(nn.Module):
 
 
 class ExpertBlock(nn.Module):
-    """One block of one expert: ``norm1``, ``attention``, ``norm2``, ``mix1``, ``norm_hidden`` (or None), ``mix2``, and for
-    eq. 11 ``lateral`` (all widths, own width). Expert 1 is a plain transformer in every variant."""
+    """One block of one expert.
+
+    ``norm1``, ``attention``, ``norm2``, ``mix1``, ``norm_hidden`` (or None), ``mix2``, and for eq. 11 ``lateral`` (all
+    widths, own width). Expert 1 is a plain transformer in every variant.
+    """
 
     def __init__(self, network: Network, variant: Variant, place: Place, readout: bool) -> None:
         super().__init__()
@@ -111,7 +117,7 @@ class ExpertBlock(nn.Module):
 
 
 class Expert(nn.Module):
-    """The parameters of one task expert: its own patch embedding, position embedding, class token, blocks and last norm."""
+    """The parameters of one task expert: patch and position embedding, class token, blocks, last norm."""
 
     def __init__(self, network: Network, variant: Variant, place: Place) -> None:
         super().__init__()

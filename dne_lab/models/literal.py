@@ -33,8 +33,11 @@ def forward(model: ExpandableViT, images: Tensor, teacher: ExpandableViT | None 
 
 
 def classify(classifier: ExpandableClassifier, outs: list[Tensor]) -> Tensor:
-    """What ``classifier(outs)`` computes, one sum a class: old logits stay to the last bit when classes are added, while
-    a matrix product of another size may add up in another order."""
+    """What ``classifier(outs)`` computes, one sum a class.
+
+    So old logits stay to the last bit when classes are added; a matrix product of another size may add up in another
+    order.
+    """
     logits: Tensor = classifier.bias
     for out, weight in zip(outs, classifier.weights, strict=True):
         logits = logits + (out.unsqueeze(1) * weight).sum(-1)

@@ -10,7 +10,7 @@ EPS = 1e-5
 
 
 def norm(x: Tensor, affine: tuple[Tensor, Tensor], widths: Tensor | None = None) -> Tensor:
-    """Layer norm of (E, ..., width) with each expert's own affine; ``widths`` (E, 1, 1, 1) are the true widths if padded."""
+    """Layer norm of (E, ..., width), each expert's own affine; ``widths`` (E, 1, 1, 1): the true widths if padded."""
     weight, bias = affine
     if len(x) == 1:
         return F.layer_norm(x[0], x.shape[-1:], weight[0], bias[0], EPS).unsqueeze(0)

@@ -12,10 +12,10 @@ MIXES = ("mlp", "task", "task1", "task2", "linear")
 class Variant:
     """How expert t >= 2 is connected to the experts before it.
 
-    ``reads``: the keys of spatial attention are the expert's own patches ("own", eq. 12) or every patch of every head of
-    all experts up to t ("all", spatial-task attention). ``mixes``: the feature mixing is an MLP ("mlp", eq. 13), two task
-    attention blocks ("task", eq. 17-23), only the first or the second of them ("task1", "task2"), or an MLP behind a
-    linear map of all experts' tokens in front of every block ("linear", eq. 11).
+    ``reads``: the keys of spatial attention are the expert's own patches ("own", eq. 12) or every patch of every head
+    of all experts up to t ("all", spatial-task attention). ``mixes``: the feature mixing is an MLP ("mlp", eq. 13), two
+    task attention blocks ("task", eq. 17-23), only the first or the second of them ("task1", "task2"), or an MLP behind
+    a linear map of all experts' tokens in front of every block ("linear", eq. 11).
     """
 
     name: str
