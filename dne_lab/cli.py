@@ -2,16 +2,39 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from dne_lab.errors import LabError
 
+
+class Commands(typer.core.TyperGroup):
+    """The commands, and how all of them end: `LabError` is one message and status 2, Ctrl-C 130, SIGTERM 143.
+
+    Here and not around `app`, because typer itself turns every KeyboardInterrupt into a silent 130.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except LabError as error:
+            print(f"dne-lab: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt as stop:
+            goes_on = "; the same command goes on from here" if ctx.invoked_subcommand in ("run", "reproduce") else ""
+            print(f"stopped{goes_on}.", file=sys.stderr)
+            sys.exit(143 if type(stop).__name__ == "Terminated" else 130)
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,18 +52,22 @@ Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
 
 
-def numbers(text: str) -> list[int]:
-    """``"0-4"`` or ``"0,2,5"`` as a list."""
+def numbers(text: str, option: str = "--seeds") -> list[int]:
+    """``"0-4"`` or ``"0,2,5"``, the value of ``option``, as a list."""
     found: list[int] = []
     try:
         for part in text.split(","):
             low, _, high = part.strip().partition("-")
             found += range(int(low), int(high or low) + 1)
     except ValueError:
-        raise LabError(f"--seeds {text!r}: give numbers such as 0, or 0,2,5, or 0-4.") from None
+        raise LabError(f"{option} {text!r}: give numbers such as 0, or 0,2,5, or 0-4.") from None
     if not found:
-        raise LabError(f"--seeds {text!r} names no seed: give numbers such as 0, or 0,2,5, or 0-4.")
+        raise LabError(f"{option} {text!r} names no number: give numbers such as 0, or 0,2,5, or 0-4.")
     return list(dict.fromkeys(found))
+
+
+# Fields that have a place of their own on the command line: set twice, one of the two would be ignored.
+GIVEN = {"method": "name the method after the command", "preset": "use --preset", "seed": "use --seeds"}
 
 
 def settings(pairs: list[str] | None) -> dict[str, str]:
@@ -50,8 +77,15 @@ def settings(pairs: list[str] | None) -> dict[str, str]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise LabError(f"--set {pair!r}: write field=value, e.g. --set learn.epochs=5.")
+        if name.strip() in GIVEN:
+            raise LabError(f"--set {pair!r}: {GIVEN[name.strip()]}.")
         changes[name.strip()] = value
     return changes
+
+
+def program() -> list[str]:
+    """How this program was called, for commands that the user copies."""
+    return [sys.executable, "-m", "dne_lab"] if Path(sys.argv[0]).name == "__main__.py" else [sys.argv[0]]
 
 
 @app.command()
@@ -70,8 +104,9 @@ def reproduce(
     Without arguments: scikit-learn's handwritten digits, no download, a few minutes on two CPU cores.
     """
     from dne_lab.reproduce import reproduce as work
+    from dne_lab.training.api import usable
 
-    result = work(preset, numbers(seeds), out, runs, device)
+    result = work(preset, numbers(seeds), out, runs, usable(device))
     print(json.dumps(result.to_json(), indent=1) if as_json else result.text())
 
 
@@ -99,17 +134,25 @@ def run(
     import dne_lab.methods  # noqa: F401  (registers the methods)
     from dne_lab import presets
     from dne_lab.training import grid
+    from dne_lab.training.api import usable
 
     config = presets.resolve(preset, settings(changes))
-    plan = grid.plan([m.strip() for m in methods.split(",") if m.strip()], config, numbers(seeds), out)
+    chosen = list(dict.fromkeys(m.strip() for m in methods.split(",") if m.strip()))
+    if not chosen:
+        raise LabError(f"{methods!r} names no method: give one or more, e.g. ia,sta,dne.")
+    plan = grid.plan(chosen, config, numbers(seeds), out)
     if dry_run:
-        print("\n".join(grid.commands(plan, changes or [])))
+        rest = [] if device is None else ["--device", device]
+        rest += [] if stop_after is None else ["--stop-after", f"{stop_after:g}"]
+        rest += ["--download"] if download else []
+        for line in grid.commands(plan, changes or [], [*program(), "run"]):
+            print(shlex.join([*shlex.split(line), *rest]))
         return
     if download:
         from dne_lab.data.sources import open_source
 
         open_source(config.data.name, path=config.data.path, size=config.data.size, download=True)
-    records = grid.execute(plan, seconds=stop_after, device=device)
+    records = grid.execute(plan, seconds=stop_after, device=usable(device))
     if as_json:
         print(json.dumps([r.to_dict() for r in records], indent=1))
         return
@@ -149,7 +192,7 @@ def report(
 @app.command()
 def cost(
     method: Annotated[str, typer.Argument(help="ia, sta, dne, progressive, joint, finetune, replay.")],
-    tasks: Annotated[str, typer.Option(help="Classes of each task, e.g. 50,10,10 or 50,5x10.")],
+    tasks: Annotated[str, typer.Option(help="Classes of each task, e.g. 50,10,10.")],
     heads: Annotated[str | None, typer.Option(help="Heads: k (later experts), first,later, or one a task.")] = None,
     preset: Preset = "cifar100-b50-10",
     changes: Settings = None,
@@ -163,6 +206,7 @@ def cost(
     from dne_lab import presets
     from dne_lab.data.tasks import sizes
     from dne_lab.measure import cost as costs
+    from dne_lab.methods import base
 
     wanted = sizes(tasks)
     changed: dict[str, Any] = {"data.tasks": wanted, **settings(changes)}
@@ -170,7 +214,8 @@ def cost(
         changed["network.heads"] = heads
     config = presets.resolve(preset, changed, method=method)
     shape = costs.shape_of(config.data)
-    rows = costs.of_tasks(config, costs.blank_stream(wanted, shape))
+    stream = costs.blank_stream(wanted, shape)
+    rows = costs.of_tasks(config, stream.joint() if base.find(method).joint else stream)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -190,10 +235,16 @@ def bench(
     """Time the normal path against the literal path with its copied teacher (DNE, one process)."""
     from dne_lab import bench as benchmark
     from dne_lab import presets
+    from dne_lab.training.api import usable
 
     config = presets.resolve(preset, method="dne")
+    steps = numbers(tasks, "--tasks")
+    if not 1 <= min(steps) <= max(steps) <= len(config.data.tasks):
+        raise LabError(f"--tasks {tasks}: preset {preset} has tasks 1 to {len(config.data.tasks)}.")
+    if min(batch, pairs) < 1:
+        raise LabError(f"--batch {batch} --pairs {pairs}: both must be at least 1.")
     say: Callable[[str], None] = lambda text: print(f"measuring: {text}", file=sys.stderr, flush=True)  # noqa: E731
-    result = benchmark.run(config, tuple(numbers(tasks)), batch, pairs, device, say)
+    result = benchmark.run(config, tuple(steps), batch, pairs, usable(device) or "cpu", say)
     print(json.dumps(result, indent=1) if as_json else benchmark.text(result))
 
 
@@ -234,16 +285,8 @@ def lab(
 
 
 def main() -> None:
-    """Entry point: a `LabError` is one message and exit status 2; Ctrl-C and SIGTERM leave 130 and 143."""
-    try:
-        app()
-    except LabError as error:
-        print(f"dne-lab: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as stop:
-        terminated = type(stop).__name__ == "Terminated"
-        print("stopped; the same command goes on from here.", file=sys.stderr)
-        sys.exit(143 if terminated else 130)
+    """Entry point."""
+    app()
 
 
 if __name__ == "__main__":

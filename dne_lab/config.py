@@ -31,8 +31,8 @@ def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _at_least(name: str, value: float, low: float) -> None:
-    if not value >= low:  # also false for NaN
-        raise LabError(f"{name} = {value}: must be at least {low}.")
+    if not low <= value < math.inf:  # also false for NaN
+        raise LabError(f"{name} = {value}: must be at least {low}{', and finite' if value == math.inf else ''}.")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Data:
     """Which images, in which tasks.
 
     ``name`` is digits, digits100, cifar100, folder, npz or arrays; ``tasks`` holds the number of classes of each task;
-    ``order`` is a named class order, "identity", a seed, or a comma-separated permutation; ``size`` is the side in
-    pixels that images of a folder are brought to; ``validation`` > 0 replaces the test images by that share of the
+    ``order`` is a named class order, "identity", a seed, or a comma-separated permutation (of some classes only for a
+    slice of a stream); ``size`` is the side in pixels that images of a folder are brought to; ``validation`` > 0 replaces the test images by that share of the
     training images, for choosing hyper-parameters.
     """
 
@@ -142,6 +142,8 @@ class Recipe:
         _choice("schedule", self.schedule, SCHEDULES)
         for name in ("lr", "weight_decay", "momentum", "min_lr", "warmup", "warmup_lr", "factor"):
             _at_least(name, getattr(self, name), 0)
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise LabError(f"clip = {self.clip}: must be above 0, or none.")
         for name in self.augment:
             _choice("augmentation", name, AUGMENTATIONS)
 
@@ -200,7 +202,13 @@ class Config:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def with_changes(self, changes: dict[str, Any]) -> "Config":
-        """A copy with dotted fields set, e.g. ``{"learn.epochs": 5, "network.heads": "12,2"}``; strings are parsed."""
+        """A copy with dotted fields set, e.g. ``{"learn.epochs": 5, "network.heads": "12,2"}``; strings are parsed.
+
+        A single number for ``network.heads`` is that of every later expert. ``{"learn": {"epochs": 5}}`` works too.
+
+        Raises:
+            LabError: an unknown field, a wrong value.
+        """
         tree = self.to_dict()
         for name, value in changes.items():
             _set(tree, name, value)
@@ -211,11 +219,16 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
     *parents, leaf = name.split(".")
     node: Any = tree
     for part in parents:
-        if not isinstance(node, dict) or part not in node:
-            raise unknown("field", name, fields.names(Config))
-        node = node[part]
-    if not isinstance(node, dict) or (leaf not in node and parents != ["options"]) or isinstance(node.get(leaf), dict):
-        raise unknown("field", name, fields.names(Config))
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or (leaf not in node and parents != ["options"]):
+        known = fields.names(Config)
+        raise unknown("field", name, [n for n in known if n.split(".")[0] == name.split(".")[0]] or known)
+    if isinstance(node.get(leaf), dict):  # a group of fields
+        if not isinstance(value, dict):
+            raise unknown("field", name, [n for n in fields.names(Config) if n.startswith(f"{name}.")])
+        for inner, wanted in value.items():
+            _set(tree, f"{name}.{inner}", wanted)
+        return
     if name == "network.heads" and (isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit())):
         value = [node[leaf][0], int(value)]  # one number: heads of every later expert
     node[leaf] = value

@@ -9,12 +9,13 @@ from dne_lab.errors import LabError, unknown
 
 
 def names(cls: type, prefix: str = "") -> list[str]:
-    """All dotted names of the simple fields of a nested dataclass."""
+    """All dotted names of the simple fields of a nested dataclass; "options.NAME" for a dictionary called options."""
     found: list[str] = []
     for f in dataclasses.fields(cls):
         kind = typing.get_type_hints(cls)[f.name]
         nested = isinstance(kind, type) and dataclasses.is_dataclass(kind)
-        found += names(kind, f"{prefix}{f.name}.") if nested else [prefix + f.name]
+        name = f"{prefix}{f.name}.NAME" if typing.get_origin(kind) is dict else prefix + f.name
+        found += names(kind, f"{prefix}{f.name}.") if nested else [name]
     return found
 
 
@@ -24,10 +25,15 @@ def build(cls: type, tree: dict[str, Any], prefix: str = "") -> Any:
     Raises:
         LabError: an unknown field, a value of the wrong type, or what the dataclass itself refuses.
     """
+    if not isinstance(tree, dict):
+        allowed = ", ".join(names(cls, prefix))
+        raise LabError(f"{prefix.rstrip('.') or 'configuration'} = {tree!r}: is a group of fields: {allowed}.")
     hints = typing.get_type_hints(cls)
     known = [f.name for f in dataclasses.fields(cls)]
     values = {}
     for name, value in tree.items():
+        if not known:
+            raise LabError(f"unknown field {prefix + name!r}: {prefix.rstrip('.')} has no fields here. Leave it out.")
         if name not in known:
             raise unknown("field", prefix + name, [prefix + n for n in known])
         kind = hints[name]
@@ -43,7 +49,8 @@ def build(cls: type, tree: dict[str, Any], prefix: str = "") -> Any:
         raise
 
 
-_EXAMPLE = {int: "50,10,10", str: "crop,flip"}
+_WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_LISTS = {int: "a list of whole numbers, e.g. 50,10,10", str: "a list of names, e.g. crop,flip"}
 
 
 def _convert(name: str, value: Any, kind: Any) -> Any:
@@ -70,12 +77,10 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
                 raise ValueError
             return int(value) if not isinstance(value, bool) else int("not a number")
         if kind is float:
-            return float(value)
+            return float(value) if not isinstance(value, bool) else float("not a number")
         if kind is str:
             return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).strip()
     except (ValueError, KeyError, TypeError) as error:
-        wanted = (
-            f"a list of {args[0].__name__}, e.g. 50,10,10" if origin is tuple else getattr(kind, "__name__", "text")
-        )
+        wanted = _LISTS.get(args[0], "a list of numbers") if origin is tuple else _WANTED.get(kind, "a dictionary")
         raise LabError(f"{name} = {value!r}: must be {wanted}.") from error
     raise TypeError(f"{name}: a field of type {kind} cannot be configured")

@@ -1,5 +1,6 @@
 """What records say: printed tables beside the paper's, and figures."""
 
+import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,8 +16,12 @@ def find(paths: Iterable[str | Path]) -> list[Record]:
     """The records of run folders, of folders that hold any, and of exported archives."""
     from dne_lab.training.archive import unpacked
 
+    def packed(path: Path) -> bool:
+        return path.suffix == ".zip" or (path.is_file() and zipfile.is_zipfile(path))
+
     with ExitStack() as stack:
-        places = [stack.enter_context(unpacked(path)) if Path(path).suffix == ".zip" else Path(path) for path in paths]
+        given = [Path(path) for path in paths]
+        places = [stack.enter_context(unpacked(path)) if packed(path) else path for path in given]
         return records_of.find(places)
 
 

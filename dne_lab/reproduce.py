@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dne_lab.methods  # noqa: F401  (registers the methods)
 from dne_lab import presets, reporting
+from dne_lab.files import make_folder
 from dne_lab.measure import tables
 from dne_lab.measure.record import Record
 from dne_lab.training import grid
@@ -73,6 +74,7 @@ class Result:
 def reproduce(preset: str, seeds: Sequence[int], out: Path, runs: Path, device: str | None = None) -> Result:
     """Trains what is left of the runs, then writes ``reproduce_<preset>_s<seeds>.csv``, ``.png`` and the records."""
     config = presets.resolve(preset)
+    make_folder(out)  # a place that cannot be written to is found before the training
     records = grid.execute(grid.plan(METHODS, config, seeds, runs), device=device)
     written = []
     for record in records:
@@ -82,6 +84,13 @@ def reproduce(preset: str, seeds: Sequence[int], out: Path, runs: Path, device: 
     order = {method: i for i, method in enumerate(("ia", "sta", "dne", "joint"))}
     records = sorted(records, key=lambda r: (order[r.method], r.seed))
     table = tables.summary(records)
-    name = f"reproduce_{preset.replace(',', '+')}_s{seeds[0]}" + (f"-{seeds[-1]}" if len(seeds) > 1 else "")
+    name = f"reproduce_{preset.replace(',', '+')}_s{_seeds_text(seeds)}"
     written += reporting.figures(records, out, name)
     return Result(preset, table, records, written, reporting.committed_text(out / "records"))
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
+    """``0``, ``0-4``, or ``0+2+5`` where they are no run of numbers."""
+    if len(seeds) > 1 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return "+".join(map(str, seeds))

@@ -59,7 +59,7 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
     if data == "cifar100":
         return CIFAR100Source(path or "datasets", download=download)
     if data == "arrays":
-        raise LabError(f"arrays cannot be opened by name. Pass ({', '.join(ARRAYS)}) from Python.")
+        raise LabError(f"arrays cannot be opened by name. Pass ({', '.join(ARRAYS)}) from Python, or the stream of them.")
     if data in ("folder", "npz"):
         if path is None:
             raise LabError(f"data {data!r} needs a path: set data.path (or path=...) to the {data}.")

@@ -119,12 +119,14 @@ class ClassStream:
         return stream
 
     def config(self) -> config.Data:
-        """The configuration that describes this stream; `from_config` is the inverse but for arrays in memory."""
-        if self.classes < len(self.source.classes):
-            raise LabError(f"a slice with {self.classes} of {len(self.source.classes)} classes has no configuration.")
+        """The configuration that describes this stream; `from_config` is the inverse but for arrays in memory.
+
+        That of a slice has the classes it is left with as its order.
+        """
         order = self._order_given
         if order is None:
-            order = "identity" if self.order == tuple(range(self.classes)) else ",".join(map(str, self.order))
+            whole = self.order == tuple(range(len(self.source.classes)))
+            order = "identity" if whole else ",".join(map(str, self.order)) + "," * (self.classes == 1)
         return config.Data(self.name, self.source.path, self.source.size, self.tasks, order, self.validation)
 
     # Images --------------------------------------------------------------------------------------------------------
@@ -218,6 +220,11 @@ def stream(
 
 
 def from_config(data: config.Data) -> ClassStream:
-    """The stream that a configuration describes. Never downloads."""
+    """The stream that a configuration describes; an order that lists some classes only is a slice. Never downloads."""
     source = open_source(data.name, path=data.path, size=data.size)
+    listed = [part.strip() for part in data.order.split(",") if part.strip()] if "," in data.order else []
+    others = [str(number) for number in range(len(source.classes)) if str(number) not in listed]
+    if others and len(listed) == sum(data.tasks) == len(source.classes) - len(others):
+        whole = ClassStream(source, (*data.tasks, len(others)), ",".join(listed + others), data.validation)
+        return whole[: len(data.tasks)]
     return ClassStream(source, data.tasks, data.order, data.validation)

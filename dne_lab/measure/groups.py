@@ -123,7 +123,7 @@ def joint_of(group: Group, others: Sequence[Group], same_network: bool = True) -
 
 
 def _data(record: Record) -> list[Any]:
-    return [record.dataset, record.preset, sum(record.tasks), record.validation]
+    return [record.dataset, record.preset, sorted(record.class_order), record.validation]
 
 
 def _network(record: Record) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class TaskWeights:
 
 @dataclass(frozen=True, eq=False)
 class LinearWeights:
-    """A stacked linear layer: ``weight`` (E, out, in), ``bias`` (E, out)."""
+    """A stacked linear layer: ``weight`` (E, out, in), ``bias`` (E, out); of a bank of one without the axis E."""
 
     weight: Tensor
     bias: Tensor
@@ -49,7 +49,7 @@ class LinearWeights:
 
 @dataclass(frozen=True, eq=False)
 class LayerWeights:
-    """The stacked weights of one block of a bank. Norms are (weight, bias) pairs of (E, width)."""
+    """The stacked weights of one block of a bank. Norms are (weight, bias) pairs of (E, width), or (width,) for one."""
 
     norm1: tuple[Tensor, Tensor]
     qkv: Tensor  # (E, 3, width, width)
@@ -106,7 +106,8 @@ def build(experts: Sequence[Expert], network: Network) -> Bank:
     Products of weights are formed in the weights' own type whatever the autocast type: an exact rewriting must not lose
     digits twice, and a bank of frozen experts outlives the autocast under which it happened to be prepared.
     """
-    with torch.autocast(experts[0].position.device.type, enabled=False):
+    device = experts[0].position.device.type
+    with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
         return _build(experts, network)
 
 
@@ -143,22 +144,22 @@ def _build(experts: Sequence[Expert], network: Network) -> Bank:
 
 
 def _norm(norms: Sequence[torch.nn.LayerNorm]) -> tuple[Tensor, Tensor]:
+    if len(norms) == 1:  # no axis for one expert: fewer views, and the newest expert passes here in every step
+        return norms[0].weight, norms[0].bias
     return stack([n.weight for n in norms]), stack([n.bias for n in norms])
 
 
 def _linear(layers: Sequence[torch.nn.Linear]) -> LinearWeights:
+    if len(layers) == 1:
+        return LinearWeights(layers[0].weight, layers[0].bias)
     return LinearWeights(stack([f.weight for f in layers]), stack([f.bias for f in layers]))
 
 
 def _mixing(layers: Sequence[torch.nn.Module]) -> TaskWeights | LinearWeights:
     if not isinstance(layers[0], TaskAttentionParameters):
         return _linear(layers)  # type: ignore[arg-type]
-    # w_q w_k^T is formed in float32 whatever the autocast type: an exact rewriting must not lose digits twice.
-    device = layers[0].w_q.device.type
-    with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
-        products = [f.w_q @ f.w_k.T for f in layers]  # type: ignore[operator]
     return TaskWeights(
-        stack(products),
+        stack([f.w_q @ f.w_k.T for f in layers]),  # type: ignore[operator]
         stack([f.w_v for f in layers]),  # type: ignore[misc]
         stack([f.b_v for f in layers]),  # type: ignore[misc]
         stack([f.scale for f in layers]),  # type: ignore[misc]

@@ -4,6 +4,8 @@ Tokens are (E, B, n, width): E experts, B images, n patches (after leading class
 experts read from earlier ones, layer by layer.
 """
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,6 +52,7 @@ class AttentionPoint(nn.Module):
         return None if values is None else keep_real(values.flatten(0, 1), bank, 0)
 
 
+@functools.lru_cache(maxsize=256)
 def _labels(numbers: range | tuple[int, ...], heads: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     expert = tuple(number for number, count in zip(numbers, heads, strict=True) for _ in range(count))
     return expert, tuple(head for count in heads for head in range(count))
@@ -70,8 +73,8 @@ class SpatialAttention(AttentionPoint):
     def forward(self, x: Tensor, w: LayerWeights, bank: Bank) -> Tensor:
         """(E, B, n, C) normalised tokens -> (E, B, n, C)."""
         heads = bank.most_heads
-        q, k, v = product(x, w.qkv.flatten(1, 2).mT).chunk(3, dim=-1)
-        q, k, v = (queries(by_head(part, heads)) for part in (q, k, v))
+        qkv = product(x, w.qkv.flatten(1, 2).mT).unflatten(-1, (3, heads, -1))
+        q, k, v = qkv.permute(3, 1, 0, 4, 2, 5).flatten(2, 3).unbind()  # (B, E x K, n, D) each
         scale = bank.head_width**-0.5
         if self.weights.listened:
             q, k, v = (keep_real(part, bank, 1) for part in (q, k, v))
@@ -82,8 +85,7 @@ class SpatialAttention(AttentionPoint):
         else:
             out = F.scaled_dot_product_attention(q, k, v, scale=scale)
             if w.position is not None and w.gate is not None:
-                gate = w.gate.flatten(0, 1)[..., None]
-                out = (1 - gate) * out + gate * look(w.position, v)
+                out = torch.lerp(out, look(w.position, v), w.gate.flatten(0, 1)[..., None].to(out.dtype))
         return linear(experts(out, bank), w.out)
 
 
@@ -117,8 +119,8 @@ class JointAttention(AttentionPoint):
             mixed = F.scaled_dot_product_attention(q.reshape(batch, 1, -1, width), flat, flat, mask, scale=scale)
             mixed = mixed.view(batch, heads, n, width)
             if w.position is not None and w.gate is not None:
-                gate = w.gate.flatten(0, 1)[..., None]
-                mixed = (1 - gate) * mixed + gate * look(w.position, _mean_allowed(keys, bank))
+                placed = look(w.position, _mean_allowed(keys, bank))
+                mixed = torch.lerp(mixed, placed, w.gate.flatten(0, 1)[..., None].to(mixed.dtype))
             mass = mixed.new_ones(())
         return joint_value(mixed, mass, affine, w, bank)
 
@@ -180,16 +182,14 @@ def mix_values(a: Tensor, z: Tensor, w: TaskWeights) -> Tensor:
         (E, B, n, K x D_out). One query head: scale the heads, then one product; several: project once, then mix.
     """
     batch, n, size, heads, keys = a.shape
-    bias = torch.einsum("bnekh,ehd->ebnkd", a, w.b_v)
     if heads == 1:
-        scaled = a.permute(2, 0, 1, 4, 3) * z
-        out = product(scaled.flatten(3), w.w_v.flatten(1, 2)).unsqueeze(3)
-    else:
-        columns = w.w_v.permute(1, 2, 0, 3).flatten(2)  # (H, D_in, E x D_out)
-        values = torch.bmm(z.permute(2, 0, 1, 3).reshape(keys, batch * n, -1), columns)
-        values = values.view(keys, batch, n, size, -1)
-        out = torch.einsum("bnekh,hbned->ebnkd", a, values)
-    return (out + bias).flatten(3)
+        a = a.permute(2, 0, 1, 4, 3)  # (E, B, n, H, 1)
+        return product((a * z).flatten(3), w.w_v.flatten(1, 2)) + product(a.squeeze(-1), w.b_v)
+    columns = w.w_v.permute(1, 2, 0, 3).flatten(2)  # (H, D_in, E x D_out)
+    values = torch.bmm(z.permute(2, 0, 1, 3).reshape(keys, batch * n, -1), columns)
+    values = values.view(keys, batch, n, size, -1)
+    bias = torch.einsum("bnekh,ehd->ebnkd", a, w.b_v)
+    return (torch.einsum("bnekh,hbned->ebnkd", a, values) + bias).flatten(3)
 
 
 class ClassAttention(AttentionPoint):

@@ -201,6 +201,6 @@ class ExpandableViT(nn.Module):
 def _groups(old: list[Expert]) -> list[list[Expert]]:
     """Expert 1 alone, the others in up to `FROZEN_BANKS` runs of like length."""
     later = old[1:]
-    count = min(FROZEN_BANKS, len(later))
+    count = min(FROZEN_BANKS, (len(later) + 1) // 2)  # for few experts, fewer kernels matter more than padding
     cuts = [len(later) * i // count for i in range(count + 1)] if count else [0]
     return [old[:1]][: len(old)] + [later[a:b] for a, b in itertools.pairwise(cuts)]

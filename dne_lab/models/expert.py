@@ -3,6 +3,7 @@
 All weights that split into heads are stored head by head, so that expert t's head i is the slice i of them.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -39,8 +40,8 @@ class AttentionParameters(nn.Module):
     """Query, key and value maps ``qkv`` (3, width, width) as (out, in), no bias, and the output projection ``out``.
 
     ``width`` is the expert's own width C_t (eq. 12), or the head width D in spatial-task attention, where one map
-    serves all heads. With ``gated`` (GPSA): V starts as the identity; ``position`` (heads, 3) scores (dx, dy, dx^2 + dy^2);
-    ``gate`` (heads,), the sigmoid of which is the share of the position part, starts at 1.
+    serves all heads. With ``gated`` (GPSA): V starts as the identity; ``position`` (heads, 3) scores
+    (dx, dy, dx^2 + dy^2); ``gate`` (heads,), the sigmoid of which is the share of the position part, starts at 1.
     """
 
     def __init__(self, width: int, heads: int, outputs: int, gated: bool, neighbourhood: bool) -> None:
@@ -150,10 +151,16 @@ def position_probabilities(position: Tensor, grid: tuple[int, int], classes: int
     Returns:
         (..., heads, classes + N, classes + N).
     """
-    rows = torch.arange(grid[0], device=position.device).repeat_interleave(grid[1])
-    columns = torch.arange(grid[1], device=position.device).repeat(grid[0])
-    dx = (columns[None] - columns[:, None]).to(position.dtype)
-    dy = (rows[None] - rows[:, None]).to(position.dtype)
-    offsets = torch.stack([dx, dy, dx**2 + dy**2], dim=-1)
-    scores = torch.einsum("pkc,...hc->...hpk", offsets, position)
-    return nn.functional.pad(scores.softmax(-1), (classes, 0, classes, 0))
+    patches = grid[0] * grid[1]
+    scores = position @ _offsets(grid, position.device, position.dtype)
+    probabilities = scores.unflatten(-1, (patches, patches)).softmax(-1)
+    return nn.functional.pad(probabilities, (classes, 0, classes, 0)) if classes else probabilities
+
+
+@functools.lru_cache(maxsize=16)
+def _offsets(grid: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(3, N x N): dx, dy and dx^2 + dy^2 from each patch to each other one."""
+    rows = torch.arange(grid[0], device=device).repeat_interleave(grid[1])
+    columns = torch.arange(grid[1], device=device).repeat(grid[0])
+    dx, dy = columns[None] - columns[:, None], rows[None] - rows[:, None]
+    return torch.stack([dx, dy, dx**2 + dy**2]).to(dtype).flatten(1)

@@ -12,8 +12,8 @@ EPS = 1e-5
 def norm(x: Tensor, affine: tuple[Tensor, Tensor], widths: Tensor | None = None) -> Tensor:
     """Layer norm of (E, ..., width), each expert's own affine; ``widths`` (E, 1, 1, 1): the true widths if padded."""
     weight, bias = affine
-    if len(x) == 1:
-        return F.layer_norm(x[0], x.shape[-1:], weight[0], bias[0], EPS).unsqueeze(0)
+    if weight.dim() == 1:
+        return F.layer_norm(x, x.shape[-1:], weight, bias, EPS)
     shape = (len(x), *[1] * (x.dim() - 2), -1)
     if widths is None:
         normal = F.layer_norm(x, x.shape[-1:], None, None, EPS)
@@ -27,16 +27,16 @@ def norm(x: Tensor, affine: tuple[Tensor, Tensor], widths: Tensor | None = None)
 
 def linear(x: Tensor, weights: LinearWeights) -> Tensor:
     """(E, ..., in) -> (E, ..., out)."""
-    if len(x) == 1:
-        return F.linear(x[0], weights.weight[0], weights.bias[0]).unsqueeze(0)
+    if weights.weight.dim() == 2:
+        return F.linear(x, weights.weight, weights.bias)
     flat = torch.baddbmm(weights.bias.unsqueeze(1), x.flatten(1, -2), weights.weight.mT)
     return flat.view(*x.shape[:-1], -1)
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """(E, ..., in) @ (E, in, out) -> (E, ..., out)."""
-    if len(x) == 1:
-        return (x[0] @ weight[0]).unsqueeze(0)
+    if len(weight) == 1:
+        return x @ weight[0]
     return torch.bmm(x.flatten(1, -2), weight).view(*x.shape[:-1], -1)
 
 

@@ -56,7 +56,7 @@ def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
             strange = [name for name in packed.namelist() if name not in allowed]
             if strange or CONFIG not in packed.namelist():
                 what = f"it holds {strange[0]!r}" if strange else f"it has no {CONFIG}"
-                raise LabError(f"{file} is no archive of a run: {what}.")
+                raise LabError(f"{file} is no archive of a run, or damaged: {what}.")
             packed.extractall(folder.name)
     except zipfile.BadZipFile as error:
         folder.cleanup()

@@ -73,10 +73,10 @@ def execute(
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     streams: dict[Data, ClassStream] = {}
     first: dict[str, tuple[Config, Path]] = {}
-    records = []
+    records, trained = [], False
     for config, folder in runs:
         record = _finished(folder)
-        if record is None and time.monotonic() >= deadline:
+        if record is None and trained and time.monotonic() >= deadline:
             break
         if stream is None and config.data not in streams:
             streams[config.data] = from_config(config.data)
@@ -85,7 +85,7 @@ def execute(
         if record is None:
             run = _open(config, folder, data, first.get(task), settings)
             run.train(None if seconds is None else max(0.0, deadline - time.monotonic()))
-            record = run.record
+            record, trained = run.record, True
         if task and record.seen_accuracy:
             first.setdefault(task, (config, folder))
         records.append(record)

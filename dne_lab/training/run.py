@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dne_lab import chance, files
 from dne_lab.data.stream import Task
+from dne_lab.errors import LabError
 from dne_lab.methods.base import BALANCED, Stage
 from dne_lab.training import batches, taskend
 from dne_lab.training.handle import Handle
@@ -66,6 +67,8 @@ class Run(Handle):
     def _learn(self, task: Task) -> None:
         """One task: its stages, then what is done with their result."""
         stages = self.method.stages(task)
+        if len({stage.name for stage in stages}) < len(stages):
+            raise LabError(f"method {self.config.method}: the stages of task {task.number} need different names.")
         sizes = [stage.recipe.epochs * batches.steps(self._size(task, stage), stage.recipe.batch) for stage in stages]
         done = sum(sizes[: self.cursor.stage])
         self._bar = Progress(self.progress, f"task {task.number}/{len(self.stream)}", sum(sizes), done)

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 from importlib import resources
 
@@ -100,8 +101,20 @@ def test_slices_are_streams_with_ranks_of_their_own():
         ours[2:1]
     with pytest.raises(TypeError, match=r"stream\.task"):
         ours[0]
-    with pytest.raises(LabError, match="slice with 3 of 6 classes"):
-        later.config()
+    assert (later.config().tasks, later.config().order) == ((2, 1), "2,1,0")
+    assert ours[-1:].config().order == "0,"  # "0" would be a seed
+
+
+def test_a_slice_is_found_again_by_its_configuration():
+    ours = stream("digits", order=3, validation=0.2)
+    for part in (ours[:2], ours[1:], ours[1:2], stream("digits", [9, 1])[1:]):
+        again = from_config(part.config())
+        assert (again.tasks, again.order) == (part.tasks, part.order) and again.config() == part.config()
+        for split in ("train", "test"):
+            assert torch.equal(again.index(split, range(part.classes)), part.index(split, range(part.classes)))
+    for wrong in ({"tasks": (2, 1)}, {"tasks": (2, 2), "order": "1,2,2,3"}, {"tasks": (2, 2), "order": "1,2,3,77"}):
+        with pytest.raises(LabError, match="not a permutation"):
+            from_config(dataclasses.replace(ours[:1].config(), **wrong))
 
 
 def test_joint_is_one_task_with_the_same_order():

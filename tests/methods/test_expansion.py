@@ -1,0 +1,232 @@
+"""Network expansion: the objective against NumPy by hand, and real optimiser steps on random images."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from dne_lab import config
+from dne_lab.data.stream import Batch, ClassStream, Task
+from dne_lab.methods import create
+from dne_lab.methods.expansion import Expansion
+from dne_lab.models.expandable import Output
+from dne_lab.models.variants import Variant
+
+PAPER_LOSS = {"classification": "ce", "reduction": "batch"}
+AUTHORS_LOSS = {"classification": "bce", "reduction": "element"}
+
+
+class Everything(Expansion):
+    """A user's own variant, as it would stand in a notebook cell (without a name: not registered)."""
+
+    variant = Variant("everything", "all", "task")
+
+
+METHODS = ("ia", "sta", "dne", "progressive", "everything")
+
+
+def configuration(method: str = "dne", loss: Any = AUTHORS_LOSS, **network: Any) -> config.Config:
+    """A tiny run in one of the two styles."""
+    tree: dict[str, Any] = {
+        "method": method,
+        "network": {"patch": 4, "depth": 2, "head_width": 4, "ratio": 2, "heads": [2, 1], **network},
+        "loss": dict(loss),
+        "memory": {"budget": 100},
+    }
+    return config.from_dict(tree)
+
+
+def expansion(stream: ClassStream, *arguments: Any, **network: Any) -> Expansion:
+    """The method of `configuration`."""
+    chosen = configuration(*arguments, **network)
+    method = Everything(chosen, stream) if chosen.method == "everything" else create(chosen, stream)
+    assert isinstance(method, Expansion)
+    return method
+
+
+def some(stream: ClassStream, task: Task, count: int = 12) -> Batch:
+    """Training images of all classes seen, in a fixed random order."""
+    index = stream.index("train", range(task.new.stop))
+    return stream.batch("train", index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:count]])
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    shifted = x - x.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean([-log_softmax(logits)[i, label] for i, label in enumerate(labels)]))
+
+
+def binary_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    total = 0.0
+    for i, label in enumerate(labels):
+        for c in range(logits.shape[1]):
+            p = 1 / (1 + np.exp(-logits[i, c]))
+            total -= np.log(p) if c == label else np.log(1 - p)
+    return float(total / logits.size)
+
+
+@pytest.mark.parametrize("style", ["paper", "authors"])
+def test_objective_by_hand(style: str) -> None:
+    """Task 3 of 2 + 1 + 2 classes: l = 3/5, task expertise among [any old class, rank 3, rank 4]."""
+    method = expansion(tiny.tiny_stream(), "ia", PAPER_LOSS if style == "paper" else AUTHORS_LOSS)
+    task = method.stream.task(3)
+    assert (task.old, task.new) == (range(3), range(3, 5))
+    rng = np.random.default_rng(0)
+    logits, old, expertise = (rng.normal(size=(6, n)).astype(np.float32) for n in (5, 3, 3))
+    labels = np.array([0, 1, 2, 3, 4, 3])
+    output = Output(torch.from_numpy(logits), torch.from_numpy(old), torch.from_numpy(expertise), [])
+    terms = {k: float(v) for k, v in method.objective(output, torch.from_numpy(labels), task).items()}
+
+    classification = cross_entropy if style == "paper" else binary_cross_entropy
+    p, q = log_softmax(old.astype(float)), log_softmax(logits[:, :3].astype(float))
+    divergence = (np.exp(p) * (p - q)).sum() / (6 if style == "paper" else 18)
+    expected = {
+        "classification": 2 / 5 * classification(logits.astype(float), labels),
+        "distillation": 3 / 5 * divergence,
+        "expertise": 0.1 * classification(expertise.astype(float), np.array([0, 0, 0, 1, 2, 1])),
+    }
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        assert terms[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_weights_are_configuration() -> None:
+    stream = tiny.tiny_stream()
+    plain = expansion(stream, "ia")
+    changed = create(plain.config.with_changes({"loss.distillation": 2, "loss.expertise": 0.5}), stream)
+    assert isinstance(changed, Expansion)
+    output = Output(torch.randn(4, 5), torch.randn(4, 3), torch.randn(4, 3), [])
+    labels, task = torch.tensor([0, 2, 3, 4]), stream.task(3)
+    one, other = plain.objective(output, labels, task), changed.objective(output, labels, task)
+    assert float(other["distillation"] / one["distillation"]) == pytest.approx(2)
+    assert float(other["expertise"] / one["expertise"]) == pytest.approx(5)
+    assert torch.equal(other["classification"], one["classification"])
+
+
+def test_first_task_and_tuning_know_classification_alone() -> None:
+    stream = tiny.tiny_stream()
+    method = expansion(stream, "dne", PAPER_LOSS)
+    first, second = stream.task(1), stream.task(2)
+    (learn,) = method.stages(first)
+    method.enter(first, learn)
+    terms = {k: v.detach() for k, v in method.losses(some(stream, first), first, learn).items()}
+    expected = cross_entropy(
+        method.model(some(stream, first).images).logits.detach().double().numpy(), some(stream, first).labels.numpy()
+    )
+    assert terms.keys() == {"classification"}
+    assert float(terms["classification"]) == pytest.approx(expected, rel=1e-5)  # weight 1: no class is old
+    learn, tune = method.stages(second)
+    method.enter(second, learn)
+    assert method.losses(some(stream, second), second, learn).keys() == {"classification", "distillation", "expertise"}
+    method.enter(second, tune)
+    assert method.losses(some(stream, second), second, tune).keys() == {"classification"}
+
+
+def test_labels_are_ranks_under_any_class_order() -> None:
+    """With the order 3 0 4 | 1 2 the new classes' ranks are 3 and 4, whatever their class numbers."""
+    stream = tiny.tiny_stream((3, 2), order=(3, 0, 4, 1, 2))
+    method = expansion(stream, "ia", PAPER_LOSS)
+    for task in stream:
+        method.enter(task, method.stages(task)[0])
+    batch = stream.batch("train", stream.index("train", range(5)))
+    classes = stream.source.labels("train")[batch.index.numpy()]
+    seen = {(int(c), int(r)) for c, r in zip(classes, batch.labels, strict=True)}
+    assert seen == {(3, 0), (0, 1), (4, 2), (1, 3), (2, 4)}
+    output = method.model(batch.images)
+    assert output.expertise is not None and output.expertise.shape == (20, 3)
+    wanted = np.array([{3: 0, 0: 0, 4: 0, 1: 1, 2: 2}[int(c)] for c in classes])
+    expected = 0.1 * cross_entropy(output.expertise.detach().double().numpy(), wanted)
+    assert method.objective(output, batch.labels, task)["expertise"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("style", ["paper", "authors"])
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_leave_old_experts_alone_and_reach_everything_else(name: str, style: str) -> None:
+    stream = tiny.tiny_stream()
+    loss, network = (PAPER_LOSS, tiny.PAPER) if style == "paper" else (AUTHORS_LOSS, tiny.AUTHORS)
+    method = expansion(stream, name, loss, drop_path=0.1, **network)
+    for task in stream:
+        old = {n: v.clone() for n, v in method.model.experts.state_dict().items()}
+        learned: dict[str, torch.Tensor] = {}
+        batch = some(stream, task)
+        for stage in method.stages(task):
+            method.enter(task, stage)
+            method.train()
+            trained = method.parameters_to_train()
+            optimiser = torch.optim.AdamW(trained.values(), lr=1e-3, weight_decay=0.05)
+            reached = set()
+            for _ in range(3):
+                optimiser.zero_grad(set_to_none=True)
+                sum(method.losses(batch, task, stage).values()).backward()  # type: ignore[union-attr]
+                reached |= {n for n, p in trained.items() if p.grad is not None and p.grad.abs().max() > 0}
+                untrained = [p for p in method.parameters() if not p.requires_grad]
+                assert all(p.grad is None for p in untrained)
+                optimiser.step()
+            assert reached == set(trained)
+            if stage.name == "tune":
+                assert set(trained) == {n for n, _ in method.named_parameters() if n.startswith("model.classifier.")}
+                assert not any(m.training for m in method.model.experts.modules())
+                frozen = {n: v.clone() for n, v in method.model.experts.state_dict().items()}
+                assert all(torch.equal(frozen[n], v) for n, v in learned.items())
+            else:
+                learned = {n: v.clone() for n, v in method.model.experts.state_dict().items()}
+        for n, value in method.model.experts.state_dict().items():
+            if n in old:
+                assert torch.equal(value, old[n]), n
+        assert len(method.model.experts) == task.number
+        assert method.predict(batch.images)["classifier"].shape == (len(batch.labels), task.new.stop)
+
+
+def test_only_the_newest_expert_is_in_training_mode() -> None:
+    stream = tiny.tiny_stream()
+    method = expansion(stream, "dne", **tiny.AUTHORS)
+    for task in list(stream)[:2]:
+        method.enter(task, method.stages(task)[0])
+    method.train()
+    old, new = method.model.experts
+    assert not any(m.training for m in old.modules())
+    assert new.training and new.blocks[0].training  # type: ignore[union-attr,index]
+    method.eval()
+    assert not any(m.training for m in method.modules())
+
+
+def test_features_and_both_ways_of_computing() -> None:
+    stream = tiny.tiny_stream()
+    method = expansion(stream, "dne", **tiny.AUTHORS)
+    for task in stream:
+        method.enter(task, method.stages(task)[0])
+    images = some(stream, task).images
+    features = method.features(images)
+    assert features.shape == (12, 4 * (2 + 1 + 1))
+    assert torch.equal(features, torch.cat(method.model.readouts(images), 1))
+    assert tiny.difference(method.compute(images), method.predict(images)["classifier"]) == 0
+    assert tiny.difference(method.compute_literally(images), method.compute(images)) < 1e-5
+
+
+def test_any_prefix_is_rebuilt_from_the_states_of_its_tasks() -> None:
+    stream = tiny.tiny_stream()
+    method, images = expansion(stream, "dne", **tiny.AUTHORS), tiny.images(3)
+    states, logits = [], []
+    for task in stream:
+        for stage in method.stages(task):
+            method.enter(task, stage)
+        with torch.no_grad():
+            for parameter in method.model.experts[-1].parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        states.append({n: v.clone() for n, v in method.task_state(task).items()})
+        logits.append(method.predict(images)["classifier"].detach())
+    assert not any(n.startswith("model.experts.0.") for n in states[1])  # an old expert is stored once
+    for upto in (1, 2, 3):
+        again = expansion(stream, "dne", **tiny.AUTHORS)
+        for task in list(stream)[:upto]:
+            for stage in again.stages(task):
+                again.enter(task, stage)
+        again.load_task_states(states[:upto])
+        assert tiny.difference(again.predict(images)["classifier"], logits[upto - 1]) < 1e-6
+    with pytest.raises(KeyError, match="missing"):
+        again.load_task_states(states[1:])
