@@ -140,6 +140,8 @@ class Layer:
         self, model: Any, number: int, image: int, tokens: list[Tokens], only_class: bool, on_row: OnRow
     ) -> None:
         self.model, self.number, self.image, self.on_row = model, number, image, on_row
+        # Behind the last block only class tokens are read, and those look at content alone: it has no gates.
+        self.gated = model.network.spatial == "gpsa" and number < model.network.depth - 1
         self.only_class = only_class  # class attention: the class token alone asks and is updated
         self.classes = len(tokens[0]) - model.grid[0] * model.grid[1]
         self.raw = tokens
@@ -192,7 +194,7 @@ class Layer:
         qkv = array(w.attention.qkv)
         u = [layer_norm(w.norm1, token) for token in self.inputs[t - 1]]
         q, k, v = ([heads_of(qkv[i] @ token, heads) for token in u] for i in range(3))
-        gated = self.model.network.spatial == "gpsa" and not self.only_class
+        gated = self.gated
         out = []
         for p in asking:
             parts = []
@@ -245,7 +247,7 @@ class Layer:
         """One query of spatial-task attention over (H heads) x (all positions)."""
         scores = [float(q @ key) / math.sqrt(len(q)) for unit in keys for key in unit]
         row = softmax(scores).reshape(len(keys), -1)
-        if self.model.network.spatial == "gpsa" and p >= self.classes:
+        if self.gated and p >= self.classes:
             gate = self.gate(w, h)
             places = position_row(array(w.attention.position)[h], self.model.grid, p - self.classes)
             for j in range(len(keys)):

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from dne_lab.config import Network
 from dne_lab.errors import LabError
 from dne_lab.models.bank import Bank, build
-from dne_lab.models.block import Block, Context
+from dne_lab.models.block import Block
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.expert import Expert, Place, small_linear
+from dne_lab.models.points import Context
+from dne_lab.models.stacked import linear, norm
 from dne_lab.models.variants import IA, Variant
 
 FROZEN_BANKS = 4  # beside expert 1 and the newest expert
@@ -140,8 +142,6 @@ class ExpandableViT(nn.Module):
         return readouts
 
     def _run(self, bank: Bank, patches: Tensor, contexts: list[Context]) -> list[Tensor]:
-        from dne_lab.models.stacked import linear, norm
-
         size, batch = bank.size, len(patches)
         embedded = linear(patches.flatten(0, 1).expand(size, -1, -1), bank.embed).view(
             size, batch, *patches.shape[1:2], -1

@@ -91,12 +91,13 @@ class ExpertBlock(nn.Module):
     widths, own width). Expert 1 is a plain transformer in every variant.
     """
 
-    def __init__(self, network: Network, variant: Variant, place: Place, readout: bool) -> None:
+    def __init__(self, network: Network, variant: Variant, place: Place, last: bool) -> None:
         super().__init__()
         head, heads, ratio = network.head_width, place.heads, network.ratio
         width, later = head * heads, place.number > 1
         self.joint = joint = later and variant.joint
-        gated = network.spatial == "gpsa" and not readout
+        # Behind the last block only the class token is read, and it looks at content alone.
+        gated = network.spatial == "gpsa" and not last
         attention_width = head if joint else width
         self.norm1 = nn.LayerNorm(attention_width)
         self.attention = AttentionParameters(attention_width, heads, width, gated, neighbourhood=not later)
@@ -127,10 +128,8 @@ class Expert(nn.Module):
         self.embed = nn.Linear(place.patch_values, width)
         self.position = small(place.grid[0] * place.grid[1], width)
         self.class_token = small(width)
-        last = network.depth - 1
         self.blocks = nn.ModuleList(
-            ExpertBlock(network, variant, place, network.readout == "class_attention" and layer == last)
-            for layer in range(network.depth)
+            ExpertBlock(network, variant, place, layer == network.depth - 1) for layer in range(network.depth)
         )
         self.norm = nn.LayerNorm(width)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dne_lab.models import block, literal
+from dne_lab.models import literal, task_attention
 from dne_lab.models.attention import AttentionWeights
 from dne_lab.models.bank import TaskWeights
 from dne_lab.models.expandable import ExpandableViT, Output
@@ -212,15 +212,15 @@ def test_a_listener_changes_nothing(variant: Variant, choice: dict[str, Any]) ->
 def test_computing_in_parts(monkeypatch: pytest.MonkeyPatch, style: dict[str, Any]) -> None:
     model, images = tiny.model(DNE, (2, 1, 2, 1, 1, 2, 1), **style).double(), tiny.images(5)
     whole = model(images).logits
-    monkeypatch.setattr(block, "LARGEST", 2**12)
+    monkeypatch.setattr(task_attention, "LARGEST", 2**12)
     calls = []
-    original = block.mix_values
+    original = task_attention.mix_values
 
     def counted(a: Tensor, z: Tensor, w: TaskWeights) -> Tensor:
         calls.append(len(a))
         return original(a, z, w)
 
-    monkeypatch.setattr(block, "mix_values", counted)
+    monkeypatch.setattr(task_attention, "mix_values", counted)
     assert tiny.difference(model(images).logits, whole) < FLOAT64
     assert min(calls) < 5
     assert agreement(model, images) < FLOAT64

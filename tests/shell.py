@@ -1,0 +1,112 @@
+"""The command line as tests use it: in a process of its own, or (many times faster) in this one."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from dne_lab import cli
+
+ROOT = Path(__file__).parent.parent
+TINY = {
+    "data.tasks": "6,4", "learn.epochs": 1, "tune.epochs": 1, "learn.batch": 128, "tune.batch": 32, "learn.warmup": 0,
+    "network.depth": 2, "network.head_width": 4, "network.heads": "2,1", "memory.budget": 20,
+}  # fmt: skip
+
+
+def sets(**changes: Any) -> list[str]:
+    """The words --set a.b=c for TINY with changes; ``__`` stands for the dot, None leaves a field out."""
+    fields = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+    return [word for name, value in fields.items() if value is not None for word in ("--set", f"{name}={value}")]
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Here:
+    """Commands in this process, in the current folder, on one thread."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capsys, self.monkeypatch = capsys, monkeypatch
+
+    def __call__(self, *words: object, program: str = "dne-lab") -> Done:
+        self.monkeypatch.setattr(sys, "argv", [program, *map(str, words)])
+        self.capsys.readouterr()
+        with one_thread():
+            try:
+                cli.main()
+                code = 0
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return Done(code, *self.capsys.readouterr())
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+
+def started(*words: object, folder: Path) -> subprocess.Popen[str]:
+    """A command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dne_lab", *map(str, words)],
+        cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finished(process: subprocess.Popen[str], seconds: float = 120) -> Done:
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return Done(process.returncode, out, err)
+
+
+def there(*words: object, folder: Path) -> Done:
+    """A command in a process of its own, to its end."""
+    return finished(started(*words, folder=folder))
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """Everything in a run folder that must not depend on the clock, comparable with ==."""
+    found: dict[str, Any] = {}
+    for file in sorted(folder.iterdir()):
+        if file.name == "record.json":
+            found[file.name] = {**json.loads(file.read_text()), "timing": None}
+        elif file.name == "last.safetensors":
+            with safe_open(file, "pt") as opened:
+                info = json.loads(opened.metadata()["dne-lab"])
+                found |= {name: opened.get_tensor(name).numpy().tobytes() for name in opened.keys()}  # noqa: SIM118
+            info["state"]["timing"] = None
+            found[file.name] = info
+        else:
+            found[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
+    """All files below a folder: their content and when they were last written."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {str(file): (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns) for file in files}

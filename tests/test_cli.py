@@ -1,0 +1,350 @@
+"""The command line as a user meets it: what it trains, prints, writes, skips, goes on with."""
+
+import json
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import invented
+import pytest
+from shell import Here, content, environment, finished, sets, snapshot, started, there
+
+from dne_lab import presets
+from dne_lab.training import checkpoint
+
+RECORD = {
+    "method",
+    "preset",
+    "dataset",
+    "tasks",
+    "class_order",
+    "memory",
+    "seed",
+    "epochs",
+    "accuracy",
+    "seen_accuracy",
+    "LA",
+    "AA",
+    "forgetting",
+    "flops_literal",
+    "flops_spent",
+    "params",
+    "device",
+    "torch",
+    "code_version",
+    "config_sha256",
+    "finished",
+    "timing",
+}
+COST = {
+    "task",
+    "classes",
+    "flops_literal",
+    "flops_spent",
+    "macs_spent",
+    "params_total",
+    "params_added",
+    "params_trainable",
+}
+BENCH = {
+    "train_step",
+    "inference",
+    "calls_per_forward",
+    "images_per_second",
+    "data_share",
+    "peak_memory_mb",
+    "device",
+    "torch",
+    "threads",
+}
+HELP = {
+    "reproduce": ["--preset", "--seeds", "--out", "--json", "handwritten digits"],
+    "run": ["METHOD[,METHOD...]", "--preset", "--set", "--seeds", "--out", "--stop-after", "--dry-run", "resumes"],
+    "report": ["DIR...", "--figures", "--latex", "--json", "beside the paper"],
+    "cost": ["METHOD", "--tasks", "--heads", "--preset", "--json", "without training"],
+    "bench": ["--tasks", "--batch", "--pairs", "--json", "literal path"],
+    "export": ["RUN", "FILE", "archive"],
+    "lab": ["--folder", "--port", "token", "this machine only"],
+}
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Here:
+    monkeypatch.chdir(tmp_path)
+    return Here(capsys, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `run ia,dne --json` was called, and what it printed."""
+    folder = tmp_path_factory.mktemp("place")
+    done = there("run", "ia,dne", *sets(), "--json", folder=folder)
+    assert done.code == 0, done.err
+    (folder / "stdout.json").write_text(done.out)
+    (folder / "stderr.txt").write_text(done.err)
+    return folder
+
+
+# Help ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_command_it_says_what_there_is(tmp_path: Path) -> None:
+    done = there("--help", folder=tmp_path)
+    assert done.code == 0 and all(re.search(rf"^  {name} +[A-Z]", done.out, re.MULTILINE) for name in HELP)
+    assert there(folder=tmp_path).out == done.out
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_help_teaches(command: str, here: Here) -> None:
+    done = here(command, "--help")
+    assert done.code == 0
+    text = re.sub(r"\s+", " ", done.out)
+    assert all(word in text for word in HELP[command])
+    # every option and argument has words of its own
+    entries = re.split(r"\n  (?=\S)", done.out.split("Arguments:" if "Arguments:" in done.out else "Options:")[1])
+    assert all(len(re.sub(r"<.*?>|\[.*?\]|--[\w-]+", "", entry).split()) >= 2 for entry in entries)
+
+
+def test_jupyterlab_by_another_name(tmp_path: Path) -> None:
+    assert "JupyterLab" in there("lab", "--help", folder=tmp_path).out
+
+
+# run -------------------------------------------------------------------------------------------------------------
+
+
+def test_run_prints_its_records_as_json_and_writes_run_folders(place: Path) -> None:
+    printed = json.loads((place / "stdout.json").read_text())
+    assert [record["method"] for record in printed] == ["ia", "dne"]
+    for record in printed:
+        folder = place / "runs" / f"{record['method']}-digits-s0"
+        assert record == json.loads((folder / "record.json").read_text())
+        assert record.keys() >= RECORD
+        assert record["memory"].keys() >= {"budget", "policy", "stored", "scope"}
+        assert record["params"].keys() >= {"total", "trainable_by_task"}
+        assert record["finished"] and record["tasks"] == [6, 4] and record["preset"] == record["dataset"] == "digits"
+        assert [len(row) for row in record["accuracy"]] == [1, 2] and record["LA"] == record["seen_accuracy"][-1]
+        assert record["memory"]["stored"] <= record["memory"]["budget"] == 20
+        assert isinstance(record["flops_literal"], int) and isinstance(record["flops_spent"], int)
+        assert {file.name for file in folder.iterdir()} == {
+            "config.json", "record.json", "curves.csv", "predictions.npz", "last.safetensors",
+            "task_01.safetensors", "task_02.safetensors",
+        }  # fmt: skip
+    errors = (place / "stderr.txt").read_text()
+    assert errors.count("task 2/2") == 2 and errors.count("task 1/2") == 1  # the first task is trained once
+
+
+def test_the_same_command_again_skips_what_is_finished(place: Path, here: Here) -> None:
+    before = snapshot(place / "runs")
+    done = here("run", "ia,dne", *sets(), "--out", place / "runs")
+    assert done.code == 0 and snapshot(place / "runs") == before
+    assert "task" not in done.err  # nothing was trained
+    assert "IA (k = 1)" in done.out and "DNE (k = 1)" in done.out and f"run folder: {place}" in done.out
+
+
+def test_dry_run_prints_commands_that_work(place: Path, here: Here, tmp_path: Path) -> None:
+    program = str(Path(sys.modules["dne_lab"].__file__ or "").parent / "__main__.py")
+    words = [*sets(data__tasks="6, 4"), "--out", place / "runs"]  # a space: words must be quoted
+    done = here("run", "ia,dne,joint", *words, "--seeds", "0,3", "--device", "cpu", "--dry-run", program=program)
+    lines = done.out.splitlines()
+    assert done.code == 0 and len(lines) == 6 and not list(tmp_path.iterdir())
+    asked = [shlex.split(line) for line in lines]
+    assert [(words[4], words[words.index("--seeds") + 1]) for words in asked] == [
+        (method, seed) for seed in "03" for method in ("ia", "dne", "joint")
+    ]
+    assert all(
+        words[:4] == [sys.executable, "-m", "dne_lab", "run"] and words[-2:] == ["--device", "cpu"] for words in asked
+    )
+    before = snapshot(place / "runs")
+    worked = subprocess.run(lines[1], shell=True, env=environment(), cwd=tmp_path, capture_output=True, text=True)
+    assert worked.returncode == 0 and "DNE (k = 1)" in worked.stdout, worked.stderr
+    assert snapshot(place / "runs") == before  # it named the run that is there
+    assert here("run", "dne", "--stop-after", 9.5, "--download", "--dry-run").out == (
+        "dne-lab run dne --preset digits --seeds 0 --out runs --stop-after 9.5 --download\n"
+    )
+
+
+def test_methods_and_seeds_make_a_grid(here: Here, tmp_path: Path) -> None:
+    done = here("run", "joint,finetune", *sets(), "--seeds", "0-1", "--preset", "authors-code,digits", "--json")
+    assert done.code == 0, done.err
+    records = json.loads(done.out)
+    assert [(r["method"], r["seed"]) for r in records] == [("joint", 0), ("finetune", 0), ("joint", 1), ("finetune", 1)]
+    assert (tmp_path / "runs" / "finetune-authors-code+digits-s1" / "record.json").exists()
+    assert records[0]["tasks"] == [10] and records[0]["LA"] != records[2]["LA"]
+    text = here("report", "runs").out
+    assert re.search(r"^Joint .* \d", text, re.MULTILINE) and "LA +-" in text
+
+
+def test_a_run_interrupted_in_every_way_ends_as_if_it_had_not_been(tmp_path: Path, here: Here) -> None:
+    words = ["run", "dne", *sets(data__tasks="4,2,2,2", learn__epochs=4, tune__epochs=2, learn__batch=16)]
+    run = tmp_path / "runs" / "dne-digits-s0"
+
+    def after(task: int, number: signal.Signals) -> tuple[int, str]:
+        """Sends a signal at a random moment after a task, to a process of its own."""
+        process = started(*words, folder=tmp_path)
+        end = time.monotonic() + 100
+        while not (run / f"task_{task:02d}.safetensors").exists() and process.poll() is None:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        time.sleep(random.Random(task).uniform(0, 0.15))
+        process.send_signal(number)
+        done = finished(process)
+        assert not list(run.glob("record.json")) or not json.loads((run / "record.json").read_text())["finished"]
+        return done.code, done.err.splitlines()[-1] if done.err else ""
+
+    stopped = here(*words, "--stop-after", 0.05)
+    assert stopped.code == 0 and "1 of 1 runs are not finished; the same command goes on with them." in stopped.out
+    assert after(1, signal.SIGKILL)[0] == -signal.SIGKILL
+    goes_on = "stopped; the same command goes on from here."
+    assert after(2, signal.SIGINT) == (130, goes_on)
+    assert after(3, signal.SIGTERM) == (143, goes_on)
+    cursor = checkpoint.load(run / "last.safetensors")[1]["state"]["cursor"]
+    assert cursor[0] == 4
+    assert here(*words).code == 0
+    assert here(*words, "--out", "whole").code == 0
+    one, other = content(run), content(tmp_path / "whole" / "dne-digits-s0")
+    assert one["record.json"] == other["record.json"] and one["record.json"]["finished"]
+    assert one == other
+
+
+# report, export --------------------------------------------------------------------------------------------------
+
+
+def test_report_reads_folders_records_and_archives(place: Path, here: Here, tmp_path: Path) -> None:
+    run = place / "runs" / "dne-digits-s0"
+    for name in ("dne.zip", "dne.archive"):
+        done = here("export", run, tmp_path / name)
+        assert (done.code, done.out) == (0, f"wrote {tmp_path / name}\n")
+    records = [
+        json.loads(here("report", path, "--json").out) for path in (run, run / "record.json", "dne.zip", "dne.archive")
+    ]
+    assert records[0] == [json.loads((run / "record.json").read_text())] and records.count(records[0]) == 4
+    text = here("report", place / "runs")
+    assert text.code == 0 and "IA (k = 1)" in text.out and "DNE (k = 1)" in text.out and "6 + 4" in text.out
+    assert here("report", *place.joinpath("runs").iterdir(), "dne.zip").out == text.out  # a record counts once
+
+
+def test_report_writes_latex_and_figures(place: Path, here: Here, tmp_path: Path) -> None:
+    done = here("report", place / "runs", "--latex", "--figures", "out")
+    assert done.code == 0 and done.out.startswith("\\begin{tabular}") and "DNE (k = 1) & 2, 1 & digits" in done.out
+    made = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert made == [
+        f"digits_accuracy_{kind}.{suffix}" for kind in ("against_cost", "by_task") for suffix in ("csv", "png")
+    ]
+    assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in made if name.endswith("png"))
+    assert sorted(done.err.split()[1::2]) == [f"out/{name}" for name in made]
+
+
+def test_report_puts_the_papers_rows_beside_ours(here: Here, tmp_path: Path) -> None:
+    invented.record(tasks=[50, 10, 10, 10, 10, 10], dataset="cifar100").write(tmp_path / "record.json")
+    done = here("report", tmp_path)
+    assert done.code == 0 and "Beside the paper (ours minus the paper's" in done.out and "paper LA" in done.out
+    invented.record(tasks=[50, 50], done=0).write(tmp_path / "record.json")
+    done = here("report", tmp_path)
+    assert done.code == 2 and "Go on training, then report again" in done.err
+
+
+# cost, bench, reproduce --------------------------------------------------------------------------------------------
+
+
+def test_cost_counts_without_training(here: Here, tmp_path: Path) -> None:
+    words = ["cost", "dne", "--tasks", "6,2,2", "--preset", "digits", *sets(data__tasks=None, network__heads=None)]
+    done = here(*words, "--heads", "3,2,1", "--json")
+    rows = json.loads(done.out)
+    assert done.code == 0 and all(row.keys() == COST for row in rows) and not list(tmp_path.iterdir())
+    assert [(row["task"], row["classes"]) for row in rows] == [(1, 6), (2, 8), (3, 10)]
+    for before, row in zip([None, *rows], rows, strict=False):
+        assert all(isinstance(value, int) for value in row.values())
+        assert row["macs_spent"] * 2 == row["flops_spent"] <= row["flops_literal"]
+        assert row["params_total"] == row["params_added"] + (before["params_total"] if before else 0)
+        assert row["params_trainable"] >= row["params_added"]
+    table = here(*words, "--heads", "3,2,1").out
+    assert all(f"{row['params_total']:,}" in table for row in rows) and "heads 3,2,1" in table
+    later = [json.loads(here(*words, "--heads", heads, "--json").out)[1]["params_added"] for heads in ("1", "3", "9,3")]
+    assert later[0] < later[1] != later[2]  # one number: heads of later experts
+    assert json.loads(here(*words, "--json").out) != rows
+
+
+def test_cost_of_the_joint_model_is_that_of_one_task(here: Here) -> None:
+    words = ["--preset", "digits", *sets(data__tasks=None), "--json"]
+    joint, whole = (
+        json.loads(here("cost", *which, *words).out)
+        for which in (("joint", "--tasks", "6,2,2"), ("ia", "--tasks", "10"))
+    )
+    assert [row["classes"] for row in joint] == [10]
+    assert {name: joint[0][name] for name in COST} == {name: whole[0][name] for name in COST}
+
+
+def test_cost_of_the_paper_by_default(here: Here) -> None:
+    done = here("cost", "dne", "--tasks", "50,10")
+    assert done.code == 0 and "heads 12,1 (the last repeats), images 3 x 32 x 32" in done.out
+
+
+@pytest.fixture
+def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> str:
+    tree = {
+        "data": {"name": "digits", "tasks": [4, 3, 3]},
+        "network": {"patch": 8, "depth": 2, "head_width": 4, "heads": [2, 1]},
+        "learn": {"epochs": 1, "batch": 128}, "tune": {"epochs": 1, "batch": 64}, "memory": {"budget": 20},
+    }  # fmt: skip
+    monkeypatch.setitem(presets.PRESETS, "tiny", tree)
+    return "tiny"
+
+
+def test_bench_measures_the_normal_path_against_the_literal_one(here: Here, tiny_preset: str) -> None:
+    words = ["bench", "--preset", tiny_preset, "--tasks", "2,3", "--batch", 2, "--pairs", 1]
+    done = here(*words, "--json")
+    told = json.loads(done.out)
+    assert done.code == 0 and told.keys() >= BENCH
+    assert told["train_step"].keys() == {"2", "3"} and told["inference"].keys() == {"3"}
+    assert told["calls_per_forward"].keys() == {"2"} and told["threads"] == 1
+    numbers = [*told["train_step"].values(), *told["inference"].values(), *told["calls_per_forward"].values()]
+    assert all(number > 0 for number in [*numbers, told["images_per_second"], told["peak_memory_mb"]])
+    assert "measuring: training step at task 2" in done.err
+    assert "times as fast as literal" in here(*words).out
+
+
+def test_reproduce_prints_a_table_and_writes_it_with_figures_and_records(
+    here: Here, tiny_preset: str, tmp_path: Path
+) -> None:
+    words = ["reproduce", "--preset", tiny_preset, "--seeds", "0,2", "--out", "out"]
+    done = here(*words)
+    assert done.code == 0, done.err
+    written = [tmp_path / line.removeprefix("wrote ") for line in done.out.splitlines() if line.startswith("wrote ")]
+    assert {file.suffix for file in written} == {".csv", ".png", ".json"} and all(file.exists() for file in written)
+    assert sorted(written) == sorted(file for file in (tmp_path / "out").rglob("*") if file.is_file())
+    for file in written:
+        if file.suffix == ".png":
+            assert file.read_bytes().startswith(b"\x89PNG")
+        if file.suffix == ".json":
+            assert json.loads(file.read_text()) == json.loads(
+                (tmp_path / "runs" / file.stem / "record.json").read_text()
+            )
+    assert len([file for file in written if file.suffix == ".json"]) == 8
+    for method in ("IA (k = 1)", "STA (k = 1)", "DNE (k = 1)", "Joint"):
+        assert len(re.findall(rf"^{re.escape(method)} ", done.out, re.MULTILINE)) == 1
+    for words_said in (
+        "LA +-",
+        "F literal (G)",
+        "F spent (G)",
+        "seconds",
+        "No record of a CIFAR-100 run in",
+        "can neither confirm",
+    ):
+        assert words_said in done.out
+    table = (tmp_path / "out" / "reproduce_tiny_s0+2.csv").read_text()
+    assert "D" in table.splitlines()[0].split(",") and len(table.splitlines()) == 5
+
+    runs = snapshot(tmp_path / "runs")
+    again = here(*words, "--json")
+    told = json.loads(again.out)
+    assert again.code == 0 and snapshot(tmp_path / "runs") == runs and "task" not in again.err
+    assert told.keys() == {"preset", "table", "records", "files"} and len(told["records"]) == 8
+    assert {row["method"] for row in told["table"]} == {"IA (k = 1)", "STA (k = 1)", "DNE (k = 1)", "Joint"}
+    assert sorted(tmp_path / file for file in told["files"]) == sorted(written)
+    by = {row["method"]: row for row in told["table"]}
+    assert by["DNE (k = 1)"]["D"] == pytest.approx(by["Joint"]["LA"] - by["DNE (k = 1)"]["LA"])

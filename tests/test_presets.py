@@ -1,0 +1,114 @@
+"""Presets: partial configurations that compose left to right."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dne_lab import presets
+from dne_lab.config import Config, Data
+from dne_lab.data.orders import named_orders
+from dne_lab.errors import LabError
+from dne_lab.measure.cost import shape_of
+
+SWITCHES = ("paper-text", "authors-code", "paper-schedule")
+
+
+def leaves(tree, prefix=""):
+    """{dotted name: value} of a nested dictionary."""
+    found = {}
+    for name, value in tree.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_resolves_to_what_it_says(name):
+    config = presets.resolve(name)
+    assert config.preset == name
+    resolved = leaves(config.to_dict())
+    assert {field: resolved[field] for field in leaves(presets.PRESETS[name])} == leaves(presets.PRESETS[name])
+    if name in SWITCHES:
+        assert presets.names_dataset(name) is None and "data" not in presets.PRESETS[name]
+        return
+    assert presets.names_dataset(name) == config.data.name
+    sides = shape_of(config.data)[1:]
+    assert all(side % config.network.patch == 0 for side in sides)
+    assert config.memory.budget >= sum(config.data.tasks)
+    assert config.data.order == "identity" or len(named_orders()[config.data.order]) == sum(config.data.tasks)
+
+
+@pytest.mark.parametrize("data", ["cifar100-b50", "digits100-b50"])
+@pytest.mark.parametrize("step", [2, 5, 10, 25])
+def test_every_step_of_the_paper_has_a_preset(data, step):
+    config = presets.resolve(f"{data}-{step}")
+    assert config.data.tasks == (50, *[step] * (50 // step)) and sum(config.data.tasks) == 100
+
+
+def test_the_papers_settings():
+    for name in ("cifar100-b50-10", "imagenet100-b50-10"):
+        config = presets.resolve(name)
+        assert (config.network.depth, config.network.head_width, config.network.heads) == (6, 32, (12, 1))
+        assert (config.learn.epochs, config.tune.epochs, config.memory.budget) == (500, 20, 2000)
+        assert config.learn.lr == 5e-4 * config.learn.batch / 512
+        assert config.data.order == "podnet_1"
+    assert presets.resolve("imagenet100-b50-10").data.size == 224
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.lists(st.sampled_from(sorted(presets.PRESETS)), max_size=4))
+def test_a_later_preset_wins_field_by_field(names):
+    expected = leaves(Config().to_dict())
+    for name in names:
+        expected |= leaves(presets.PRESETS[name])
+    expected["preset"] = ",".join(names)
+    assert leaves(presets.resolve(names).to_dict()) == expected
+    assert presets.resolve(" , ".join(names)) == presets.resolve(names)
+
+
+def test_changes_win_over_presets_and_presets_stay_as_they_are():
+    before = json.dumps(presets.PRESETS)
+    changed = presets.resolve(
+        "digits,authors-code",
+        {"learn.epochs": "3", "network.spatial": "mhsa", "network.heads": "2"},
+        method="ia",
+        seed=4,
+    )
+    assert (changed.method, changed.seed, changed.learn.epochs, changed.network.spatial) == ("ia", 4, 3, "mhsa")
+    assert changed.network.heads == (presets.PRESETS["digits"]["network"]["heads"][0], 2)
+    assert json.dumps(presets.PRESETS) == before
+
+
+def test_the_switches_of_text_and_code_are_each_others_contrary():
+    text, code = leaves(presets.PAPER_TEXT), leaves(presets.AUTHORS_CODE)
+    assert text.keys() == code.keys() and all(text[name] != code[name] for name in text)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("digit", "unknown preset 'digit'. Did you mean digits"),
+        ("digits,paper", "unknown preset 'paper'. Did you mean paper-text"),
+        ("digits;authors-code", "unknown preset"),
+    ],
+)
+def test_an_unknown_preset_names_the_nearest(names, message):
+    with pytest.raises(LabError, match=message):
+        presets.resolve(names)
+
+
+@pytest.mark.parametrize("names", ["cifar100-b50-10", "digits100", "digits,digits100", "digits100,authors-code"])
+def test_a_preset_for_other_data_than_the_stream_is_refused(names):
+    with pytest.raises(
+        LabError, match=r"but the stream is 'digits'. Take a preset for that data, or one of the switches"
+    ):
+        presets.for_stream(presets.resolve(names), Data("digits"))
+
+
+@pytest.mark.parametrize("names", ["", "digits", "authors-code", "digits100,digits", "paper-schedule,paper-text"])
+def test_a_preset_for_the_streams_data_or_of_switches_takes_the_streams_description(names):
+    data = Data("digits", tasks=(5, 5), order="3", validation=0.2)
+    config = presets.for_stream(presets.resolve(names), data)
+    assert config.data == data
+    assert {**config.to_dict(), "data": 0} == {**presets.resolve(names).to_dict(), "data": 0}

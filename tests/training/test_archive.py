@@ -1,0 +1,103 @@
+"""One portable file stands for a run folder."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from dne_lab.errors import LabError
+from dne_lab.training import archive
+from dne_lab.training.run import Run
+
+
+def run(folder: Path) -> Run:
+    torch.set_num_threads(1)
+    return Run(tiny.settings(), tiny.stream(), folder, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    trained = run(tmp_path_factory.mktemp("archive") / "run")
+    trained.train()
+    return trained
+
+
+def test_a_finished_run_comes_back_from_its_archive(finished: Run, tmp_path: Path) -> None:
+    assert finished.folder is not None
+    file = archive.export(finished.folder, tmp_path / "a" / "run.zip")
+    assert archive.export(finished.folder, tmp_path / "again.zip").read_bytes() == file.read_bytes()
+    with zipfile.ZipFile(file) as packed:
+        assert "last.safetensors" not in packed.namelist() and "task_03.safetensors" in packed.namelist()
+    opened = Run.open(file, tiny.stream(), device="cpu", progress=False)
+    assert opened.finished and opened.record == finished.record
+    assert opened.curves == finished.curves and opened.memory.state() == finished.memory.state()
+    assert opened.predictions.keys() == finished.predictions.keys()
+    images = finished.stream.test_images(9).images
+    with torch.no_grad():
+        for number in (1, 2, 3):
+            expected = finished.method_at(number).predict(images)
+            for name, scores in opened.method_at(number).predict(images).items():
+                assert torch.equal(scores, expected[name])
+        assert torch.equal(opened.method.predict(images)["nme"], finished.method.predict(images)["nme"])
+    with pytest.raises(LabError, match="unzip"):
+        opened.train()
+    forked = opened.fork(method="tiny-other")
+    assert forked.cursor.task == 2 and forked.curves == [row for row in finished.curves if row["task"] == 1]
+    with archive.unpacked(file) as folder, archive.unpacked(finished.folder) as same:
+        assert (folder / "record.json").read_bytes() == (same / "record.json").read_bytes()
+    assert not folder.exists() and finished.folder.exists()
+
+
+def test_an_unfinished_run_goes_on_from_its_unpacked_archive(finished: Run, tmp_path: Path) -> None:
+    assert finished.folder is not None
+    part = run(tmp_path / "part")
+    part.next_task()
+    part.train(seconds=0)
+    file = archive.export(tmp_path / "part", tmp_path / "part.zip")
+    opened = Run.open(file, tiny.stream(), device="cpu")
+    assert opened.cursor == part.cursor and not opened.finished
+    with zipfile.ZipFile(file) as packed:
+        packed.extractall(tmp_path / "moved")
+    Run.open(tmp_path / "moved", tiny.stream(), device="cpu", progress=False).train()
+    assert tiny.content(tmp_path / "moved") == tiny.content(finished.folder)
+
+
+def test_what_is_no_archive_is_refused(finished: Run, tmp_path: Path) -> None:
+    assert finished.folder is not None
+    with pytest.raises(LabError, match="does not exist"):
+        Run.open(tmp_path / "nothing.zip")
+    file = archive.export(finished.folder, tmp_path / "run.zip")
+    data = file.read_bytes()
+    for number, bad in enumerate((b"", b"text", data[: len(data) // 2])):
+        damaged = tmp_path / f"{number}.zip"
+        damaged.write_bytes(bad)
+        with pytest.raises(LabError, match="no archive of a run, or damaged"):
+            Run.open(damaged)
+        assert damaged.read_bytes() == bad
+    flipped = bytearray(data)
+    flipped[data.index(b"PK\x01\x02") // 2] ^= 1  # somewhere in a file's content
+    (tmp_path / "flipped.zip").write_bytes(flipped)
+    with pytest.raises(LabError, match="damaged"):
+        Run.open(tmp_path / "flipped.zip")
+    for name in ("../outside.json", "other.txt"):
+        with zipfile.ZipFile(tmp_path / "strange.zip", "w") as packed:
+            packed.writestr("config.json", "{}")
+            packed.writestr(name, "{}")
+        with pytest.raises(LabError, match="holds"):
+            Run.open(tmp_path / "strange.zip")
+    assert not (tmp_path.parent / "outside.json").exists()
+
+
+def test_what_cannot_be_exported(finished: Run, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="no run folder"):
+        archive.export(tmp_path, tmp_path / "x.zip")
+    new = run(tmp_path / "new")
+    new.files.claim(new.config)
+    with pytest.raises(LabError, match="no record yet"):
+        archive.export(tmp_path / "new", tmp_path / "x.zip")
+    new.train()
+    (tmp_path / "new" / "task_02.safetensors").unlink()
+    with pytest.raises(LabError, match=r"task_02\.safetensors missing"):
+        archive.export(tmp_path / "new", tmp_path / "x.zip")

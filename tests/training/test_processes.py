@@ -1,0 +1,77 @@
+"""Processes that die and processes that share: the same weights and the same record."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from dne_lab.training import checkpoint
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folders, and told.json: what happened to them."""
+    folder = tmp_path_factory.mktemp("processes")
+    path = os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, HERE / "zygote.py", folder],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder / "told.json").write_text(done.stdout.splitlines()[-1])
+    return folder
+
+
+def told(folder: Path, what: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "told.json").read_text())[what]
+    return found
+
+
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(folder: Path) -> None:
+    killed = told(folder, "kills")
+    assert killed["events"] >= 5 and killed["times"] >= 3
+    expected = tiny.content(folder / "whole")
+    assert tiny.content(folder / "events") == expected
+    assert tiny.content(folder / "times") == expected
+
+
+def test_sigterm_ends_with_a_checkpoint_and_status_143(folder: Path) -> None:
+    ended = told(folder, "sigterm")
+    assert ended["status"] == 143
+    assert ended["cursor"][0] == 2 and ended["cursor"][1:] != [0, 0, 0]  # in the middle of task 2
+    assert tiny.content(folder / "terminated") == tiny.content(folder / "whole")
+
+
+def test_two_processes_learn_what_one_learns(folder: Path) -> None:
+    assert told(folder, "processes")["status"] == [0, 0, 0]
+    for number in (1, 2, 3):
+        name = f"task_0{number}.safetensors"
+        (one, info), (two, same) = checkpoint.load(folder / "one" / name), checkpoint.load(folder / "two" / name)
+        assert info["memory"] == same["memory"]
+        stored = [image for numbers in info["memory"]["exemplars"].values() for image in numbers]
+        assert len(set(stored)) == len(stored) <= 20
+        assert one.keys() == two.keys()
+        for key in one:
+            torch.testing.assert_close(one[key], two[key], rtol=0, atol=1e-5)
+    records = [json.loads((folder / run / "record.json").read_text()) for run in ("one", "two")]
+    assert records[0]["seen_accuracy"] == records[1]["seen_accuracy"]
+    assert records[1]["memory"]["stored_by_task"] == [18, 20, 14] and records[1]["memory"]["scope"] == "run"
+
+
+def test_batch_normalisation_is_refused_where_batches_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dne_lab.errors import LabError
+    from dne_lab.training.parallel import Processes
+
+    processes = Processes()
+    processes.world = 2
+    with pytest.raises(LabError, match="batch normalisation trains in one process"):
+        processes.same(torch.nn.BatchNorm1d(3))
