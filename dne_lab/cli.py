@@ -191,7 +191,9 @@ def report(
 
 @app.command()
 def cost(
-    method: Annotated[str, typer.Argument(help="ia, sta, dne, progressive, joint, finetune, replay.")],
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", help="ia, sta, dne, progressive, joint, finetune, replay.")
+    ],
     tasks: Annotated[str, typer.Option(help="Classes of each task, e.g. 50,10,10.")],
     heads: Annotated[str | None, typer.Option(help="Heads: k (later experts), first,later, or one a task.")] = None,
     preset: Preset = "cifar100-b50-10",
@@ -251,7 +253,7 @@ def bench(
 @app.command()
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    file: Annotated[Path, typer.Argument(help="The archive to write, e.g. dne.zip.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive to write, e.g. dne.zip.")],
 ) -> None:
     """Pack a run into one portable file, which every command takes in place of the folder."""
     from dne_lab.training.archive import export as pack

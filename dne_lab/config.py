@@ -40,9 +40,9 @@ class Data:
     """Which images, in which tasks.
 
     ``name`` is digits, digits100, cifar100, folder, npz or arrays; ``tasks`` holds the number of classes of each task;
-    ``order`` is a named class order, "identity", a seed, or a comma-separated permutation (of some classes only for a
-    slice of a stream); ``size`` is the side in pixels that images of a folder are brought to; ``validation`` > 0 replaces the test images by that share of the
-    training images, for choosing hyper-parameters.
+    ``order`` is a named class order, "identity", a seed, or a comma-separated permutation (of some of the classes for a
+    slice of a stream); ``size`` is the side in pixels that images of a folder are brought to; ``validation`` > 0
+    replaces the test images by that share of the training images, for choosing hyper-parameters.
     """
 
     name: str = "digits"

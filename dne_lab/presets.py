@@ -75,7 +75,7 @@ DIGITS: Tree = _merge(
     {
         "data": {"name": "digits", "tasks": [4, 2, 2, 2]},
         "network": {"patch": 2, "depth": 3, "head_width": 32, "heads": [3, 1], "ratio": 4},
-        "learn": {"epochs": 30, "batch": 32, "lr": 2e-3, "warmup": 3},
+        "learn": {"epochs": 30, "batch": 32, "lr": 1e-3, "warmup": 3},
         "tune": {"epochs": 30, "batch": 32, "lr": 3e-3, "schedule": "constant"},
         "memory": {"budget": 100},
     },

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dne_lab.data.source import ArraySource, Source
+from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, ArraySource, Source
 from dne_lab.errors import LabError, unknown
 
 NAMES = ("digits", "digits100", "cifar100", "folder", "npz", "arrays")
@@ -22,14 +22,14 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
     Args:
         data: "digits", "digits100", "cifar100", "folder", "npz"; a path to an image folder or an .npz file; four arrays
             (train_images, train_labels, test_images, test_labels) as a tuple or a dictionary; or a `Source`.
-        path: where the files of "cifar100" (default ``datasets``), "folder" or "npz" are.
+        path: where the files of "cifar100" (default ``datasets``), "folder" or "npz" are. CIFAR-100 may also lie there
+            as an .npz file or a tree of images.
         size: side in pixels that images of a folder are brought to.
         download: fetch CIFAR-100 when it is not there.
 
     Raises:
         LabError: an unknown name, missing or wrong data.
     """
-    from dne_lab.data.cifar import CIFAR100Source
     from dne_lab.data.digits import digits, digits100
     from dne_lab.data.folder import FolderSource
 
@@ -57,9 +57,9 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
     if data == "digits100":
         return digits100()
     if data == "cifar100":
-        return CIFAR100Source(path or "datasets", download=download)
+        return _cifar100(path, download)
     if data == "arrays":
-        raise LabError(f"arrays cannot be opened by name. Pass ({', '.join(ARRAYS)}) from Python, or the stream of them.")
+        raise LabError(f"arrays cannot be opened by name. Pass ({', '.join(ARRAYS)}) from Python, or a stream.")
     if data in ("folder", "npz"):
         if path is None:
             raise LabError(f"data {data!r} needs a path: set data.path (or path=...) to the {data}.")
@@ -71,6 +71,27 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
     if Path(data).exists() or any(mark in data for mark in "/\\"):
         raise LabError(f"{data} is neither a folder with train/ and test/ (or val/) nor an .npz file.")
     raise unknown("data set", data, [*NAMES, "a folder", "an .npz file"])
+
+
+def _cifar100(path: str | None, download: bool) -> Source:
+    """CIFAR-100 in torchvision's files, or under the same name from an .npz file or a tree of images."""
+    from dne_lab.data.cifar import CIFAR100Source
+    from dne_lab.data.folder import FolderSource
+
+    source: Source
+    if path is not None and path.endswith(".npz"):
+        source = npz(path)
+    elif path is not None and (Path(path) / "train").is_dir():
+        source = FolderSource(path)
+    else:
+        return CIFAR100Source(path or "datasets", download=download)
+    if len(source.classes) != 100 or source.shape != (3, 32, 32):
+        raise LabError(
+            f"{path} is not CIFAR-100: it has {len(source.classes)} classes of {source.shape} images, not 100 of "
+            "(3, 32, 32). Open it as a folder or an npz instead."
+        )
+    source.name, source.mean, source.std = "cifar100", CIFAR_MEAN, CIFAR_STD
+    return source
 
 
 def npz(path: str | Path) -> ArraySource:

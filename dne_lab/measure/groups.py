@@ -142,21 +142,31 @@ def _settings(record: Record) -> dict[str, Any]:
         "network": json.dumps(record.network, sort_keys=True),
         "class order": record.class_order,
         "validation": record.validation,
+        **_flat(record.config),
         "settings": record.settings_sha256[:8],
     }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def _labels(firsts: Sequence[Record]) -> list[str]:
     """Titles, with the first settings that tell equal titles apart."""
     labels = [title(record) for record in firsts]
     settings = [_settings(record) for record in firsts]
-    for name in SETTINGS:
+    fields = [name for name in _flat(firsts[0].config) if "." in name] if firsts else []
+    for name in (*SETTINGS[:-1], *fields, SETTINGS[-1]):
         for label in {label for label in labels if labels.count(label) > 1}:
             same = [i for i, other in enumerate(labels) if other == label]
-            values = [settings[i][name] for i in same]
+            values = [settings[i].get(name) for i in same]
             if any(value != values[0] for value in values):
                 for i in same:
-                    labels[i] = f"{label}, {_short(name, settings[i][name], values)}"
+                    labels[i] = f"{label}, {_short(name, settings[i].get(name), values)}"
     return labels
 
 

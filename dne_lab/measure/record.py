@@ -27,6 +27,7 @@ class Record:
     networks), ``network`` describes the network, ``other_predictions`` {name: {seen_accuracy, LA, AA}} are a method's
     further predictions, ``validation`` > 0 says that the test images were a share of the training images.
     ``settings_sha256`` is the hash of the configuration without its seed ("" if unknown): only equal ones are averaged.
+    ``config`` is the resolved configuration but for the place of the data.
 
     Raises:
         LabError: rows, lists and summary values that contradict each other, or are no percentages.
@@ -61,6 +62,7 @@ class Record:
     validation: float = 0.0
     threads: int = 1
     settings_sha256: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def __post_init__(self) -> None:

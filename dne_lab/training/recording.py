@@ -78,7 +78,15 @@ def record_of(run: "Handle") -> Record:
         validation=config.data.validation,
         threads=torch.get_num_threads(),
         settings_sha256=settings_sha256(config),
+        config=_without_path(config),
     )
+
+
+def _without_path(config: Config) -> dict[str, Any]:
+    """The configuration; where the data lies is this machine's affair."""
+    tree = config.to_dict()
+    del tree["data"]["path"]
+    return tree
 
 
 def _network(config: Config, model: Any) -> dict[str, Any]:

@@ -280,3 +280,15 @@ def test_cifar_files_are_read_and_damaged_ones_refused(tmp_path, monkeypatch):
     (folder / "test").write_bytes((folder / "test").read_bytes()[:-10])
     with pytest.raises(LabError, match="not complete"):
         open_source("cifar100", path=str(tmp_path))
+
+
+def test_cifar_may_lie_in_an_npz_under_its_own_name(tmp_path):
+    labels = np.arange(100)
+    arrays = {"train_images": np.zeros((100, 32, 32, 3), np.uint8), "train_labels": labels}
+    np.savez(tmp_path / "c.npz", test_images=arrays["train_images"], test_labels=labels, **arrays)
+    source = open_source("cifar100", path=str(tmp_path / "c.npz"))
+    assert (source.name, source.mean, source.std) == ("cifar100", CIFAR_MEAN, CIFAR_STD)
+    np.savez(tmp_path / "d.npz", **{k: v[:50] for k, v in {**arrays, "test_images": arrays["train_images"]}.items()},
+             test_labels=labels[:50])  # fmt: skip
+    with pytest.raises(LabError, match="not CIFAR-100: it has 50 classes"):
+        open_source("cifar100", path=str(tmp_path / "d.npz"))

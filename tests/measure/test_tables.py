@@ -6,7 +6,7 @@ from invented import record
 
 from dne_lab.errors import LabError
 from dne_lab.measure.groups import groups, heads_text, joint_of, tasks_text, title
-from dne_lab.measure.tables import compare, printed_as, summary, to_latex, to_markdown
+from dne_lab.measure.tables import compare, printed_as, summary, to_latex, to_markdown, to_text
 
 
 def row(frame: pd.DataFrame, method: str) -> dict:
@@ -166,3 +166,22 @@ def test_writers() -> None:
     runs = [record(seed=seed, last=80.0 + seed) for seed in range(3)]
     assert "| LA ± |" in to_markdown(summary(runs))
     assert r"LA $\pm$" in to_latex(summary(runs))
+
+
+def test_a_differing_setting_names_the_row() -> None:
+    runs = [
+        record("ia", 0, 70.0 + i, config={"learn": {"lr": rate, "epochs": 30}}, settings_sha256=f"{i}" * 64)
+        for i, rate in enumerate((1e-3, 2e-3))
+    ]
+    assert list(summary(runs)["method"]) == ["IA (k = 1), learn.lr 0.001", "IA (k = 1), learn.lr 0.002"]
+
+
+def test_text_says_once_what_is_the_same() -> None:
+    runs = [record("ia", 0, 70.0), record("dne", 0, 80.0)]
+    head, names, *rows = to_text(summary(runs)).splitlines()
+    assert "dataset digits" in head and "epochs 30" in head and "dataset" not in names
+    assert [line.split()[0] for line in rows] == ["IA", "DNE"]
+    assert "70.00" in rows[0] and "80.00" in rows[1]
+    assert len({line.index(value) + len(value) for line, value in zip(rows, ("70.00", "80.00"), strict=True)}) == 1
+    alone = to_text(summary(runs[:1]))
+    assert "dataset" in alone.splitlines()[0]
