@@ -18,13 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dne_lab import chance
 from dne_lab.config import Config
-from dne_lab.data.augment import augment
-from dne_lab.data.stream import Task
+from dne_lab.data.source import ArraySource
+from dne_lab.data.stream import ClassStream, Task
 from dne_lab.measure.cost import blank_stream
 from dne_lab.methods.base import Stage, create
 from dne_lab.methods.expansion import Expansion
 from dne_lab.models import literal
 from dne_lab.models.expandable import ExpandableViT
+from dne_lab.training import batches
 
 
 class _Calls(TorchDispatchMode):
@@ -115,12 +116,18 @@ def calls(config: Config, task: int) -> int:
 
 
 def data_seconds(config: Config, batch: int, device: str) -> float:
-    """Median seconds to augment one batch as the training loop does."""
-    images = torch.zeros((batch, *blank_stream(config.data.tasks).shape), dtype=torch.uint8, device=device)
-    index = torch.arange(batch, device=device)
-    names = config.learn.augment
-    augment(images, names, ("bench", 0), index)
-    return statistics.median(_seconds(lambda: augment(images, names, ("bench", 1), index), device) for _ in range(5))
+    """Median seconds to fetch, move and augment one batch as the training loop does, from random images in memory."""
+    shape, generator = blank_stream(config.data.tasks).shape, chance.generator("bench data")
+    images = torch.randint(0, 256, (max(1000, batch), *shape), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(len(images)) % 10
+    data = ClassStream(ArraySource(images, labels, images[:10], labels[:10]), (10,))
+    order, place = chance.permutation(len(images), "bench")[:batch], torch.device(device)
+
+    def fetch(step: int) -> object:
+        return batches.training(data, order, config.learn, ("bench", step), place)
+
+    fetch(0)
+    return statistics.median(_seconds(lambda: fetch(step), device) for step in range(1, 12))  # noqa: B023
 
 
 def peak_memory(device: str) -> float:
@@ -150,13 +157,15 @@ def run(
     ratio, seconds[f"inference_{last}"] = inference(config, last, batch, device, pairs)
     report("operator calls")
     counted = {str(task): calls(config, task) for task in (2, 6, 11, 26) if task <= len(config.data.tasks)}
+    report("data")
+    _, seconds["train_step_1"] = train_step(config, 1, batch, device, pairs)
     first = min(steps)
     return {
         "train_step": ratios,
         "inference": {str(last): ratio},
         "calls_per_forward": counted,
         "images_per_second": batch / seconds[f"train_step_{first}"],
-        "data_share": data_seconds(config, batch, device) / seconds[f"train_step_{first}"],
+        "data_share": data_seconds(config, batch, device) / seconds["train_step_1"],  # the shortest step there is
         "peak_memory_mb": peak_memory(device),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu",
         "torch": torch.__version__,

@@ -121,6 +121,7 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder of the runs: <out>/<method>-<preset>-s<seed>.")] = Path("runs"),
     device: Device = None,
     stop_after: Annotated[float | None, typer.Option(help="Checkpoint after that many seconds and exit 0.")] = None,
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
     dry_run: Annotated[
         bool, typer.Option(help="Train nothing; print one command a run (for SLURM and the like).")
     ] = False,

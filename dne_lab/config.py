@@ -196,10 +196,16 @@ class Config:
         """Plain JSON-able nested dictionary; `from_dict` is its inverse."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
+    def identity(self) -> dict[str, Any]:
+        """`to_dict` without the place of the data, which may move: what has to be equal for two runs to be the same."""
+        tree = self.to_dict()
+        del tree["data"]["path"]
+        return tree
+
     @property
     def sha256(self) -> str:
-        """Identity of the configuration."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        """Hash of the configuration's identity."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
     def with_changes(self, changes: dict[str, Any]) -> "Config":
         """A copy with dotted fields set, e.g. ``{"learn.epochs": 5, "network.heads": "12,2"}``; strings are parsed.

@@ -1,7 +1,7 @@
 """Presets: partial configurations, composed left to right; a later one wins, and ``--set`` wins over all.
 
-There are three kinds: the images and sizes of an experiment (digits, cifar100-b50-10, ...), the switches of the network
-and its loss (paper-text, authors-code), and a schedule (paper-schedule).
+There are three kinds: the images, sizes and schedule of an experiment (digits, cifar100-b50-10, ...), the switches of
+the network and its loss (paper-text, authors-code; the latter are also the defaults), and a schedule (paper-schedule).
 """
 
 import copy
@@ -46,8 +46,8 @@ PAPER_SCHEDULE: Tree = {
         "schedule": "constant",
         "augment": ["crop", "flip", "randaugment"],
     },
-    "memory": {"budget": 2000, "policy": "shared"},
 }
+PAPER_MEMORY: Tree = {"memory": {"budget": 2000, "policy": "shared"}}
 PAPER_SIZES: Tree = {"network": {"patch": 4, "depth": 6, "head_width": 32, "heads": [12, 1], "ratio": 4}}
 
 
@@ -67,30 +67,24 @@ def _steps(base: int, step: int, classes: int = 100) -> list[int]:
 
 def _paper(name: str, step: int, extra: Tree) -> Tree:
     data: Tree = {"data": {"name": name, "tasks": _steps(50, step), "order": "podnet_1"}}
-    return _merge(PAPER_SIZES, AUTHORS_CODE, PAPER_SCHEDULE, data, extra)
+    return _merge(PAPER_SIZES, PAPER_SCHEDULE, PAPER_MEMORY, data, extra)
 
 
-DIGITS: Tree = _merge(
-    AUTHORS_CODE,
-    {
-        "data": {"name": "digits", "tasks": [4, 2, 2, 2]},
-        "network": {"patch": 2, "depth": 3, "head_width": 32, "heads": [3, 1], "ratio": 4},
-        "learn": {"epochs": 30, "batch": 32, "lr": 1e-3, "warmup": 3},
-        "tune": {"epochs": 30, "batch": 32, "lr": 3e-3, "schedule": "constant"},
-        "memory": {"budget": 100},
-    },
-)
+DIGITS: Tree = {
+    "data": {"name": "digits", "tasks": [4, 2, 2, 2]},
+    "network": {"patch": 2, "depth": 3, "head_width": 32, "heads": [3, 1], "ratio": 4},
+    "learn": {"epochs": 30, "batch": 32, "lr": 1e-3, "warmup": 3},
+    "tune": {"epochs": 30, "batch": 32, "lr": 3e-3, "schedule": "constant"},
+    "memory": {"budget": 100},
+}
 
-DIGITS100: Tree = _merge(
-    AUTHORS_CODE,
-    {
-        "data": {"name": "digits100", "tasks": _steps(50, 10)},
-        "network": {"patch": 2, "depth": 4, "head_width": 16, "heads": [6, 1], "ratio": 4},
-        "learn": {"epochs": 15, "batch": 64, "lr": 2e-3, "warmup": 1, "augment": ["affine"]},
-        "tune": {"epochs": 5, "batch": 64, "lr": 1e-3, "schedule": "constant"},
-        "memory": {"budget": 500},
-    },
-)
+DIGITS100: Tree = {
+    "data": {"name": "digits100", "tasks": _steps(50, 10)},
+    "network": {"patch": 2, "depth": 4, "head_width": 16, "heads": [6, 1], "ratio": 4},
+    "learn": {"epochs": 15, "batch": 64, "lr": 1e-3, "warmup": 2},
+    "tune": {"epochs": 10, "batch": 64, "lr": 3e-3, "schedule": "constant"},
+    "memory": {"budget": 500},
+}
 
 PRESETS: dict[str, Tree] = {
     "paper-text": PAPER_TEXT,
@@ -101,6 +95,7 @@ PRESETS: dict[str, Tree] = {
     **{f"digits100-b50-{step}": _merge(DIGITS100, {"data": {"tasks": _steps(50, step)}}) for step in (2, 5, 10, 25)},
     **{f"cifar100-b50-{step}": _paper("cifar100", step, {}) for step in (2, 5, 10, 25)},
     "imagenet100-b50-10": _paper("folder", 10, {"data": {"size": 224}, "network": {"patch": 16}}),
+    "imagenet100-b50-10-patch32": _paper("folder", 10, {"data": {"size": 224}, "network": {"patch": 32}}),
 }
 
 

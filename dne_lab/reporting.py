@@ -42,8 +42,8 @@ def text(records: Sequence[Record], latex: bool = False) -> str:
 
 def committed_text(folder: Path) -> str:
     """The table of CIFAR-100 records in a folder, or a sentence that there are none."""
-    files = sorted(folder.rglob("*.json")) if folder.is_dir() else []
-    found = [r for r in (Record.from_json(path) for path in files if path.stem != "tuning") if r.dataset == "cifar100"]
+    there = folder.is_dir() and any(folder.rglob("*.json"))
+    found = [record for record in records_of.find(folder) if record.dataset == "cifar100"] if there else []
     if not found:
         return f"No record of a CIFAR-100 run in {folder} yet."
     return "CIFAR-100 records:\n" + tables.to_text(tables.summary(found))

@@ -1,1 +1,1 @@
-
+"""What a number is: metrics, cost, records, tables."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from dne_lab import chance
 from dne_lab.config import Config, Data
 from dne_lab.data.source import Source
 from dne_lab.data.stream import ClassStream
@@ -114,7 +115,8 @@ def of_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
     method = base.create(config, stream)
     rows: list[dict[str, Any]] = []
     for task in method.stream:
-        method.enter(task, method.stages(task)[0])
+        with chance.seeded(0, "cost"):
+            method.enter(task, method.stages(task)[0])
         row = of_task(method)
         added = row["params_total"] - (rows[-1]["params_total"] if rows else 0)
         rows.append({"task": task.number, "classes": task.new.stop, **row, "params_added": added})

@@ -123,7 +123,9 @@ def joint_of(group: Group, others: Sequence[Group], same_network: bool = True) -
 
 
 def _data(record: Record) -> list[Any]:
-    return [record.dataset, record.preset, sorted(record.class_order), record.validation]
+    """Images, classes, split and how they are learned; not how the classes are cut into tasks, which Joint ignores."""
+    how = [record.config.get(name) for name in ("learn", "loss")] if record.config else [record.preset]
+    return [record.dataset, sorted(record.class_order), record.validation, *how]
 
 
 def _network(record: Record) -> dict[str, Any]:
@@ -142,7 +144,7 @@ def _settings(record: Record) -> dict[str, Any]:
         "network": json.dumps(record.network, sort_keys=True),
         "class order": record.class_order,
         "validation": record.validation,
-        **_flat(record.config),
+        **_flat({name: value for name, value in record.config.items() if name != "seed"}),
         "settings": record.settings_sha256[:8],
     }
 

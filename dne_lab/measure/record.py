@@ -110,13 +110,15 @@ class Record:
             raise LabError(
                 f"{path} is not a record: it lacks method and seen_accuracy. Name a run folder's record.json."
             )
-        names = [f.name for f in dataclasses.fields(cls)]
-        wrong = [f"without {n}" for n in names if n not in tree] + [f"with {n}" for n in tree if n not in names]
-        if wrong or tree["format"] != FORMAT:
-            what = ", ".join(wrong) if wrong else f"format {tree['format']} instead of {FORMAT}"
+        # Fields come and go with defaults; FORMAT changes when the meaning of one does.
+        fields = dataclasses.fields(cls)
+        needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+        wrong = [f"without {name}" for name in needed if name not in tree]
+        if wrong or tree.get("format") != FORMAT:
+            what = ", ".join(wrong) if wrong else f"format {tree.get('format')} instead of {FORMAT}"
             raise LabError(f"{path}: run folder of another version ({what}). Run it again with this version.")
         try:
-            return cls(**tree)
+            return cls(**{f.name: tree[f.name] for f in fields if f.name in tree})
         except (TypeError, AttributeError) as error:  # a value of the wrong kind, e.g. a number for a list
             raise LabError(f"{path} is damaged: {error}. Run it again.") from error
         except LabError as error:

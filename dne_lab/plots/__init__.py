@@ -1,1 +1,1 @@
-
+"""How it is shown: figures that are tables first."""

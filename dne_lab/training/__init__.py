@@ -1,1 +1,1 @@
-
+"""How it is learned: the one loop, its checkpoints and records, grids of runs."""

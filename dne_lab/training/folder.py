@@ -150,7 +150,7 @@ class RunFolder:
 
 
 def _unlike(here: Config, there: Config) -> list[str]:
-    return differences(here.to_dict(), there.to_dict())
+    return differences(here.identity(), there.identity())
 
 
 def curves_text(curves: list[dict[str, Any]]) -> str:

@@ -66,6 +66,10 @@ class Handle:
         self.whole_stream = from_config(config.data) if stream is None else stream
         if self.whole_stream.tasks != config.data.tasks:
             raise LabError(f"data.tasks = {config.data.tasks}, but the stream has tasks {self.whole_stream.tasks}.")
+        if self.whole_stream.validation != config.data.validation:
+            raise LabError(
+                f"data.validation = {config.data.validation}, but the stream has {self.whole_stream.validation}."
+            )
         self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
         self.keeps_exemplars = cls.uses_memory and not cls.joint
         saving.restore(self)

@@ -45,7 +45,8 @@ class Reader:
                 if not math.isfinite(value):
                     raise LabError(
                         f"the loss '{name}' is {value} in {place}. The last good checkpoint, if there is one, is "
-                        "untouched. Lower the learning rate (learn.lr), set learn.clip, or look at that step's images."
+                        "untouched. Lower the learning rate (learn.lr) or set learn.clip, in another folder (--out), "
+                        "or look at that step's images."
                     )
             for name, value in numbers.items():
                 state.sums[name] = state.sums.get(name, 0.0) + value * images

@@ -78,15 +78,8 @@ def record_of(run: "Handle") -> Record:
         validation=config.data.validation,
         threads=torch.get_num_threads(),
         settings_sha256=settings_sha256(config),
-        config=_without_path(config),
+        config=config.identity(),
     )
-
-
-def _without_path(config: Config) -> dict[str, Any]:
-    """The configuration; where the data lies is this machine's affair."""
-    tree = config.to_dict()
-    del tree["data"]["path"]
-    return tree
 
 
 def _network(config: Config, model: Any) -> dict[str, Any]:
@@ -96,7 +89,7 @@ def _network(config: Config, model: Any) -> dict[str, Any]:
 
 def settings_sha256(config: Config) -> str:
     """Identity of a configuration without its seed: only runs that share it are averaged."""
-    tree = config.to_dict()
+    tree = config.identity()
     del tree["seed"]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 

@@ -10,7 +10,7 @@ from dne_lab import chance, files
 from dne_lab.data.stream import Task
 from dne_lab.errors import LabError
 from dne_lab.methods.base import BALANCED, Stage
-from dne_lab.training import batches, taskend
+from dne_lab.training import batches, saving, taskend
 from dne_lab.training.handle import Handle
 from dne_lab.training.optimise import Optimisation
 from dne_lab.training.progress import Progress
@@ -101,6 +101,8 @@ class Run(Handle):
                 self._step(task, stage, parts[self.cursor.step], where, rate)
                 self._pause()
             self._end_epoch(where, rate=stage.recipe.rate(self.cursor.epoch + (steps - 1) / steps))
+        with self.changing():  # torn weights are not gone on from
+            saving.check_weights(self)
         self.state.cursor, self.state.begun = Cursor(task.number, self.cursor.stage + 1), False
 
     def _begin(self, task: Task, stage: Stage) -> None:

@@ -30,14 +30,20 @@ def save(run: "Handle") -> None:
         return
     tensors = {METHOD + name: value for name, value in run.method.state_dict().items()}
     if run.optimisation is not None and run.state.optimizer_of is not None:
-        if not run.optimisation.finite():
-            raise LabError(
-                f"weights hold NaN or Inf at {place(run)}. The last good checkpoint is kept; lower learn.lr."
-            )
+        check_weights(run)
         tensors |= {OPTIMIZER + name: value for name, value in run.optimisation.state().items()}
     tensors |= {PREDICTIONS + name: torch.from_numpy(array) for name, array in run.predictions.items()}
     run.files.write_last(tensors, {**identity(run), "state": run.state.to_dict(), "memory": run.memory.state()})
     run.files.write_outputs(run.record, run.curves, run.predictions)
+
+
+def check_weights(run: "Handle") -> None:
+    """Raises a `LabError` if a trained weight is NaN or Inf: the loss that would show it comes a step later."""
+    if run.optimisation is not None and not run.optimisation.finite():
+        raise LabError(
+            f"weights hold NaN or Inf at {place(run)}. The last good checkpoint, if there is one, is kept. Lower the "
+            "learning rate (learn.lr) or set learn.clip, and give another folder (--out)."
+        )
 
 
 def save_task(run: "Handle", number: int) -> None:
@@ -50,7 +56,7 @@ def save_task(run: "Handle", number: int) -> None:
 def identity(run: "Handle") -> dict[str, Any]:
     """What a file must share with the run that reads it."""
     return {
-        "config": run.config.to_dict(),
+        "config": run.config.identity(),
         "config_sha256": run.config.sha256,
         "stream": fingerprint(run.stream),
     }
@@ -120,7 +126,7 @@ def _restore_checkpoint(run: "Handle", tensors: dict[str, Tensor], info: dict[st
             run.optimisation.load(_part(tensors, OPTIMIZER))
         if not run.finished:
             run.state.timing["resumed"] = run.state.timing.get("resumed", 0) + 1
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError, IndexError, AttributeError) as error:
         raise LabError(
             f"{run.files}: {LAST} does not fit this version of method {run.config.method} ({error}). It is untouched. "
             "Use the version that wrote it, or give another folder."

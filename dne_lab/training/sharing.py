@@ -1,6 +1,7 @@
 """Task 1, trained once: which runs may share it, and how one starts behind another's."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,14 +25,14 @@ H = TypeVar("H", bound="Handle")
 def identity(config: Config, stream: ClassStream) -> dict[str, Any]:
     """Everything that the first task of a run depends on, JSON-able. Runs with equal ones have the same task 1."""
     cls = base.find(config.method)
-    tree = config.to_dict()
+    tree = config.identity()
     task = stream.task(1)
     network = tree["network"] | {"heads": config.network.heads_of(1)}
     stages = [dataclasses.asdict(stage) for stage in base.create(config, stream).stages(task)]
     # The policy "fixed" divides by all classes of the stream; the others see no more of it than task 1.
     memory = tree["memory"] | ({"classes": stream.classes} if config.memory.policy == "fixed" else {})
     return {
-        "method": "any expansion" if cls.shares_first_task else config.method,
+        "method": _teacher(cls).__qualname__ if cls.shares_first_task else config.method,
         "options": tree["options"],
         "seed": config.seed,
         "precision": config.precision,
@@ -41,6 +42,11 @@ def identity(config: Config, stream: ClassStream) -> dict[str, Any]:
         "stages": {str(number): stage for number, stage in enumerate(stages, start=1)},
         "memory": memory if cls.uses_memory else {},
     }
+
+
+def _teacher(cls: type[base.Method]) -> type:
+    """The class that says how task 1 is learned: the first ancestor that defines more than names and a variant."""
+    return next(c for c in cls.__mro__ if any(inspect.isfunction(value) for value in vars(c).values()))
 
 
 def fork(source: H, config: Config, folder: str | Path | None) -> H:

@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import tiny
+import tiny_runs as tiny
 import torch
 
 from dne_lab.errors import LabError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
-import tiny
+import tiny_runs as tiny
 import torch
 
 from dne_lab.errors import LabError

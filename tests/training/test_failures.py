@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
+import tiny_runs as tiny
 import torch
 
 from dne_lab.errors import LabError
 from dne_lab.files import WriteError
+from dne_lab.training.optimise import Optimisation
 from dne_lab.training.run import Run
 
 
@@ -79,3 +80,21 @@ def test_an_unwritable_folder_is_said_before_training(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(LabError, match="runs"):
         run(tmp_path / "runs" / "run").train()
+
+
+def test_weights_that_overflow_in_the_last_step_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of that step is finite, and no later one is left to show the damage."""
+    settings = tiny.settings(**{"tune.epochs": 1, "tune.batch": 100})
+    original = Optimisation.step
+
+    def step(self: Optimisation, rate: float) -> None:
+        original(self, rate)
+        if self.recipe == settings.tune:
+            with torch.no_grad():
+                next(iter(self.parameters.values())).fill_(float("nan"))
+
+    monkeypatch.setattr(Optimisation, "step", step)
+    spoiled = Run(settings, tiny.stream(), device="cpu", progress=False)
+    with pytest.raises(LabError, match="weights hold NaN or Inf at task 2, stage tune"):
+        spoiled.train()
+    assert spoiled.torn and not spoiled.finished

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
+import tiny_runs as tiny
 import torch
 
 from dne_lab.training import checkpoint

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
+import tiny_runs as tiny
 import torch
 
 from dne_lab.errors import LabError

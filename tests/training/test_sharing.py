@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
+import tiny_runs as tiny
 import torch
 
 from dne_lab.errors import LabError
+from dne_lab.methods import base
 from dne_lab.training import grid
 from dne_lab.training.run import Run
 from dne_lab.training.sharing import identity
@@ -145,3 +146,19 @@ def test_the_commands_of_a_grid() -> None:
         f"dne-lab run {name} --preset p,q --set learn.epochs=2 --seeds 3 --out 'out dir'"
         for name in ("tiny", "tiny-other")
     ]
+
+
+def test_a_subclass_that_learns_otherwise_does_not_share() -> None:
+    class Changed(tiny.Tiny):
+        name = "tiny-changed"
+
+        def losses(self, batch: Any, task: Any, stage: Any) -> dict[str, Any]:
+            return {name: 2 * loss for name, loss in super().losses(batch, task, stage).items()}
+
+    try:
+        stream = tiny.stream()
+        same, other = (identity(tiny.settings(name), stream) for name in ("tiny-other", "tiny-changed"))
+        first = identity(tiny.settings("tiny"), stream)
+        assert same == first and other != first
+    finally:
+        del base.Method.registry["tiny-changed"]

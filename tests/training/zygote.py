@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tiny
+import tiny_runs as tiny
 import torch
 
 from dne_lab import files
