@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pytest
 import torch
@@ -68,25 +68,43 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
-def started(*words: object, folder: Path) -> subprocess.Popen[str]:
-    """A command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "dne_lab", *map(str, words)],
-        cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def finished(process: subprocess.Popen[str], seconds: float = 120) -> Done:
-    try:
-        out, err = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
-    return Done(process.returncode, out, err)
-
-
 def there(*words: object, folder: Path) -> Done:
     """A command in a process of its own, to its end."""
-    return finished(started(*words, folder=folder))
+    done = subprocess.run(
+        [sys.executable, "-m", "dne_lab", *map(str, words)],
+        cwd=folder, env=environment(), text=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+class Nursery:
+    """Commands in processes of their own that start at once; see nursery.py."""
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("nursery.py")],
+            env=environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def ask(self, **asked: Any) -> int:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def start(self, *words: object, folder: Path) -> int:
+        """Starts a command in a folder; its process number."""
+        return self.ask(words=[str(word) for word in words], folder=str(folder))
+
+    def ended(self, number: int, folder: Path) -> Done:
+        """Waits for the command that was started in a folder."""
+        code = self.ask(wait=number)
+        return Done(code, *(Path(f"{folder}{suffix}").read_text() for suffix in (".out", ".err")))
 
 
 def content(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it trains, prints, writes, skips, goes on with."""
 
 import json
+import os
 import random
 import re
 import shlex
@@ -8,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import invented
 import pytest
-from shell import Here, content, environment, finished, sets, snapshot, started, there
+from shell import Done, Here, Nursery, content, environment, sets, snapshot, there
 
 from dne_lab import presets
 from dne_lab.training import checkpoint
@@ -96,7 +98,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_without_a_command_it_says_what_there_is(tmp_path: Path) -> None:
     done = there("--help", folder=tmp_path)
     assert done.code == 0 and all(re.search(rf"^  {name} +[A-Z]", done.out, re.MULTILINE) for name in HELP)
-    assert there(folder=tmp_path).out == done.out
+    bare = there(folder=tmp_path)
+    assert bare.out + bare.err == done.out
 
 
 @pytest.mark.parametrize("command", HELP)
@@ -106,7 +109,7 @@ def test_help_teaches(command: str, here: Here) -> None:
     text = re.sub(r"\s+", " ", done.out)
     assert all(word in text for word in HELP[command])
     # every option and argument has words of its own
-    entries = re.split(r"\n  (?=\S)", done.out.split("Arguments:" if "Arguments:" in done.out else "Options:")[1])
+    entries = re.split(r"\n  (?=\S)", done.out.split("Arguments:" if "Arguments:" in done.out else "Options:")[1])[1:]
     assert all(len(re.sub(r"<.*?>|\[.*?\]|--[\w-]+", "", entry).split()) >= 2 for entry in entries)
 
 
@@ -179,31 +182,37 @@ def test_methods_and_seeds_make_a_grid(here: Here, tmp_path: Path) -> None:
     assert re.search(r"^Joint .* \d", text, re.MULTILINE) and "LA +-" in text
 
 
-def test_a_run_interrupted_in_every_way_ends_as_if_it_had_not_been(tmp_path: Path, here: Here) -> None:
-    words = ["run", "dne", *sets(data__tasks="4,2,2,2", learn__epochs=4, tune__epochs=2, learn__batch=16)]
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as made:
+        yield made
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_interrupted_in_every_way_ends_as_if_it_had_not_been(
+    nursery: Nursery, tmp_path: Path, here: Here
+) -> None:
+    words = ["run", "dne", *sets(data__tasks="4,2,2,2", learn__epochs=3, learn__batch=16)]
     run = tmp_path / "runs" / "dne-digits-s0"
 
-    def after(task: int, number: signal.Signals) -> tuple[int, str]:
+    def after(task: int, sent: signal.Signals) -> Done:
         """Sends a signal at a random moment after a task, to a process of its own."""
-        process = started(*words, folder=tmp_path)
+        number = nursery.start(*words, folder=tmp_path)
         end = time.monotonic() + 100
-        while not (run / f"task_{task:02d}.safetensors").exists() and process.poll() is None:
-            assert time.monotonic() < end
+        while not (run / f"task_{task:02d}.safetensors").exists():
+            assert time.monotonic() < end, (tmp_path.parent / f"{tmp_path.name}.err").read_text()
             time.sleep(0.005)
-        time.sleep(random.Random(task).uniform(0, 0.15))
-        process.send_signal(number)
-        done = finished(process)
-        assert not list(run.glob("record.json")) or not json.loads((run / "record.json").read_text())["finished"]
-        return done.code, done.err.splitlines()[-1] if done.err else ""
+        time.sleep(random.Random(task).uniform(0, 0.1))
+        os.kill(number, sent)
+        return nursery.ended(number, tmp_path)
 
     stopped = here(*words, "--stop-after", 0.05)
     assert stopped.code == 0 and "1 of 1 runs are not finished; the same command goes on with them." in stopped.out
-    assert after(1, signal.SIGKILL)[0] == -signal.SIGKILL
-    goes_on = "stopped; the same command goes on from here."
-    assert after(2, signal.SIGINT) == (130, goes_on)
-    assert after(3, signal.SIGTERM) == (143, goes_on)
-    cursor = checkpoint.load(run / "last.safetensors")[1]["state"]["cursor"]
-    assert cursor[0] == 4
+    assert after(1, signal.SIGKILL).code == -signal.SIGKILL
+    for task, sent, code in ((2, signal.SIGINT, 130), (3, signal.SIGTERM, 143)):
+        done = after(task, sent)
+        assert (done.code, done.err.splitlines()[-1]) == (code, "stopped; the same command goes on from here.")
+        assert checkpoint.load(run / "last.safetensors")[1]["state"]["cursor"][0] == task + 1
     assert here(*words).code == 0
     assert here(*words, "--out", "whole").code == 0
     one, other = content(run), content(tmp_path / "whole" / "dne-digits-s0")
