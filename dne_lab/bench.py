@@ -20,7 +20,7 @@ from dne_lab import chance
 from dne_lab.config import Config
 from dne_lab.data.source import ArraySource
 from dne_lab.data.stream import ClassStream, Task
-from dne_lab.measure.cost import blank_stream
+from dne_lab.measure.cost import blank_stream, shape_of
 from dne_lab.methods.base import Stage, create
 from dne_lab.methods.expansion import Expansion
 from dne_lab.models import literal
@@ -42,7 +42,7 @@ class _Calls(TorchDispatchMode):
 
 def grown(config: Config, task: int, device: str) -> tuple[Expansion, ExpandableViT | None, Task]:
     """A method at stage 1 of ``task``, a copy of its model before it (the literal path's teacher), and the task."""
-    method = create(config, blank_stream(config.data.tasks))
+    method = create(config, blank_stream(config.data.tasks, shape_of(config.data)))
     if not isinstance(method, Expansion):
         raise TypeError(f"bench measures the expansion methods; {config.method} has no literal path of its own")
     teacher, current = None, method.stream.task(1)
@@ -117,7 +117,7 @@ def calls(config: Config, task: int) -> int:
 
 def data_seconds(config: Config, batch: int, device: str) -> float:
     """Median seconds to fetch, move and augment one batch as the training loop does, from random images in memory."""
-    shape, generator = blank_stream(config.data.tasks).shape, chance.generator("bench data")
+    shape, generator = shape_of(config.data), chance.generator("bench data")
     images = torch.randint(0, 256, (max(1000, batch), *shape), dtype=torch.uint8, generator=generator)
     labels = torch.arange(len(images)) % 10
     data = ClassStream(ArraySource(images, labels, images[:10], labels[:10]), (10,))

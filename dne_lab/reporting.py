@@ -57,14 +57,12 @@ def drawings(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def figures(records: Sequence[Record], out: Path, name: str | None = None) -> list[Path]:
-    """Draws the figures of every data set and writes CSV and PNG; with ``name`` also the summary as ``<name>.csv``."""
+    """Writes the summary as ``<name>.csv`` (default: summary), and CSV and PNG of the figures of every data set."""
     from dne_lab.files import write_text
 
-    written: list[Path] = []
-    if name is not None:
-        path = out / f"{name}.csv"
-        write_text(path, tables.summary(records).to_csv(index=False, float_format="%.4f", lineterminator="\n"))
-        written.append(path)
+    path = out / f"{name or 'summary'}.csv"
+    write_text(path, tables.summary(records).to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+    written = [path]
     for dataset in dict.fromkeys(r.dataset for r in records):
         chosen = [r for r in records if r.dataset == dataset]
         for kind, figure in drawings(chosen).items():

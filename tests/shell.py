@@ -45,6 +45,7 @@ class Here:
 
     def __call__(self, *words: object, program: str = "dne-lab") -> Done:
         self.monkeypatch.setattr(sys, "argv", [program, *map(str, words)])
+        self.monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # runs are compared bit for bit
         self.capsys.readouterr()
         with one_thread():
             try:
@@ -65,7 +66,7 @@ def one_thread() -> Iterator[None]:
 
 def environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def there(*words: object, folder: Path) -> Done:

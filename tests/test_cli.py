@@ -192,7 +192,7 @@ def nursery() -> Iterator[Nursery]:
 def test_a_run_interrupted_in_every_way_ends_as_if_it_had_not_been(
     nursery: Nursery, tmp_path: Path, here: Here
 ) -> None:
-    words = ["run", "dne", *sets(data__tasks="4,2,2,2", learn__epochs=3, learn__batch=16)]
+    words = ["run", "dne", *sets(data__tasks="4,2,2,2", learn__epochs=2, learn__batch=16)]
     run = tmp_path / "runs" / "dne-digits-s0"
 
     def after(task: int, sent: signal.Signals) -> Done:
@@ -241,9 +241,8 @@ def test_report_writes_latex_and_figures(place: Path, here: Here, tmp_path: Path
     done = here("report", place / "runs", "--latex", "--figures", "out")
     assert done.code == 0 and done.out.startswith("\\begin{tabular}") and "DNE (k = 1) & 2, 1 & digits" in done.out
     made = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert made == [
-        f"digits_accuracy_{kind}.{suffix}" for kind in ("against_cost", "by_task") for suffix in ("csv", "png")
-    ]
+    drawn = [f"digits_accuracy_{kind}.{end}" for kind in ("against_cost", "by_task") for end in ("csv", "png")]
+    assert made == [*drawn, "summary.csv"]
     assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in made if name.endswith("png"))
     assert sorted(done.err.split()[1::2]) == [f"out/{name}" for name in made]
 
@@ -330,9 +329,9 @@ def test_reproduce_prints_a_table_and_writes_it_with_figures_and_records(
         if file.suffix == ".png":
             assert file.read_bytes().startswith(b"\x89PNG")
         if file.suffix == ".json":
-            assert json.loads(file.read_text()) == json.loads(
-                (tmp_path / "runs" / file.stem / "record.json").read_text()
-            )
+            told = json.loads(file.read_text())
+            run = tmp_path / "runs" / f"{told['method']}-tiny-s{told['seed']}"
+            assert told == json.loads((run / "record.json").read_text())
     assert len([file for file in written if file.suffix == ".json"]) == 8
     for method in ("IA (k = 1)", "STA (k = 1)", "DNE (k = 1)", "Joint"):
         assert len(re.findall(rf"^{re.escape(method)} ", done.out, re.MULTILINE)) == 1

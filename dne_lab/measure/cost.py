@@ -115,9 +115,12 @@ def of_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
     method = base.create(config, stream)
     rows: list[dict[str, Any]] = []
     for task in method.stream:
-        with chance.seeded(0, "cost"):
-            method.enter(task, method.stages(task)[0])
-        row = of_task(method)
+        trainable = []
+        for stage in method.stages(task):  # a later stage may change the structure (compression)
+            with chance.seeded(0, "cost"):
+                method.enter(task, stage)
+            trainable.append(count(method, trainable=True))
+        row = of_task(method) | {"params_trainable": trainable[0]}
         added = row["params_total"] - (rows[-1]["params_total"] if rows else 0)
         rows.append({"task": task.number, "classes": task.new.stop, **row, "params_added": added})
     return rows

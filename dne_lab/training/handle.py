@@ -87,6 +87,10 @@ class Handle:
         self.unwritten = 0  # a finished task whose files have not been written
         self.saved_at = time.monotonic()
 
+    def __repr__(self) -> str:
+        done = "finished" if self.finished else f"at {saving.place(self)}"
+        return f"Run({self.config.method}, {self.stream!r}, seed {self.config.seed}, {done}, in {self.files})"
+
     # Showing it ----------------------------------------------------------------------------------------------------
 
     @property

@@ -71,7 +71,8 @@ class Run(Handle):
             raise LabError(f"method {self.config.method}: the stages of task {task.number} need different names.")
         sizes = [stage.recipe.epochs * batches.steps(self._size(task, stage), stage.recipe.batch) for stage in stages]
         done = sum(sizes[: self.cursor.stage])
-        self._bar = Progress(self.progress, f"task {task.number}/{len(self.stream)}", sum(sizes), done)
+        title = f"{self.config.method} s{self.config.seed} task {task.number}/{len(self.stream)}"
+        self._bar = Progress(self.progress, title, sum(sizes), done)
         result = ""
         try:
             while self.cursor.stage < len(stages):

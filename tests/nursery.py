@@ -1,0 +1,56 @@
+"""A process that imports the package once and forks commands, so that many real processes cost one start.
+
+Forking is safe because this process itself never computes anything. Reads {"words", "folder"} or {"wait": pid} as lines
+of JSON; answers with the child's process number, or with its exit status (minus the signal that killed it).
+"""
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from dne_lab import cli
+
+
+def forked(words: list[str], folder: str) -> int:
+    """Starts a command; its process number. It writes to .out and .err, files beside its folder."""
+    number = os.fork()
+    if number:
+        return number
+    try:
+        os.chdir(folder)
+        for stream, suffix in ((1, ".out"), (2, ".err")):
+            os.dup2(os.open(folder + suffix, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.argv = ["dne-lab", *words]
+        cli.main()
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    for name in (
+        "torch",
+        "sklearn.datasets",
+        "dne_lab.training.grid",
+        "dne_lab.training.api",
+        "dne_lab.measure.tables",
+    ):
+        importlib.import_module(name)
+    importlib.import_module("torch").set_num_threads(1)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "wait" in asked:
+            answer = os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1])
+        else:
+            answer = forked(asked["words"], str(Path(asked["folder"])))
+        print(answer, flush=True)

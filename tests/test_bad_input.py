@@ -1,0 +1,238 @@
+"""What a user gets wrong, through the command line: one message that says what to do, status 2, nothing changed."""
+
+import json
+import re
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from shell import Here, content, sets, snapshot
+
+SMALL = {"data__tasks": "2,2", "network__patch": 4, "memory__budget": 8}
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Here:
+    monkeypatch.chdir(tmp_path)
+    return Here(capsys, monkeypatch)
+
+
+def refused(here: Here, message: str, *words: object) -> None:
+    """Asserts that a command says why not, in one paragraph, and what to do, and leaves all files as they were."""
+    before = snapshot(Path())
+    done = here(*words)
+    assert done.code == 2, done
+    assert re.search(message, done.err), done.err
+    assert done.err.startswith("dne-lab: ") and done.err.count("\n") == 1 and "Traceback" not in done.err
+    assert done.out == "" and snapshot(Path()) == before
+
+
+def pixels(seed: int, side: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Four classes as a folder: three training images and a test image each, 8 x 8."""
+    for split, count in (("train", 3), ("test", 1)):
+        for number, name in enumerate("abcd"):
+            (tmp_path / "tree" / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(pixels(10 * number + i)).save(tmp_path / "tree" / split / name / f"{i}.png")
+    return tmp_path / "tree"
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    labels = np.arange(4).repeat(3)
+    images = np.stack([pixels(i) for i in range(12)])
+    return {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+
+
+def of_folder(**changes: object) -> list[str]:
+    return ["run", "dne", *sets(data__name="folder", data__path="tree", **{**SMALL, **changes})]
+
+
+def of_npz() -> list[str]:
+    return ["run", "dne", *sets(data__name="npz", data__path="own.npz", **SMALL)]
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (r"unknown method 'dnee'\. Did you mean dne .* Allowed: dne, ", ["run", "ia,dnee"]),
+        (r"',' names no method: give one or more", ["run", ","]),
+        (r"unknown preset 'digit'\. Did you mean digits", ["run", "dne", "--preset", "digit"]),
+        (r"unknown preset 'digit'", ["reproduce", "--preset", "digit"]),
+        (r"unknown field 'learn.epoch'\. Did you mean learn\.epochs", ["run", "dne", "--set", "learn.epoch=3"]),
+        (r"unknown field 'options.x': options has no fields", ["run", "dne", "--set", "options.x=3"]),
+        (r"learn\.epochs = 'x': must be a whole number", ["run", "dne", "--set", "learn.epochs=x"]),
+        (r"--set 'learn.epochs': write field=value", ["run", "dne", "--set", "learn.epochs"]),
+        (r"--set 'seed=3': use --seeds", ["run", "dne", "--set", "seed=3"]),
+        (r"--set 'method=ia': name the method after the command", ["run", "dne", "--set", "method=ia"]),
+        (r"--seeds '0-x': give numbers such as", ["run", "dne", "--seeds", "0-x"]),
+        (r"--seeds '4-1' names no number", ["run", "dne", "--seeds", "4-1"]),
+        (r"device 'gpu' cannot be used .*This machine has: cpu", ["run", "dne", "--device", "gpu"]),
+        (r"device 'meta' cannot be used", ["reproduce", "--device", "meta"]),
+        (r"tasks 6\+3 = 9 classes, but digits has 10\. Give task", ["run", "dne", *sets(data__tasks="6,3")]),
+        (r"tasks 6\+4\+1 = 11 classes, but digits", ["run", "dne", *sets(data__tasks="6,4,1")]),
+        (r"memory\.budget = 9 is smaller than the number of classes", ["run", "dne", *sets(memory__budget=9)]),
+        (r"network\.patch = 3 does not divide images of 8 x 8", ["run", "dne", *sets(network__patch=3)]),
+        (r"'3' .*classes|tasks = '3,x'", ["cost", "dne", "--tasks", "3,x"]),
+        (r"images of unknown size: add --set data\.size", ["cost", "dne", "--tasks", "4", "--set", "data.name=folder"]),
+        (r"--tasks x: |--tasks 'x': give numbers", ["bench", "--tasks", "x"]),
+        (r"--tasks 7: preset digits has tasks 1 to 4", ["bench", "--preset", "digits", "--tasks", "7"]),
+        (r"--batch 0 --pairs 5: both must be at least 1", ["bench", "--batch", "0"]),
+        (r"nowhere does not exist\. Train one first", ["report", "nowhere"]),
+        (r"nowhere\.zip does not exist", ["report", "nowhere.zip"]),
+        (r"nowhere is no run folder", ["export", "nowhere", "x.zip"]),
+        (r"there is no folder notes", ["lab", "--folder", "notes"]),
+        (r"CIFAR-100 is not complete in .*cifar-100-python", ["run", "dne", "--preset", "cifar100-b50-10"]),
+        (r"data 'folder' needs a path: set data\.path", ["run", "dne", "--preset", "imagenet100-b50-10"]),
+        (r"tree: no such folder\. Expected train/CLASS/IMAGE", of_folder()),
+        (r"own\.npz: no such file\. Expected an \.npz with the arrays train_images", of_npz()),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_is_written(message: str, words: list[str], here: Here) -> None:
+    refused(here, message, *words)
+
+
+def test_usage_errors_show_the_usage(here: Here) -> None:
+    for words in (["run"], ["nothing"], ["run", "dne", "--nothing"], ["run", "dne", "--stop-after", "soon"]):
+        done = here(*words)
+        assert done.code == 2 and "Usage:" in done.err and "Traceback" not in done.err, words
+
+
+def remove(*names: str) -> Callable[[Path], object]:
+    return lambda tree: [shutil.rmtree(tree / name) for name in names]
+
+
+def bad_image(name: str, side: int) -> Callable[[Path], object]:
+    return lambda tree: Image.fromarray(pixels(0, side)).save(tree / name)
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "half unpacked": (remove("test"), r"tree has no test/ or val/ \(found: train\)\. Unpack all of it\. Expected"),
+    "a class without files": (lambda t: [f.unlink() for f in (t / "train/b").iterdir()], r"train/b has no images"),
+    "a class without folder": (remove("test/c"), r"1 class folder\(s\) of tree/train are not in tree/test: c"),
+    "another size": (bad_image("train/a/9.png", 6), r"train/a/9\.png has 6 x 6 pixels.*Pass size \(data\.size\)"),
+    "no image": (lambda t: (t / "train/d/9.png").write_text("hello"), r"train/d/9\.png cannot be decoded"),
+    "a class more": (lambda t: [shutil.copytree(t / s / "a", t / s / "e") for s in ("train", "test")],
+                     r"tasks 2\+2 = 4 classes, but folder has 5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_wrong_image_folder_is_refused(kind: str, here: Here, tree: Path) -> None:
+    change, message = FOLDERS[kind]
+    change(tree)
+    refused(here, message, *of_folder())
+
+
+def test_a_patch_that_does_not_divide_the_folders_images(here: Here, tree: Path) -> None:
+    refused(here, r"network\.patch = 4 does not divide images of 6 x 6 pixels", *of_folder(data__size=6))
+
+
+def test_a_truncated_image_is_named_and_the_same_command_goes_on_once_it_is_whole(here: Here, tree: Path) -> None:
+    file = tree / "train" / "d" / "2.png"  # met in task 2
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    done = here(*of_folder())
+    assert done.code == 2 and re.search(r"train/d/2\.png cannot be decoded.*Copy it again or remove it", done.err)
+    assert "Traceback" not in done.err and Path("runs/dne-digits-s0/task_01.safetensors").exists()  # nothing lost
+    file.write_bytes(whole)
+    assert here(*of_folder()).code == 0
+    assert here(*of_folder(), "--out", "other").code == 0
+    assert content(Path("runs/dne-digits-s0")) == content(Path("other/dne-digits-s0"))
+
+
+ARRAYS: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str]] = {
+    "floats": (lambda a: a.update(train_images=a["train_images"] / 255), r"train_images has type float64"),
+    "channels": (lambda a: a.update(train_images=a["train_images"][..., :2]), r"has shape \(12, 8, 8, 2\)"),
+    "other test images": (lambda a: a.update(test_images=a["test_images"][:, :6]), r"training images are .*test"),
+    "missing": (lambda a: a.pop("test_labels"), r"no test_labels among its arrays"),
+    "lengths": (lambda a: a.update(train_labels=a["train_labels"][1:]), r"12 images, 11 labels"),
+    "a class without images": (lambda a: a.update(train_labels=np.where(a["train_labels"] == 1, 0, a["train_labels"])),
+                               r"classes without train images: 1 \(1\)"),
+    "objects": (lambda a: a.update(train_images=np.array([None, 1], dtype=object)), r"cannot be read"),
+    "one size": (lambda a: a.update({k: v[:, :6, :6] for k, v in a.items() if v.ndim == 4}), r"patch = 4 does not"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_a_wrong_npz_is_refused(kind: str, here: Here, arrays: dict[str, np.ndarray]) -> None:
+    change, message = ARRAYS[kind]
+    change(arrays)
+    np.savez("own.npz", **arrays)
+    refused(here, message, *of_npz())
+
+
+def test_a_truncated_npz_and_a_foreign_archive_are_refused(here: Here, arrays: dict[str, np.ndarray]) -> None:
+    np.savez("own.npz", **arrays)
+    Path("own.npz").write_bytes(Path("own.npz").read_bytes()[:-100])
+    refused(here, r"own\.npz: cannot be read", *of_npz())
+    Path("x.zip").write_text("no archive")
+    refused(here, r"x\.zip is no archive of a run, or damaged", "report", "x.zip")
+    Path("record.json").write_text('{"method": "dne", "seen_accuracy": []')
+    refused(here, r"record\.json is damaged", "report", "record.json")
+
+
+# Folders -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_another_configuration_stays_as_it_is(here: Here) -> None:
+    assert here("run", "dne", *sets()).code == 0
+    other = ["run", "ia,dne", *sets(learn__epochs=2)]
+    refused(here, r"runs/dne-digits-s0 belongs to another configuration: learn\.epochs \(1 there, 2 here\)", *other)
+    for name in ("config.json", "last.safetensors"):
+        file = Path("runs/dne-digits-s0") / name
+        good = file.read_bytes()
+        file.write_bytes(good[:-20])
+        Path("runs/dne-digits-s0/record.json").rename("record.json")
+        refused(here, rf"{name} is (truncated or )?damaged", "run", "dne", *sets())
+        Path("record.json").rename("runs/dne-digits-s0/record.json")
+        file.write_bytes(good)
+    assert here("run", "dne", *sets()).code == 0
+
+
+def test_a_place_that_cannot_be_written_to_is_named_before_any_training(here: Here) -> None:
+    Path("file").write_text("in the way")
+    assert here("run", "dne", *sets()).code == 0
+    refused(
+        here,
+        r"cannot make the folder file/dne-digits-s0.*make the folder writable",
+        "run",
+        "dne",
+        *sets(),
+        "--out",
+        "file",
+    )
+    done = here("report", "runs", "--figures", "file/x")
+    assert done.code == 2 and "cannot make the folder file" in done.err
+    refused(here, r"cannot make the folder file", "export", "runs/dne-digits-s0", "file/x.zip")
+    refused(here, r"cannot make the folder file", "reproduce", "--out", "file/x")
+
+
+def test_a_full_disk_loses_nothing(here: Here) -> None:
+    """The system itself refuses to write a file beyond a size, as it would on a full disk."""
+    words = ["run", "dne", *sets()]
+    assert here(*words, "--out", "whole").code == 0
+    expected = content(Path("whole/dne-digits-s0"))
+    size = Path("whole/dne-digits-s0/last.safetensors").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 500, before[1]))  # task 1 fits, the end does not
+    try:
+        done = here(*words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert done.code == 2 and re.search(r"cannot write runs/dne-digits-s0/.*Nothing was lost.*Free space", done.err)
+    left = sorted(file.name for file in Path("runs/dne-digits-s0").iterdir())
+    assert "task_01.safetensors" in left and not [name for name in left if name.endswith(".tmp")]
+    assert not json.loads(Path("runs/dne-digits-s0/record.json").read_text())["finished"]
+    again = here(*words)
+    assert again.code == 0 and "task 1/2" not in again.err
+    assert content(Path("runs/dne-digits-s0")) == expected

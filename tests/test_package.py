@@ -1,0 +1,311 @@
+"""The house as a whole: which part may use which, what a bare machine can do, what the two commands need."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "dne_lab"
+MODULES = {
+    ".".join(["dne_lab", *file.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): file
+    for file in sorted(PACKAGE.rglob("*.py"))
+}
+# Each layer uses those before it, and itself.
+BOTTOM = ("errors", "chance", "fields", "config", "files", "paper")
+LAYERS = ("bottom", "data", "models", "methods", "measure", "training", "analysis", "plots", "widgets", "top")
+TOP = ("bench", "reporting", "reproduce", "cli", "__main__", "")
+SHOWING = {"matplotlib", "seaborn", "plotly", "ipywidgets", "IPython", "jupyter", "jupyterlab", "notebook", "nbformat"}
+NOTEBOOK = (
+    "plotly",
+    "ipywidgets",
+    "IPython",
+    "jupyterlab",
+    "jupyter_server",
+    "ipykernel",
+    "nbval",
+    "nbformat",
+    "nbclient",
+)
+
+
+def layer(module: str) -> str:
+    part = module.removeprefix("dne_lab").lstrip(".").split(".")[0]
+    if part == "presets":  # anywhere after config
+        return "presets"
+    return "bottom" if part in BOTTOM else "top" if part in TOP else part
+
+
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    for name, file in MODULES.items():
+        yield name, ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """All absolute names that a tree imports, wherever."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the package"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else str(node.module)
+
+
+def at_import(tree: ast.Module) -> Iterator[str]:
+    """What is imported as soon as the module is: not inside functions, not under TYPE_CHECKING."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            waiting += node.orelse
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imports(node)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+
+
+def test_imports_go_one_way() -> None:
+    wrong = []
+    for name, tree in trees():
+        for used in imports(tree):
+            if not used.startswith("dne_lab") or name == "dne_lab":
+                continue
+            here, there = layer(name), layer(used)
+            if here == "presets":
+                allowed = there in ("bottom", "presets")
+            elif there == "presets":
+                allowed = LAYERS.index(here) > 0
+            else:
+                allowed = LAYERS.index(there) <= LAYERS.index(here)
+            if used == "dne_lab":  # for its place on the disk; what it offers is for users
+                allowed = here == "top" or name == "dne_lab.training.recording"
+            if not allowed:
+                wrong.append(f"{name} imports {used}")
+    assert not wrong
+
+
+def test_the_bottom_layer_is_ordered_too() -> None:
+    order = ["errors", "chance", "fields", "config", "files", "paper"]
+    for number, name in enumerate(order):
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+        used = {full.split(".")[1] for full in imports(tree) if full.startswith("dne_lab.")}
+        assert used <= set(order[:number]), name
+
+
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    graph = {name: {used for used in at_import(tree) if used in MODULES} for name, tree in trees()}
+    done: list[str] = []
+    while len(done) < len(graph):
+        ready = [name for name in graph if name not in done and graph[name] - {name} <= {*done}]
+        assert ready, f"a circle among {sorted(set(graph) - set(done))}"
+        done += ready
+
+
+def test_nothing_below_plots_knows_how_to_show_anything() -> None:
+    for name, tree in trees():
+        if layer(name) not in ("plots", "widgets"):
+            anywhere = layer(name) != "top" and layer(name) != "presets"
+            used = {full.split(".")[0] for full in (imports(tree) if anywhere else at_import(tree))}
+            assert not used & SHOWING, f"{name} imports {used & SHOWING}"
+
+
+def test_heavy_libraries_are_imported_where_they_are_used() -> None:
+    for name, tree in trees():
+        used = {full.split(".")[0] for full in at_import(tree)}
+        assert not used & {"torchvision", "sklearn", "scipy", "matplotlib", "seaborn", "plotly", "pandas"}, name
+    for name in ("dne_lab", "dne_lab.cli", "dne_lab.__main__"):
+        direct = {full.split(".")[0] for full in at_import(ast.parse(MODULES[name].read_text()))}
+        assert "torch" not in direct and "numpy" not in direct  # --help must answer at once
+
+
+BARE = """
+import sys
+from importlib.machinery import PathFinder
+
+class Bare(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in MISSING else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+"""
+
+
+def test_a_machine_without_anything_to_show_things_can_still_do_everything_else(tmp_path: Path) -> None:
+    """Every command that trains, counts or packs, in one process that finds no notebook and no plotting library."""
+    missing = (*NOTEBOOK, "matplotlib", "seaborn", "torchvision", "hypothesis")
+    code = (
+        f"MISSING = {missing!r}\n"
+        + BARE
+        + """
+import contextlib, io, json
+import dne_lab as lab
+from dne_lab import cli, presets
+
+def run(*words):
+    sys.argv = ["dne-lab", *words]
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        try:
+            cli.main()
+        except SystemExit as end:
+            assert not end.code, (words, end.code)
+    return told.getvalue()
+
+tiny = "data.tasks=6,4 learn.epochs=1 tune.epochs=0 learn.batch=256 "
+tiny += "network.depth=2 network.patch=8 network.head_width=4 network.heads=2,1"
+words = [word for pair in tiny.split() for word in ("--set", pair)]
+presets.PRESETS["tiny"] = {"data": {"tasks": [5, 5]}, "network": {"patch": 8, "depth": 2, "head_width": 4}}
+found = {
+    "bench": run("bench", "--preset", "tiny", "--tasks", "2", "--batch", "2", "--pairs", "1"),
+    "run": run("run", "dne,joint", *words),
+    "report": run("report", "runs"),
+    "cost": run("cost", "dne", "--tasks", "6,4", "--preset", "digits", *words[2:]),
+    "export": run("export", "runs/dne-digits-s0", "dne.zip"),
+    "archive": run("report", "dne.zip", "--json"),
+    "open": lab.open("dne.zip").record.table().to_string(),
+}
+try:
+    lab_command = run("lab", "--folder", ".")
+except AssertionError as error:
+    found["lab"] = str(error)
+found["loaded"] = [name for name in sys.modules if name.split(".")[0] in MISSING]
+print(json.dumps(found))
+"""
+    )
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["loaded"] == []
+    assert "DNE (k = 1)" in found["run"] and "Joint" in found["report"] and "F literal" in found["cost"]
+    assert "times as fast" in found["bench"]
+    assert json.loads(found["archive"])[0]["finished"] and "seen accuracy" in found["open"]
+    assert "2)" in found["lab"] and "JupyterLab is not installed here" in done.stderr
+
+
+def test_the_environment_for_conda_is_that_of_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == project["name"]
+    python, pip, packages = environment["dependencies"]
+    assert python == "python" + project["requires-python"] and pip == "pip"
+    assert packages == {"pip": ["-e .[test]"]}
+    assert "test" in project["optional-dependencies"]
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[<>=\[ ]", text)[0].replace("-", "_") for text in project["dependencies"]}
+    names = {"sklearn": "scikit_learn", "PIL": "pillow"}
+    declared.add("scipy")  # scikit-learn is built on it
+    used = {names.get(top, top) for _, tree in trees() for top in {full.split(".")[0] for full in imports(tree)}}
+    assert used - set(sys.stdlib_module_names) - {"dne_lab"} <= declared
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python -m venv .venv && .venv/bin/pip install -e . && .venv/bin/dne-lab reproduce",
+        'python -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/pytest',
+    ],
+)
+def test_the_readme_has_the_two_commands(command: str) -> None:
+    assert command in (ROOT / "README.md").read_text().splitlines()
+
+
+def test_commands_in_the_readme_exist(tmp_path: Path) -> None:
+    from dne_lab import cli, presets
+
+    text = (ROOT / "README.md").read_text()
+    known = {command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands}
+    used = set(re.findall(r"dne-lab ([a-z]+)", text))
+    assert used and used <= known
+    for names in re.findall(r"--preset ([\w,-]+)", text):
+        presets.resolve(names)
+    for setting in re.findall(r"--set (\S+=[^\s`]+)", text):
+        name, value = setting.split("=")
+        presets.resolve("digits", {name: value})
+
+
+def test_no_module_is_long() -> None:
+    long = {
+        str(file.relative_to(ROOT)): count
+        for file in MODULES.values()
+        if (count := len(file.read_text().splitlines())) > 300
+    }
+    assert not long
+
+
+def test_no_file_names_a_place_on_somebodys_machine() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    places = re.compile(rb"(?<![\w.])/(?:home|Users|root|work)/\w+|[A-Z]:\\Users")
+    found = []
+    for name in filter(None, listed.stdout.split("\0")):
+        file = ROOT / name
+        if file.is_file() and file.suffix not in (".png", ".npz", ".safetensors", ".gif"):
+            found += [f"{name}: {match.decode()}" for match in places.findall(file.read_bytes())]
+    assert not [text for text in found if not text.startswith("tests/test_package.py")]
+
+
+def public(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+    """Public functions, classes and methods, by dotted name."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                for inner in node.body:
+                    if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
+                        yield f"{node.name}.{inner.name}", inner
+
+
+def overrides(tree: ast.Module, name: str) -> bool:
+    """Whether a method is one of a class with bases: then it has the docstring of what it overrides."""
+    owner = name.split(".")[0]
+    return "." in name and any(isinstance(n, ast.ClassDef) and n.name == owner and n.bases for n in tree.body)
+
+
+def test_everything_public_has_a_docstring_and_types() -> None:
+    wrong = []
+    for module, tree in trees():
+        if not ast.get_docstring(tree):
+            wrong.append(f"{module}: no docstring")
+        for name, node in public(tree):
+            if not ast.get_docstring(node) and not overrides(tree, name):
+                wrong.append(f"{module}.{name}: no docstring")
+            if isinstance(node, ast.FunctionDef):
+                arguments = [
+                    *node.args.posonlyargs,
+                    *node.args.args,
+                    *node.args.kwonlyargs,
+                    node.args.vararg,
+                    node.args.kwarg,
+                ]
+                bare = [a.arg for a in arguments if a and a.annotation is None and a.arg not in ("self", "cls")]
+                wrong += [f"{module}.{name}: {bare} without types"] if bare else []
+                wrong += [f"{module}.{name}: no type of what it returns"] if node.returns is None else []
+    assert not wrong
+
+
+def test_the_package_offers_what_it_says() -> None:
+    import dne_lab
+
+    assert set(dne_lab.__all__) == set(dne_lab._WHERE)
+    assert all(getattr(dne_lab, name).__doc__ for name in dne_lab.__all__) and set(dne_lab.__all__) <= set(dir(dne_lab))
+    with pytest.raises(AttributeError, match="no attribute 'strean'; it has LabError, Record"):
+        dne_lab.strean  # noqa: B018
