@@ -30,8 +30,9 @@ class CIFAR100Source(ArraySource):
             raise LabError(
                 f"CIFAR-100 is not complete in {folder} ({why}). "
                 "Expected the files train, test and meta of cifar-100-python.tar.gz there. "
-                "Get them with `dne-lab run ... --download` or dne_lab.stream('cifar100', path=..., download=True), or unpack that archive "
-                f"(www.cs.toronto.edu/~kriz/cifar.html) in {Path(root).resolve()}, or set data.path to where it is."
+                "Get them with `dne-lab run ... --download` or dne_lab.stream('cifar100', path=..., download=True), "
+                f"or unpack that archive (www.cs.toronto.edu/~kriz/cifar.html) in {Path(root).resolve()}, "
+                "or set data.path to where it is."
             ) from error
         train, test = ((split.data, split.targets) for split in splits)
         names = splits[0].classes
