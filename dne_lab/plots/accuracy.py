@@ -8,7 +8,7 @@ from dne_lab.measure.groups import tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.series import drawn, one_dataset, over, scale, seeds, series, with_missing
+from dne_lab.plots.series import drawn, one_dataset, over, room, scale, seeds, series, with_missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,9 @@ def accuracy_by_task(records: Iterable[Record], methods: Sequence[str] = ()) -> 
     members = [record for group in made for record in group.records]
     streams = " / ".join(dict.fromkeys(tasks_text(r.tasks) for r in members if not r.joint)) or "joint"
     heading = f"Accuracy over the classes seen: {scale(members)}\n{streams} classes, {over(made)}"
-    return Figure("accuracy_by_task", heading, frame, [r.id for r in members], _by_task_axes, _by_task_plotly)
+    return Figure(
+        "accuracy_by_task", heading, frame, [r.id for r in members], _by_task_axes, _by_task_plotly, room(frame)
+    )
 
 
 def accuracy_against_cost(records: Iterable[Record], methods: Sequence[str] = ()) -> Figure:
@@ -69,7 +71,9 @@ def accuracy_against_cost(records: Iterable[Record], methods: Sequence[str] = ()
     frame = with_missing(pd.DataFrame(rows).astype(dict.fromkeys(numbers, float)), made, methods)
     members = [record for group in made for record in group.records]
     heading = f"Last accuracy against the cost of one image\n{scale(members)}, {over(made)}"
-    return Figure("accuracy_against_cost", heading, frame, [r.id for r in members], _cost_axes, _cost_plotly)
+    return Figure(
+        "accuracy_against_cost", heading, frame, [r.id for r in members], _cost_axes, _cost_plotly, room(frame)
+    )
 
 
 def accuracy_matrix(record: Record) -> Figure:

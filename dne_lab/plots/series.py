@@ -72,3 +72,9 @@ def drawn(table: "pd.DataFrame", *needed: str) -> list[tuple[str, "pd.DataFrame"
         used[method] = used.get(method, -1) + 1
         found.append((str(label), rows, style(method), DASHES[used[method] % len(DASHES)]))
     return found
+
+
+def room(table: "pd.DataFrame") -> tuple[float, float]:
+    """Inches for a drawing whose legend of these series stands beside it: more for many of them and for long names."""
+    names = table["series"].unique()
+    return 6.4 + 0.08 * max(0, max(map(len, names)) - 16), max(3.6, 0.22 * len(names) + 0.9)
