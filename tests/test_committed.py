@@ -1,6 +1,7 @@
 """What is committed follows from the committed records: every table is built again and compared, with tolerances."""
 
 import io
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -68,3 +69,13 @@ def test_the_budget_was_kept(digits: list[record.Record]) -> None:
         stored = run.memory["stored_by_task"]
         assert all(count <= run.memory["budget"] for count in stored), run.id
         assert len(stored) == len(run.tasks) or run.joint
+
+
+def test_the_cost_table_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for k, step, count in ((1, 10, 5), (2, 10, 5), (4, 10, 5), (1, 5, 10)):
+        path = FIGURES / "records" / "cost" / f"dne-k{k}-50+{step}x{count}.json"
+        last = json.loads(path.read_text())[-1]
+        row = next(line for line in readme.splitlines() if line.startswith(f"| k = {k}, 50 + {step} x {count} |"))
+        ours = [float(cell) for cell in row.split("|")[4:6]]
+        assert ours == [round(last[name] / 1e9, 3) for name in ("flops_literal", "flops_spent")]
