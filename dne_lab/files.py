@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,8 +84,8 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LabError(f"{folder} is in use by another process. Wait for it, or give another folder.") from None
-        except OSError:  # a file system without locks
-            pass
+        except OSError as error:  # a file system without locks
+            warnings.warn(f"{folder} cannot be locked ({error}): let only one process train in it.", stacklevel=2)
         yield
     finally:
         os.close(handle)
