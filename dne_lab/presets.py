@@ -78,9 +78,12 @@ DIGITS: Tree = {
     "memory": {"budget": 100},
 }
 
+# Cross entropy: with the mean binary cross entropy over 100 classes the joint model of this size still predicted the class
+# prior after 10 epochs (loss 0.055).
 DIGITS100: Tree = {
     "data": {"name": "digits100", "tasks": _steps(50, 10)},
-    "network": {"patch": 2, "depth": 4, "head_width": 16, "heads": [6, 1], "ratio": 4},
+    "network": {"patch": 4, "depth": 3, "head_width": 32, "heads": [3, 1], "ratio": 4},
+    "loss": PAPER_TEXT["loss"],
     "learn": {"epochs": 15, "batch": 64, "lr": 1e-3, "warmup": 2},
     "tune": {"epochs": 10, "batch": 64, "lr": 3e-3, "schedule": "constant"},
     "memory": {"budget": 500},
