@@ -98,7 +98,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Loss:
-    """The terms of the training objective (SPEC: CE or BCE, KL to the old logits, task expertise) and their weights."""
+    """The terms of the training objective (CE or BCE, KL to the old logits, task expertise) and their weights."""
 
     classification: str = "bce"
     reduction: str = "element"

@@ -13,7 +13,7 @@ from dne_lab.errors import LabError, unknown
 
 Tree = dict[str, Any]
 
-# The switches in which paper and released code differ (SPEC: table of differences).
+# The switches in which the paper's text and the released code differ.
 PAPER_TEXT: Tree = {
     "network": {"spatial": "mhsa", "readout": "cls_token", "hidden_norm": True},
     "loss": {"classification": "ce", "reduction": "batch"},

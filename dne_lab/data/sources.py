@@ -52,6 +52,8 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
         )
     if size is not None and data in ("digits", "digits100", "cifar100", "npz"):
         raise LabError(f"size = {size}: only a folder's images are resized. Leave size out for {data}.")
+    if path is not None and data in ("digits", "digits100"):
+        raise LabError(f"{data} takes no path ({path}). For images of your own set data.name to folder or npz.")
     if data == "digits":
         return digits()
     if data == "digits100":

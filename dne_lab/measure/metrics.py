@@ -1,4 +1,4 @@
-"""What a number is: accuracies, forgetting and intervals as pure functions of labels and predictions (SPEC section 2).
+"""What a number is: accuracies, forgetting and intervals as pure functions of labels and predictions.
 
 Labels are ranks: the classes of task 1 are 0, 1, .., those of task 2 follow. All values are percent. Every function is
 right for tasks of unequal size: `seen_accuracy` counts images, it does not average tasks.

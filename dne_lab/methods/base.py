@@ -54,8 +54,14 @@ class Method(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "name" in cls.__dict__ and cls.name:
-            Method.registry[cls.name] = cls
+        if "name" not in cls.__dict__ or not cls.name:
+            return
+        there = Method.registry.get(cls.name)
+        if there is not None and there.__module__.startswith("dne_lab.") and cls.__module__ != there.__module__:
+            raise LabError(
+                f"{cls.__name__}.name = {cls.name!r} is the name of a method of dne_lab: give it another one."
+            )
+        Method.registry[cls.name] = cls
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__()

@@ -43,7 +43,11 @@ class Expansion(Method):
         return self.objective(output, batch.labels, task)
 
     def objective(self, output: Output, labels: Tensor, task: Task) -> dict[str, Tensor]:
-        """SPEC section 4 for (B, classes) logits and (B,) ranks."""
+        """The paper's training objective for (B, classes) logits and (B,) ranks, by name.
+
+        With l = old classes / all classes: (1 - l) classification + l distillation + 0.1 expertise; expertise is a
+        classification into the new classes and one class 0 for all old ones, from the newest read-out.
+        """
         old = len(task.old)
         share = old / task.new.stop
         terms = {"classification": (1 - share) * self.classification(output.logits, labels)}

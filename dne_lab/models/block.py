@@ -1,4 +1,8 @@
-"""One block on the normal path, for any bank of experts: attention, then feature mixing (eq. 12-18)."""
+"""One block on the normal path, for any bank of experts: attention, then feature mixing (eq. 12-18).
+
+To read the equations, start with `literal`: the same function expert by expert. Here E is the number of experts in a
+bank, K the heads of the widest of them, H all heads up to an expert, n the tokens.
+"""
 
 from torch import Tensor, nn
 from torch.nn import functional as F

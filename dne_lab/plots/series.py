@@ -16,7 +16,7 @@ NO_RECORD = "no record"
 
 
 def scale(records: Iterable[Record]) -> str:
-    """The data sets' names for a title, with "small scale" unless all ran the paper's schedule (SPEC section 4)."""
+    """The data sets' names for a title, with "small scale" unless all ran the paper's schedule."""
     records = list(records)
     names = ", ".join(dict.fromkeys(record.dataset for record in records))
     paper = all(record.dataset in PAPER_DATASETS and record.epochs >= PAPER_EPOCHS for record in records)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def choose_exemplars(run: "Handle", task: Task) -> None:
-    """Herds the new classes on clean images in float32, and reduces the old ones; once a task (SPEC section 2)."""
+    """Herds the new classes on clean images in float32, and reduces the old ones; once a task."""
     if run.state.chosen == task.number or not run.keeps_exemplars:
         return
     run.method.eval()
