@@ -7,6 +7,7 @@ never computes anything: no thread pool exists when it forks. Usage: zygote.py F
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
@@ -94,15 +95,20 @@ def kills(folder: Path) -> dict[str, Any]:
             break
         assert status == -signal.SIGKILL, status
         killed["events"] += 1
-    for _ in range(300):
-        number = child(lambda: train(folder / "times", checkpoint_seconds=0.02))
-        time.sleep(draw.uniform(0.0, 0.35))
-        os.kill(number, signal.SIGKILL)
-        status = ended(number)
-        if status == 0:
-            break
-        assert status == -signal.SIGKILL, status
-        killed["times"] += 1
+    longest = 0.35  # seconds; on a machine that finishes before three kills, all over again with less
+    while killed["times"] < 3 and longest > 0.01:
+        shutil.rmtree(folder / "times", ignore_errors=True)
+        killed["times"] = 0
+        for _ in range(300):
+            number = child(lambda: train(folder / "times", checkpoint_seconds=0.02))
+            time.sleep(draw.uniform(0.0, longest))
+            os.kill(number, signal.SIGKILL)
+            status = ended(number)
+            if status == 0:
+                break
+            assert status == -signal.SIGKILL, status
+            killed["times"] += 1
+        longest /= 2
     return killed
 
 
