@@ -85,6 +85,13 @@ class Method(nn.Module):
     def initialise(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
         """Sets values that need data (not structure), once at the start of a stage, under no_grad. Default: nothing."""
 
+    def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
+        """Computes once what stays the same through a stage, under no_grad, from its clean images in a fixed order.
+
+        Called before the stage's first step and again when a stopped run goes on; what it keeps is no state of the run
+        and must follow from it. Default: nothing.
+        """
+
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """The weighted terms of the objective by name; their sum is minimised."""
         raise NotImplementedError(f"{type(self).__name__} must define losses(batch, task, stage)")

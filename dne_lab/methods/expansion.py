@@ -1,5 +1,6 @@
 """Network expansion: one task expert a task, the rest frozen. IA, STA, DNE and progressive are rows of one switch."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -27,6 +28,7 @@ class Expansion(Method):
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__(config, stream)
         self.model = ExpandableViT(config.network, stream.shape, self.variant, stream.mean, stream.std)
+        self._kept: tuple[Tensor, Tensor] | None = None  # image numbers, ascending, and their read-outs side by side
 
     def enter(self, task: Task, stage: Stage) -> None:
         """A new expert for "learn"; only the classifier trains in "tune"."""
@@ -35,12 +37,27 @@ class Expansion(Method):
         else:
             self.model.tune_classifier()
 
+    def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
+        """In stage 2 only the classifier learns: without augmentation the read-outs of its images are computed once."""
+        self._kept = None
+        if stage.name == "tune" and not stage.recipe.augment:
+            parts = [(batch.index, self.features(batch.images)) for batch in batches]
+            numbers, features = (torch.cat(column) for column in zip(*parts, strict=True))
+            order = numbers.argsort()
+            self._kept = numbers[order], features[order]
+
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """The weighted terms by name."""
-        output = self.model(batch.images)
         if stage.name == "tune":
-            return {"classification": self.classification(output.logits, batch.labels)}
-        return self.objective(output, batch.labels, task)
+            return {"classification": self.classification(self._logits(batch, stage), batch.labels)}
+        return self.objective(self.model(batch.images), batch.labels, task)
+
+    def _logits(self, batch: Batch, stage: Stage) -> Tensor:
+        if stage.name != "tune" or self._kept is None:
+            return self.model(batch.images).logits
+        numbers, features = self._kept
+        widths = [weight.shape[1] for weight in self.model.classifier.weights]
+        return self.model.classifier(features[torch.searchsorted(numbers, batch.index)].split(widths, 1))
 
     def objective(self, output: Output, labels: Tensor, task: Task) -> dict[str, Tensor]:
         """The paper's training objective for (B, classes) logits and (B,) ranks, by name.

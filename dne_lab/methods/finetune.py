@@ -28,7 +28,7 @@ class FineTuning(Expansion):
 
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """Classification over all classes seen."""
-        return {"classification": self.classification(self.model(batch.images).logits, batch.labels)}
+        return {"classification": self.classification(self._logits(batch, stage), batch.labels)}
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The whole network: it changes with every task."""

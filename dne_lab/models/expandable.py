@@ -134,10 +134,12 @@ class ExpandableViT(nn.Module):
     def readouts(self, images: Tensor) -> list[Tensor]:
         """(B, C, H, W) uint8 -> one (B, width_t) read-out an expert, each behind the expert's own last norm."""
         patches = self.patches(images)
-        contexts = [Context() for _ in self.blocks]
+        contexts = [Context(sum(self.heads)) for _ in self.blocks]
         readouts: list[Tensor] = []
+        live = False  # whether anything so far trains
         for bank in self.banks():
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not bank.frozen):
+            live = live or not bank.frozen
+            with torch.set_grad_enabled(torch.is_grad_enabled() and live):
                 readouts += self._run(bank, patches, contexts)
         return readouts
 
@@ -180,13 +182,16 @@ class ExpandableViT(nn.Module):
         """Expert 1, up to four banks of later frozen experts, the newest expert, in this order.
 
         Banks of frozen experts are prepared once and again whenever one of their parameters has changed, in value
-        (by an operation that autograd counts), place or type.
+        (by an operation that autograd counts), place or type. If an old expert has been thawed by hand, every expert
+        is a bank of its own.
         """
         experts: list[Expert] = list(self.experts)  # type: ignore[arg-type]
         *old, newest = experts
+        if any(not e.frozen for e in old):
+            return [build([e], self.network) for e in experts]
         used = [p.detach() for e in old for p in e.parameters()]
         key = tuple((p.data_ptr(), p._version, p.dtype) for p in used)
-        if self._banks is None or self._banks[0] != key or any(not e.frozen for e in old):
+        if self._banks is None or self._banks[0] != key:
             with torch.no_grad():
                 frozen = [build(group, self.network) for group in _groups(old)]
             self._banks = (key, frozen)

@@ -14,13 +14,50 @@ from dne_lab.models.bank import Bank
 from dne_lab.models.stacked import keep_real
 
 
-class Context(dict[str, Tensor]):
-    """What the experts computed so far offer to later ones at one layer, by name."""
+class Context:
+    """What the experts computed so far offer to later ones at one layer, by name.
+
+    Args:
+        heads: of all experts that will come, so that room is made once; adding a bank by concatenation would copy all
+            earlier ones.
+    """
+
+    def __init__(self, heads: int) -> None:
+        self.heads = heads
+        self._rooms: dict[str, Tensor] = {}
+        self._so_far: dict[str, Tensor] = {}
 
     def extend(self, name: str, own: Tensor, dim: int) -> Tensor:
         """Appends ``own`` along the head axis ``dim`` and returns all heads so far."""
-        self[name] = torch.cat([self[name], own], dim) if name in self else own
-        return self[name]
+        before = self._so_far.get(name)
+        start = 0 if before is None else before.shape[dim]
+        end = start + own.shape[dim]
+        live = own.requires_grad or (before is not None and name not in self._rooms)
+        if before is None and (live or end == self.heads):
+            self._so_far[name] = own
+        elif live:
+            assert before is not None
+            self._so_far[name] = torch.cat([before, own], dim)
+            self._rooms.pop(name, None)
+        else:
+            if before is None:
+                shape = list(own.shape)
+                shape[dim] = self.heads
+                self._rooms[name] = own.new_empty(shape)
+            room = self._rooms[name]
+            room.narrow(dim, start, end - start).copy_(own)
+            self._so_far[name] = room.narrow(dim, 0, end)
+        return self._so_far[name]
+
+    def parts(self, name: str, own: Tensor, dim: int) -> list[Tensor]:
+        """All heads so far in one tensor; of an expert that trains, and that nobody reads, [earlier ones, its own].
+
+        So autograd computes no gradient for frozen heads and copies none of them.
+        """
+        before = self._so_far.get(name)
+        if before is None or not own.requires_grad or before.shape[dim] + own.shape[dim] < self.heads:
+            return [self.extend(name, own, dim)]
+        return [before, own]
 
 
 class AttentionPoint(nn.Module):

@@ -7,7 +7,9 @@ from dne_lab.models.bank import Bank, TaskWeights
 from dne_lab.models.points import AttentionPoint, Context
 from dne_lab.models.stacked import keep_real, product, restore
 
-LARGEST = 256 * 2**20  # bytes of one intermediate of the frozen experts; beyond it they are computed in parts
+# Bytes of one intermediate of the frozen experts; beyond them they are computed in parts. On a CPU a part should stay in
+# the cache: fresh memory for all images at once took half the time of a forward pass at 26 experts.
+LARGEST = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 
 
 class TaskAttention(AttentionPoint):
@@ -20,34 +22,45 @@ class TaskAttention(AttentionPoint):
         """(E, B, n, K, D_in) -> (E, B, n, K x D_out)."""
         batch, n, inputs = z.shape[1], z.shape[2], z.shape[-1]
         own = z.permute(1, 2, 0, 3, 4).flatten(2, 3)
-        keys = context.extend(self.kind, keep_real(own, bank, 2), 2)
+        keys = context.parts(self.kind, keep_real(own, bank, 2), 2)
         q = keep_real(product(z, w.w_qk).permute(1, 2, 0, 3, 4).flatten(2, 3), bank, 2)
-        scores = q @ keys.mT * inputs**-0.5
-        a = restore(self.weights(scores, self.axes("b p h kh", bank, key_heads)), bank, 2)
+        scores = [q @ part.mT * inputs**-0.5 for part in keys]
+        joined = torch.cat(scores, -1) if len(scores) > 1 else scores[0]
+        a = restore(self.weights(joined, self.axes("b p h kh", bank, key_heads)), bank, 2)
         a = a.view(batch, n, *w.scale.shape, -1) * w.scale[..., None]
-        size = a.element_size() * n * keys.shape[2] * bank.size * max(inputs, w.w_v.shape[-1])
-        if not bank.frozen or size * batch <= LARGEST:
-            return mix_values(a, keys, w)
-        rows = max(1, LARGEST // size)
-        parts = [mix_values(i, j, w) for i, j in zip(a.split(rows), keys.split(rows), strict=True)]
-        return torch.cat(parts, 1)
+        out = product(a.permute(2, 0, 1, 3, 4), w.b_v)
+        heads = [part.shape[2] for part in keys]
+        for a_part, part, w_v in zip(a.split(heads, -1), keys, w.w_v.split(heads, 1), strict=True):
+            out = out + (_mix_in_parts if bank.frozen else mix_values)(a_part, part, w_v)
+        return out.flatten(3)
 
 
-def mix_values(a: Tensor, z: Tensor, w: TaskWeights) -> Tensor:
-    """sum_j a_ij (W_v^j z_j + b^j) in the cheaper order.
+def mix_values(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
+    """sum_j a_ij W_v^j z_j, in the cheaper order.
 
     Args:
-        a: (B, n, E, K, H), times lambda. z: (B, n, H, D_in).
+        a: (B, n, E, K, H), times lambda. z: (B, n, H, D_in). w_v: (E, H, D_in, D_out).
 
     Returns:
-        (E, B, n, K x D_out). One query head: scale the heads, then one product; several: project once, then mix.
+        (E, B, n, K, D_out). One query head that reads narrow heads: scale the heads, then one product; otherwise
+        project once, then mix.
     """
     batch, n, size, heads, keys = a.shape
-    if heads == 1:
-        a = a.permute(2, 0, 1, 4, 3)  # (E, B, n, H, 1)
-        return product((a * z).flatten(3), w.w_v.flatten(1, 2)) + product(a.squeeze(-1), w.b_v)
-    columns = w.w_v.permute(1, 2, 0, 3).flatten(2)  # (H, D_in, E x D_out)
-    values = torch.bmm(z.permute(2, 0, 1, 3).reshape(keys, batch * n, -1), columns)
-    values = values.view(keys, batch, n, size, -1)
-    bias = torch.einsum("bnekh,ehd->ebnkd", a, w.b_v)
-    return (torch.einsum("bnekh,hbned->ebnkd", a, values) + bias).flatten(3)
+    inputs, outputs = w_v.shape[2:]
+    if heads == 1 and inputs <= outputs:
+        scaled = a.permute(2, 0, 1, 4, 3) * z  # (E, B, n, H, D_in)
+        return product(scaled.flatten(3), w_v.flatten(1, 2)).unsqueeze(3)
+    columns = w_v.permute(1, 2, 0, 3).flatten(2)  # (H, D_in, E x D_out)
+    values = torch.bmm(z.flatten(0, 1).transpose(0, 1), columns).view(keys, -1, outputs)  # rows (b, n, e)
+    mixed = torch.bmm(a.flatten(0, 2), values.transpose(0, 1))
+    return mixed.view(batch, n, size, heads, outputs).permute(2, 0, 1, 3, 4)
+
+
+def _mix_in_parts(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
+    """`mix_values`, some images at a time, so that no intermediate exceeds `LARGEST`."""
+    narrow = min(w_v.shape[2:]) if a.shape[3] == 1 else w_v.shape[3]
+    size = z.element_size() * z.shape[1] * z.shape[2] * len(w_v) * narrow  # bytes an image
+    rows = max(1, LARGEST.get(z.device.type, LARGEST["cuda"]) // size)
+    if rows >= len(z):
+        return mix_values(a, z, w_v)
+    return torch.cat([mix_values(i, j, w_v) for i, j in zip(a.split(rows), z.split(rows), strict=True)], 1)

@@ -90,6 +90,8 @@ class Run(Handle):
         if not self.state.begun:
             self._begin(task, stage)
         index = self._index(task, stage)
+        with torch.no_grad(), self._autocast():
+            self.method.eval().prepare(task, stage, batches.clean(self.stream, "train", index, self.device))
         steps = batches.steps(len(index), stage.recipe.batch)
         self._bar.stage(stage.name)
         self.method.train()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dne_lab.models import literal, task_attention
 from dne_lab.models.attention import AttentionWeights
-from dne_lab.models.bank import TaskWeights
+from dne_lab.models.points import Context
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.variants import DNE, STA, Variant
 
@@ -212,13 +212,13 @@ def test_a_listener_changes_nothing(variant: Variant, choice: dict[str, Any]) ->
 def test_computing_in_parts(monkeypatch: pytest.MonkeyPatch, style: dict[str, Any]) -> None:
     model, images = tiny.model(DNE, (2, 1, 2, 1, 1, 2, 1), **style).double(), tiny.images(5)
     whole = model(images).logits
-    monkeypatch.setattr(task_attention, "LARGEST", 2**12)
+    monkeypatch.setitem(task_attention.LARGEST, "cpu", 2**12)
     calls = []
     original = task_attention.mix_values
 
-    def counted(a: Tensor, z: Tensor, w: TaskWeights) -> Tensor:
+    def counted(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
         calls.append(len(a))
-        return original(a, z, w)
+        return original(a, z, w_v)
 
     monkeypatch.setattr(task_attention, "mix_values", counted)
     assert tiny.difference(model(images).logits, whole) < FLOAT64
@@ -239,3 +239,31 @@ def test_gradients_agree(variant: Variant) -> None:
     largest = max(g.abs().max() for g in grads[1])
     for name, one, other in zip(trained, *grads, strict=True):
         assert (one - other).abs().max() < FLOAT64 * largest, name
+
+
+def test_heads_of_earlier_experts_are_not_copied() -> None:
+    context = Context(6)
+    first, second = torch.randn(2, 5, 3, 4), torch.randn(2, 5, 2, 4)
+    before = context.extend("task1", first, 2)
+    after = context.extend("task1", second, 2)
+    assert torch.equal(after, torch.cat([first, second], 2))
+    assert after.data_ptr() == before.data_ptr()
+    own = torch.randn(2, 5, 1, 4, requires_grad=True)
+    parts = context.parts("task1", own, 2)
+    assert [part.requires_grad for part in parts] == [False, True]
+    assert parts[0].data_ptr() == before.data_ptr() and parts[1] is own
+
+
+def test_an_expert_that_is_thawed_by_hand_gets_its_gradient() -> None:
+    model, images = tiny.model(DNE, (2, 1, 2), **tiny.AUTHORS).double(), tiny.images(3)
+    for number in (1, 2):
+        tiny.expert(model, number).requires_grad_(True)
+        model.zero_grad()
+        model(images).logits.square().sum().backward()
+        ours = [p.grad.clone() for p in tiny.expert(model, number).parameters() if p.grad is not None]
+        model.zero_grad()
+        literal.forward(model, images).logits.square().sum().backward()
+        theirs = [p.grad.clone() for p in tiny.expert(model, number).parameters() if p.grad is not None]
+        assert len(ours) == len(theirs) > 10
+        assert max(tiny.difference(a, b) for a, b in zip(ours, theirs, strict=True)) < FLOAT64
+        tiny.expert(model, number).requires_grad_(False)
