@@ -27,6 +27,9 @@ from dne_lab.models import literal
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training import batches
 
+# Parts of the names of operators and kernels that multiply matrices or attend.
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "scaled_dot_product", "gemm", "cutlass", "flash")
+
 
 class _Calls(TorchDispatchMode):
     """Counts operator calls."""
@@ -79,19 +82,53 @@ def _pairs(slow: Callable[[], object], fast: Callable[[], object], device: str, 
     return statistics.median(a / b for a, b in times), statistics.median(b for _, b in times)
 
 
-def train_step(config: Config, task: int, batch: int, device: str, pairs: int) -> tuple[float, float]:
-    """Ratio literal / normal of a training step (forward, backward, optimiser), and the normal path's seconds."""
-    method, teacher, current = grown(config, task, device)
+def _stepper(
+    method: Expansion, task: Task, batch: int, device: str
+) -> tuple[Tensor, Callable[[Callable[[], Any]], None]]:
+    """Images, and a training step (forward, backward, optimiser) from a function that gives their output."""
     images, labels = _images(method, batch, device)
     optimizer = torch.optim.AdamW(method.parameters_to_train().values(), lr=1e-6)
 
     def step(output: Callable[[], Any]) -> None:
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(method.objective(output(), labels, current).values())).sum().backward()
+        torch.stack(list(method.objective(output(), labels, task).values())).sum().backward()
         optimizer.step()
 
+    return images, step
+
+
+def train_step(config: Config, task: int, batch: int, device: str, pairs: int) -> tuple[float, float]:
+    """Ratio literal / normal of a training step (forward, backward, optimiser), and the normal path's seconds."""
+    method, teacher, current = grown(config, task, device)
+    images, step = _stepper(method, current, batch, device)
     slow = lambda: step(lambda: literal.forward(method.model, images, teacher))  # noqa: E731
     return _pairs(slow, lambda: step(lambda: method.model(images)), device, pairs)
+
+
+def bf16_step(config: Config, task: int, batch: int, device: str, pairs: int) -> float:
+    """Ratio float32 / bf16 autocast of a training step on the normal path."""
+    method, _, current = grown(config, task, device)
+    images, step = _stepper(method, current, batch, device)
+
+    def output() -> Any:
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            return method.model(images)
+
+    return _pairs(lambda: step(lambda: method.model(images)), lambda: step(output), device, pairs)[0]
+
+
+def product_share(config: Config, task: int, batch: int, device: str) -> float:
+    """Share of a training step's operator time that is in matrix products and attention kernels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    method, _, current = grown(config, task, device)
+    images, step = _stepper(method, current, batch, device)
+    cuda = device.startswith("cuda")
+    step(lambda: method.model(images))
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as seen:
+        step(lambda: method.model(images))
+    times = {e.key: float(e.self_device_time_total if cuda else e.self_cpu_time_total) for e in seen.key_averages()}
+    return sum(t for name, t in times.items() if any(word in name for word in PRODUCTS)) / sum(times.values())
 
 
 def inference(config: Config, task: int, batch: int, device: str, pairs: int) -> tuple[float, float]:
@@ -144,6 +181,7 @@ def run(
     batch: int = 64,
     pairs: int = 5,
     device: str = "cpu",
+    bf16: bool = False,
     report: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """All measurements. Keys as in the command ``dne-lab bench --json``; times of the normal path under ``seconds``."""
@@ -160,12 +198,20 @@ def run(
     report("data")
     _, seconds["train_step_1"] = train_step(config, 1, batch, device, pairs)
     first = min(steps)
+    report("where a step's time goes")
+    shares = {str(task): product_share(config, task, batch, device) for task in sorted({1, first, last})}
+    gains = {}
+    if bf16:
+        report("bf16")
+        gains["bf16_step"] = {str(t): bf16_step(config, t, batch, device, pairs) for t in sorted({1, first, last})}
     return {
         "train_step": ratios,
         "inference": {str(last): ratio},
         "calls_per_forward": counted,
         "images_per_second": batch / seconds[f"train_step_{first}"],
         "data_share": data_seconds(config, batch, device) / seconds["train_step_1"],  # the shortest step there is
+        "product_share": shares,
+        **gains,
         "peak_memory_mb": peak_memory(device),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu",
         "torch": torch.__version__,
@@ -183,6 +229,10 @@ def text(result: dict[str, Any]) -> str:
     counted = ", ".join(f"{n} at T = {t}" for t, n in result["calls_per_forward"].items())
     lines.append(f"operator calls a forward: {counted}")
     lines.append(f"{result['images_per_second']:.1f} images/s, data {result['data_share']:.1%} of a step")
+    shares = ", ".join(f"{share:.0%} at T = {t}" for t, share in result["product_share"].items())
+    lines.append(f"matrix products and attention kernels in a training step: {shares}")
+    for t, r in result.get("bf16_step", {}).items():
+        lines.append(f"training step at task {t} in bf16: {r:.2f} times as fast as in float32")
     lines.append(f"peak memory {result['peak_memory_mb']:.0f} MB")
     lines.append(f"{result['device']}, {result['threads']} threads, torch {result['torch']}")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from dne_lab.arguments import numbers, program, settings
 from dne_lab.errors import LabError
 
 
@@ -50,42 +51,6 @@ Settings = Annotated[
 ]
 Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
-
-
-def numbers(text: str, option: str = "--seeds") -> list[int]:
-    """``"0-4"`` or ``"0,2,5"``, the value of ``option``, as a list."""
-    found: list[int] = []
-    try:
-        for part in text.split(","):
-            low, _, high = part.strip().partition("-")
-            found += range(int(low), int(high or low) + 1)
-    except ValueError:
-        raise LabError(f"{option} {text!r}: give numbers such as 0, or 0,2,5, or 0-4.") from None
-    if not found:
-        raise LabError(f"{option} {text!r} names no number: give numbers such as 0, or 0,2,5, or 0-4.")
-    return list(dict.fromkeys(found))
-
-
-# Fields that have a place of their own on the command line: set twice, one of the two would be ignored.
-GIVEN = {"method": "name the method after the command", "preset": "use --preset", "seed": "use --seeds"}
-
-
-def settings(pairs: list[str] | None) -> dict[str, str]:
-    """``["a.b=1"]`` as a dictionary."""
-    changes = {}
-    for pair in pairs or []:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise LabError(f"--set {pair!r}: write field=value, e.g. --set learn.epochs=5.")
-        if name.strip() in GIVEN:
-            raise LabError(f"--set {pair!r}: {GIVEN[name.strip()]}.")
-        changes[name.strip()] = value
-    return changes
-
-
-def program() -> list[str]:
-    """How this program was called, for commands that the user copies."""
-    return [sys.executable, "-m", "dne_lab"] if Path(sys.argv[0]).name == "__main__.py" else [sys.argv[0]]
 
 
 @app.command()
@@ -174,6 +139,7 @@ def report(
         list[Path], typer.Argument(metavar="DIR...", help="Run folders, archives, or folders that hold records.")
     ],
     figures: Annotated[Path | None, typer.Option(help="Write the figures there.")] = None,
+    name: Annotated[str | None, typer.Option(help="How the files of --figures begin; default: the data set.")] = None,
     latex: Annotated[bool, typer.Option(help="Print LaTeX tables.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -186,7 +152,7 @@ def report(
     else:
         print(reporting.text(records, latex))
     if figures is not None:
-        for path in reporting.figures(records, figures):
+        for path in reporting.figures(records, figures, name):
             print(f"wrote {path}", file=sys.stderr)
 
 
@@ -233,6 +199,7 @@ def bench(
     batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
     pairs: Annotated[int, typer.Option(help="Interleaved pairs; the ratio is their median.")] = 5,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    bf16: Annotated[bool, typer.Option("--bf16", help="Also time a step under precision=bf16.")] = False,
     as_json: Json = False,
 ) -> None:
     """Time the normal path against the literal path with its copied teacher (DNE, one process)."""
@@ -247,19 +214,28 @@ def bench(
     if min(batch, pairs) < 1:
         raise LabError(f"--batch {batch} --pairs {pairs}: both must be at least 1.")
     say: Callable[[str], None] = lambda text: print(f"measuring: {text}", file=sys.stderr, flush=True)  # noqa: E731
-    result = benchmark.run(config, tuple(steps), batch, pairs, usable(device) or "cpu", say)
+    result = benchmark.run(config, tuple(steps), batch, pairs, usable(device) or "cpu", bf16, say)
     print(json.dumps(result, indent=1) if as_json else benchmark.text(result))
 
 
 @app.command()
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive to write, e.g. dne.zip.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="dne.zip: the whole run. dne.safetensors: the finished model and record."),
+    ],
+    half: Annotated[bool, typer.Option("--half", help="Of a .safetensors: keep weights as float16.")] = False,
 ) -> None:
     """Pack a run into one portable file, which every command takes in place of the folder."""
-    from dne_lab.training.archive import export as pack
+    from dne_lab.training import archive, portable
 
-    print(f"wrote {pack(run_folder, file)}")
+    if file.suffix == portable.SUFFIX:
+        print(f"wrote {portable.export_model(run_folder, file, half)}")
+    elif half:
+        raise LabError(f"--half is for a model alone: name a .safetensors file, not {file}.")
+    else:
+        print(f"wrote {archive.export(run_folder, file)}")
 
 
 @app.command()

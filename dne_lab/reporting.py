@@ -17,7 +17,7 @@ def find(paths: Iterable[str | Path]) -> list[Record]:
     from dne_lab.training.archive import unpacked
 
     def packed(path: Path) -> bool:
-        return path.suffix == ".zip" or (path.is_file() and zipfile.is_zipfile(path))
+        return path.suffix in (".zip", ".safetensors") or (path.is_file() and zipfile.is_zipfile(path))
 
     with ExitStack() as stack:
         given = [Path(path) for path in paths]

@@ -102,10 +102,11 @@ class Record:
     @classmethod
     def from_json(cls, path: str | Path) -> "Record":
         """Reads one record file; raises LabError for a missing, damaged or foreign file and for another version."""
-        return cls._from_tree(_read(Path(path)), Path(path))
+        return cls.from_tree(_read(Path(path)), Path(path))
 
     @classmethod
-    def _from_tree(cls, tree: Any, path: Path) -> "Record":
+    def from_tree(cls, tree: Any, path: Path) -> "Record":
+        """A record from its dictionary; ``path`` is named in errors."""
         if not _is_record(tree):
             raise LabError(
                 f"{path} is not a record: it lacks method and seen_accuracy. Name a run folder's record.json."
@@ -171,7 +172,7 @@ def find(paths: str | Path | Iterable[str | Path]) -> list[Record]:
             files = [(path, _read(path))]
         if not files:
             raise LabError(f"{path}: no record in this folder. {RUN_FIRST}")
-        found += [Record._from_tree(tree, file) for file, tree in files]
+        found += [Record.from_tree(tree, file) for file, tree in files]
     if not found:
         raise LabError(f"no folder given. {RUN_FIRST}")
     unique: dict[str, Record] = {}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class ExpandableClassifier(nn.Module):
@@ -40,7 +41,8 @@ class ExpandableClassifier(nn.Module):
 
     def forward(self, readouts: Sequence[Tensor]) -> Tensor:
         """One (B, width_t) tensor an expert -> logits (B, classes)."""
-        logits = self.bias
-        for readout, weight in zip(readouts, self.weights, strict=True):
-            logits = logits + readout @ weight.T
-        return logits
+        widths = [weight.shape[1] for weight in self.weights]
+        if [readout.shape[1] for readout in readouts] != widths:
+            raise ValueError(f"read-outs of widths {[r.shape[1] for r in readouts]}, the classifier reads {widths}")
+        # One product for all experts, so that the number of kernels does not grow with them.
+        return F.linear(torch.cat(list(readouts), 1), torch.cat(list(self.weights), 1), self.bias)

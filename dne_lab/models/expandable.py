@@ -157,7 +157,10 @@ class ExpandableViT(nn.Module):
                 x = torch.cat([token, x], dim=2)
             x = block(x, w, bank, context, key_heads)
         out = norm(x[:, :, :1], bank.norm, bank.widths(bank.head_width))
-        return [o[:, 0, : heads * bank.head_width] for o, heads in zip(out, bank.heads, strict=True)]
+        found = out.squeeze(2).unbind()
+        if bank.real is None:
+            return list(found)
+        return [o[:, : heads * bank.head_width] for o, heads in zip(found, bank.heads, strict=True)]
 
     def patches(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> normalised patches (B, N, C x patch x patch), in the type of the weights."""
@@ -189,13 +192,14 @@ class ExpandableViT(nn.Module):
         *old, newest = experts
         if any(not e.frozen for e in old):
             return [build([e], self.network) for e in experts]
-        used = [p.detach() for e in old for p in e.parameters()]
+        used = [p for e in old for p in e.parameters()]
         key = tuple((p.data_ptr(), p._version, p.dtype) for p in used)
         if self._banks is None or self._banks[0] != key:
             with torch.no_grad():
                 frozen = [build(group, self.network) for group in _groups(old)]
             self._banks = (key, frozen)
-            self._banks_of = used  # held, so that no other tensor can come to lie at one of these addresses
+            # held, so that no other tensor can come to lie at one of these addresses
+            self._banks_of = [p.detach() for p in used]
         return [*self._banks[1], build([newest], self.network)]
 
     def __getstate__(self) -> dict[str, Any]:

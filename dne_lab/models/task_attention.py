@@ -7,8 +7,8 @@ from dne_lab.models.bank import Bank, TaskWeights
 from dne_lab.models.points import AttentionPoint, Context
 from dne_lab.models.stacked import keep_real, product, restore
 
-# Bytes of one intermediate of the frozen experts; beyond them they are computed in parts. On a CPU a part should stay in
-# the cache: fresh memory for all images at once took half the time of a forward pass at 26 experts.
+# Bytes of one intermediate of the frozen experts; beyond them they are computed in parts. On a CPU a part should stay
+# in the cache: fresh memory for all images at once took half the time of a forward pass at 26 experts.
 LARGEST = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 
 

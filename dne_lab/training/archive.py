@@ -2,14 +2,16 @@
 
 import contextlib
 import io
+import json
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from dne_lab.errors import LabError
-from dne_lab.files import write_bytes
+from dne_lab.files import write_bytes, write_text
 from dne_lab.measure.record import Record
+from dne_lab.training import portable
 from dne_lab.training.folder import CONFIG, CURVES, LAST, PREDICTIONS, RECORD, read_config, task_file
 
 MOMENT = (1980, 1, 1, 0, 0, 0)  # a zip wants a time; the same one makes the same bytes
@@ -51,6 +53,11 @@ def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
         raise LabError(f"{file} does not exist. Name a run folder, or a file that `dne-lab export` wrote.")
     folder: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="dne-lab-")
     try:
+        if file.suffix == portable.SUFFIX:
+            _, config, record = portable.read_model(file)
+            write_text(Path(folder.name) / CONFIG, json.dumps(config.to_dict(), indent=1) + "\n")
+            record.write(Path(folder.name) / RECORD)
+            return folder
         with zipfile.ZipFile(file) as packed:
             allowed = {CONFIG, RECORD, CURVES, PREDICTIONS, LAST, *(task_file(number) for number in range(1, 1000))}
             strange = [name for name in packed.namelist() if name not in allowed]

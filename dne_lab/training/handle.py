@@ -45,6 +45,7 @@ class Handle:
     """
 
     unpacked: TemporaryDirectory[str] | None = None  # of a run in an archive
+    model_file: Path | None = None  # of a finished model without the rest of its run
 
     def __init__(
         self,

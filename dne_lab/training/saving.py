@@ -1,5 +1,6 @@
 """Between a run and its files: checkpoints out, runs back in."""
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -7,11 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from dne_lab.data.stream import ClassStream
+from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.errors import LabError
+from dne_lab.measure import cost
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import archive
+from dne_lab.training import archive, portable
 from dne_lab.training.folder import LAST, RECORD, differences, read_config
 from dne_lab.training.optimise import Optimisation
 from dne_lab.training.recording import key
@@ -169,6 +171,10 @@ def method_at(run: "Handle", task: int) -> base.Method:
     if not 1 <= task < run.cursor.task:
         done = run.cursor.task - 1
         raise LabError(f"task {task} is not finished: this run has finished {done} of {len(run.stream)}.")
+    if run.model_file is not None:
+        if task < len(run.stream):
+            raise LabError(f"{run.model_file} holds the finished model alone, not that of task {task}.")
+        return copy.deepcopy(run.method)
     return _from_tasks(run, task)
 
 
@@ -196,10 +202,32 @@ def open_run(cls: type[H], path: Path, stream: ClassStream | None, settings: dic
     """The run in a folder or an archive."""
     if path.is_dir():
         return cls(read_config(path), stream, path, **settings)
+    if path.suffix == portable.SUFFIX:
+        return _open_model(cls, path, stream, settings)
     unpacked = archive.unpack(path)
     folder = Path(unpacked.name)
     run = cls(read_config(folder), stream, folder, **settings)
     run.unpacked = unpacked  # the folder lives as long as the run
+    return run
+
+
+def _open_model(cls: type[H], file: Path, stream: ClassStream | None, settings: dict[str, Any]) -> H:
+    """A finished run that has its last model and its record; the data set need not be there."""
+    tensors, config, record = portable.read_model(file)
+    if stream is None:
+        try:
+            stream = from_config(config.data)
+        except LabError:  # without its images, a model can still be looked at with others
+            stream = cost.blank_stream(config.data.tasks, cost.shape_of(config.data))
+    run = cls(config, stream, None, **settings)
+    tasks = len(run.stream)
+    run.method = rebuild(run, [{}] * (tasks - 1) + [tensors])
+    run.state = State(
+        cursor=Cursor(tasks + 1), chosen=tasks, closed=tasks, predicted=[[] for _ in range(tasks)],
+        stored=list(record.memory["stored_by_task"]), trainable=list(record.params["trainable_by_task"]),
+        params_total=record.params["total"], timing=record.timing,
+    )  # fmt: skip
+    run.stored_record, run.model_file = record, file
     return run
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dne_lab.models import literal, task_attention
 from dne_lab.models.attention import AttentionWeights
-from dne_lab.models.points import Context
 from dne_lab.models.expandable import ExpandableViT, Output
+from dne_lab.models.points import Context
 from dne_lab.models.variants import DNE, STA, Variant
 
 FLOAT64, FLOAT32, BF16 = 1e-10, 1e-5, 2e-2

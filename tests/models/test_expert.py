@@ -94,7 +94,9 @@ def test_uniform_task_attention_is_a_linear_layer_over_all_heads(heads: int) -> 
     context.extend("task1", z_old, 2)
     point = TaskAttention("task1", 0, model.grid, 1)
     assert tiny.difference(point(z.unsqueeze(0), weights, bank, context, model.heads)[0], expected) < 1e-5
-    assert tiny.difference(context.parts("task1", z[:, :, :0], 2)[0].flatten(2), every) == 0  # later experts read these heads too
+    assert (
+        tiny.difference(context.parts("task1", z[:, :, :0], 2)[0].flatten(2), every) == 0
+    )  # later experts read these heads too
 
 
 @pytest.mark.parametrize("style", tiny.STYLES, ids=tiny.names)

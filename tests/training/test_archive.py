@@ -8,7 +8,8 @@ import tiny_runs as tiny
 import torch
 
 from dne_lab.errors import LabError
-from dne_lab.training import archive
+from dne_lab.measure.record import Record
+from dne_lab.training import archive, portable
 from dne_lab.training.run import Run
 
 
@@ -101,3 +102,43 @@ def test_what_cannot_be_exported(finished: Run, tmp_path: Path) -> None:
     (tmp_path / "new" / "task_02.safetensors").unlink()
     with pytest.raises(LabError, match=r"task_02\.safetensors missing"):
         archive.export(tmp_path / "new", tmp_path / "x.zip")
+
+
+# A finished model in one safetensors file ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_model_comes_back_from_its_file(finished: Run, tmp_path: Path, half: bool) -> None:
+    assert finished.folder is not None
+    file = portable.export_model(finished.folder, tmp_path / "model.safetensors", half)
+    again = portable.export_model(finished.folder, tmp_path / "again.safetensors", half)
+    assert again.read_bytes() == file.read_bytes() and str(tmp_path).encode() not in file.read_bytes()
+    opened = Run.open(file, tiny.stream(), device="cpu", progress=False)
+    assert opened.finished and opened.record == finished.record
+    images = finished.stream.test_images(9).images
+    with torch.no_grad():
+        ours, theirs = opened.method.predict(images), finished.method.predict(images)
+    for name, scores in theirs.items():
+        assert torch.allclose(ours[name], scores, rtol=0, atol=1e-2 if half else 0)
+    tensors = portable.read_model(file)[0]
+    assert all(t.dtype != torch.float16 for t in tensors.values())
+    with pytest.raises(LabError, match="finished model alone"):
+        opened.method_at(1)
+    assert torch.equal(opened.method_at(3).predict(images)["nme"], ours["nme"])
+    with archive.unpacked(file) as folder:
+        assert Record.from_json(folder / "record.json") == finished.record
+
+
+def test_what_is_no_model_is_refused(finished: Run, tmp_path: Path) -> None:
+    assert finished.folder is not None
+    with pytest.raises(LabError, match="part of a run"):
+        Run.open(finished.folder / "task_01.safetensors", tiny.stream())
+    with pytest.raises(LabError, match="does not exist"):
+        Run.open(tmp_path / "none.safetensors", tiny.stream())
+    (tmp_path / "bad.safetensors").write_bytes(b"x" * 99)
+    with pytest.raises(LabError, match="damaged"):
+        Run.open(tmp_path / "bad.safetensors", tiny.stream())
+    part = run(tmp_path / "part")
+    part.next_task()
+    with pytest.raises(LabError, match="not finished"):
+        portable.export_model(tmp_path / "part", tmp_path / "x.safetensors")

@@ -1,0 +1,42 @@
+"""What is typed on the command line, as values."""
+
+import sys
+from pathlib import Path
+
+from dne_lab.errors import LabError
+
+
+def numbers(text: str, option: str = "--seeds") -> list[int]:
+    """``"0-4"`` or ``"0,2,5"``, the value of ``option``, as a list."""
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            low, _, high = part.strip().partition("-")
+            found += range(int(low), int(high or low) + 1)
+    except ValueError:
+        raise LabError(f"{option} {text!r}: give numbers such as 0, or 0,2,5, or 0-4.") from None
+    if not found:
+        raise LabError(f"{option} {text!r} names no number: give numbers such as 0, or 0,2,5, or 0-4.")
+    return list(dict.fromkeys(found))
+
+
+# Fields that have a place of their own on the command line: set twice, one of the two would be ignored.
+GIVEN = {"method": "name the method after the command", "preset": "use --preset", "seed": "use --seeds"}
+
+
+def settings(pairs: list[str] | None) -> dict[str, str]:
+    """``["a.b=1"]`` as a dictionary."""
+    changes = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise LabError(f"--set {pair!r}: write field=value, e.g. --set learn.epochs=5.")
+        if name.strip() in GIVEN:
+            raise LabError(f"--set {pair!r}: {GIVEN[name.strip()]}.")
+        changes[name.strip()] = value
+    return changes
+
+
+def program() -> list[str]:
+    """How this program was called, for commands that the user copies."""
+    return [sys.executable, "-m", "dne_lab"] if Path(sys.argv[0]).name == "__main__.py" else [sys.argv[0]]
