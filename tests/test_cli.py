@@ -67,10 +67,10 @@ BENCH = {
 HELP = {
     "reproduce": ["--preset", "--seeds", "--out", "--json", "handwritten digits"],
     "run": ["METHOD[,METHOD...]", "--preset", "--set", "--seeds", "--out", "--stop-after", "--dry-run", "resumes"],
-    "report": ["DIR...", "--figures", "--latex", "--json", "beside the paper"],
+    "report": ["DIR...", "--figures", "--latex", "--name", "--json", "beside the paper"],
     "cost": ["METHOD", "--tasks", "--heads", "--preset", "--json", "without training"],
-    "bench": ["--tasks", "--batch", "--pairs", "--json", "literal path"],
-    "export": ["RUN", "FILE", "archive"],
+    "bench": ["--tasks", "--batch", "--pairs", "--bf16", "--json", "literal path"],
+    "export": ["RUN", "FILE", "the whole run", "--half"],
     "lab": ["--folder", "--port", "token", "this machine only"],
 }
 

@@ -1,18 +1,24 @@
 """What is committed follows from the committed records: every table is built again and compared, with tolerances."""
 
 import io
+import itertools
 import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import tiny
+import torch
 
+import dne_lab as lab
 from dne_lab import presets, reporting
 from dne_lab.measure import record, tables
+from dne_lab.models import literal
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"
 DIGITS = "reproduce_digits_s0-4"
+COMPARED = ["AA", "paper AA", "AA - paper", "F", "paper F"]
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +79,84 @@ def test_the_budget_was_kept(digits: list[record.Record]) -> None:
 
 def test_the_cost_table_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for k, step, count in ((1, 10, 5), (2, 10, 5), (4, 10, 5), (1, 5, 10)):
+    for k, step, count in ((1, 10, 5), (2, 10, 5), (4, 10, 5), (1, 5, 10), (1, 2, 25)):
         path = FIGURES / "records" / "cost" / f"dne-k{k}-50+{step}x{count}.json"
         last = json.loads(path.read_text())[-1]
         row = next(line for line in readme.splitlines() if line.startswith(f"| k = {k}, 50 + {step} x {count} |"))
         ours = [float(cell) for cell in row.split("|")[4:6]]
         assert ours == [round(last[name] / 1e9, 3) for name in ("flops_literal", "flops_spent")]
+
+
+# The longer runs ---------------------------------------------------------------------------------------------------
+
+RUNS = {"digits100": 21, "digits100-steps": 12, "cifar100-small": 3}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_tables_and_figures_of_the_longer_runs(name: str) -> None:
+    runs, stem = record.find(FIGURES / "records" / name), name.replace("-", "_")
+    assert len(runs) == RUNS[name] and all(r.finished and r.validation == 0 for r in runs)
+    same(FIGURES / f"{stem}.csv", tables.summary(runs))
+    for kind, figure in reporting.drawings(runs).items():
+        same(FIGURES / f"{stem}_{kind}.csv", figure.table)
+        assert (FIGURES / f"{stem}_{kind}.png").stat().st_size > 10_000
+    for run in runs:
+        heads = {"network.heads": run.config["network"]["heads"]}
+        assert presets.resolve(run.preset, heads, method=run.method, seed=run.seed).identity() == run.config
+        assert all(count <= run.memory["budget"] for count in run.memory["stored_by_task"])
+
+
+def test_the_tuning_of_digits100() -> None:
+    trials = record.find(FIGURES / "records" / "digits100-tuning")
+    assert len(trials) == 7 and all(r.method == "ia" and r.validation == 0.2 for r in trials)
+    same(FIGURES / "digits100_tuning.csv", tables.summary(trials))
+    best = max(trials, key=lambda r: r.LA or 0.0).config
+    chosen = presets.resolve("digits100")
+    assert (best["learn"]["lr"], best["tune"]["lr"]) == (chosen.learn.lr, chosen.tune.lr)
+    assert best["network"]["patch"] == chosen.network.patch
+
+
+@pytest.mark.parametrize("method", ["ia", "sta", "dne"])
+def test_the_committed_models(method: str) -> None:
+    file = FIGURES / "checkpoints" / f"{method}-cifar100-small-s0.safetensors"
+    assert file.stat().st_size <= 1_500_000
+    run = lab.open(file)
+    assert run.record == record.Record.from_json(FIGURES / "records" / "cifar100-small" / f"{method}-s0.json")
+    kept = sum(p.numel() for module in run.method.network_to_keep() for p in module.parameters())
+    assert kept == run.record.params["total"] and run.model.heads == (4, 1, 1, 1, 1, 1)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = run.model(images).logits
+        assert logits.isfinite().all() and logits.shape == (2, 100)
+        assert tiny.difference(literal.forward(run.model, images).logits, logits) < 1e-5
+
+
+def rows_of(readme: str, title: str) -> list[list[str]]:
+    """The cells of the rows of the first table after a heading."""
+    lines = readme.split(title, 1)[1].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    table = list(itertools.takewhile(lambda line: line.startswith("|"), lines[start:]))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def test_the_tables_of_the_longer_runs_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for title, names in (("### digits100", ["digits100", "digits100-steps"]), ("### CIFAR-100", ["cifar100-small"])):
+        found = [r for name in names for r in record.find(FIGURES / "records" / name)]
+        frame = tables.compare(found).merge(
+            tables.summary(found), how="left", on=["method", "tasks"], suffixes=("", "_")
+        )
+        wanted = frame[[*("method", "tasks", "seeds", "LA", "LA +-", "paper LA", "LA - paper"), *COMPARED]]
+        markdown = tables.to_markdown(wanted).splitlines()[2:]
+        assert rows_of(readme, title) == [[c.strip() for c in line.strip("|").split("|")] for line in markdown]
+
+
+def test_the_speed_in_the_readme() -> None:
+    bench = json.loads((FIGURES / "records" / "timing" / "bench.json").read_text())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = {row[0]: row[1:] for row in rows_of(readme, "### Speed")}
+    for task, ratio in bench["train_step"].items():
+        assert rows[f"training step, task {task}"][0] == f"{ratio:.1f}"
+    assert rows["prediction, task 26"][0] == f"{bench['inference']['26']:.1f}"
+    assert bench["calls_per_forward"]["11"] == bench["calls_per_forward"]["26"]
+    assert min(bench["product_share"].values()) >= 0.7

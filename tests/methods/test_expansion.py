@@ -1,5 +1,6 @@
 """Network expansion: the objective against NumPy by hand, and real optimiser steps on random images."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -230,3 +231,33 @@ def test_any_prefix_is_rebuilt_from_the_states_of_its_tasks() -> None:
         assert tiny.difference(again.predict(images)["classifier"], logits[upto - 1]) < 1e-6
     with pytest.raises(KeyError, match="missing"):
         again.load_task_states(states[1:])
+
+
+@pytest.mark.parametrize("name", ["dne", "sta", "replay"])
+def test_kept_readouts_tune_as_computed_ones(name: str) -> None:
+    """Stage 2 without augmentation computes read-outs once; the losses are those of the whole network."""
+    stream = tiny.tiny_stream()
+    method = create(configuration(name), stream)
+    for task in list(stream)[:2]:
+        for stage in method.stages(task):
+            method.enter(task, stage)
+    task = stream.task(2)
+    tune = method.stages(task)[1]
+    assert tune.name == "tune" and not tune.recipe.augment
+    index = stream.index("train", range(task.new.stop))
+    shuffled = stream.batch("train", index.flip(0)[1:])
+    method.eval()
+    with torch.no_grad():
+        method.prepare(task, tune, iter([stream.batch("train", part) for part in index.split(5)]))
+    method.train()
+    calls = []
+    handle = method.model.register_forward_hook(lambda *_: calls.append(1))
+    kept = method.losses(shuffled, task, tune)["classification"]
+    assert not calls
+    augmented = dataclasses.replace(tune, recipe=dataclasses.replace(tune.recipe, augment=("crop",)))
+    method.prepare(task, augmented, iter([]))
+    computed = method.losses(shuffled, task, augmented)["classification"]
+    assert calls and tiny.difference(kept, computed) < 1e-6
+    kept.backward()
+    assert all((p.grad is not None) == p.requires_grad for p in method.parameters())
+    handle.remove()
