@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dne_lab.analysis.probe import probe as probe
     from dne_lab.data.stream import stream as stream
     from dne_lab.errors import LabError as LabError
     from dne_lab.measure.record import Record as Record
@@ -26,11 +27,12 @@ _WHERE = {
     "train": "dne_lab.training.api",
     "open": "dne_lab.training.api",
     "Record": "dne_lab.measure.record",
+    "probe": "dne_lab.analysis.probe",
     "Variant": "dne_lab.models.variants",
     "LabError": "dne_lab.errors",
 }
 
-__all__ = ["LabError", "Record", "Variant", "open", "start", "stream", "train"]
+__all__ = ["LabError", "Record", "Variant", "open", "probe", "start", "stream", "train"]
 
 
 def __getattr__(name: str) -> Any:

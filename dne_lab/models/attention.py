@@ -1,5 +1,6 @@
 """The one hook point: scores in, probabilities out, with axes that say what every dimension is."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -45,10 +46,15 @@ class AttentionWeights(nn.Module):
     several times a forward pass, each time with its own `Axes`.
     """
 
-    @property
-    def listened(self) -> bool:
-        """Whether any hook is registered here."""
-        return bool(self._forward_hooks or self._forward_pre_hooks)
+    def __init__(self) -> None:
+        super().__init__()
+        self.only: dict[int, frozenset[int]] = {}  # a hook's id: the experts it listens to; others listen to all
+
+    def listens_to(self, numbers: Iterable[int]) -> bool:
+        """Whether a hook here listens to the attention of any of these experts."""
+        numbers = set(numbers)
+        hooks = [*self._forward_hooks, *self._forward_pre_hooks]
+        return any(hook not in self.only or self.only[hook] & numbers for hook in hooks)
 
     def forward(self, scores: Tensor, axes: Axes, position: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
         """Softmax over the keys and, with ``gate``, the gated mixture of ConViT.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dne_lab.config import Network
 from dne_lab.errors import LabError
+from dne_lab.models.attention import AttentionWeights
 from dne_lab.models.bank import Bank, build
 from dne_lab.models.block import Block
 from dne_lab.models.classifier import ExpandableClassifier
@@ -193,10 +194,12 @@ class ExpandableViT(nn.Module):
         if any(not e.frozen for e in old):
             return [build([e], self.network) for e in experts]
         used = [p for e in old for p in e.parameters()]
-        key = tuple((p.data_ptr(), p._version, p.dtype) for p in used)
+        hooked = [m.only for block in self.blocks for m in block.modules() if isinstance(m, AttentionWeights)]
+        heard = frozenset(n for only in hooked for experts_of in only.values() for n in experts_of)
+        key = (heard, *((p.data_ptr(), p._version, p.dtype) for p in used))
         if self._banks is None or self._banks[0] != key:
             with torch.no_grad():
-                frozen = [build(group, self.network) for group in _groups(old)]
+                frozen = [build(group, self.network) for group in _groups(old, heard)]
             self._banks = (key, frozen)
             # held, so that no other tensor can come to lie at one of these addresses
             self._banks_of = [p.detach() for p in used]
@@ -207,9 +210,11 @@ class ExpandableViT(nn.Module):
         return {**state, "_banks": None, "_banks_of": []}  # prepared products are no state: a copy prepares its own
 
 
-def _groups(old: list[Expert]) -> list[list[Expert]]:
-    """Expert 1 alone, the others in up to `FROZEN_BANKS` runs of like length."""
+def _groups(old: list[Expert], heard: frozenset[int]) -> list[list[Expert]]:
+    """Expert 1 alone, the others in up to `FROZEN_BANKS` runs of like length; who is listened to leaves its own."""
     later = old[1:]
     count = min(FROZEN_BANKS, (len(later) + 1) // 2)  # for few experts, fewer kernels matter more than padding
     cuts = [len(later) * i // count for i in range(count + 1)] if count else [0]
+    alone = [i for i, expert in enumerate(later) if expert.place.number in heard]
+    cuts = sorted({*cuts, *alone, *(i + 1 for i in alone)})
     return [old[:1]][: len(old)] + [later[a:b] for a, b in itertools.pairwise(cuts)]

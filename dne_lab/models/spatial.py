@@ -27,7 +27,7 @@ class SpatialAttention(AttentionPoint):
         qkv = product(x, w.qkv.flatten(1, 2).mT).unflatten(-1, (3, heads, -1))
         q, k, v = qkv.permute(3, 1, 0, 4, 2, 5).flatten(2, 3).unbind()  # (B, E x K, n, D) each
         scale = bank.head_width**-0.5
-        if self.weights.listened:
+        if self.weights.listens_to(bank.numbers):
             q, k, v = (keep_real(part, bank, 1) for part in (q, k, v))
             scores = q @ k.mT * scale
             axes = self.axes("b h p kp", bank)
@@ -55,7 +55,7 @@ class JointAttention(AttentionPoint):
         q = queries(q)
         batch, heads, n, width = q.shape
         scale = width**-0.5
-        if self.weights.listened:
+        if self.weights.listens_to(bank.numbers):
             q = keep_real(q, bank, 1)
             scores = torch.einsum("bhpd,bjkd->bhpjk", q, keys) * scale
             axes = self.axes("b h p kh kp", bank, key_heads)

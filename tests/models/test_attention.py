@@ -138,13 +138,13 @@ def test_a_listener_on_one_point_is_not_called_elsewhere(style: dict[str, Any]) 
     model = tiny.model(BOTH, (2, 1, 1), **style)
     told = []
     point = model.blocks[0].joint.weights  # type: ignore[union-attr]
-    assert not point.listened  # type: ignore[union-attr]
+    assert not point.listens_to([1])  # type: ignore[union-attr]
     handle = point.register_forward_hook(lambda *call: told.append(call[1][1]))  # type: ignore[union-attr]
-    assert point.listened  # type: ignore[union-attr]
+    assert point.listens_to([1])  # type: ignore[union-attr]
     model(tiny.images())
     assert {(axes.kind, axes.layer) for axes in told} == {("joint", 0)}
     handle.remove()
-    assert not point.listened  # type: ignore[union-attr]
+    assert not point.listens_to([1])  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=tiny.names)

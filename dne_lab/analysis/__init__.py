@@ -1,0 +1,1 @@
+"""What is seen: probes of attention."""

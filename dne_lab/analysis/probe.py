@@ -1,0 +1,230 @@
+"""Reads or replaces attention while a network runs: `probe`, a context manager that owns exactly its own hooks."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dne_lab.analysis.maps import AttentionMap, Key, Maps
+from dne_lab.analysis.probe_cut import Cut, cut
+from dne_lab.analysis.probe_selection import Names, Numbers, entries, find_network, points_of, select
+from dne_lab.errors import LabError
+from dne_lab.models.attention import JOINT, SPATIAL, Axes
+from dne_lab.models.expandable import ExpandableViT
+
+Replace = Callable[[Tensor, Axes], Tensor | None]
+GB = 1_000_000_000
+MEMORY_LIMIT = 2 * GB  # bytes of maps kept by one probe
+
+
+@contextlib.contextmanager
+def probe(
+    model: nn.Module,
+    kind: Names = None,
+    layer: Numbers = None,
+    expert: Numbers = None,
+    head: Numbers = None,
+    replace: Replace | None = None,
+    dtype: torch.dtype = torch.float32,
+    memory_limit: float = MEMORY_LIMIT,
+    *,
+    keep: bool = True,
+) -> Iterator[Maps]:
+    """Listens to attention in the forward passes that run inside.
+
+        with probe(run.model, kind="spatial", layer=3) as maps:
+            run.model(images)
+        maps.get(expert=2).values  # (b, h, p, kp)
+
+    One map an expert, layer and kind, with the keys that the expert may see; further passes are appended along the
+    image axis. What is kept is a copy on the CPU. A pass that raises leaves nothing. Only layers and experts that are
+    listened to compute their attention in the open; logits agree with those of the fused kernels to 1e-5 of the
+    largest in float32. Of nested probes each reads what the ones around it return.
+
+    Not seen: the literal path (`dne_lab.models.literal`), which has no hook points, and compiled networks.
+
+    Args:
+        model: an `ExpandableViT`, or a module that holds one.
+        kind: spatial, joint, task1, task2, class; one or several. None: all, here and below.
+        layer: blocks, from 0.
+        expert: whose queries, from 1, as the network has them on entering.
+        head: heads within the expert, from 0.
+        replace: called for every selected expert with its map, on the network's device and (b, ..) as ``axes.layout``
+            says, and its axes; returns what to use instead, of the same shape, or None to leave it. Gradients flow
+            through it. What is kept is then the replaced map.
+        dtype: of what is kept.
+        memory_limit: bytes that may be kept.
+        keep: False keeps nothing, to replace over a whole data set.
+
+    Yields:
+        `Maps`, filled as passes run.
+
+    Raises:
+        LabError: for a choice that matches no point, a compiled network or one without attention points; inside a pass
+            before a map that would exceed ``memory_limit`` is kept, or if ``replace`` returns another shape; on leaving
+            if a selected point did not fire.
+    """
+    network = find_network(model)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise LabError(f"dtype = {dtype!r}: must be a floating point type, such as torch.float32.")
+    if not memory_limit > 0:
+        raise LabError(f"memory_limit = {memory_limit!r}: must be a positive number of bytes.")
+    wanted: dict[Key, set[int]] = {}
+    for name, block, number, place in select(network, kind, layer, expert, head):
+        wanted.setdefault((name, block, number), set()).add(place)
+    maps = Maps()
+    listener = _Listener(wanted, maps, replace, dtype, memory_limit, keep)
+    with contextlib.ExitStack() as hooks:
+        listener.listen(network, hooks)
+        yield maps
+    listener.check()
+
+
+class _Listener:
+    """What the hooks of one probe share. `Maps` does not know it, so it goes with the hooks."""
+
+    def __init__(
+        self,
+        wanted: dict[Key, set[int]],
+        maps: Maps,
+        replace: Replace | None,
+        dtype: torch.dtype,
+        limit: float,
+        keep: bool,
+    ) -> None:
+        self.wanted, self.maps, self.replace, self.dtype = wanted, maps, replace, dtype
+        self.limit, self.keep = limit, keep
+        self.names: dict[tuple[str, int], str] = {}
+        self.fired: set[Key] = set()
+        self.warned: set[Key] = set()
+        self.kept = 0  # bytes
+        self.waiting: list[AttentionMap] | None = None  # what the pass that runs has given so far
+        self.fired_now: set[Key] = set()  # in that pass
+
+    def listen(self, network: ExpandableViT, hooks: contextlib.ExitStack) -> None:
+        """Registers the hooks; ``hooks`` removes them."""
+        for point in points_of(network):
+            place = point.module.kind, point.module.layer
+            experts = {expert for k, i, expert in self.wanted if (k, i) == place}
+            if not experts:
+                continue
+            self.names[place] = point.name
+            weights = point.module.weights
+            handle = weights.register_forward_hook(self.hear)
+            hooks.callback(handle.remove)
+            everyone = {e for k, i, e, _ in entries(network) if (k, i) == place}
+            # Task and class attention are computed in the open anyway; and naming every expert would undo all batches.
+            if place[0] in (SPATIAL, JOINT) and experts < everyone:
+                weights.only[handle.id] = frozenset(experts)
+                hooks.callback(weights.only.pop, handle.id, None)
+        hooks.callback(network.register_forward_pre_hook(self.begin).remove)
+        hooks.callback(network.register_forward_hook(self.end, always_call=True).remove)
+
+    def begin(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """A pass starts. Parts of the network called on their own do not come here and are kept at once."""
+        self.waiting, self.fired_now = [], set()
+
+    def end(self, network: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """A pass is over; ``output`` is None if it raised."""
+        waiting, self.waiting = self.waiting or [], None
+        if output is None:
+            self.kept -= sum(part.values.nbytes for part in waiting)
+            return
+        self.fired |= self.fired_now
+        for part in waiting:
+            self.maps.add(part)
+
+    def hear(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """The hook of a point: it fires once for every bank of experts."""
+        axes, replaced = inputs[1], False
+        for expert in dict.fromkeys(axes.query_expert):
+            key = axes.kind, axes.layer, expert
+            heads = self.wanted.get(key)
+            place = None if heads is None else cut(axes, expert, heads.__contains__)
+            if place is None:
+                continue
+            (self.fired if self.waiting is None else self.fired_now).add(key)
+            if self.keep:  # before anything is computed for it
+                self._room(key, place, output)
+            part = place.take(output)
+            if self.replace is not None:
+                # its own memory: what is written into it must not count unless it is returned
+                new = self.replace(part.clone(), place.axes)
+                if new is not None:
+                    part = self._checked(new, part, place, key)
+                    output, replaced = place.put(output, part), True
+            if self.keep:
+                self._keep(AttentionMap(_copy(part, self.dtype), place.axes))
+        return output if replaced else None
+
+    def _name(self, key: Key) -> str:
+        return f"{self.names[key[0], key[1]]} of expert {key[2]}"
+
+    def _room(self, key: Key, place: Cut, output: Tensor) -> None:
+        size = self.dtype.itemsize * torch.Size(place.shape(output.shape)).numel()
+        if self.kept + size > self.limit:
+            raise LabError(
+                f"probe would keep {_bytes(self.kept + size)} of attention maps with {self._name(key)} "
+                f"({_bytes(size)} for {len(output)} images), more than memory_limit = {_bytes(self.limit)}. Select "
+                "fewer layers, experts or heads, give fewer images, keep less (dtype=torch.float16), raise "
+                "memory_limit, or stream over a data set with lab.attention_groups."
+            )
+
+    def _keep(self, part: AttentionMap) -> None:
+        self.kept += part.values.nbytes
+        if self.waiting is None:
+            self.maps.add(part)
+        else:
+            self.waiting.append(part)
+
+    def _checked(self, new: Any, part: Tensor, place: Cut, key: Key) -> Tensor:
+        if not isinstance(new, Tensor) or new.shape != part.shape:
+            given = f"shape {tuple(new.shape)}" if isinstance(new, Tensor) else type(new).__name__
+            raise LabError(
+                f"replace returned {given} for {self._name(key)}: expected a tensor of shape {tuple(part.shape)} "
+                f"({place.axes.layout}), or None to leave the map as it is."
+            )
+        new = new.to(part)
+        if key not in self.warned:
+            told = new.detach()
+            told = told if told.dtype == torch.float64 else told.float()
+            sums = told.sum((-1, -2) if "kh kp" in place.axes.layout else -1)
+            if not bool(((sums - 1).abs() <= max(1e-4, 4 * torch.finfo(part.dtype).eps)).all()):
+                self.warned.add(key)
+                warnings.warn(
+                    f"probe: rows of the replaced map of {self._name(key)} do not sum to 1 "
+                    f"(from {float(sums.min()):.4g} to {float(sums.max()):.4g}); they are used as they are.",
+                    stacklevel=2,
+                )
+        return new
+
+    def check(self) -> None:
+        """Raises if a selected point did not fire."""
+        silent = [key for key in self.wanted if key not in self.fired]
+        if not silent:
+            return
+        named: dict[str, list[str]] = {}
+        for kind, layer, expert in silent:
+            named.setdefault(self.names[kind, layer], []).append(str(expert))
+        told = ", ".join(f"{name} (experts {', '.join(experts)})" for name, experts in named.items())
+        why = "Call the network inside the with block" if not self.fired else "Run whole forward passes inside"
+        raise LabError(
+            f"probe: these selected points did not fire: {told}. {why}, the one that was given to probe: a compiled "
+            "copy and the literal path call no hooks."
+        )
+
+
+def _copy(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy on the CPU of exactly these entries: no graph, no view of something larger, no inference tensor."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.empty(values.shape, dtype=dtype, device="cpu").copy_(values)
+
+
+def _bytes(size: float) -> str:
+    for unit, name in ((GB, "GB"), (GB / 1e3, "MB"), (GB / 1e6, "kB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size:.0f} bytes"
