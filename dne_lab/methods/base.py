@@ -3,9 +3,10 @@
 The loop (`dne_lab.training.run`) owns devices, epochs, batches, logging, checkpoints and the exemplar memory.
 """
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.errors import LabError, unknown
 
 TASK_AND_MEMORY, BALANCED = "task+memory", "balanced"
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,15 @@ class Stage:
     """One optimisation.
 
     ``data`` is "task+memory" (the task's images and the exemplars of old classes) or "balanced" (the class-balanced
-    memory, chosen just before). ``keep_optimizer`` carries the optimiser over from the stage before.
+    memory, chosen just before). ``keep_optimizer`` carries the optimiser over from the stage before. Without
+    ``shuffle`` every epoch shows the images in the same order, class by class.
     """
 
     name: str
     recipe: Recipe
     data: str = TASK_AND_MEMORY
     keep_optimizer: bool = False
+    shuffle: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,10 @@ class Method(nn.Module):
     def finish(self, task: Task, exemplars: Iterator[Batch]) -> None:
         """Called after a task's last stage with clean exemplars of all classes, under no_grad. Default: nothing."""
 
+    def network_settings(self) -> dict[str, Any]:
+        """What names the network in records, JSON-able: runs with equal ones share a joint model. Default: nothing."""
+        return {}
+
     # What the loop relies on ---------------------------------------------------------------------------------------
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
@@ -140,6 +148,16 @@ class Method(nn.Module):
     def parameters_to_train(self) -> dict[str, nn.Parameter]:
         """Named parameters that the optimiser gets."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+def frozen(module: M) -> M:
+    """A copy that does not train, such as a teacher."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+def changed(recipe: Recipe, changes: dict[str, Any], name: str) -> Recipe:
+    """A recipe with other values of some fields; ``name`` is where the user sets them, for errors."""
+    return fields.build(Recipe, asdict(recipe) | changes, f"{name}.")
 
 
 def find(name: str) -> type[Method]:

@@ -1,7 +1,7 @@
 """Network expansion: one task expert a task, the rest frozen. IA, STA, DNE and progressive are rows of one switch."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -109,6 +109,10 @@ class Expansion(Method):
     def network_to_keep(self) -> list[torch.nn.Module]:
         """What predicts: without teacher and expertise classifier."""
         return [self.model.experts, self.model.classifier]
+
+    def network_settings(self) -> dict[str, Any]:
+        """The transformer's sizes and choices."""
+        return dict(self.config.to_dict()["network"])
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The task's expert and the classifier as they are now."""

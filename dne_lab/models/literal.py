@@ -48,21 +48,21 @@ def readouts(model: ExpandableViT, images: Tensor) -> list[Tensor]:
     """One (B, C_t) read-out an expert, computed expert by expert and layer by layer."""
     patches = model.patches(images)
     experts: list[Expert] = list(model.experts)  # type: ignore[arg-type]
-    x = [_embed(e, patches, model.network.readout == "cls_token") for e in experts]
+    x = [embed(e, patches, model.network.readout == "cls_token") for e in experts]
     last = model.network.depth - 1
     for layer in range(model.network.depth):
         if layer == last and model.network.readout == "class_attention":
             x = [torch.cat([e.class_token.expand(len(patches), 1, -1), r], 1) for e, r in zip(experts, x, strict=True)]
-        x = _layer(model, experts, layer, x)
+        x = block(model, experts, layer, x)
     return [e.norm(r[:, 0]) for e, r in zip(experts, x, strict=True)]
 
 
-def _embed(expert: Expert, patches: Tensor, with_token: bool) -> Tensor:
+def embed(expert: Expert, patches: Tensor, with_token: bool) -> Tensor:
     x = expert.embed(patches) + expert.position
     return torch.cat([expert.class_token.expand(len(x), 1, -1), x], 1) if with_token else x
 
 
-def _layer(model: ExpandableViT, experts: list[Expert], layer: int, x: list[Tensor]) -> list[Tensor]:
+def block(model: ExpandableViT, experts: list[Expert], layer: int, x: list[Tensor]) -> list[Tensor]:
     """One block of every expert: (B, n, C_t) an expert -> the same."""
     width = model.network.head_width
     reads_out = layer == model.network.depth - 1 and model.network.readout == "class_attention"
