@@ -225,8 +225,8 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
     *parents, leaf = name.split(".")
     node: Any = tree
     for part in parents:
-        if parents[0] == "options" and node is not tree and isinstance(node, dict):  # a method's own groups: it checks them when it is created
-            node.setdefault(part, {})
+        if parents[0] == "options" and isinstance(node, dict):
+            node.setdefault(part, {})  # a group of the method's own, which it checks when it is created
         node = node.get(part) if isinstance(node, dict) else None
     if not isinstance(node, dict) or (leaf not in node and parents[:1] != ["options"]):
         known = fields.names(Config)

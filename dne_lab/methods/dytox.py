@@ -24,8 +24,8 @@ class DyToxOptions:
 class DyTox(Expansion):
     """Learns all tasks with one encoder, and each with a token of its own, under the objective of `Expansion`.
 
-    The expertise classifier is DyTox's divergence classifier. The old logits are those of a copy of the network, because
-    its encoder trains on. Stage 2 freezes the encoder: embedding and spatial attention.
+    The expertise classifier is DyTox's divergence classifier. The old logits are those of a copy of the network,
+    because its encoder trains on. Stage 2 freezes the encoder: embedding and spatial attention.
     """
 
     name = "dytox"

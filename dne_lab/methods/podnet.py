@@ -47,7 +47,10 @@ class PODNet(ResNetMethod):
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__(config, stream)
         if stream.tasks[0] < 2:
-            raise LabError("podnet scores a class against others: the first task needs at least 2 classes (data.tasks).")
+            raise LabError(
+                f"data.tasks = {stream.tasks}: podnet scores a class against the others, so the first task needs at "
+                "least 2 classes."
+            )
         self.teacher: ResNet | None = None
 
     def new_classifier(self) -> nn.Module:
@@ -71,7 +74,7 @@ class PODNet(ResNetMethod):
         """New proxies of task 2 and later: cluster centres of each class's features, as long as the old proxies are."""
         if stage.name == "tune" or not task.old:
             return
-        *old, new = self.model.classifier.tasks
+        *old, new = self.model.classifier.tasks  # one parameter a task
         length = torch.cat([part.flatten(0, 1) for part in old]).norm(dim=1).mean()
         found = [(F.normalize(self.features(batch.images).float()), batch.labels) for batch in batches]
         features, labels = torch.cat([f for f, _ in found]), torch.cat([y for _, y in found])

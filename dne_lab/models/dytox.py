@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ class DyToxViT(ExpandableViT):
             )
         super().__init__(network, shape, IA, mean, std)
         self.blocks[-1].class_attention = TaskTokenAttention(CLASS, network.depth - 1, self.grid, 1)
-        self.classifier = TaskClassifiers()
+        self.classifier = TaskClassifiers()  # type: ignore[assignment]
         self.later = nn.ModuleList()
 
     @property
@@ -117,7 +118,7 @@ class DyToxViT(ExpandableViT):
         """Adds a task after the first, which `expand` makes; earlier tokens, norms and classifiers are frozen."""
         width = self.heads[0] * self.network.head_width
         self.requires_grad_(True)
-        for part in (*self.tokens, *self.norms, self.classifier):
+        for part in self._own():
             part.requires_grad_(False)
         self.later.append(TaskToken(width))
         self.classifier.grow(classes, width)
@@ -128,8 +129,12 @@ class DyToxViT(ExpandableViT):
         """Stage 2: the encoder (embedding and blocks of spatial attention) is frozen, what reads it trains."""
         self._freeze()
         self.expertise = None
-        for part in (*self.tokens, *self.norms, self.classifier, self.experts[0].blocks[-1]):  # type: ignore[index]
+        for part in (*self._own(), self.experts[0].blocks[-1]):  # type: ignore[index]
             part.requires_grad_(True)
+
+    def _own(self) -> list[Any]:
+        """What belongs to single tasks."""
+        return [*self.tokens, *self.norms, self.classifier]
 
     def forward(self, images: Tensor) -> Output:
         """(B, C, H, W) uint8 images -> `Output`, without old logits: those are another network's."""
@@ -152,7 +157,7 @@ class DyToxViT(ExpandableViT):
         return [layer(out) for layer, out in zip(self.norms, x.unbind(1), strict=True)]
 
     def readouts_literally(self, images: Tensor) -> list[Tensor]:
-        """The same as the equations are written: the last block once a task, its keys and values projected each time."""
+        """The same as the equations are written: the last block once a task, with its keys and values each time."""
         *encoder, last = range(self.network.depth)
         experts = list(self.experts)
         x = [literal.embed(experts[0], self.patches(images), with_token=False)]  # type: ignore[arg-type]

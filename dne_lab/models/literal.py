@@ -58,6 +58,7 @@ def readouts(model: ExpandableViT, images: Tensor) -> list[Tensor]:
 
 
 def embed(expert: Expert, patches: Tensor, with_token: bool) -> Tensor:
+    """(B, N, C x patch x patch) patches -> (B, n, C_t) tokens, the class token first where it joins them here."""
     x = expert.embed(patches) + expert.position
     return torch.cat([expert.class_token.expand(len(x), 1, -1), x], 1) if with_token else x
 
