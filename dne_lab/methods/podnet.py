@@ -96,7 +96,10 @@ class PODNet(ResNetMethod):
 
 
 def nca(scores: Tensor, labels: Tensor, scale: Tensor, margin: float) -> Tensor:
-    """Mean of [log sum_{i != y} exp(scale s_i) - scale (s_y - margin)]_+ (PODNet, eq. 10): y is not in the sum.
+    """Mean of [log sum_{i != y} exp(scale s_i) - (scale s_y - margin)]_+ (PODNet, eq. 10): y is not in the sum.
+
+    The margin stands behind the scale, as in the authors' code. Inside, as eq. 10 prints it, it pushes the learned scale
+    below 0 before anything is learned, and then every image is given to the classes it resembles least.
 
     Args:
         scores: (B, classes) of the proxies.
@@ -104,7 +107,7 @@ def nca(scores: Tensor, labels: Tensor, scale: Tensor, margin: float) -> Tensor:
     """
     positive = F.one_hot(labels, scores.shape[1]).bool()
     others = (scale * scores).masked_fill(positive, -torch.inf).logsumexp(1)
-    return F.relu(others - scale * (scores[positive] - margin)).mean()
+    return F.relu(others - (scale * scores[positive] - margin)).mean()
 
 
 def pooled(maps: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""iCaRL, PODNet, DER, FOSTER and DyTox fit the protocol and the loop as they are, without a special case."""
+"""iCaRL, PODNet, DER, FOSTER and DyTox fit the protocol and the loop as they are, without a special case.
+
+In a few lines each, and iCaRL, PODNet, DyTox and replay as the package has them.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -9,7 +12,7 @@ from typing import Any
 import protocol_methods
 import pytest
 import torch
-from protocol_methods import METHODS, TASKS, WIDTH
+from protocol_methods import ALL, METHODS, TASKS, WIDTH
 from torch import Tensor
 
 from dne_lab.data.stream import Batch, Task
@@ -22,7 +25,7 @@ from dne_lab.training.state import Cursor
 
 VISIBLE = set(Method.registry)  # as other test modules find it
 Tensors = dict[str, Tensor]
-each_method = pytest.mark.parametrize("name", METHODS)
+each_method = pytest.mark.parametrize("name", ALL)
 
 
 @dataclass
@@ -112,7 +115,7 @@ def test_interrupted_in_every_stage_it_ends_as_if_it_had_not_been(
     expected: Run = whole(name).run
     stopped: list[Cursor] = []
     initialised: list[tuple[int, str]] = []
-    original, initialise = Optimisation.step, METHODS[name].initialise
+    original, initialise = Optimisation.step, ALL[name].initialise
 
     def interrupted(self: Optimisation, rate: float) -> None:
         task = run.stream.task(run.cursor.task)
@@ -128,7 +131,7 @@ def test_interrupted_in_every_stage_it_ends_as_if_it_had_not_been(
         initialise(self, task, stage, batches)
 
     monkeypatch.setattr(Optimisation, "step", interrupted)
-    monkeypatch.setattr(METHODS[name], "initialise", counted)
+    monkeypatch.setattr(ALL[name], "initialise", counted)
     run = start(name, tmp_path)
     while not run.finished:
         try:
@@ -162,7 +165,7 @@ def test_it_learns(name: str, whole: Any) -> None:
         assert row[-1] > 2 * 100 / sum(TASKS[:number])  # the newest classes among all seen
 
 
-@pytest.mark.parametrize("name", METHODS)
+@each_method
 def test_the_recorded_cost_is_that_of_the_network_that_is_kept(name: str, whole: Any) -> None:
     run: Run = whole(name).run
     assert run.record.flops_spent == cost.flops(run.method.compute, run.stream.shape)
