@@ -43,6 +43,10 @@ app = typer.Typer(
     help="A laboratory for Dense Network Expansion (CVPR 2023): class-incremental vision transformers on real images.",
 )
 
+METHODS = (
+    "ia, sta, dne, progressive, dytox, joint, finetune, replay; on a residual network icarl, podnet, joint-resnet, "
+    "finetune-resnet, replay-resnet."
+)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Preset = Annotated[str, typer.Option(help="Presets, composed left to right: digits100,authors-code. See the README.")]
 Settings = Annotated[
@@ -77,9 +81,7 @@ def reproduce(
 
 @app.command()
 def run(
-    methods: Annotated[
-        str, typer.Argument(metavar="METHOD[,METHOD...]", help="ia, sta, dne, progressive, joint, finetune, replay.")
-    ],
+    methods: Annotated[str, typer.Argument(metavar="METHOD[,METHOD...]", help=METHODS)],
     preset: Preset = "digits",
     changes: Settings = None,
     seeds: Seeds = "0",
@@ -158,9 +160,7 @@ def report(
 
 @app.command()
 def cost(
-    method: Annotated[
-        str, typer.Argument(metavar="METHOD", help="ia, sta, dne, progressive, joint, finetune, replay.")
-    ],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help=METHODS)],
     tasks: Annotated[str, typer.Option(help="Classes of each task, e.g. 50,10,10.")],
     heads: Annotated[str | None, typer.Option(help="Heads: k (later experts), first,later, or one a task.")] = None,
     preset: Preset = "cifar100-b50-10",
@@ -188,8 +188,11 @@ def cost(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    heads_text, size = ",".join(map(str, config.network.heads)), " x ".join(map(str, shape))
-    print(f"{method}, heads {heads_text} (the last repeats), images {size}\n{costs.text(rows)}")
+    network = base.create(config, stream).network_settings()
+    told = f"{network['name']}, width {network['width']}" if "width" in network else ""
+    if "heads" in network:
+        told = f"heads {','.join(map(str, network['heads']))}{' (the last repeats)' * (len(network['heads']) > 1)}"
+    print(f"{method}, {told or 'own network'}, images {' x '.join(map(str, shape))}\n{costs.text(rows)}")
 
 
 @app.command()

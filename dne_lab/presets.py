@@ -137,14 +137,14 @@ PUBLISHED: dict[str, Tree] = {
 # For digits100 and cifar100-small: residual networks that start at 16 channels.
 SMALL_SGD: Tree = {"optimizer": "sgd", "weight_decay": 5e-4}
 SMALL: dict[str, Tree] = {
-    "icarl": {"options": {"width": 16}, "learn": SMALL_SGD | {"lr": 0.1}},
+    "icarl": {"options": {"width": 16}, "learn": SMALL_SGD | {"lr": 0.2}},
     "podnet": {
         "options": {"width": 16},
         "learn": SMALL_SGD | {"lr": 0.1, "clip": 5.0},
         "tune": SMALL_SGD | {"lr": 0.05, "clip": 5.0},
     },
     "dytox": {"learn": {"lr": 2e-3}, "tune": {"lr": 1e-3}},
-    "resnet": {"options": {"width": 16}, "learn": SMALL_SGD | {"lr": 0.1}, "tune": SMALL_SGD | {"lr": 0.05}},
+    "resnet": {"options": {"width": 16}, "learn": SMALL_SGD | {"lr": 0.2}, "tune": SMALL_SGD | {"lr": 0.05}},
 }
 
 PRESETS: dict[str, Tree] = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,10 @@ class DyTox(Expansion):
     def network_to_keep(self) -> list[nn.Module]:
         """What predicts: without teacher and divergence classifier."""
         return [self.model.experts, self.model.later, self.model.classifier]
+
+    def network_settings(self) -> dict[str, Any]:
+        """The transformer's sizes and choices; it has the heads of the first expert alone."""
+        return super().network_settings() | {"heads": [self.config.network.heads_of(1)]}
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The whole network: it changes with every task."""
