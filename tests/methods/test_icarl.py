@@ -44,7 +44,7 @@ def test_herding_and_nearest_mean_on_a_hand_made_set() -> None:
         order: list[int] = []
         for k in (1, 2):
             left = [i for i in range(4) if i not in order]
-            order.append(min(left, key=lambda i: float((mean - features[[*order, i]].sum(0) / k).norm())))  # noqa: B023
+            order.append(min(left, key=lambda i: float((mean - features[[*order, i]].sum(0) / k).norm())))
         expected[rank] = order
     assert {rank: order.tolist() for rank, order in chosen.items()} == expected
     units = torch.cat([points[rank][chosen[rank]] for rank in (0, 1)])

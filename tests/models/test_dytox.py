@@ -1,4 +1,4 @@
-"""DyTox: one transformer read by a token a task; against the literal path, against one expert, and what a task costs."""
+"""DyTox: one transformer read by a token a task; against the literal path and one expert, and what a task costs."""
 
 import copy
 from typing import Any
