@@ -46,6 +46,7 @@ class Method(nn.Module):
     ``uses_memory``: exemplars are kept and mixed in. ``joint``: all classes arrive as one task (an upper bound).
     ``shares_first_task``: task 1 is the same as that of every other such method, so comparisons train it once a seed.
     ``Options``: a frozen dataclass of the method's own switches, set by ``--set options.NAME=VALUE``.
+    ``training_only``: how the names of weights begin that a finished task no longer needs (a teacher).
     """
 
     name: ClassVar[str] = ""
@@ -54,6 +55,7 @@ class Method(nn.Module):
     joint: ClassVar[bool] = False
     shares_first_task: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
+    training_only: ClassVar[tuple[str, ...]] = ()
     registry: ClassVar[dict[str, type["Method"]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -131,11 +133,19 @@ class Method(nn.Module):
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """What `task_NN.safetensors` keeps of this task, so that `load_task_states` can rebuild any prefix."""
-        return self.state_dict()
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(self.training_only)}
 
     def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
         """Sets the weights from the states of tasks 1..t (after `enter` was replayed for them)."""
-        self.load_state_dict(states[-1])
+        self.load_kept(states[-1])
+
+    def load_kept(self, state: dict[str, Tensor]) -> None:
+        """Loads a state in which nothing may be missing but what only training needs; a KeyError names what is."""
+        missing, unexpected = self.load_state_dict(state, strict=False)
+        wanted = [name for name in missing if not name.startswith(self.training_only)]
+        unexpected = [name for name in unexpected if not name.startswith(self.training_only)]
+        if wanted or unexpected:
+            raise KeyError(f"missing: {wanted}; unexpected: {unexpected}")
 
     def train(self, mode: bool = True) -> "Method":
         """Training mode for modules that hold a trainable parameter; all others stay in evaluation mode."""

@@ -32,6 +32,7 @@ class DyTox(Expansion):
     title = "DyTox"
     shares_first_task = False
     Options: ClassVar[type] = DyToxOptions
+    training_only: ClassVar[tuple[str, ...]] = ("teacher.", "model.expertise")
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         Method.__init__(self, config, stream)  # another network than that of Expansion
@@ -81,8 +82,8 @@ class DyTox(Expansion):
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The whole network: it changes with every task."""
-        return self.state_dict()
+        return Method.task_state(self, task)
 
     def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
         """The last state is the whole network."""
-        self.load_state_dict(states[-1])
+        self.load_kept(states[-1])

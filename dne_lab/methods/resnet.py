@@ -32,6 +32,7 @@ class ResNetMethod(Method):
     """One residual network whose classifier grows; a subclass says how it remembers."""
 
     Options: ClassVar[type] = ResNetOptions
+    training_only: ClassVar[tuple[str, ...]] = ("teacher.",)
     final_relu: ClassVar[bool] = True
 
     def __init__(self, config: Config, stream: ClassStream) -> None:

@@ -47,6 +47,7 @@ def settings(method: str) -> config.Config:
         tree["learn"] = {"epochs": 5, "batch": 12, "lr": 0.01}
     if method == "dytox":
         tree["learn"] = {"epochs": 20, "batch": 12, "lr": 0.005}
+        tree["tune"] = {"epochs": 3, "batch": 8, "lr": 0.003}
         tree["network"] = {"patch": 4, "depth": 2, "head_width": 16, "heads": [2]}
         tree["loss"] = {"classification": "ce", "reduction": "batch"}
     elif method in BASELINES:

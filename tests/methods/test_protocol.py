@@ -12,12 +12,14 @@ from typing import Any
 import protocol_methods
 import pytest
 import torch
-from protocol_methods import ALL, METHODS, TASKS, WIDTH
+from protocol_methods import ALL, BASELINES, METHODS, TASKS, WIDTH
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dne_lab.data.stream import Batch, Task
 from dne_lab.measure import cost
 from dne_lab.methods.base import Method, Stage
+from dne_lab.training import portable
 from dne_lab.training.batches import steps
 from dne_lab.training.optimise import Optimisation
 from dne_lab.training.run import Run
@@ -169,6 +171,20 @@ def test_it_learns(name: str, whole: Any) -> None:
 def test_the_recorded_cost_is_that_of_the_network_that_is_kept(name: str, whole: Any) -> None:
     run: Run = whole(name).run
     assert run.record.flops_spent == cost.flops(run.method.compute, run.stream.shape)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_finished_model_alone_predicts_the_same(name: str, whole: Any, tmp_path: Path) -> None:
+    run = start(name, tmp_path / "run")
+    run.train()
+    file = portable.export_model(tmp_path / "run", tmp_path / "model.safetensors")
+    kept = sum(tensor.numel() for tensor in load_file(file).values())
+    assert kept < 1.1 * cost.count(run.method.model) + 1000  # no teacher
+    images = run.stream.images("test", run.stream.index("test", range(run.stream.classes)))
+    opened = Run.open(file, run.stream, device="cpu", progress=False)
+    with torch.no_grad():
+        one, other = run.method.predict(images), opened.method.predict(images)
+    assert one.keys() == other.keys() and all(torch.equal(one[kind], other[kind]) for kind in one)
 
 
 def test_icarl(whole: Any, tmp_path: Path) -> None:
