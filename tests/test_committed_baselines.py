@@ -69,3 +69,16 @@ def test_the_table_in_the_readme() -> None:
     frame = tables.compare(found).merge(tables.summary(found), how="left", on=["method", "tasks"], suffixes=("", "_"))
     markdown = tables.to_markdown(frame[COLUMNS]).splitlines()[2:]
     assert rows_of(readme, "### Baselines") == [[c.strip() for c in line.strip("|").split("|")] for line in markdown]
+
+
+def test_the_cost_of_the_baselines_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = {row[0]: row[3:] for row in rows_of(readme, "ours agrees\nwith their code.")}
+    names = {"iCaRL": "icarl", "PODNet": "podnet", "Joint (ResNet)": "joint-resnet", "DyTox": "dytox"}
+    assert len(rows) == 5
+    for label, cells in rows.items():
+        title, tasks = label.split(", ")
+        stream = tasks.replace(" ", "") if tasks != "100" else "50+10x5"
+        last = json.loads((FIGURES / "records" / "cost" / f"{names[title]}-{stream}.json").read_text())[-1]
+        assert cells[:2] == [f"{last[name] / 1e9:.3f}" for name in ("flops_literal", "flops_spent")]
+        assert cells[2] == f"{last['params_total'] / 1e6:.2f}"
