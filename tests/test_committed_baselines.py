@@ -1,5 +1,7 @@
 """The baselines' committed tables and figures follow from their records, and what was chosen from its trials."""
 
+import json
+
 import pytest
 from test_committed import FIGURES, ROOT, rows_of, same
 
