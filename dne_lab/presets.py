@@ -140,10 +140,10 @@ SMALL: dict[str, Tree] = {
     "icarl": {"options": {"width": 16}, "learn": SMALL_SGD | {"lr": 0.2}},
     "podnet": {
         "options": {"width": 16},
-        "learn": SMALL_SGD | {"lr": 0.1, "clip": 5.0},
+        "learn": SMALL_SGD | {"lr": 0.2, "clip": 5.0},
         "tune": SMALL_SGD | {"lr": 0.05, "clip": 5.0},
     },
-    "dytox": {"learn": {"lr": 2e-3}, "tune": {"lr": 1e-3}},
+    "dytox": {"learn": {"lr": 4e-3}, "tune": {"lr": 3e-3}},
     "resnet": {"options": {"width": 16}, "learn": SMALL_SGD | {"lr": 0.2}, "tune": SMALL_SGD | {"lr": 0.05}},
 }
 
