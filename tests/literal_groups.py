@@ -1,14 +1,16 @@
 """The oracle of attention groups: a map entry by entry, every statistic of its rows as the definition reads.
 
-It shares nothing with `dne_lab.analysis`: queries and keys are named from the layout by plain loops.
+It shares nothing with `dne_lab.analysis` but the names of the sums: queries and keys are named by plain loops.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
+from dne_lab.analysis.rows import Sums
 from dne_lab.models.attention import Axes
 
 TOKEN = -1  # the patch of a class token
@@ -168,3 +170,21 @@ def totals(
         to["distance"] += sum(d * value for d, (_, value) in zip(far, patches, strict=True))
         to["uniform_distance"] += w * sum(far) / len(far)
     return sums
+
+
+def close(found: Any, expected: Any, bound: float = 1e-12) -> bool:
+    """Equal to ``bound``, relative to one or the largest value; NaN equals NaN."""
+    a, b = (np.asarray(v, dtype=np.float64) for v in (found, expected))
+    nan = np.isnan(b)
+    assert a.shape == b.shape and (np.isnan(a) == nan).all()
+    return bool((np.abs(a - b)[~nan] <= bound * max(1.0, np.abs(b[~nan]).max(initial=0))).all())
+
+
+def agree(found: dict[Any, Tensor], expected: dict[Any, dict[str, Any]], bound: float = 1e-12) -> None:
+    """Every sum of every head is the expected one."""
+    assert found.keys() == expected.keys()
+    for head, vector in found.items():
+        by_label, by_row = Sums.of(vector)
+        assert by_label.keys() | by_row.keys() == expected[head].keys()
+        for name, value in (by_label | by_row).items():
+            assert close(value, expected[head][name], bound), (head, name, value, expected[head][name])

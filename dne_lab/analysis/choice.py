@@ -43,6 +43,8 @@ def _no_row(there: list[Entry], entry: Entry, labelling: Labelling, part: str, s
         return f"shuffled looks where experts read each other's patches ({', '.join(ACROSS)})"
     if part == POSITION and not patchwise:
         return f"part = {POSITION!r} is of attention between patches alone ({SPATIAL}, {JOINT})"
+    if labelling.class_queries and part == POSITION:
+        return f"class tokens look at content alone, without a part = {POSITION!r}"
     if labelling.class_queries:
         if kind == CLASS or (patchwise and all(e[0] != CLASS for e in there)):
             return None

@@ -65,7 +65,7 @@ def probe(
         read: called for every selected expert with its map as ``replace`` is, detached; what it does with it is not
             seen by the network. It must not write into the map.
         part: "attention" is what multiplies V. Under gpsa, "content" and "position" are the two distributions that the
-            gate mixes; they can be read, not replaced.
+            gate mixes; they can be read, not replaced. Class tokens look at content alone: their position is all 0.
 
     Yields:
         `Maps`, filled as passes run.

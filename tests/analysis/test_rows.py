@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from literal_groups import agree, close
 from torch import Tensor
 
 from dne_lab.analysis import rows
@@ -37,24 +38,6 @@ def accumulated(
         found.add(part, axes)
         start += len(part)
     return found
-
-
-def close(found: Any, expected: Any, bound: float = 1e-12) -> bool:
-    """Equal to ``bound``, relative to one or the largest value; NaN equals NaN."""
-    a, b = (np.asarray(v, dtype=np.float64) for v in (found, expected))
-    nan = np.isnan(b)
-    assert a.shape == b.shape and (np.isnan(a) == nan).all()
-    return bool((np.abs(a - b)[~nan] <= bound * max(1.0, np.abs(b[~nan]).max(initial=0))).all())
-
-
-def agree(found: dict[Any, Tensor], expected: dict[Any, dict[str, Any]], bound: float = 1e-12) -> None:
-    """Every sum of every head is the expected one."""
-    assert found.keys() == expected.keys()
-    for head, vector in found.items():
-        by_label, by_row = Sums.of(vector)
-        assert by_label.keys() | by_row.keys() == expected[head].keys()
-        for name, value in (by_label | by_row).items():
-            assert close(value, expected[head][name], bound), (head, name, value, expected[head][name])
 
 
 @pytest.mark.parametrize("name", LITERAL)
