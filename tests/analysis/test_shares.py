@@ -7,7 +7,6 @@ from typing import Any
 import handmade
 import literal_groups
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 import torch
@@ -15,7 +14,7 @@ import torch
 from dne_lab.analysis.accumulate import Accumulator
 from dne_lab.analysis.groups import attention_groups
 from dne_lab.analysis.labelling import find
-from dne_lab.analysis.shares import FIRST, LATER, AttentionGroups
+from dne_lab.analysis.shares import FIRST, LATER, AttentionGroups, frame_of
 from dne_lab.errors import LabError
 from dne_lab.models.variants import DNE, IA, STA
 
@@ -216,12 +215,17 @@ def test_a_record_of_them_is_json_with_blanks_for_what_is_not_there() -> None:
     assert data["replicates"] == 20
     for name, by in [("table", ()), ("table_by_layer", "layer"), ("table_by_expert", "expert")]:
         frame = groups.table(by)
-        back = pd.DataFrame(data[name])
+        back = frame_of(data[name])
         assert list(back.columns) == list(frame.columns) and len(back) == len(frame)
         numbers = frame.select_dtypes("number").columns
         assert np.allclose(back[numbers].astype(float), frame[numbers], rtol=1e-5, equal_nan=True)
-    assert [row["effective keys"] is None for row in data["table"]] == [False, True, False, True] * 2
-    assert len(data["rows"]) == 2 and len(data["rows_by_layer"]) == 4 and len(data["rows_by_expert"]) == 3
+    place = data["table"]["columns"].index("effective keys")
+    assert [row[place] is None for row in data["table"]["rows"]] == [False, True, False, True] * 2
+    assert [len(data[name]["rows"]) for name in ("rows", "rows_by_layer", "rows_by_expert")] == [2, 4, 3]
+    assert data["same_patch"][LATER] == pytest.approx(groups.same_patch(), rel=1e-5)
+    assert data["same_patch"][FIRST] == pytest.approx(groups.same_patch(FIRST), rel=1e-5)
+    alone = attention_groups(tiny.model(IA, (2,)), tiny.images(4), replicates=0, progress=False).to_dict()
+    assert alone["same_patch"][LATER] == [None, None, None] and alone["same_patch"][FIRST][1:] == [None, None]
 
 
 def test_they_show_themselves() -> None:
