@@ -17,6 +17,7 @@ import torchvision
 from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsBlock
 from torch import Tensor, nn
 
+from dne_lab.analysis.groups import attention_groups
 from dne_lab.analysis.probe import probe
 from dne_lab.errors import LabError
 from dne_lab.models.attention import Axes
@@ -499,10 +500,30 @@ def test_blocks_that_share_an_attention_module_are_refused() -> None:
         normally(model)
 
 
+@pytest.mark.parametrize(("library", "changes"), [(TORCHVISION, {}), (TIMM, {"reg_tokens": 2})], ids=str)
+def test_attention_groups_sort_them_too(library: str, changes: dict[str, Any]) -> None:
+    """Against sums over single entries: tokens before the patches are no patches."""
+    model, given = network(library, **changes), images(5)
+    before = state(model)
+    found = attention_groups(model, given, batch_size=2, progress=False, replicates=0)
+    same = every = 0.0
+    first = 3 if changes else 1
+    for truth in expected(model, given):
+        for b, h, p, k in np.ndindex(*truth.shape):
+            if p >= first and k >= first:
+                every += float(truth[b, h, p, k])
+                same += float(truth[b, h, p, k]) if p == k else 0.0
+    assert found.same_patch("expert 1").value == pytest.approx(100 * same / every, rel=1e-5)
+    assert set(found.table("layer").layer) == {0, 1} and state(model) == before
+    with pytest.raises(LabError, match=r"VisionTransformer, 1 experts\) do not read each other"):
+        attention_groups(model, given, shuffled=True, progress=False)
+
+
 def test_neither_library_is_loaded_for_a_network_of_ones_own() -> None:
     code = """
 import sys, torch
 from dne_lab import config
+from dne_lab.analysis.groups import attention_groups
 from dne_lab.analysis.probe import probe
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import DNE

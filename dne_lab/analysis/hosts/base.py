@@ -20,12 +20,14 @@ class Host(Protocol):
     Attributes:
         title: what it is called in messages.
         network: the module whose call is one forward pass.
+        grid: (rows, columns) of patches, of the size of image that the network was made for.
         names: the name of each attention point within ``network``.
         entries: every (kind, layer, expert, head) for which it computes attention.
     """
 
     title: str
     network: nn.Module
+    grid: tuple[int, int]
     names: dict[Place, str]
     entries: list[Entry]
 
@@ -43,3 +45,11 @@ class Host(Protocol):
             hear: gets the tensor on its device, as ``axes.layout`` says, with whatever graph it has.
             hooks: takes what undoes it.
         """
+
+
+def heads_of(host: Host) -> tuple[int, ...]:
+    """The heads of each expert, in order."""
+    heads: dict[int, int] = {}
+    for _, _, expert, head in host.entries:
+        heads[expert] = max(heads.get(expert, 0), head + 1)
+    return tuple(heads[expert] for expert in sorted(heads))

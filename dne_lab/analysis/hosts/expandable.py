@@ -23,7 +23,7 @@ class ExpandableHost:
     def __init__(self, network: ExpandableViT) -> None:
         if not len(network.experts):
             raise LabError("this network has no expert yet, so it computes no attention: call expand, or next_task.")
-        self.network, self.title = network, network.variant.name
+        self.network, self.title, self.grid = network, network.variant.name, network.grid
         points = {name: part for name, part in network.named_modules() if isinstance(part, AttentionPoint)}
         self.names: dict[Place, str] = {(point.kind, point.layer): name for name, point in points.items()}
         self.entries = [entry for point in points.values() for entry in _entries(network, point)]
@@ -44,7 +44,8 @@ class ExpandableHost:
             hooks.callback(handle.remove)
             everyone = {expert for kind, layer, expert, _ in self.entries if (kind, layer) == place}
             # Task and class attention are computed in the open anyway; and naming every expert would undo all batches.
-            if place[0] in (SPATIAL, JOINT) and experts < everyone:
+            # But a joint map holds every patch of every head: there one expert at a time keeps the memory small.
+            if place[0] == JOINT or (place[0] == SPATIAL and experts < everyone):
                 weights.only[handle.id] = frozenset(experts)
                 hooks.callback(weights.only.pop, handle.id, None)
 
