@@ -14,7 +14,9 @@ from dne_lab.analysis.history import newcomer, untrained
 from dne_lab.analysis.hosts.base import CONTENT, POSITION
 from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.null import ACROSS
-from dne_lab.analysis.shares import LATER, PATCHES, AttentionGroups, frame_of, plain
+from dne_lab.analysis.probe import CONTENT, POSITION
+from dne_lab.analysis.probe_selection import entries
+from dne_lab.analysis.shares import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
 from dne_lab.errors import LabError
 from dne_lab.files import write_text
 from dne_lab.models.expandable import ExpandableViT
@@ -41,6 +43,7 @@ class Decomposition:
     preset: str
     dataset: str
     seed: int
+    epochs: int
     tasks: list[int]
     heads: list[int]
     network: dict[str, Any]
@@ -62,6 +65,11 @@ class Decomposition:
             there = ", ".join(self.moments)
             raise LabError(f"attention record of {self.run} has no {name} of {moment!r}. It has: {there}.")
         return frame_of(self.moments[moment][name])
+
+    def same_patch(self, moment: str = TRAINED, scope: str = LATER) -> Estimate:
+        """The share of attention on the query's own patch, percent, with its interval over images."""
+        found = self.moments[moment]["same_patch"][scope]
+        return Estimate(*(float("nan") if value is None else value for value in found))
 
     def patches(self, moment: str = TRAINED, scope: str = LATER, name: str = "table") -> pd.DataFrame:
         """The rows of a table about attention to patches; none where a network has one expert and later ones are asked
@@ -144,9 +152,10 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
     record = run.record
     return Decomposition(
         run=record.id, method=record.method, preset=record.preset, dataset=record.dataset, seed=record.seed,
-        tasks=record.tasks, heads=list(start.heads), network=record.network, LA=record.LA, finished=record.finished,
-        images=len(batch.index), config_sha256=record.config_sha256, code_version=record.code_version,
-        torch=record.torch, moments=moments, before=plain(pd.concat(before)) if before else {}, flow=flow,
+        epochs=record.epochs, tasks=record.tasks, heads=list(start.heads), network=record.network, LA=record.LA,
+        finished=record.finished, images=len(batch.index), config_sha256=record.config_sha256,
+        code_version=record.code_version, torch=record.torch, moments=moments,
+        before=plain(pd.concat(before)) if before else {}, flow=flow,
     )  # fmt: skip
 
 
@@ -157,4 +166,4 @@ def _patches(network: ExpandableViT) -> list[str]:
 
 def _brief(groups: AttentionGroups) -> dict[str, Any]:
     tree = groups.to_dict()
-    return {name: value for name, value in tree.items() if not isinstance(value, dict) or name in BRIEF}
+    return {name: value for name, value in tree.items() if name in BRIEF or not name.startswith(("table", "rows"))}

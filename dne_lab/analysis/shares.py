@@ -172,8 +172,12 @@ class AttentionGroups:
             "shuffled": self.shuffled,
             "images": self.images,
             "replicates": self._found.replicates,
+            **({} if self.labelling != "groups" else {"same_patch": self._same_patch()}),
             **{name: plain(frame) for name, frame in tables.items()},
         }
+
+    def _same_patch(self) -> dict[str, list[float | None]]:
+        return {scope: [_cell(v) for v in self.same_patch(scope)] for scope in (LATER, FIRST)}
 
     def __repr__(self) -> str:
         what = f"{self.labelling} of {self.images} images" + (", shuffled" if self.shuffled else "")
@@ -260,10 +264,11 @@ def frame_of(table: dict[str, list[Any]]) -> "pd.DataFrame":
 
 def plain(frame: "pd.DataFrame") -> dict[str, list[Any]]:
     """A table as its column names and its rows, six digits."""
+    return {"columns": list(frame.columns), "rows": [[_cell(v) for v in row] for row in frame.itertuples(index=False)]}
 
-    def cell(value: Any) -> Any:
-        if isinstance(value, float | np.floating):
-            return None if value != value else float(f"{value:.6g}")
-        return value.item() if hasattr(value, "item") else value
 
-    return {"columns": list(frame.columns), "rows": [[cell(v) for v in row] for row in frame.itertuples(index=False)]}
+def _cell(value: Any) -> Any:
+    """Six digits; None for NaN."""
+    if isinstance(value, float | np.floating):
+        return None if value != value else float(f"{value:.6g}")
+    return value.item() if hasattr(value, "item") else value
