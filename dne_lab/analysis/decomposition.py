@@ -14,8 +14,6 @@ from dne_lab.analysis.history import newcomer, untrained
 from dne_lab.analysis.hosts.base import CONTENT, POSITION
 from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.null import ACROSS
-from dne_lab.analysis.probe import CONTENT, POSITION
-from dne_lab.analysis.probe_selection import entries
 from dne_lab.analysis.shares import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
 from dne_lab.errors import LabError
 from dne_lab.files import write_text
