@@ -1,16 +1,15 @@
 """Which attention gives rows for a labelling: what `attention_groups` listens to."""
 
+from dne_lab.analysis.hosts.base import POSITION, Entry, Host
 from dne_lab.analysis.labelling import Labelling
 from dne_lab.analysis.null import ACROSS
-from dne_lab.analysis.probe import POSITION
-from dne_lab.analysis.probe_selection import Entry, Names, Numbers, describe, entries, select
+from dne_lab.analysis.probe_selection import Names, Numbers, describe, select
 from dne_lab.errors import LabError
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL
-from dne_lab.models.expandable import ExpandableViT
 
 
 def choose(
-    network: ExpandableViT,
+    host: Host,
     kind: Names,
     layer: Numbers,
     expert: Numbers,
@@ -24,8 +23,8 @@ def choose(
     Raises:
         LabError: a choice that matches no point, or a kind or layer that was asked for and gives no row.
     """
-    left = select(network, kind, layer, expert, head)
-    why = {e: _no_row(entries(network), e, labelling, part, shuffled) for e in left}
+    left = select(host, kind, layer, expert, head)
+    why = {e: _no_row(host.entries, e, labelling, part, shuffled) for e in left}
     good = [e for e, reason in why.items() if reason is None]
     for column, given in enumerate((kind, layer)):
         seen = {e[column] for e in good}

@@ -9,14 +9,15 @@ from tqdm import tqdm
 from dne_lab.analysis import labelling as labellings
 from dne_lab.analysis.accumulate import REPLICATES, Accumulator
 from dne_lab.analysis.choice import choose
+from dne_lab.analysis.hosts.base import Host, heads_of
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.images import Images, evaluating, parts
 from dne_lab.analysis.labelling import Labelling
 from dne_lab.analysis.null import shuffled_reader
 from dne_lab.analysis.probe import ATTENTION, Read, probe
-from dne_lab.analysis.probe_selection import Names, Numbers, find_network
+from dne_lab.analysis.probe_selection import Names, Numbers
 from dne_lab.analysis.shares import AttentionGroups
 from dne_lab.errors import LabError
-from dne_lab.models.expandable import ExpandableViT
 
 
 def attention_groups(
@@ -63,17 +64,17 @@ def attention_groups(
         LabError: a choice that matches no point or gives no row, images of another size, no image, a labelling of the
             wrong shape. Hooks are gone then too.
     """
-    network = find_network(model)
-    chosen = labellings.find(labelling, network.heads, network.grid)
+    host = find_host(model)
+    chosen = labellings.find(labelling, heads_of(host), host.grid)
     found = Accumulator(chosen, replicates, by_patch)
     if by_patch and chosen.class_queries:
         raise LabError(f"by_patch: labelling {chosen.name!r} counts the views of class tokens, which are at no patch.")
     with (
         evaluating(model) as device,
-        _reading(network, found.add, shuffled) as read,
+        _reading(host, found.add, shuffled) as read,
         probe(
             model,
-            *choose(network, kind, layer, expert, head, chosen, part, shuffled),
+            *choose(host, kind, layer, expert, head, chosen, part, shuffled),
             expert,
             head,
             keep=False,
@@ -90,9 +91,9 @@ def attention_groups(
 
 
 @contextmanager
-def _reading(network: ExpandableViT, read: Read, shuffled: bool) -> Iterator[Read]:
+def _reading(host: Host, read: Read, shuffled: bool) -> Iterator[Read]:
     if not shuffled:
         yield read
         return
-    with shuffled_reader(network, read) as passed:
+    with shuffled_reader(host, read) as passed:
         yield passed

@@ -13,6 +13,7 @@ from reference import Query
 from torch import Tensor
 
 from dne_lab.analysis.groups import attention_groups
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.null import shuffled_reader
 from dne_lab.analysis.probe import probe
 from dne_lab.errors import LabError
@@ -35,7 +36,11 @@ def shuffled(model: ExpandableViT, images: Tensor, **choice: Any) -> Maps:
         assert key not in found  # once a point and expert, not the true maps too
         found[key] = part.clone(), axes
 
-    with torch.no_grad(), shuffled_reader(model, read) as passed, probe(model, keep=False, read=passed, **choice):
+    with (
+        torch.no_grad(),
+        shuffled_reader(find_host(model), read) as passed,
+        probe(model, keep=False, read=passed, **choice),
+    ):
         model(images)
     return found
 
@@ -90,7 +95,10 @@ def test_the_network_goes_on_with_its_true_attention(variant: Variant, style: di
     before = tiny.hooks(model)
     with torch.no_grad():
         plain = model(images)
-        with shuffled_reader(model, lambda part, axes: None) as passed, probe(model, keep=False, read=passed):
+        with (
+            shuffled_reader(find_host(model), lambda part, axes: None) as passed,
+            probe(model, keep=False, read=passed),
+        ):
             watched = model(images)
         after = model(images)
     assert tiny.difference(watched.logits, plain.logits) < 1e-5
@@ -209,6 +217,6 @@ def test_what_else_is_refused() -> None:
         attention_groups(model, tiny.images(), "spatial", shuffled=True, progress=False)
     with pytest.raises(LabError, match=r"class \(layers 1, .*shuffled looks where experts read each other's patches"):
         attention_groups(model, tiny.images(), layer=1, shuffled=True, progress=False)
-    with pytest.raises(ZeroDivisionError), shuffled_reader(model, lambda part, axes: None):
+    with pytest.raises(ZeroDivisionError), shuffled_reader(find_host(model), lambda part, axes: None):
         raise ZeroDivisionError
     assert not tiny.hooks(model) and model.training
