@@ -101,7 +101,7 @@ def test_an_unfinished_run_has_its_start_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="no attention record there. Make one first"):
+    with pytest.raises(LabError, match=r"no attention record there\. Make one first"):
         decomposition.find(tmp_path)
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(LabError, match=r"a\.json cannot be read"):
@@ -109,5 +109,5 @@ def test_what_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"kind": "attention", "format": 99}))
     with pytest.raises(LabError, match="attention record of another version"):
         decomposition.find(tmp_path)
-    with pytest.raises(LabError, match="no rows of 'nothing'. It has: initialisation"):
+    with pytest.raises(LabError, match=r"no rows of .nothing.\. It has: initialisation"):
         decompose(runs["ia"], 20, progress=False).table("nothing", "rows")
