@@ -84,7 +84,9 @@ def drawings(records: Sequence[Record]) -> dict[str, Figure]:
     from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task
 
     made = {"accuracy_by_task": accuracy_by_task(records), "accuracy_against_cost": accuracy_against_cost(records)}
-    done = [record for record in records if record.finished]
+    done = [record for record in records if record.finished and not record.validation]
+    if not done:
+        return made
     streams = list(dict.fromkeys(tuple(record.tasks) for record in done if len(record.tasks) > 1))
     for tasks in streams:
         name = "forgetting" if len(streams) == 1 else f"forgetting_{_short(tasks)}"

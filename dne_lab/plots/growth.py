@@ -91,7 +91,7 @@ def figure_6f(records: Iterable[Record], dataset: str = "cifar100") -> Figure:
 def _frame(rows: list[dict[str, Any]]) -> "pd.DataFrame":
     import pandas as pd
 
-    frame = pd.DataFrame(rows, columns=COLUMNS).fillna({"source": "", "remark": ""})
+    frame = pd.DataFrame([{"source": "", "remark": ""} | row for row in rows], columns=COLUMNS)
     return frame.astype({"task": "Int64", "F (G)": float})
 
 

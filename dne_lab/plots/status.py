@@ -1,6 +1,7 @@
 """Figure of the paper -> notebook -> status: which statements our records agree with, derived, never typed."""
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,3 +102,13 @@ def to_readme(given: Evidence, notebooks: Path | None = None, claims: Sequence[C
         f"[{n}]({there[n].parent.name}/{there[n].name})" if n in there else n for n in frame["notebook"]
     ]
     return to_markdown(frame)
+
+
+def main(arguments: Sequence[str]) -> str:
+    """``python -m dne_lab.plots.status DIR...``: the README's table from the records in these folders, in the
+    project's folder (notebooks are linked as they lie in ``notebooks``)."""
+    return to_readme(evidence(arguments or "figures/records"), Path("notebooks"))
+
+
+if __name__ == "__main__":
+    print(main(sys.argv[1:]), end="")

@@ -96,7 +96,8 @@ def _tradeoff(
 ) -> Figure:
     import pandas as pd
 
-    named = [r for r in records if printed.dataset_of(r) == dataset and r.finished and not r.joint and label(r)]
+    tested = [r for r in records if r.finished and not r.validation and not r.joint]
+    named = [r for r in tested if printed.dataset_of(r) == dataset and label(r)]
     tasks = main_stream(named)
     made = groups([record for record in named if record.tasks == tasks])
     names = [str(label(group.first)) for group in made]
@@ -105,7 +106,7 @@ def _tradeoff(
     rows += [row | {"record": printed.PRINTED} for row in theirs if row["method"] in {method for _, method in wanted}]
     there = set(names)
     rows += [{"series": s, "method": m, "record": NO_RECORD} for s, m in wanted if s not in there]
-    frame = pd.DataFrame(rows, columns=COLUMNS).fillna({"source": "", "remark": ""})
+    frame = pd.DataFrame([{"source": "", "remark": ""} | row for row in rows], columns=COLUMNS)
     frame = frame.astype({c: float for c in COLUMNS if c.endswith(("%", ")", "-"))})
     members = [record for group in made for record in group.records]
     what = f"{scale(members)}, {over(made)}" if made else f"{dataset}, no record yet"
