@@ -147,7 +147,7 @@ def rate(dtype: torch.dtype, device: str, side: int = 2048) -> float:
     The limit for every program that multiplies matrices here; how many threads it used stands beside it.
     """
     a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
-    times = [_seconds(lambda: a @ b, device) for _ in range(8)]
+    times = [seconds(lambda: a @ b, device) for _ in range(8)]
     return 2 * side**3 / min(times[1:])
 
 
