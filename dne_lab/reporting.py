@@ -1,6 +1,5 @@
 """What records say: printed tables beside the paper's, and figures."""
 
-import json
 import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from typing import Any
 from dne_lab.errors import LabError
 from dne_lab.measure import record as records_of
 from dne_lab.measure import tables
+from dne_lab.measure.cost_records import tree_of
 from dne_lab.measure.record import Record
 from dne_lab.plots.figure import Figure
 
@@ -46,11 +46,11 @@ def _measurements_alone(path: Path) -> bool:
 
 
 def _benchmarks(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    from dne_lab.plots.limits import is_bench, read_bench
+    from dne_lab.plots.limits import is_bench
 
     files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
-    trees = [(file, json.loads(file.read_text(encoding="utf-8"))) for file in files if file.suffix == ".json"]
-    return [read_bench(file) for file, tree in trees if is_bench(tree)]
+    trees = [tree_of(file) for file in files if file.suffix == ".json"]
+    return [tree for tree in trees if is_bench(tree)]
 
 
 def text(records: Sequence[Record], latex: bool = False) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from dne_lab.analysis.probe_selection import entries
+from dne_lab.analysis.hosts.expandable import ExpandableHost
 from dne_lab.errors import LabError
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
@@ -26,7 +26,7 @@ def connections(network: ExpandableViT) -> list[dict[str, Any]]:
     """One row for each block, kind of connection, expert that reads and expert that is read.
 
     Attention (spatial, joint, class, task1, task2) is where the network has an attention point that fires for the
-    expert (`probe_selection.entries`); linear1 and linear2 are the layers of an MLP, lateral is eq. 11's map.
+    expert (`hosts.expandable`); linear1 and linear2 are the layers of an MLP, lateral is eq. 11's map.
 
     Returns:
         Dictionaries: layer; kind; reader and heads (of it); read and heads read; patches, "all" or "same" as the patch
@@ -35,7 +35,7 @@ def connections(network: ExpandableViT) -> list[dict[str, Any]]:
     """
     experts = experts_of(network)
     heads, patches = network.heads, network.grid[0] * network.grid[1]
-    firing = sorted({(layer, kind, number) for kind, layer, number, _ in entries(network)})
+    firing = sorted({(layer, kind, number) for kind, layer, number, _ in ExpandableHost(network).entries})
     kinds: dict[tuple[int, int], list[str]] = {}
     for layer, kind, number in firing:
         kinds.setdefault((layer, number), []).append(kind)

@@ -76,7 +76,7 @@ def find(paths: Iterable[str | Path]) -> list[CostRecord]:
     found: list[CostRecord] = []
     for path in map(Path, paths):
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
-        found += [read(file) for file in files if file.suffix == ".json" and _is_cost(_tree(file))]
+        found += [read(file) for file in files if file.suffix == ".json" and _is_cost(tree_of(file))]
     order = list(TITLES)
     return sorted(found, key=lambda c: (order.index(c.method) if c.method in order else len(order), c.k or 0, c.tasks))
 
@@ -93,7 +93,8 @@ def longest(costs: Sequence[CostRecord]) -> list[CostRecord]:
     return list(best.values())
 
 
-def _tree(path: Path) -> Any:
+def tree_of(path: Path) -> Any:
+    """The content of a JSON file, None where there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # a damaged file of another kind is reported by whoever reads that kind

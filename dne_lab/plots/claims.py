@@ -6,17 +6,18 @@ A claim of your own is one more `Claim`: a sentence, and a function from `Eviden
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from dne_lab import presets
+from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.measure import complexity
 from dne_lab.measure.cost_records import CostRecord, longest
-from dne_lab.measure.groups import TITLES, Group, groups, title
+from dne_lab.measure.groups import TITLES, Group, groups, tasks_text, title
+from dne_lab.measure.metrics import interval
 from dne_lab.measure.pairs import Pair, is_method, pairs
 from dne_lab.measure.record import Record
 from dne_lab.models.variants import DNE, IA
 from dne_lab.plots import printed
-from dne_lab.plots.series import scale
+from dne_lab.plots.series import PAPER_DATASETS, PAPER_EPOCHS, scale
 
 AGREES, CONTRADICTS, OPEN, NOT_RUN = OUTCOMES = ("agrees", "contradicts", "not told apart", "not run")
 RIVALS = ("icarl", "podnet", "der", "foster", "dytox")
@@ -25,11 +26,11 @@ SINGLE = ("icarl", "podnet", "foster", "dytox")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What claims are judged by: records of runs, cost records, and attention statistics as their JSON trees."""
+    """What claims are judged by: records of runs, cost records, and attention records."""
 
     records: Sequence[Record] = ()
     costs: Sequence[CostRecord] = ()
-    attention: Sequence[dict[str, Any]] = ()
+    attention: Sequence[Decomposition] = ()
     groups: list[Group] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,8 +81,8 @@ def judge_pair(pair: Pair, sign: int = 1) -> Judgement:
     """The difference in LA, paired by seed; ``sign`` -1 if the paper states that the first is below the other."""
     mean, width = pair.difference()
     seeds = f"{len(pair.seeds)} seeds" if len(pair.seeds) > 1 else "one seed"
-    interval = "" if width is None else f" ± {width:.1f}"
-    found = f"{title(pair.one.first)} - {title(pair.other.first)}: {mean:+.1f}{interval} points, {seeds}"
+    half = "" if width is None else f" ± {width:.1f}"
+    found = f"{title(pair.one.first)} - {title(pair.other.first)}: {mean:+.1f}{half} points, {seeds}"
     small = "small scale" in scale([*pair.one.records, *pair.other.records])
     return Judgement(outcome(sign * mean, width), pair.setting, found, small)
 
@@ -220,31 +221,32 @@ def bound(evidence: Evidence) -> list[Judgement]:
 # Judges by attention statistics -----------------------------------------------------------------------------------
 
 
-def attention_above(quantity: str, sign: int = 1) -> Callable[[Evidence], list[Judgement]]:
-    """A judge: ``quantity`` is larger (sign -1: smaller) in STA than in IA.
+def attention_above(
+    value: Callable[[Decomposition], float], unit: str, sign: int = 1
+) -> Callable[[Evidence], list[Judgement]]:
+    """A judge: ``value`` of an attention record is larger (sign -1: smaller) in STA than in IA.
 
-    Reads trees with ``method``, ``dataset``, ``tasks`` (text), ``seed`` and ``values`` {quantity: number}, one for each
-    finished model; models of one data set, stream and seed are paired.
+    Records of one data set, stream, number of heads and schedule are paired by seed.
     """
 
     def judge(evidence: Evidence) -> list[Judgement]:
-        from dne_lab.measure.metrics import interval
-
-        by: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
-        for tree in evidence.attention:
-            if quantity in tree.get("values", {}):
-                place = by.setdefault((tree["dataset"], tree["tasks"]), {})
-                place.setdefault(tree["method"], {})[tree["seed"]] = float(tree["values"][quantity])
+        by: dict[tuple[str, tuple[int, ...], tuple[int, ...], int], dict[str, dict[int, float]]] = {}
+        for record in evidence.attention:
+            if record.finished and record.method in ("ia", "sta"):
+                key = (record.dataset, tuple(record.tasks), tuple(record.heads), record.epochs)
+                by.setdefault(key, {}).setdefault(record.method, {})[record.seed] = value(record)
         found = []
-        for (dataset, tasks), values in by.items():
+        for (dataset, tasks, _, epochs), values in by.items():
             ia, sta = values.get("ia", {}), values.get("sta", {})
             seeds = sorted(ia.keys() & sta.keys())
             if seeds:
                 mean, width = interval([sta[seed] - ia[seed] for seed in seeds])
                 half = "" if width is None else f" ± {width:.2g}"
                 count = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
-                text = f"STA - IA: {mean:+.2g}{half}, {count}"
-                found.append(Judgement(outcome(sign * mean, width), f"{dataset}, {tasks}", text, True))
+                text = f"STA - IA: {mean:+.2g}{half} {unit}, {count}"
+                small = dataset not in PAPER_DATASETS or epochs < PAPER_EPOCHS
+                on = f"{dataset}, {tasks_text(tasks)}"
+                found.append(Judgement(outcome(sign * mean, width), on, text, small))
         return found
 
     return judge
@@ -266,9 +268,7 @@ CLAIMS: list[Claim] = [
     Claim("figure 1 right", "DNE is above DER that costs as much or more", 8,
           compare(is_method("dne"), is_method("der"), keep=comparable)),
     Claim("figure 4 left", "STA puts more of its attention on the same patch than IA", 4,
-          attention_above("same_patch_percent")),
-    Claim("figure 4 left", "a connection to another patch gets less attention in STA than in IA", 5,
-          attention_above("mass_per_other_connection", -1)),
+          attention_above(lambda record: record.same_patch().value, "points")),
     Claim("figure 4 right", "STA is below IA", 2,
           compare(is_method("sta"), is_method("ia"), -1, same_heads=True)),
     *_above_rivals("figure 6 a, b; table 1", (10, None), 8),

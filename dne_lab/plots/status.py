@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dne_lab.analysis.decomposition import KIND, Decomposition
+from dne_lab.analysis.decomposition import find as decompositions
 from dne_lab.errors import LabError
 from dne_lab.measure import cost_records
 from dne_lab.measure import record as records_of
@@ -16,8 +18,6 @@ from dne_lab.plots.claims import CLAIMS, NOT_RUN, OUTCOMES, Claim, Evidence, Jud
 if TYPE_CHECKING:
     import pandas as pd
 
-ATTENTION = {"method", "dataset", "tasks", "seed", "values"}  # keys of a tree of attention statistics
-
 
 def evidence(paths: str | Path | Iterable[str | Path]) -> Evidence:
     """All evidence in these folders: run records, cost records, attention statistics; exact duplicates once.
@@ -27,7 +27,7 @@ def evidence(paths: str | Path | Iterable[str | Path]) -> Evidence:
     """
     folders = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     found: list[Record] = []
-    trees: list[dict[str, Any]] = []
+    attention: list[Decomposition] = []
     for folder in folders:
         if not folder.exists():
             raise LabError(f"{folder} does not exist: name a folder that holds records, e.g. figures/records.")
@@ -35,10 +35,10 @@ def evidence(paths: str | Path | Iterable[str | Path]) -> Evidence:
             tree = _tree(file)
             if isinstance(tree, dict) and "method" in tree and "seen_accuracy" in tree:
                 found.append(Record.from_tree(tree, file))
-            elif isinstance(tree, dict) and tree.keys() >= ATTENTION:
-                trees.append(tree)
+            elif isinstance(tree, dict) and tree.get("kind") == KIND:
+                attention += decompositions(file)
     unique = {json.dumps(r.without_timing(), sort_keys=True): r for r in found}
-    return Evidence(list(unique.values()), cost_records.find(folders), trees)
+    return Evidence(list(unique.values()), cost_records.find(folders), attention)
 
 
 def _tree(file: Path) -> Any:

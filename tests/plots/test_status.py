@@ -1,6 +1,6 @@
 """Status of the paper's statements: intervals decide, one seed decides nothing, and nothing is typed."""
 
-import json
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invented import record
 
+from dne_lab.analysis.decomposition import FORMAT, Decomposition
+from dne_lab.analysis.shares import LATER
 from dne_lab.errors import LabError
 from dne_lab.measure.cost_records import CostRecord
 from dne_lab.measure.pairs import is_method
@@ -115,15 +117,20 @@ def test_counts() -> None:
     ]
 
 
-def test_attention_statistics() -> None:
-    trees = [
-        {"method": m, "dataset": "digits", "tasks": "4 + 2 x 3", "seed": s, "values": {"same_patch_percent": v + s}}
-        for m, v in (("ia", 10.0), ("sta", 20.0))
-        for s in range(3)
-    ]
-    (one,) = judged("figure 4 left", "same patch", attention=trees)
-    assert one.outcome == AGREES and one.found == "STA - IA: +10 ± 0, 3 seeds" and one.on == "digits, 4 + 2 x 3"
-    assert judged("figure 4 left", "same patch", attention=trees[:3]) == []
+def attention(method: str, seed: int, share: float) -> Decomposition:
+    filled = {f.name: None for f in dataclasses.fields(Decomposition)}
+    known = {"method": method, "dataset": "digits", "tasks": [4, 2, 2, 2], "heads": [3, 1, 1, 1], "seed": seed}
+    known |= {"epochs": 30, "finished": True, "kind": "attention", "format": FORMAT}
+    return Decomposition(
+        **{**filled, **known, "moments": {"trained": {"same_patch": {LATER: [share, share - 1, share + 1]}}}}
+    )
+
+
+def test_attention_records() -> None:
+    records = [attention(m, s, v + s) for m, v in (("ia", 10.0), ("sta", 20.0)) for s in range(3)]
+    (one,) = judged("figure 4 left", "same patch", attention=records)
+    assert one.outcome == AGREES and one.found == "STA - IA: +10 ± 0 points, 3 seeds" and one.on == "digits, 4 + 2 x 3"
+    assert judged("figure 4 left", "same patch", attention=records[:3]) == []
 
 
 def test_without_evidence_nothing_is_run_but_what_is_derived() -> None:
@@ -163,10 +170,10 @@ def test_evidence_is_found_in_folders(tmp_path: Path) -> None:
     one = record()
     for name in ("a.json", "b.json"):  # the same run twice is one
         one.write(tmp_path / name)
-    tree = {"method": "ia", "dataset": "digits", "tasks": "4 + 2 x 3", "seed": 0, "values": {"x": 1.0}}
-    (tmp_path / "attention.json").write_text(json.dumps(tree))
+    kept = attention("ia", 0, 10.0)
+    kept.write(tmp_path / "attention.json")
     found = status.evidence(tmp_path)
-    assert list(found.records) == [one] and list(found.attention) == [tree]
+    assert list(found.records) == [one] and list(found.attention) == [kept]
     (tmp_path / "c.json").write_text("{")
     with pytest.raises(LabError, match=r"c\.json is damaged"):
         status.evidence([tmp_path])
