@@ -65,7 +65,7 @@ def attention_groups(
     network = find_network(model)
     chosen = labellings.find(labelling, network.heads, network.grid)
     found = Accumulator(chosen, replicates, by_patch)
-    kinds = _kinds(network, chosen, shuffled) if kind is None else kind
+    kinds = kinds_with_rows(network, chosen, shuffled) if kind is None else kind
     with (
         evaluating(model) as device,
         _reading(network, found.add, shuffled) as read,
@@ -79,7 +79,7 @@ def attention_groups(
     return AttentionGroups(found, part, shuffled)
 
 
-def _kinds(network: ExpandableViT, labelling: Labelling, shuffled: bool) -> list[str]:
+def kinds_with_rows(network: ExpandableViT, labelling: Labelling, shuffled: bool = False) -> list[str]:
     """The kinds of attention that have rows for a labelling: views of class tokens, or of patches."""
     there = dict.fromkeys(entry[0] for entry in entries(network))
     if shuffled:
