@@ -23,10 +23,22 @@ MODULES = {
 BOTTOM = ("errors", "chance", "fields", "config", "files", "paper")
 LAYERS = ("bottom", "data", "models", "methods", "measure", "training", "analysis", "plots", "widgets", "top")
 TOP = ("bench", "arguments", "reporting", "reproduce", "cli", "__main__", "")
-SHOWING = {"matplotlib", "seaborn", "plotly", "ipywidgets", "IPython", "jupyter", "jupyterlab", "notebook", "nbformat"}
+SHOWING = {
+    "matplotlib",
+    "seaborn",
+    "plotly",
+    "ipywidgets",
+    "anywidget",
+    "IPython",
+    "jupyter",
+    "jupyterlab",
+    "notebook",
+    "nbformat",
+}
 NOTEBOOK = (
     "plotly",
     "ipywidgets",
+    "anywidget",
     "IPython",
     "jupyterlab",
     "jupyter_server",

@@ -14,7 +14,7 @@ from dne_lab.analysis.groups import kinds_with_rows
 from dne_lab.analysis.images import Images, Part, evaluating, parts
 from dne_lab.analysis.labelling import Labelling
 from dne_lab.analysis.probe import ATTENTION, probe
-from dne_lab.analysis.probe_selection import Names, Numbers, find_network
+from dne_lab.analysis.probe_selection import Names, Numbers, entries, find_network
 from dne_lab.analysis.removal import MASK, MEAN, Cutter, Reads, Removal, removal
 from dne_lab.analysis.shares import AttentionGroups
 from dne_lab.errors import LabError
@@ -77,7 +77,8 @@ def ablate(
     taken = removal(network, kind, layer, expert, head, reads, key_head, group, labelling)
     cutter = Cutter(taken, how)
     chosen = labellings.find(labelling, network.heads, network.grid)
-    kinds = kinds_with_rows(network, chosen) if groups else []
+    there = dict.fromkeys(entry[0] for entry in entries(network))
+    kinds = kinds_with_rows(list(there), chosen) if groups else []
     counted = tuple(Accumulator(chosen, replicates) for _ in range(2))
     result = Ablation(how, taken, network.task_classes)
     with evaluating(network), _bar(progress) as bar:

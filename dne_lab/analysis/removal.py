@@ -103,7 +103,7 @@ def removal(
     for name, block, number, place in select(network, kind, layer, expert, head):
         queries.setdefault((name, block, number), set()).add(place)
     if labels is not None and kind is None:
-        rows = kinds_with_rows(network, chosen)
+        rows = kinds_with_rows(list(dict.fromkeys(key[0] for key in queries)), chosen)
         queries = {key: places for key, places in queries.items() if key[0] in rows}
     views = views or views_of(network)
     masks: dict[Key, Tensor] = {}
