@@ -146,16 +146,25 @@ def report(
             metavar="N", help="Sort the attention of N test images into groups (needs run folders or models)."
         ),
     ] = None,
+    ablation: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Remove later experts' attention and measure accuracy on N test images."),
+    ] = None,
+    how: Annotated[str, typer.Option(help="With --ablation: mask (and renormalise), zero or mean.")] = "mask",
     data: Annotated[
-        str | None, typer.Option(help="With --attention: where the images are, if not where the run says.")
+        str | None,
+        typer.Option(help="With --attention, --ablation: where the images are, if not where the run says."),
     ] = None,
     latex: Annotated[bool, typer.Option(help="Print LaTeX tables.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tables from records beside the paper's; figures; the attention of runs.
+    """Tables from records beside the paper's; figures; the attention of runs, and what is lost without it.
 
     With --attention N: SPSH, SPDH, DPSH and DPDH shares of N test images, untrained, trained and under a null model, as
     records/attention/ID.json, CSV and PNG in the folder of --figures (default: figures).
+
+    With --ablation N: the accuracy lost without each of these groups, and without each connection between experts, as
+    records/ablation/ID-HOW.json, CSV and PNG there.
     """
     if attention is not None:
         import dataclasses
@@ -164,6 +173,16 @@ def report(
 
         found, written = decomposing.write(paths, attention, figures or Path("figures"), data)
         print(json.dumps([dataclasses.asdict(f) for f in found]) if as_json else decomposing.text(found))
+        for path in written:
+            print(f"wrote {path}", file=sys.stderr)
+        return
+    if ablation is not None:
+        import dataclasses
+
+        from dne_lab import ablating
+
+        lost, written = ablating.write(paths, ablation, figures or Path("figures"), how, data)
+        print(json.dumps([dataclasses.asdict(r) for r in lost]) if as_json else ablating.text(lost))
         for path in written:
             print(f"wrote {path}", file=sys.stderr)
         return

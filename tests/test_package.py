@@ -22,7 +22,7 @@ MODULES = {
 # Each layer uses those before it, and itself.
 BOTTOM = ("errors", "chance", "fields", "config", "files", "paper")
 LAYERS = ("bottom", "data", "models", "methods", "measure", "training", "analysis", "plots", "widgets", "top")
-TOP = ("bench", "arguments", "reporting", "reproduce", "cli", "__main__", "")
+TOP = ("bench", "arguments", "reporting", "decomposing", "ablating", "reproduce", "cli", "__main__", "")
 SHOWING = {
     "matplotlib",
     "seaborn",

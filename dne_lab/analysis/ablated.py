@@ -82,7 +82,8 @@ class Ablation:
             return pd.DataFrame([row | {"mean |logit change|": float(self.change.abs().double().mean())}])
         tally = Tally(self.task_classes)
         tally.add(self.before, self.after, self.labels)
-        return pd.DataFrame([{"task": task, **tally.row(task)} for task in (ALL, *tally.tasks())])
+        places: list[str | int] = [ALL, *tally.tasks()]
+        return pd.DataFrame([{"task": task, **tally.row(task)} for task in places])
 
     def __repr__(self) -> str:
         empty = f"; {self.empty_rows} rows left empty" if self.empty_rows else ""

@@ -10,12 +10,13 @@ from tqdm import tqdm
 from dne_lab.analysis import labelling as labellings
 from dne_lab.analysis.ablated import Ablation
 from dne_lab.analysis.accumulate import REPLICATES, Accumulator
+from dne_lab.analysis.cutter import MASK, MEAN, Cutter
 from dne_lab.analysis.groups import kinds_with_rows
 from dne_lab.analysis.images import Images, Part, evaluating, parts
 from dne_lab.analysis.labelling import Labelling
 from dne_lab.analysis.probe import ATTENTION, probe
 from dne_lab.analysis.probe_selection import Names, Numbers, entries, find_network
-from dne_lab.analysis.removal import MASK, MEAN, Cutter, Reads, Removal, removal
+from dne_lab.analysis.removal import Reads, Removal, removal
 from dne_lab.analysis.shares import AttentionGroups
 from dne_lab.errors import LabError
 from dne_lab.models.attention import Axes

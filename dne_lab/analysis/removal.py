@@ -1,4 +1,4 @@
-"""What an ablation takes out of attention: which entries of which maps, and the three ways of taking them out."""
+"""What an ablation takes out of attention: which entries of which maps."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,10 +18,9 @@ from dne_lab.analysis.pairs import pairs_of
 from dne_lab.analysis.probe import probe
 from dne_lab.analysis.probe_selection import Names, Numbers, describe, select
 from dne_lab.errors import LabError, unknown
-from dne_lab.models.attention import Axes
+from dne_lab.models.attention import KINDS, Axes
 from dne_lab.models.expandable import ExpandableViT
 
-ZERO, MASK, MEAN = HOW = ("zero", "mask", "mean")
 OTHERS = "others"
 Reads = int | Iterable[int] | str | None
 
@@ -43,6 +42,17 @@ def views_of(network: ExpandableViT) -> dict[Key, View]:
     with evaluating(network) as device, probe(network, keep=False, read=read):
         network(torch.zeros((1, *network.shape), dtype=torch.uint8, device=device))
     return found
+
+
+def crosses(key: Key, view: View) -> bool:
+    """Whether an expert reads others there."""
+    return bool(set(view.axes.key_expert) - {key[2]})
+
+
+def crossing_kinds(views: dict[Key, View]) -> list[str]:
+    """The kinds of attention in which experts read each other, in the order of `KINDS`."""
+    there = {key[0] for key, view in views.items() if crosses(key, view)}
+    return [kind for kind in KINDS if kind in there]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +159,7 @@ def _names(labelling: Labelling, places: NDArray[Any]) -> list[str]:
 
 def _sources(reads: Reads, network: ExpandableViT) -> list[int] | str | None:
     if reads is None or reads == OTHERS:
-        return reads  # type: ignore[return-value]
+        return reads
     if isinstance(reads, str):
         raise unknown("reads", reads, [OTHERS, "the number of an expert, or several"])
     return _numbers("reads", reads, range(1, len(network.experts) + 1))
@@ -163,7 +173,7 @@ def _numbers(name: str, given: Numbers, allowed: range) -> list[int]:
             raise LabError(f"{name} = {given!r}: must be whole numbers from {allowed.start} to {allowed.stop - 1}.")
     if not values:
         raise LabError(f"{name} = {given!r} selects nothing. None selects all.")
-    return [int(value) for value in values]  # type: ignore[call-overload]
+    return [int(value) for value in values if value is not None]
 
 
 def _check(
@@ -192,8 +202,7 @@ def _check(
             )
     if masks:
         return
-    crossing = {key for key, view in views.items() if set(view.axes.key_expert) - {key[2]}}
-    names = ", ".join(dict.fromkeys(key[0] for key in crossing)) or "none"
+    names = ", ".join(crossing_kinds(views)) or "none"
     asked = "other experts" if sources == OTHERS else f"experts {', '.join(map(str, sources or []))}"
     raise LabError(
         f"ablate: what is selected has no such entries (keys of {asked if sources else 'that head'}). An expert reads "
@@ -223,66 +232,3 @@ def _heads(mask: Tensor, view: View) -> list[int]:
     place = view.axes.layout.split().index("h") - 1
     touched = mask.movedim(place, 0).flatten(1).any(1).tolist()
     return [head for head, yes in zip(view.axes.query_head, touched, strict=True) if yes]
-
-
-class Cutter:
-    """Takes a `Removal` out of maps as they pass, and counts what went: the ``replace`` of a `probe`.
-
-    Args:
-        how: "zero": the entries; "mask": zero, then the row is divided by what is left of it (a row with nothing left
-            stays zero); "mean": what `learn` has seen of each entry, averaged over images.
-
-    Attributes: ``on``; while it is False maps pass as they are, by the same way. ``empty``: rows with nothing left.
-    """
-
-    def __init__(self, removal: Removal, how: str) -> None:
-        if how not in HOW:
-            raise unknown("how", how, HOW)
-        self.removal, self.how, self.on, self.empty = removal, how, True, 0
-        self._mass, self._rows, self._images = 0.0, 0, 0
-        self._sums: dict[Key, Tensor] = {}
-        self._masks = dict(removal.masks)
-
-    @property
-    def mass(self) -> float:
-        """Percent of a touched row's attention that was on the removed entries, averaged over rows and images."""
-        return 100 * self._mass / self._rows if self._rows else float("nan")
-
-    def learn(self, part: Tensor, axes: Axes) -> None:
-        """A map of the intact network, for "mean"; the ``read`` of a `probe`."""
-        key = axes.kind, axes.layer, axes.query_expert[0]
-        if key in self._masks:
-            seen = part[:, self._mask(key, part)].sum(0, dtype=torch.float64)
-            self._sums[key] = self._sums[key] + seen if key in self._sums else seen
-
-    def learned(self, images: int) -> None:
-        """How many images the maps given to `learn` were of."""
-        self._images += images
-
-    def __call__(self, part: Tensor, axes: Axes) -> Tensor | None:
-        key = axes.kind, axes.layer, axes.query_expert[0]
-        if key not in self._masks:
-            return None
-        if not self.on:
-            return part
-        mask = self._mask(key, part)
-        keys = (-2, -1) if axes.layout.endswith("kh kp") else (-1,)
-        touched = mask.any(-1) if len(keys) == 1 else mask.flatten(-2).any(-1)
-        self._mass += float(part[:, mask].sum(dtype=torch.float64))
-        self._rows += int(touched.sum()) * len(part)
-        if self.how == MEAN:
-            new = part.clone()
-            new[:, mask] = (self._sums[key] / self._images).to(part)
-            return new
-        left = part.masked_fill(mask, 0)
-        if self.how == ZERO:
-            return left
-        total = left.sum(keys, keepdim=True)
-        self.empty += int(((total <= 0).view(len(part), *touched.shape) & touched).sum())
-        # an untouched row stays as it is, to the last bit
-        row = touched.view(touched.shape + (1,) * len(keys))
-        return torch.where(row, left / total.masked_fill(total <= 0, 1), part)
-
-    def _mask(self, key: Key, part: Tensor) -> Tensor:
-        self._masks[key] = self._masks[key].to(part.device)
-        return self._masks[key]

@@ -11,15 +11,16 @@ from tqdm import tqdm
 from dne_lab.analysis.ablated import ALL, Tally
 from dne_lab.analysis.ablation import check_repeatable, intended_rows, learn
 from dne_lab.analysis.again import Again
+from dne_lab.analysis.cutter import MASK, MEAN, Cutter
 from dne_lab.analysis.images import Images, evaluating, parts
 from dne_lab.analysis.maps import Key
 from dne_lab.analysis.pairs import pairs_of
 from dne_lab.analysis.probe import probe
 from dne_lab.analysis.probe_selection import Names, Numbers, find_network, select
-from dne_lab.analysis.removal import MASK, MEAN, Cutter, Removal, View, views_of
+from dne_lab.analysis.removal import Removal, View, crosses, crossing_kinds, views_of
 from dne_lab.data.stream import Batch
 from dne_lab.errors import LabError, unknown
-from dne_lab.models.attention import Axes
+from dne_lab.models.attention import KINDS, Axes
 from dne_lab.models.expandable import ExpandableViT
 
 if TYPE_CHECKING:
@@ -100,16 +101,16 @@ def ablation_sweep(
     """
     network = find_network(model)
     views = views_of(network)
-    crossing = {key for key, view in views.items() if set(view.axes.key_expert) - {key[2]}}
-    chosen = {entry[:3] for entry in select(network, kind, layer, expert, None)} & crossing
+    selected = {entry[:3] for entry in select(network, kind, layer, expert, None)}
+    chosen = {key for key in selected if crosses(key, views[key])}
     if not chosen:
-        names = ", ".join(dict.fromkeys(key[0] for key in crossing)) or "none"
+        names = ", ".join(crossing_kinds(views)) or "none"
         raise LabError(
             f"ablation_sweep: no connection between experts is selected. Kinds in which experts of this network "
             f"({network.variant.name}, {len(network.experts)} experts) read each other: {names}."
         )
     swept: list[tuple[dict[str, Any], Removal]] = []
-    places = sorted({key[:2] for key in chosen}, key=lambda place: (list(views).index((*place, 2)), place))
+    places = sorted({key[:2] for key in chosen}, key=lambda place: (KINDS.index(place[0]), place[1]))
     sets: list[tuple[Any, Any, set[Key]]] = [(k, i, {key for key in chosen if key[:2] == (k, i)}) for k, i in places]
     if together and len(places) > 1:
         sets.append((ALL, ALL, chosen))
@@ -122,11 +123,11 @@ def ablation_sweep(
     tallies = removals(network, images, [taken for _, taken in swept], how, batch_size, progress)
     rows = []
     for (where, _), (tally, cutter) in zip(swept, tallies, strict=True):
-        every, mine = tally.row(ALL), tally.row(where["expert"]) if where["expert"] <= len(tally.counts) else {}
+        every, brought = tally.row(ALL), tally.row(where["expert"])
         rows.append(
             where
             | {"loss": every["loss"], "+-": every["+-"]}
-            | {"own loss": mine.get("loss", np.nan), "own +-": mine.get("+-", np.nan)}
+            | {"own loss": brought["loss"], "own +-": brought["+-"]}
             | {name: every[name] for name in ("changed %", "mean |logit change|")}
             | {"mass %": cutter.mass}
         )
@@ -194,5 +195,3 @@ def removals(
 def _count(images: Images) -> int:
     given: Iterable[Any] = [images] if isinstance(images, Tensor | Batch) else images
     return sum(len(some.images) if isinstance(some, Batch) else len(some) for some in given)
-
-
