@@ -12,11 +12,12 @@ from dne_lab.analysis.ablated import Ablation
 from dne_lab.analysis.accumulate import REPLICATES, Accumulator
 from dne_lab.analysis.cutter import MASK, MEAN, Cutter
 from dne_lab.analysis.groups import kinds_with_rows
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.images import Images, Part, evaluating, parts
 from dne_lab.analysis.labelling import Labelling
 from dne_lab.analysis.probe import ATTENTION, probe
-from dne_lab.analysis.probe_selection import Names, Numbers, entries, find_network
-from dne_lab.analysis.removal import Reads, Removal, removal
+from dne_lab.analysis.probe_selection import Names, Numbers
+from dne_lab.analysis.removal import Reads, Removal, network_of, removal
 from dne_lab.analysis.shares import AttentionGroups
 from dne_lab.errors import LabError
 from dne_lab.models.attention import Axes
@@ -74,11 +75,11 @@ def ablate(
         LabError: nothing selected, a choice that does not exist or has no such entry (lists what there is), an unknown
             ``how``, images of another size, no image. Hooks are gone then too.
     """
-    network = find_network(model)
+    network = network_of(model)
     taken = removal(network, kind, layer, expert, head, reads, key_head, group, labelling)
     cutter = Cutter(taken, how)
     chosen = labellings.find(labelling, network.heads, network.grid)
-    there = dict.fromkeys(entry[0] for entry in entries(network))
+    there = dict.fromkeys(entry[0] for entry in find_host(network).entries)
     kinds = kinds_with_rows(list(there), chosen) if groups else []
     counted = tuple(Accumulator(chosen, replicates) for _ in range(2))
     result = Ablation(how, taken, network.task_classes)

@@ -15,8 +15,7 @@ from dne_lab.analysis.cutter import MASK
 from dne_lab.analysis.groups import kinds_with_rows
 from dne_lab.analysis.labelling import GROUPS, groups
 from dne_lab.analysis.pairs import pairs_of
-from dne_lab.analysis.probe_selection import find_network
-from dne_lab.analysis.removal import OTHERS, Removal, crossing_kinds, removal, views_of
+from dne_lab.analysis.removal import OTHERS, Removal, crossing_kinds, network_of, removal, views_of
 from dne_lab.analysis.sweep import ablation_sweep, removals
 from dne_lab.errors import LabError
 from dne_lab.files import write_text
@@ -108,7 +107,7 @@ def study(run: Run, images: int, how: str = MASK, batch_size: int = 64, progress
     record = run.record
     if not run.finished:
         raise LabError(f"{run!r} is not finished: train it to its end, then ablate it.")
-    network = find_network(run.model)
+    network = network_of(run.model)
     if len(network.experts) < 2:
         raise LabError(f"{record.id} has one expert: there is no later expert whose attention could be removed.")
     batch = run.stream.test_images(images)

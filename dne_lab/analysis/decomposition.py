@@ -11,9 +11,9 @@ import pandas as pd
 
 from dne_lab.analysis.groups import attention_groups
 from dne_lab.analysis.history import newcomer, untrained
+from dne_lab.analysis.hosts.base import CONTENT, POSITION
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.null import ACROSS
-from dne_lab.analysis.probe import CONTENT, POSITION
-from dne_lab.analysis.probe_selection import entries
 from dne_lab.analysis.shares import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
 from dne_lab.errors import LabError
 from dne_lab.files import write_text
@@ -141,7 +141,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
     before, flow = [], {}
     if done:
         moments[TRAINED] = groups(run.model).to_dict()
-        across = any(entry[0] in ACROSS for entry in entries(run.model))
+        across = any(entry[0] in ACROSS for entry in find_host(run.model).entries)
         if across:
             moments[SHUFFLED] = _brief(groups(run.model, shuffled=True))
             flow = plain(groups(run.model, labelling="experts", replicates=0).flow())
@@ -158,7 +158,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
 
 
 def _patches(network: ExpandableViT) -> list[str]:
-    there = {entry[0] for entry in entries(network)}
+    there = {entry[0] for entry in find_host(network).entries}
     return [kind for kind in PATCHES if kind in there]
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from dne_lab.analysis import labelling as labellings
 from dne_lab.analysis.groups import kinds_with_rows
+from dne_lab.analysis.hosts.expandable import ExpandableHost
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.images import evaluating
 from dne_lab.analysis.labelling import CLASS, Labelling
 from dne_lab.analysis.maps import Key
@@ -30,6 +32,21 @@ class View(NamedTuple):
 
     axes: Axes
     shape: tuple[int, ...]
+
+
+def network_of(model: Any) -> ExpandableViT:
+    """The one `ExpandableViT` that ``model`` is or holds.
+
+    Raises:
+        LabError: none, or a network of another library.
+    """
+    host = find_host(model)
+    if not isinstance(host, ExpandableHost):
+        raise LabError(
+            f"ablate takes an ExpandableViT, and this is {host.title}, whose logits and images are of other kinds. "
+            "Where probe can replace its attention (timm's), remove it with probe(model, replace=...) and call it."
+        )
+    return host.network
 
 
 def views_of(network: ExpandableViT) -> dict[Key, View]:
@@ -110,7 +127,7 @@ def removal(
     labels, sources = _labels(group, chosen), _sources(reads, network)
     heads = None if key_head is None else _numbers("key_head", key_head, range(max(network.heads)))
     queries: dict[Key, set[int]] = {}
-    for name, block, number, place in select(network, kind, layer, expert, head):
+    for name, block, number, place in select(find_host(network), kind, layer, expert, head):
         queries.setdefault((name, block, number), set()).add(place)
     if labels is not None and kind is None:
         rows = kinds_with_rows(list(dict.fromkeys(key[0] for key in queries)), chosen)

@@ -12,12 +12,13 @@ from dne_lab.analysis.ablated import ALL, Tally
 from dne_lab.analysis.ablation import check_repeatable, intended_rows, learn
 from dne_lab.analysis.again import Again
 from dne_lab.analysis.cutter import MASK, MEAN, Cutter
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.images import Images, evaluating, parts
 from dne_lab.analysis.maps import Key
 from dne_lab.analysis.pairs import pairs_of
 from dne_lab.analysis.probe import probe
-from dne_lab.analysis.probe_selection import Names, Numbers, find_network, select
-from dne_lab.analysis.removal import Removal, View, crosses, crossing_kinds, views_of
+from dne_lab.analysis.probe_selection import Names, Numbers, select
+from dne_lab.analysis.removal import Removal, View, crosses, crossing_kinds, network_of, views_of
 from dne_lab.data.stream import Batch
 from dne_lab.errors import LabError, unknown
 from dne_lab.models.attention import KINDS, Axes
@@ -99,9 +100,9 @@ def ablation_sweep(
     Raises:
         LabError: experts that do not read each other, images without labels, and what `ablate` raises.
     """
-    network = find_network(model)
+    network = network_of(model)
     views = views_of(network)
-    selected = {entry[:3] for entry in select(network, kind, layer, expert, None)}
+    selected = {entry[:3] for entry in select(find_host(network), kind, layer, expert, None)}
     chosen = {key for key in selected if crosses(key, views[key])}
     if not chosen:
         names = ", ".join(crossing_kinds(views)) or "none"

@@ -146,7 +146,7 @@ def expert_flow(member: Decomposition) -> Figure:
     side = len(names)
     heading = f"Who reads whom: {TITLES.get(member.method, member.method)}, {_scale([member])}, seed {member.seed}\n"
     heading += "share of the attention of the expert of a row, percent"
-    size = (min(14.0, 1.6 + 0.34 * blocks * (side + 1)), 1.9 + 0.34 * side)
+    size = (min(14.0, 1.6 + 0.34 * blocks * (side + 1)), 1.3 + 0.34 * side)
     return Figure(f"expert_flow_{member.run}", heading, table, [member.run], drawn.flow_axes, drawn.flow_plotly, size)
 
 
