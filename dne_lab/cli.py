@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from dne_lab.arguments import numbers, program, settings
+from dne_lab.arguments import Device, Json, Preset, Seeds, Settings, numbers, program, settings
 from dne_lab.errors import LabError
 
 
@@ -42,15 +42,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="A laboratory for Dense Network Expansion (CVPR 2023): class-incremental vision transformers on real images.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Preset = Annotated[str, typer.Option(help="Presets, composed left to right: digits100,authors-code. See the README.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="One field of the configuration, e.g. --set learn.epochs=5. Repeatable."),
-]
-Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
 
 
 @app.command()
@@ -141,19 +132,14 @@ def report(
     figures: Annotated[Path | None, typer.Option(help="Write the figures there.")] = None,
     name: Annotated[str | None, typer.Option(help="How the files of --figures begin; default: the data set.")] = None,
     attention: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Sort the attention of N test images into groups (needs run folders or models)."
-        ),
+        int | None, typer.Option(metavar="N", help="Sort the attention of runs or models, on N test images, by group.")
     ] = None,
     ablation: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Remove later experts' attention and measure accuracy on N test images."),
+        int | None, typer.Option(metavar="N", help="Remove their later experts' attention, on N test images.")
     ] = None,
     how: Annotated[str, typer.Option(help="With --ablation: mask (and renormalise), zero or mean.")] = "mask",
     data: Annotated[
-        str | None,
-        typer.Option(help="With --attention, --ablation: where the images are, if not where the run says."),
+        str | None, typer.Option(help="With these two: where the images are, if not where the run says.")
     ] = None,
     latex: Annotated[bool, typer.Option(help="Print LaTeX tables.")] = False,
     as_json: Json = False,
@@ -166,28 +152,19 @@ def report(
     With --ablation N: the accuracy lost without each of these groups, and without each connection between experts, as
     records/ablation/ID-HOW.json, CSV and PNG there.
     """
-    if attention is not None:
-        import dataclasses
-
-        from dne_lab import decomposing
-
-        found, written = decomposing.write(paths, attention, figures or Path("figures"), data)
-        print(json.dumps([dataclasses.asdict(f) for f in found]) if as_json else decomposing.text(found))
-        for path in written:
-            print(f"wrote {path}", file=sys.stderr)
-        return
-    if ablation is not None:
-        import dataclasses
-
-        from dne_lab import ablating
-
-        lost, written = ablating.write(paths, ablation, figures or Path("figures"), how, data)
-        print(json.dumps([dataclasses.asdict(r) for r in lost]) if as_json else ablating.text(lost))
-        for path in written:
-            print(f"wrote {path}", file=sys.stderr)
-        return
     from dne_lab import reporting
 
+    out = figures or Path("figures")
+    if attention is not None:
+        from dne_lab import decomposing
+
+        reporting.tell(*decomposing.write(paths, attention, out, data), decomposing.text, as_json)
+    if ablation is not None:
+        from dne_lab import ablating
+
+        reporting.tell(*ablating.write(paths, ablation, out, how, data), ablating.text, as_json)
+    if (attention, ablation) != (None, None):
+        return
     records = reporting.find(paths)
     if as_json:
         print(json.dumps([r.to_dict() for r in records], indent=1))

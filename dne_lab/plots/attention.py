@@ -41,7 +41,7 @@ def attention_groups(found: Iterable[Decomposition]) -> Figure:
     for (preset, method), members in made.items():
         tables = [member.patches() for member in members]
         first: dict[str, Any] = {
-            "series": f"{TITLES.get(method, method)}\n{preset}",
+            "series": f"{TITLES.get(method, method)}, {preset}",
             "method": method,
             "preset": preset,
         }
@@ -198,7 +198,7 @@ def _settings(found: Iterable[Decomposition], moment: str) -> dict[tuple[str, st
 def _printed(row: dict[Any, Any]) -> list[dict[Any, Any]]:
     """The printed shares; the paper tells same and different patches, not heads."""
     method = row["model"]
-    first: dict[Any, Any] = {"series": f"{TITLES[method]}\n{PAPER}", "method": method, "preset": PAPER}
+    first: dict[Any, Any] = {"series": f"{TITLES[method]}, {PAPER}", "method": method, "preset": PAPER}
     shares = {SAME_PATCH: row["same_patch_percent"], DIFFERENT_PATCH: row["different_patch_percent"]}
     return [first | {"group": group, "share %": float(share)} for group, share in shares.items()]
 

@@ -44,7 +44,7 @@ def groups_axes(axes: "Axes", table: "pd.DataFrame") -> None:
     axes.bar(
         0, 0, color=GROUPS["DPSH"], hatch="///", edgecolor="white", linewidth=0, label="different patch, as printed"
     )
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), [name.replace(", ", "\n", 1) for name in names])
     axes.tick_params(axis="x", labelsize=8)
     axes.set_ylim(0, 100)
     axes.set_ylabel("share of the attention (%)")
@@ -60,7 +60,7 @@ def groups_plotly(figure: Any, table: "pd.DataFrame") -> None:
             rows = rows[rows["preset"] == PAPER]
         key = {SAME_PATCH: "SPSH", DIFFERENT_PATCH: "DPSH"}.get(group, group)
         figure.add_bar(
-            x=[name.replace("\n", "<br>") for name in rows["series"]],
+            x=[name.replace(", ", "<br>", 1) for name in rows["series"]],
             y=[float(v) for v in rows["share %"]],
             name=f"{group}, as printed" if group in (SAME_PATCH, DIFFERENT_PATCH) else f"{group}: {GROUP_WORDS[group]}",
             marker={"color": GROUPS[key], "pattern": {"shape": "/" if group not in LABELS else ""}},

@@ -11,8 +11,8 @@ import tiny
 import dne_lab as lab
 from dne_lab.analysis import ablation_record
 from dne_lab.analysis.ablation_record import AblationRecord, conditions, study
-from dne_lab.analysis.sweep import COLUMNS
 from dne_lab.analysis.ablation_tables import group_table, settings, sweep_table
+from dne_lab.analysis.sweep import COLUMNS
 from dne_lab.errors import LabError
 from dne_lab.measure.metrics import interval
 from dne_lab.models.variants import DNE, IA, STA, Variant

@@ -66,9 +66,9 @@ def test_the_record_holds_what_the_groups_are(runs: dict[str, Run], tmp_path: Pa
     assert found.patches()["share %"].to_numpy() == pytest.approx(later, rel=1e-5)
     assert found.images == 40 and found.run == run.record.id and found.LA == run.record.LA
     before = decomposition.frame_of(found.before)
-    assert sorted(before["expert"].unique()) == [2, 3] and before["share %"].groupby(before["expert"]).sum().tolist() == (
-        pytest.approx([100, 100], rel=1e-4)
-    )
+    assert sorted(before["expert"].unique()) == [2, 3] and before["share %"].groupby(
+        before["expert"]
+    ).sum().tolist() == (pytest.approx([100, 100], rel=1e-4))
     flow = decomposition.frame_of(found.flow)
     assert flow[["expert 1", "expert 2", "expert 3"]].sum(axis=1).tolist() == pytest.approx([100] * len(flow), abs=1e-2)
     found.write(tmp_path / "deep" / "a.json")
@@ -101,7 +101,7 @@ def test_an_unfinished_run_has_its_start_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="no attention record there. Make one first"):
+    with pytest.raises(LabError, match=r"no attention record there\. Make one first"):
         decomposition.find(tmp_path)
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(LabError, match=r"a\.json cannot be read"):
@@ -109,5 +109,5 @@ def test_what_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"kind": "attention", "format": 99}))
     with pytest.raises(LabError, match="attention record of another version"):
         decomposition.find(tmp_path)
-    with pytest.raises(LabError, match="no rows of 'nothing'. It has: initialisation"):
+    with pytest.raises(LabError, match=r"no rows of .nothing.\. It has: initialisation"):
         decompose(runs["ia"], 20, progress=False).table("nothing", "rows")

@@ -50,15 +50,15 @@ def test_groups_stand_beside_the_printed_shares(found: list[Decomposition]) -> N
     figure = attention.attention_groups(found)
     table = figure.table.set_index(["series", "group"])
     for row in paper.attention_shares().to_dict("records"):
-        name = f"{row['model'].upper()}\npaper"
+        name = f"{row['model'].upper()}, paper"
         assert table.loc[(name, "same patch"), "share %"] == row["same_patch_percent"]
         assert table.loc[(name, "different patch"), "share %"] == row["different_patch_percent"]
     seeds = [member.same_patch().value for member in found if member.method == "sta"]
-    same = table.loc[("STA\ntiny", "same patch")]
+    same = table.loc[("STA, tiny", "same patch")]
     assert same["share %"] == pytest.approx(np.mean(seeds), rel=1e-6) and same["seeds"] == 3
     half = 4.3026527 * np.std(seeds, ddof=1) / 3**0.5
     assert [same["low"], same["high"]] == pytest.approx([np.mean(seeds) - half, np.mean(seeds) + half], rel=1e-5)
-    parts = table.loc["STA\ntiny"].drop("same patch")
+    parts = table.loc["STA, tiny"].drop("same patch")
     assert parts["share %"].sum() == pytest.approx(100) and parts["uniform %"].sum() == pytest.approx(100)
     assert parts.loc[["SPSH", "SPDH"], "share %"].sum() == pytest.approx(same["share %"], rel=1e-4)
     assert "small scale" in figure.title and len(figure.records) == 9
