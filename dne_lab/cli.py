@@ -282,15 +282,8 @@ def lab(
         )
     if not folder.is_dir():
         raise LabError(f"there is no folder {folder} here. Run this in the project's folder, or give --folder.")
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--ip=127.0.0.1",
-        f"--port={port}",
-        f"--ServerApp.root_dir={folder.resolve()}",
-    ]
-    os.execv(sys.executable, command)
+    server = ["--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={folder.resolve()}"]
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *server])
 
 
 def main() -> None:
