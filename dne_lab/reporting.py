@@ -1,7 +1,10 @@
 """What records say: printed tables beside the paper's, and figures."""
 
+import dataclasses
+import json
+import sys
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,13 @@ from dne_lab.measure import tables
 from dne_lab.measure.cost_records import tree_of
 from dne_lab.measure.record import Record
 from dne_lab.plots.figure import Figure
+
+
+def tell(found: Sequence[Any], written: Iterable[Path], text: Callable[[Sequence[Any]], str], as_json: bool) -> None:
+    """Prints records that have just been made (dataclasses), as JSON or as ``text`` has them, and the files written."""
+    print(json.dumps([dataclasses.asdict(one) for one in found]) if as_json else text(found))
+    for path in written:
+        print(f"wrote {path}", file=sys.stderr)
 
 
 def find(paths: Iterable[str | Path]) -> list[Record]:

@@ -70,7 +70,18 @@ BENCH = {
 HELP = {
     "reproduce": ["--preset", "--seeds", "--out", "--json", "handwritten digits"],
     "run": ["METHOD[,METHOD...]", "--preset", "--set", "--seeds", "--out", "--stop-after", "--dry-run", "resumes"],
-    "report": ["DIR...", "--figures", "--latex", "--name", "--attention", "--data", "--json", "beside the paper"],
+    "report": [
+        "DIR...",
+        "--figures",
+        "--latex",
+        "--name",
+        "--attention",
+        "--ablation",
+        "--how",
+        "--data",
+        "--json",
+        "beside the paper",
+    ],
     "cost": ["METHOD", "--tasks", "--heads", "--preset", "--json", "without training"],
     "bench": ["--tasks", "--batch", "--pairs", "--bf16", "--attention", "--json", "literal path"],
     "export": ["RUN", "FILE", "the whole run", "--half"],
@@ -262,6 +273,24 @@ def test_report_sorts_the_attention_of_runs(place: Path, here: Here, tmp_path: P
     (found,) = json.loads(again.out)
     assert found["images"] == 20 and {"initialisation", "trained"} <= found["moments"].keys()
     assert (tmp_path / "out" / "records" / "attention" / f"{found['run']}.json").exists()
+
+
+def test_report_ablates_runs(place: Path, here: Here, tmp_path: Path) -> None:
+    words = ["report", place / "runs" / "dne-digits-s0", "--ablation", 20, "--how", "zero", "--figures", "out"]
+    done = here(*words)
+    assert done.code == 0 and "lost when expert (row) reads expert (column) at no layer" in done.out
+    out = tmp_path / "out"
+    made = {str(Path(file).relative_to(out)): Path(file).read_bytes() for file in snapshot(out)}
+    (name,) = (file for file in made if file.startswith("records/ablation/dne-digits-s0-"))
+    assert name.endswith("-zero.json")
+    assert {"ablation_digits_zero_groups.csv", "ablation_digits_zero_dne.png"} <= {*made}
+    again = here(*words, "--json")
+    (found,) = json.loads(again.out)
+    assert found == json.loads(made[name]) and (found["how"], found["images"]) == ("zero", 20)
+    assert all((out / file).read_bytes() == data for file, data in made.items())
+    for wrong, message in (("cut", "unknown how 'cut'. Allowed: mask, mean, zero"), ("mask", "give at least 2 images")):
+        done = here("report", place / "runs" / "dne-digits-s0", "--ablation", 1 + (wrong == "cut"), "--how", wrong)
+        assert done.code == 2 and message in done.err
 
 
 def test_report_puts_the_papers_rows_beside_ours(here: Here, tmp_path: Path) -> None:
