@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dne_lab.analysis.groups import attention_groups as attention_groups
+    from dne_lab.analysis.labelling import Labelling as Labelling
     from dne_lab.analysis.probe import probe as probe
     from dne_lab.data.stream import stream as stream
     from dne_lab.errors import LabError as LabError
@@ -27,12 +29,25 @@ _WHERE = {
     "train": "dne_lab.training.api",
     "open": "dne_lab.training.api",
     "Record": "dne_lab.measure.record",
+    "attention_groups": "dne_lab.analysis.groups",
+    "Labelling": "dne_lab.analysis.labelling",
     "probe": "dne_lab.analysis.probe",
     "Variant": "dne_lab.models.variants",
     "LabError": "dne_lab.errors",
 }
 
-__all__ = ["LabError", "Record", "Variant", "open", "probe", "start", "stream", "train"]
+__all__ = [
+    "LabError",
+    "Labelling",
+    "Record",
+    "Variant",
+    "attention_groups",
+    "open",
+    "probe",
+    "start",
+    "stream",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dne_lab.analysis.pairs import pairs_of
 from dne_lab.errors import LabError
 from dne_lab.models.attention import KINDS, Axes
 
@@ -75,32 +76,9 @@ class AttentionMap:
 
 def _columns(axes: Axes, shape: tuple[int, ...]) -> dict[str, NDArray[np.int32]]:
     """The index columns, each of a shape that broadcasts to that of the map."""
-    names = axes.layout.split()
-
-    def along(name: str, values: Sequence[int] | NDArray[Any]) -> NDArray[np.int32]:
-        column = np.asarray(values, dtype=np.int32)
-        return column.reshape([-1 if name == other else 1 for other in names])
-
-    token = np.full([1] * len(names), -1, dtype=np.int32)
-    size = dict(zip(names, shape, strict=True))
-    query = [along("h", axes.query_expert), along("h", axes.query_head)]
-    query_patch = along("p", np.arange(size["p"]) - axes.classes) if "p" in size else token
-    key, key_patch = query, query_patch
-    if "kh" in size:
-        key = [along("kh", axes.key_expert), along("kh", axes.key_head)]
-    if "kp" in size:
-        key_patch = along("kp", np.arange(size["kp"]) - axes.classes)
-    if "k" in size:
-        patches = axes.grid[0] * axes.grid[1]
-        place = np.arange(size["k"]) - axes.classes
-        key_patch = along("k", np.where(place < 0, -1, place % patches))
-        head = np.maximum(place, 0) // patches
-        own = along("k", place) < 0  # the key is the query's own class token
-        told = [along("k", np.asarray(labels)[head]) for labels in (axes.key_expert, axes.key_head)]
-        key = [np.where(own, mine, theirs) for mine, theirs in zip(query, told, strict=True)]
-    every = [along("b", np.arange(size["b"])), *query, query_patch, *key, key_patch]
-    wanted = ("image", "query_expert", "query_head", "query_patch", "key_expert", "key_head", "key_patch")
-    return dict(zip(wanted, every, strict=True))
+    image = np.arange(shape[0], dtype=np.int32).reshape([-1] + [1] * (len(shape) - 1))
+    pairs = pairs_of(axes, shape)
+    return {"image": image} | {name: getattr(pairs, name)[None] for name in pairs._fields if name != "grid"}
 
 
 class Maps(Sequence[AttentionMap]):

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from dne_lab.analysis.maps import AttentionMap, Key, Maps
 from dne_lab.analysis.probe_cut import Cut, cut
 from dne_lab.analysis.probe_selection import Names, Numbers, entries, find_network, points_of, select
-from dne_lab.errors import LabError
-from dne_lab.models.attention import JOINT, SPATIAL, Axes
+from dne_lab.errors import LabError, unknown
+from dne_lab.models.attention import JOINT, SPATIAL, AttentionWeights, Axes
 from dne_lab.models.expandable import ExpandableViT
 
 Replace = Callable[[Tensor, Axes], Tensor | None]
+Read = Callable[[Tensor, Axes], None]
+ATTENTION, CONTENT, POSITION = PARTS = ("attention", "content", "position")
 GB = 1_000_000_000
 MEMORY_LIMIT = 2 * GB  # bytes of maps kept by one probe
 
@@ -32,6 +34,8 @@ def probe(
     memory_limit: float = MEMORY_LIMIT,
     *,
     keep: bool = True,
+    read: Read | None = None,
+    part: str = ATTENTION,
 ) -> Iterator[Maps]:
     """Listens to attention in the forward passes that run inside.
 
@@ -57,7 +61,11 @@ def probe(
             through it. What is kept is then the replaced map.
         dtype: of what is kept.
         memory_limit: bytes that may be kept.
-        keep: False keeps nothing, to replace over a whole data set.
+        keep: False keeps nothing, to replace or read over a whole data set.
+        read: called for every selected expert with its map as ``replace`` is, detached; what it does with it is not
+            seen by the network. It must not write into the map.
+        part: "attention" is what multiplies V. Under gpsa, "content" and "position" are the two distributions that the
+            gate mixes; they can be read, not replaced.
 
     Yields:
         `Maps`, filled as passes run.
@@ -72,11 +80,15 @@ def probe(
         raise LabError(f"dtype = {dtype!r}: must be a floating point type, such as torch.float32.")
     if not memory_limit > 0:
         raise LabError(f"memory_limit = {memory_limit!r}: must be a positive number of bytes.")
+    if part not in PARTS:
+        raise unknown("part of the attention", part, PARTS)
+    if part != ATTENTION and replace is not None:
+        raise LabError(f"part = {part!r} can only be read: replace works on part = {ATTENTION!r}, which multiplies V.")
     wanted: dict[Key, set[int]] = {}
     for name, block, number, place in select(network, kind, layer, expert, head):
         wanted.setdefault((name, block, number), set()).add(place)
     maps = Maps()
-    listener = _Listener(wanted, maps, replace, dtype, memory_limit, keep)
+    listener = _Listener(wanted, maps, replace, dtype, memory_limit, keep, read, part)
     with contextlib.ExitStack() as hooks:
         listener.listen(network, hooks)
         yield maps
@@ -94,9 +106,11 @@ class _Listener:
         dtype: torch.dtype,
         limit: float,
         keep: bool,
+        read: Read | None,
+        part: str,
     ) -> None:
         self.wanted, self.maps, self.replace, self.dtype = wanted, maps, replace, dtype
-        self.limit, self.keep = limit, keep
+        self.limit, self.keep, self.read, self.part = limit, keep, read, part
         self.names: dict[tuple[str, int], str] = {}
         self.fired: set[Key] = set()
         self.warned: set[Key] = set()
@@ -137,9 +151,11 @@ class _Listener:
         for part in waiting:
             self.maps.add(part)
 
-    def hear(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def hear(self, module: AttentionWeights, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """The hook of a point: it fires once for every bank of experts."""
-        axes, replaced = inputs[1], False
+        axes, replaced, whole = inputs[1], False, output
+        if self.part != ATTENTION:
+            whole = self._part(module, *inputs)
         for expert in dict.fromkeys(axes.query_expert):
             key = axes.kind, axes.layer, expert
             heads = self.wanted.get(key)
@@ -148,17 +164,38 @@ class _Listener:
                 continue
             (self.fired if self.waiting is None else self.fired_now).add(key)
             if self.keep:  # before anything is computed for it
-                self._room(key, place, output)
-            part = place.take(output)
+                self._room(key, place, whole)
+            part = place.take(output if self.part == ATTENTION else whole)
             if self.replace is not None:
                 # its own memory: what is written into it must not count unless it is returned
                 new = self.replace(part.clone(), place.axes)
                 if new is not None:
                     part = self._checked(new, part, place, key)
                     output, replaced = place.put(output, part), True
+            if self.read is not None:
+                self.read(part.detach(), place.axes)
             if self.keep:
                 self._keep(AttentionMap(_copy(part, self.dtype), place.axes))
         return output if replaced else None
+
+    def _part(
+        self,
+        module: AttentionWeights,
+        scores: Tensor,
+        axes: Axes,
+        position: Tensor | None = None,
+        gate: Tensor | None = None,
+    ) -> Tensor:
+        """One of the two distributions that a gate mixes; without a gate all is content."""
+        if self.part == CONTENT:
+            return module.content(scores, axes)
+        if position is None:
+            raise LabError(
+                f"part = {POSITION!r}: {self.names[axes.kind, axes.layer]} has no positional part. Select layers of "
+                "kind spatial or joint of a network with network.spatial = gpsa (behind the last block of a cls_token "
+                "read-out there is none)."
+            )
+        return module.placed(scores, axes, position).expand_as(scores)
 
     def _name(self, key: Key) -> str:
         return f"{self.names[key[0], key[1]]} of expert {key[2]}"

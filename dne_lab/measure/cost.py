@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from dne_lab import chance
 from dne_lab.config import Config, Data
@@ -48,6 +48,14 @@ def shape_of(data: Data) -> tuple[int, int, int]:
     return (3, data.size, data.size)
 
 
+def _attention(query: Tensor, key: Tensor, value: Tensor, *rest: object, **named: object) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+
+
+# Torch before 2.15 has no formula for the fused attention of a CPU and would silently count it as nothing.
+FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention, **flop_registry}
+
+
 class _Counter(TorchDispatchMode):
     """Adds up torch's own FLOP formulas: what FlopCounterMode counts (a test), without its bookkeeping by module, which
     takes three times as long."""
@@ -58,7 +66,7 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        formula = FORMULAS.get(func._overloadpacket)
         if formula is not None:
             self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out

@@ -68,7 +68,15 @@ class AttentionWeights(nn.Module):
         Returns:
             Probabilities of the same shape; every row sums to 1 over the keys.
         """
-        joint = axes.layout == "b h p kh kp"
+        content = self.content(scores, axes)
+        if gate is None or position is None:
+            return content
+        gate = gate.reshape(*gate.shape, *[1] * (content.dim() - 1 - gate.dim()))
+        return (1 - gate) * content + gate * self.placed(scores, axes, position)
+
+    @staticmethod
+    def content(scores: Tensor, axes: Axes) -> Tensor:
+        """What the content alone attends to: the softmax of the scores over the keys that are allowed."""
         if axes.allowed is not None:
             shape = {"b h p kh kp": (1, -1, 1, axes.allowed.shape[1], 1), "b p h kh": (1, 1, *axes.allowed.shape)}
             if axes.layout == "b h k":
@@ -78,17 +86,16 @@ class AttentionWeights(nn.Module):
             else:
                 allowed = axes.allowed.reshape(shape[axes.layout])
             scores = scores.masked_fill(~allowed, float("-inf"))
-        if joint:
-            content = scores.flatten(-2).softmax(-1).view_as(scores)
-        else:
-            content = scores.softmax(-1)
-        if gate is None or position is None:
-            return content
-        if joint:
-            position = position.unsqueeze(-2) * _share(axes, scores)
-            gate = gate.unsqueeze(-1)
-        gate = gate.unsqueeze(-1)
-        return (1 - gate) * content + gate * position
+        if axes.layout == "b h p kh kp":
+            return scores.flatten(-2).softmax(-1).view_as(scores)
+        return scores.softmax(-1)
+
+    @staticmethod
+    def placed(scores: Tensor, axes: Axes, position: Tensor) -> Tensor:
+        """What positions alone attend to, without the image axis: ``position``, split over the allowed key heads."""
+        if axes.layout == "b h p kh kp":
+            return position.unsqueeze(-2) * _share(axes, scores)
+        return position
 
 
 def _share(axes: Axes, scores: Tensor) -> Tensor:

@@ -49,6 +49,10 @@ class Context:
             self._so_far[name] = room.narrow(dim, 0, end)
         return self._so_far[name]
 
+    def so_far(self, name: str) -> Tensor:
+        """All heads so far."""
+        return self._so_far[name]
+
     def parts(self, name: str, own: Tensor, dim: int) -> list[Tensor]:
         """All heads so far in one tensor; of an expert that trains, and that nobody reads, [earlier ones, its own].
 

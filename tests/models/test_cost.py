@@ -48,6 +48,13 @@ def test_counting_one_image_is_counting() -> None:
     assert flops(lambda images: net.classifier(literal.readouts(net, images)), SHAPE) == literal_flops(net)
 
 
+def test_fused_attention_is_counted() -> None:
+    """As the two products that it stands for: not every torch has a formula for it."""
+    scores = 2 * 3 * 64 * 64 * 16  # three heads of 16, 64 patches
+    fused = lambda images: torch.nn.functional.scaled_dot_product_attention(*[images.float().view(-1, 3, 64, 16)] * 3)  # noqa: E731
+    assert flops(fused, SHAPE) == 2 * scores
+
+
 @pytest.mark.parametrize(("heads", "tasks", "giga"), [(1, 6, 2.542), (2, 6, 2.925), (4, 6, 3.794), (1, 11, 4.292)])
 def test_literal_cost_of_dne(heads: int, tasks: int, giga: float) -> None:
     assert literal_flops(model(DNE, (12, heads), tasks)) / 1e9 == pytest.approx(giga, rel=0.01)

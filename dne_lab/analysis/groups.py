@@ -1,0 +1,98 @@
+"""Where attention goes, over a data set: shares by group and fragmentation, with uniform references and intervals."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from tqdm import tqdm
+
+from dne_lab.analysis import labelling as labellings
+from dne_lab.analysis.accumulate import REPLICATES, Accumulator
+from dne_lab.analysis.images import Images, evaluating, parts
+from dne_lab.analysis.labelling import Labelling
+from dne_lab.analysis.null import ACROSS, shuffled_reader
+from dne_lab.analysis.probe import ATTENTION, Read, probe
+from dne_lab.analysis.probe_selection import Names, Numbers, entries, find_network
+from dne_lab.analysis.shares import AttentionGroups
+from dne_lab.models.attention import CLASS, TASK1, TASK2
+from dne_lab.models.expandable import ExpandableViT
+
+
+def attention_groups(
+    model: nn.Module,
+    images: Images,
+    kind: Names = None,
+    layer: Numbers = None,
+    expert: Numbers = None,
+    head: Numbers = None,
+    *,
+    labelling: str | Labelling = "groups",
+    part: str = ATTENTION,
+    batch_size: int = 64,
+    replicates: int = REPLICATES,
+    by_patch: bool = False,
+    shuffled: bool = False,
+    progress: bool = True,
+) -> AttentionGroups:
+    """Streams images through a network and sorts its attention into groups (SPSH, SPDH, DPSH, DPDH; paper, figure 3).
+
+        groups = lab.attention_groups(run.model, stream.test_images(200))
+        groups.table()  # shares, intervals, uniform references, effective keys
+        groups.table(by="layer")
+
+    Memory does not grow with the number of images. Class tokens stand apart: as keys they are a fifth mass and shares
+    are of what is left, as queries they give no row. Attention between the heads of one patch (task1, task2) has
+    SPSH and SPDH only.
+
+    Args:
+        model: what `probe` takes.
+        images: a `Batch` (stream.test_images), a tensor, or any number of them; uint8 for an `ExpandableViT`.
+        kind, layer, expert, head: what to look at, as in `probe`; None: all that gives rows.
+        labelling: "groups", "rings" (distance), "directions" (row and column), "experts" (who reads whom), "heads",
+            "class_token" (what class tokens see), or a `Labelling` of your own.
+        part: "attention", or under gpsa one of the two parts that the gate mixes: "content", "position".
+        batch_size: images at a time.
+        replicates: of the bootstrap over images; 0: no intervals.
+        by_patch: keep the masses of every query patch too, for `AttentionGroups.patch_map`.
+        shuffled: the null model: every expert reads the other experts' tokens of another image (see
+            `dne_lab.analysis.null`), so that nothing is left of what it finds because both look at the same picture.
+        progress: show a bar.
+
+    Raises:
+        LabError: a choice that matches no point, images of another size, no image, a labelling of the wrong shape.
+            Hooks are gone then too.
+    """
+    network = find_network(model)
+    chosen = labellings.find(labelling, network.heads, network.grid)
+    found = Accumulator(chosen, replicates, by_patch)
+    kinds = _kinds(network, chosen, shuffled) if kind is None else kind
+    with (
+        evaluating(model) as device,
+        _reading(network, found.add, shuffled) as read,
+        probe(model, kinds, layer, expert, head, keep=False, read=read, part=part),
+        tqdm(desc="attention", unit="image", disable=None if progress else True, leave=False) as bar,
+    ):
+        for some in parts(images, batch_size):
+            found.begin(some.numbers)
+            model(some.images.to(device))
+            bar.update(len(some.images))
+    return AttentionGroups(found, part, shuffled)
+
+
+def _kinds(network: ExpandableViT, labelling: Labelling, shuffled: bool) -> list[str]:
+    """The kinds of attention that have rows for a labelling: views of class tokens, or of patches."""
+    there = dict.fromkeys(entry[0] for entry in entries(network))
+    if shuffled:
+        return [kind for kind in there if kind in ACROSS]
+    if labelling.class_queries:
+        return [kind for kind in there if kind == CLASS or (CLASS not in there and kind not in (TASK1, TASK2))]
+    return [kind for kind in there if kind != CLASS]
+
+
+@contextmanager
+def _reading(network: ExpandableViT, read: Read, shuffled: bool) -> Iterator[Read]:
+    if not shuffled:
+        yield read
+        return
+    with shuffled_reader(network, read) as passed:
+        yield passed

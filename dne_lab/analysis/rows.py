@@ -1,0 +1,164 @@
+"""One attention map as sums over its rows: masses by label, entropies, effective keys, the largest entry, distance."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dne_lab.analysis.labelling import Labelling
+from dne_lab.analysis.pairs import pairs_of
+from dne_lab.models.attention import Axes
+
+# Bytes of a part of a map that is brought to float64 at a time.
+LARGEST = 16 * 2**20
+# Sums over the rows of a head, one an image: the columns of `Sums`, in this order.
+BY_LABEL = ("mass", "entropy", "keys", "with_mass", "uniform", "connections")
+BY_ROW = ("class_mass", "rows", "weight", "row_entropy", "row_keys", "largest", "log_connections", "row_connections",
+          "uniform_entry", "distance", "uniform_distance")  # fmt: skip
+
+
+def columns(labels: int) -> int:
+    """Length of a statistics vector."""
+    return len(BY_LABEL) * labels + len(BY_ROW)
+
+
+class Sums(NamedTuple):
+    """Sums over the rows (query patches) of a head; the last axis of every tensor is as long as there are labels.
+
+    With m_l the mass of a row in label l (class-token keys apart), w = 1 - class mass, n_l the connections of label l
+    and n all patch connections of that row, K all keys:
+
+    ``mass`` m_l; ``entropy`` -sum p log p of p = a / m_l within the label, ``keys`` its exponential, both over the rows
+    with mass there, whose number is ``with_mass``; ``uniform`` w n_l / n; ``connections`` w n_l; and for a whole row
+    ``class_mass``, ``rows`` 1, ``weight`` w, ``row_entropy`` over all keys, ``row_keys`` its exponential, ``largest``
+    entry, ``log_connections`` log K, ``row_connections`` K, ``uniform_entry`` 1 / K, ``distance`` sum of a times
+    patches of distance, ``uniform_distance`` w times the mean distance.
+    """
+
+    by_label: dict[str, Tensor]
+    by_row: dict[str, Tensor]
+
+    @staticmethod
+    def of(vector: Tensor) -> "Sums":
+        """Names for the parts of (..., columns)."""
+        labels = (vector.shape[-1] - len(BY_ROW)) // len(BY_LABEL)
+        parts = vector.split([labels] * len(BY_LABEL) + [1] * len(BY_ROW), -1)
+        named = dict(zip((*BY_LABEL, *BY_ROW), parts, strict=True))
+        return Sums({n: named[n] for n in BY_LABEL}, {n: named[n].squeeze(-1) for n in BY_ROW})
+
+
+class Plan(NamedTuple):
+    """What the axes alone say of a map: everything but its values. Q = query heads x query patches, K keys."""
+
+    kept: Tensor  # (p,) bool: the rows that count
+    weights: Tensor  # (Q, K, L + 2) float64: one-hot labels, the class-token keys, distance in patches
+    connections: Tensor  # (Q, L): connections of a row by label
+    mean_distance: Tensor  # (Q,)
+    labels: int
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the tensors."""
+        return sum(t.nbytes for t in self if isinstance(t, Tensor))
+
+
+def plan(axes: Axes, shape: tuple[int, ...], labelling: Labelling) -> Plan | None:
+    """The plan of a map of ``shape``, or None if no row of it counts (class tokens only)."""
+    names = axes.layout.split()
+    pairs = pairs_of(axes, shape)
+    inner = tuple(shape[1:])
+    places = labelling.places(pairs, inner)
+    rows, columns_off = pairs.offsets()
+    distance = np.where(pairs.key_patch < 0, 0.0, np.hypot(rows, columns_off))
+    query_patch = np.broadcast_to(pairs.query_patch, inner)
+    # every map as (h, p, keys)
+    order = [names.index(n) - 1 for n in ("h", "p") if n in names]
+    order += [i for i in range(len(inner)) if i not in order]
+    heads, patches = shape[names.index("h")], shape[names.index("p")] if "p" in names else 1
+
+    def flat(values: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(values, inner).transpose(order).reshape(heads, patches, -1)
+
+    token_rows = flat(query_patch)[0, :, 0] < 0
+    kept = token_rows if labelling.class_queries else ~token_rows
+    if not kept.any():
+        return None
+    labels = len(labelling.labels)
+    place = torch.from_numpy(flat(places)[:, kept].copy()).flatten(0, 1)
+    one_hot = torch.zeros((*place.shape, labels + 2), dtype=torch.float64)
+    one_hot.scatter_(-1, place.unsqueeze(-1), 1.0)
+    one_hot[..., -1] = torch.from_numpy(flat(distance)[:, kept].copy()).flatten(0, 1)
+    count = one_hot[..., :labels].sum(1)
+    mean_distance = one_hot[..., -1].sum(1) / count.sum(1).clamp(min=1)
+    return Plan(torch.from_numpy(kept.copy()), one_hot, count, mean_distance, labels)
+
+
+def sums_of(part: Tensor, axes: Axes, plan: Plan) -> Iterator[Tensor]:
+    """The statistics of a map, some images at a time: (b, h, columns) float64 on the CPU, summed over rows.
+
+    Args:
+        part: (b, ...) as ``axes.layout`` says, on any device.
+    """
+    names = axes.layout.split()
+    front = [names.index("b"), names.index("h"), *([names.index("p")] if "p" in names else [])]
+    order = [*front, *(i for i in range(len(names)) if i not in front)]
+    step = max(1, LARGEST // (8 * part[0].numel()))
+    for few in part.split(step):
+        a = few.permute(order)
+        a = a.flatten(3) if "p" in names else a.flatten(2).unsqueeze(2)
+        if not bool(plan.kept.all()):
+            a = a[:, :, plan.kept.to(a.device)]
+        yield _reduce(a.to("cpu", torch.float64), plan)
+
+
+def per_patch(part: Tensor, axes: Axes, plan: Plan) -> Tensor:
+    """Masses by label summed over images but not over rows: (h, kept rows, L) float64."""
+    names = axes.layout.split()
+    front = [names.index("h"), *([names.index("p")] if "p" in names else [])]
+    total = part.to("cpu", torch.float64).sum(0)
+    inner = [i - 1 for i in front]
+    a = total.permute([*inner, *(i for i in range(total.dim()) if i not in inner)])
+    a = a.flatten(2) if "p" in names else a.flatten(1).unsqueeze(1)
+    a = a[:, plan.kept]
+    return torch.bmm(a.flatten(0, 1).unsqueeze(1), plan.weights[..., : plan.labels]).view(*a.shape[:2], plan.labels)
+
+
+def _reduce(a: Tensor, plan: Plan) -> Tensor:
+    """(b, h, p, K) float64 -> (b, h, columns)."""
+    images, heads, patches, keys = a.shape
+    rows = a.reshape(images, heads * patches, keys).transpose(0, 1)  # (Q, b, K): one product a row over all images
+    found = torch.bmm(rows, plan.weights)
+    mass, class_mass, distance = found[..., : plan.labels], found[..., -2], found[..., -1]
+    inside = -torch.bmm(torch.xlogy(rows, rows), plan.weights[..., : plan.labels + 1])  # sum of -a log a by label
+    there = mass > 0
+    entropy = torch.where(there, mass.log() + inside[..., :-1] / mass, 0.0)
+    weight = 1 - class_mass
+    share = weight.unsqueeze(-1)
+    whole = inside.sum(-1)
+    count = plan.connections.unsqueeze(1)
+    every = torch.full_like(weight, float(keys))
+    by_label = [
+        mass,
+        entropy,
+        torch.where(there, entropy.exp(), 0.0),
+        there.to(torch.float64),
+        share * count / count.sum(-1, keepdim=True).clamp(min=1),
+        share * count,
+    ]
+    by_row = [
+        class_mass,
+        torch.ones_like(weight),
+        weight,
+        whole,
+        whole.exp(),
+        rows.amax(-1),
+        every.log(),
+        every,
+        1 / every,
+        distance,
+        weight * plan.mean_distance.unsqueeze(1),
+    ]
+    vector = torch.cat([*by_label, torch.stack(by_row, -1)], -1)  # (Q, b, columns)
+    return vector.view(heads, patches, images, -1).sum(1).transpose(0, 1)
