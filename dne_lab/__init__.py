@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dne_lab.training.api import open as open
     from dne_lab.training.api import start as start
     from dne_lab.training.api import train as train
+    from dne_lab.widgets.explorer import explore as explore
 
 # Imported when first used, so that `dne-lab --help` answers before torch is loaded.
 _WHERE = {
@@ -32,6 +33,7 @@ _WHERE = {
     "attention_groups": "dne_lab.analysis.groups",
     "Labelling": "dne_lab.analysis.labelling",
     "probe": "dne_lab.analysis.probe",
+    "explore": "dne_lab.widgets.explorer",
     "Variant": "dne_lab.models.variants",
     "LabError": "dne_lab.errors",
 }
@@ -42,6 +44,7 @@ __all__ = [
     "Record",
     "Variant",
     "attention_groups",
+    "explore",
     "open",
     "probe",
     "start",

@@ -96,6 +96,22 @@ class TaskView:
         heads = [self.key_expert.count(expert) for expert in self.experts]
         return np.asarray(self.experts)[(self.by_expert / heads).argmax(1)]
 
+    def summary(self, patch: int) -> "pd.DataFrame":
+        """A row for each key head: attention at one patch, its mean and its range over all patches, uniform."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "key expert": self.key_expert,
+                "key head": self.key_head,
+                "at the patch": self.weights[patch],
+                "mean": self.weights.mean(0),
+                "smallest": self.weights.min(0),
+                "largest": self.weights.max(0),
+                "uniform": self.uniform,
+            }
+        )
+
     def frame(self) -> "pd.DataFrame":
         """A row for each patch and key head: row, column, key expert, key head, attention, uniform."""
         import pandas as pd
@@ -219,7 +235,7 @@ def look_view(found: AttentionMap, patch: int, head: int = 0, image: int = 0) ->
     if not 0 <= patch < axes.grid[0] * axes.grid[1]:
         raise LabError(f"patch {patch}: this image has patches 0 to {axes.grid[0] * axes.grid[1] - 1}.")
     row = found.numpy()[image, head, patch + axes.classes].astype(np.float64)
-    owners = (axes.query_expert[head],), (axes.query_head[head],)
+    owners = axes.query_expert[head : head + 1], axes.query_head[head : head + 1]
     if found.kind == JOINT:
         owners = axes.key_expert, axes.key_head
     row = row.reshape(len(owners[0]), -1)

@@ -99,7 +99,7 @@ def task_figure(view: TaskView, image: Any, patch: int) -> Figure:
     def on_axes(axes: "Axes", table: "pd.DataFrame") -> None:
         _draw_task(axes, view, pixels, patch)
 
-    return Figure("task_attention", task_title(view), view.frame(), [], on_axes, size=SIZE)
+    return Figure("task_attention", task_title(view), view.summary(patch), [], on_axes, size=SIZE)
 
 
 def look_figure(views: Mapping[str, LookView], image: Any) -> Figure:

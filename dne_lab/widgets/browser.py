@@ -213,7 +213,8 @@ class Panel:
 
 def scene(panels: Sequence[Panel], grid: tuple[int, int]) -> dict[str, Any]:
     """What the browser draws: a description, all pixels one after the other, all numbers as float32."""
-    told, numbers = [], [p.numbers for p in panels if p.numbers is not None]
+    told: list[dict[str, Any]] = []
+    numbers = [p.numbers for p in panels if p.numbers is not None]
     for panel in panels:
         place = -1 if panel.numbers is None else sum(p["numbers"] >= 0 for p in told)
         dark = panel.pixels.reshape(-1, 3).mean(1) < 128 if panel.texts else ()

@@ -148,7 +148,7 @@ def _table(rows: str, title: str) -> str:
 
 
 def table(frame: "pd.DataFrame", title: str, digits: int = 2) -> str:
-    """A data frame as a plain table: words to the left, numbers to the right with fixed decimals, blanks for nothing."""
+    """A data frame as a plain table: words left, numbers right with fixed decimals, blanks where there is nothing."""
     words = {name for name in frame.columns if not np.issubdtype(np.asarray(frame[name]).dtype, np.number)}
     head = "".join(
         f'<th style="text-align: {"left" if name in words else "right"}; padding: 0 0 0 10px; font-weight: normal">'

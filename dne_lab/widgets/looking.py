@@ -1,0 +1,123 @@
+"""Spatial and joint attention by hand: where a patch looks, by the four groups of keys, two models side by side."""
+
+from html import escape
+from typing import TYPE_CHECKING
+
+import ipywidgets as widgets
+
+from dne_lab.analysis import views
+from dne_lab.errors import LabError
+from dne_lab.plots import attention_views as plots
+from dne_lab.plots.figure import Figure
+from dne_lab.widgets import drawing
+from dne_lab.widgets.browser import Panel, Patches, scene
+from dne_lab.widgets.part import Part, dropdown, limit, slider
+from dne_lab.widgets.subject import Subject
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOBODY = ""
+
+
+class LookingExplorer(Part):
+    """Image, expert, layer, query head and patch; where it looks in one model or in two."""
+
+    title = "Spatial and joint attention"
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        names = list(subject.models)
+        self.left = dropdown("model", names, names[0])
+        other = next((n for n in names[1:] if subject.grid(n) == subject.grid(names[0])), NOBODY)
+        self.right = dropdown("beside it", [("nothing", NOBODY), *((name, name) for name in names)], other)
+        self.expert = slider("task (expert)", 1, 1, 1)
+        self.layer = slider("layer", 0, 0, 0)
+        self.head = slider("query head", 0, 0, 0)
+        self.beside = Patches()
+        self.tables = [widgets.HTML(), widgets.HTML()]
+        self.names = [widgets.HTML(), widgets.HTML()]
+        self.columns = [
+            widgets.VBox([name, maps, table], layout=widgets.Layout(width="490px", overflow="hidden"))
+            for name, maps, table in zip(self.names, (self.patches, self.beside), self.tables, strict=True)
+        ]
+        self.scale = widgets.HTML()
+        self.patches.label = "Where the chosen patch looks; arrow keys choose the patch"
+        self.beside.label = "Where the same patch looks in the other model; arrow keys choose the patch"
+        self.patches.hint = self.beside.hint = "Click, or move it with the arrow keys."
+        with self.quietly():
+            self._fit()
+            self.expert.value = self.expert.max
+            rows, columns = subject.grid(names[0])
+            self.patches.patch = rows // 2 * columns + columns // 2
+        widgets.link((self.patches, "patch"), (self.beside, "patch"))
+        both = widgets.HBox(self.columns, layout=widgets.Layout(flex_flow="row wrap"))
+        self.begin([[self.left, self.right], [self.expert, self.layer, self.head]], [both, self.scale])
+
+    def shown(self) -> list[str]:
+        """The names of the models on the screen."""
+        return [name for name in dict.fromkeys((self.left.value, self.right.value)) if name != NOBODY]
+
+    def _layers(self, name: str) -> dict[int, tuple[str, list[int]]]:
+        """Kind and layers of each expert's attention over patches."""
+        found = views.points(self.subject.models[name], views.PATCHWISE)
+        return {expert: (kind, layers) for kind, experts in found.items() for expert, layers in experts.items()}
+
+    def _fit(self) -> None:
+        """Makes the controls offer what all models on the screen have."""
+        shown = self.shown()
+        per_model = [self._layers(name) for name in shown]
+        if any(not layers for layers in per_model):
+            raise LabError(f"{' and '.join(shown)}: there is no attention over patches to look at.")
+        grids = {self.subject.grid(name) for name in shown}
+        if len(grids) > 1:
+            raise LabError(f"{' and '.join(shown)} cut images into different patches ({grids}): look at one of them.")
+        experts = set.intersection(*(set(layers) for layers in per_model))
+        limit(self.expert, min(experts), max(experts))
+        expert = self.expert.value
+        layers = set.intersection(*(set(layers[expert][1]) for layers in per_model))
+        limit(self.layer, min(layers), max(layers))
+        limit(self.head, 0, min(self.subject.models[name].heads[expert - 1] for name in shown) - 1)
+        rows, columns = next(iter(grids))
+        self.patches.patch = min(self.patches.patch, rows * columns - 1)
+
+    def current(self) -> dict[str, views.LookView]:
+        """The numbers on the screen, by model; a `LabError` where models cannot be shown side by side."""
+        self._fit()
+        expert, layer = self.expert.value, self.layer.value
+        found = {}
+        for name in self.shown():
+            kind = self._layers(name)[expert][0]
+            maps = self.subject.map(name, self.image, kind, layer, expert)
+            found[name] = views.look_view(maps, self.patches.patch, self.head.value)
+        return found
+
+    def update(self) -> None:
+        told = [self.subject.prediction(name, self.image) for name in self.shown()]
+        self.said.value = "".join(drawing.sentence(text) for text in told)
+        seen = self.current()
+        top = plots.look_top(seen)
+        pixels = plots.picture(self.subject.images[self.image])
+        for place, (name, view) in enumerate(seen.items()):
+            alone = len(seen) == 1
+            side = 130 if len(view.names) == 1 else 82 if len(view.names) <= 18 else 56
+            panels = [Panel("picture", pixels, 130 if not alone else 160, lines=True)]
+            for head, weights, groups in zip(view.names, view.weights, view.groups, strict=True):
+                colours = plots.tinted(weights / view.uniform, groups, top).reshape(*view.grid, 3)
+                panels.append(Panel(head, colours, side, weights))
+            maps = (self.patches, self.beside)[place]
+            maps.scene = scene(panels, view.grid)
+            self.names[place].value = f"<b>{escape(name)}</b>: {view.kind} attention of expert {view.expert}"
+            title = f"attention of {plots.place_name(view.patch, view.grid)} by group"
+            self.tables[place].value = drawing.shares(view.frame(), title)
+        self.columns[0].layout.width = "990px" if len(seen) == 1 else "490px"
+        self.columns[1].layout.display = "none" if len(seen) == 1 else ""
+        self.scale.value = drawing.group_scale(top)
+
+    def figure(self) -> Figure:
+        return plots.look_figure(self.current(), self.subject.images[self.image])
+
+    def numbers(self) -> "pd.DataFrame":
+        import pandas as pd
+
+        return pd.concat([view.keys().assign(model=name) for name, view in self.current().items()], ignore_index=True)
