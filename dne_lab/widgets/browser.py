@@ -46,8 +46,8 @@ function render({ model, el }) {
   function say(panel, patch) { told.textContent = `${panel.title}, ${where(patch)}${value(panel, patch)}`; }
 
   function rest() {
-    const first = scene().panels[0];
-    if (first) told.textContent = `chosen: ${where(model.get("patch"))}. ${model.get("hint")}`;
+    const hint = model.get("hint");
+    told.textContent = hint && scene().panels.length ? `chosen: ${where(model.get("patch"))}. ${hint}` : "";
   }
 
   function build() {
@@ -157,13 +157,12 @@ export default { render };
 _STYLE = """
 .dne-patches { outline-offset: 2px; padding: 2px; border-radius: 2px; width: fit-content; max-width: 100%; }
 .dne-patches:focus-visible { outline: 2px solid #0072b2; }
-.dne-row { display: flex; flex-wrap: wrap; gap: 10px; align-items: flex-end; }
+.dne-row { display: flex; flex-wrap: wrap; gap: 10px; align-items: flex-start; }
 .dne-row figure { margin: 0; }
 .dne-row canvas { display: block; cursor: crosshair; }
 .dne-row figcaption { font-size: 12px; line-height: 16px; min-height: 16px; text-align: center;
   color: var(--jp-ui-font-color1, #222); }
-.dne-told { font-size: 12px; line-height: 20px; height: 20px; overflow: hidden; white-space: nowrap;
-  text-overflow: ellipsis; color: var(--jp-ui-font-color1, #222); }
+.dne-told { font-size: 12px; line-height: 18px; min-height: 18px; width: 0; min-width: 100%; color: var(--jp-ui-font-color1, #222); }
 """
 
 _SAVE = """

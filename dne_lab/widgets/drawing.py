@@ -56,7 +56,7 @@ def bars(names: Sequence[str], values: NDArray[Any], uniform: float, top: float,
             f"{escape(name)}</text>"
             f'<rect x="{left}" y="{y + 2}" width="{max(0.5, width * float(value) / top):.1f}" height="{step - 4}" '
             f'fill="{fill}" stroke="#777" stroke-width="0.5"/>'
-            f'<text x="{left + width * float(value) / top + 4:.1f}" y="{y + step - 5}" '
+            f'<text x="{left + width + 6}" y="{y + step - 5}" '
             f'style="font: {size}px sans-serif; fill: {INK}">{number(float(value))}</text></g>'
         )
     end = height - 18
@@ -118,7 +118,7 @@ def shares(table: "pd.DataFrame", title: str) -> str:
         words = GROUP_WORDS.get(name, "whole row")
         share, uniform = float(row["share %"]), float(row["uniform %"])
         bar = (
-            f'<div style="position: relative; width: 130px; height: 14px; background: rgba(127,127,127,0.15)">'
+            f'<div style="position: relative; width: 100px; height: 14px; background: rgba(127,127,127,0.15)">'
             f'<div style="width: {0 if math.isnan(share) else share:.2f}%; height: 14px; background: {ink}"></div>'
             f'<div style="position: absolute; left: {uniform:.2f}%; top: -2px; height: 18px; width: 0; '
             f'border-left: 2px solid {INK}"></div></div>'
@@ -131,7 +131,7 @@ def shares(table: "pd.DataFrame", title: str) -> str:
         cells += [_cell(number(float(row["effective keys"]), 4)), _cell(f"{row['keys']:.0f}")]
         rows.append(f'<tr><th title="{escape(words)}" style="text-align: left">{name}</th>{"".join(cells)}</tr>')
     head = "".join(
-        f'<th style="text-align: right; padding: 0 0 0 10px; font-weight: normal">{text}</th>'
+        f'<th style="text-align: right; padding: 0 0 0 10px; font-weight: normal; white-space: nowrap">{text}</th>'
         for text in ("share %", "uniform %", "effective keys", "of keys")
     )
     return _table(f"<tr><th></th><th></th>{head}</tr>{''.join(rows)}", title)
@@ -151,7 +151,7 @@ def table(frame: "pd.DataFrame", title: str, digits: int = 2) -> str:
     """A data frame as a plain table: words left, numbers right with fixed decimals, blanks where there is nothing."""
     words = {name for name in frame.columns if not np.issubdtype(np.asarray(frame[name]).dtype, np.number)}
     head = "".join(
-        f'<th style="text-align: {"left" if name in words else "right"}; padding: 0 0 0 10px; font-weight: normal">'
+        f'<th style="text-align: {"left" if name in words else "right"}; padding: 0 0 0 10px; font-weight: normal; white-space: nowrap">'
         f"{escape(str(name))}</th>"
         for name in frame.columns
     )

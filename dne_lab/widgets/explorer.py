@@ -27,14 +27,14 @@ class Explorer(widgets.VBox):
         super().__init__()
         self.subject = subject
         self.image = slider("image", 0, 0, len(subject.images) - 1)
-        self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="your own image ...")
+        self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="your own image", icon="")
         self.upload.layout.width = "auto"
         self.told = widgets.HTML()
         self.parts = {name: kind(subject) for name, kind in TABS.items()}
         self.tabs = widgets.Tab(list(self.parts.values()), titles=[part.title for part in self.parts.values()])
         self.tabs.selected_index = list(self.parts).index(tab)
         self.children = (widgets.HBox([self.image, self.upload, self.told]), self.tabs)
-        self.layout.max_width = "1020px"
+        self.layout.max_width = "1000px"
         self.image.observe(self._move, "value")
         self.upload.observe(self._uploaded, "value")
         self.tabs.observe(self._turn, "selected_index")

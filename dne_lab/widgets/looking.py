@@ -23,36 +23,41 @@ NOBODY = ""
 class LookingExplorer(Part):
     """Image, expert, layer, query head and patch; where it looks in one model or in two."""
 
-    title = "Spatial and joint attention"
+    title = "Spatial and joint"
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
         names = list(subject.models)
-        self.left = dropdown("model", names, names[0])
-        other = next((n for n in names[1:] if subject.grid(n) == subject.grid(names[0])), NOBODY)
+        joint = [name for name in names if subject.models[name].variant.joint]
+        own = sorted(set(names) - set(joint), key=lambda n: (subject.models[n].variant.mixes != "mlp", names.index(n)))
+        first, *others = [*own[:1], *joint[:1], *own[1:]]  # independent and joint attention, where both are there
+        self.left = dropdown("model", names, first)
+        other = next((name for name in others if subject.grid(name) == subject.grid(first)), NOBODY)
         self.right = dropdown("beside it", [("nothing", NOBODY), *((name, name) for name in names)], other)
         self.expert = slider("task (expert)", 1, 1, 1)
         self.layer = slider("layer", 0, 0, 0)
         self.head = slider("query head", 0, 0, 0)
-        self.beside = Patches()
+        self.maps = [Patches(), Patches()]
         self.tables = [widgets.HTML(), widgets.HTML()]
         self.names = [widgets.HTML(), widgets.HTML()]
         self.columns = [
-            widgets.VBox([name, maps, table], layout=widgets.Layout(width="490px", overflow="hidden"))
-            for name, maps, table in zip(self.names, (self.patches, self.beside), self.tables, strict=True)
+            widgets.VBox([name, maps, table], layout=widgets.Layout(flex="1 1 380px", overflow="hidden"))
+            for name, maps, table in zip(self.names, self.maps, self.tables, strict=True)
         ]
         self.scale = widgets.HTML()
-        self.patches.label = "Where the chosen patch looks; arrow keys choose the patch"
-        self.beside.label = "Where the same patch looks in the other model; arrow keys choose the patch"
-        self.patches.hint = self.beside.hint = "Click, or move it with the arrow keys."
+        self.patches.label = "The image; arrow keys choose the patch"
+        for maps in self.maps:
+            maps.label, maps.hint = "Where the chosen patch looks, head by head; arrow keys choose the patch", ""
         with self.quietly():
             self._fit()
             self.expert.value = self.expert.max
-            rows, columns = subject.grid(names[0])
+            rows, columns = subject.grid(first)
             self.patches.patch = rows // 2 * columns + columns // 2
-        widgets.link((self.patches, "patch"), (self.beside, "patch"))
+        for maps in self.maps:
+            widgets.link((self.patches, "patch"), (maps, "patch"))
+        above = widgets.HBox([self.patches, self.scale], layout=widgets.Layout(flex_flow="row wrap"))
         both = widgets.HBox(self.columns, layout=widgets.Layout(flex_flow="row wrap"))
-        self.begin([[self.left, self.right], [self.expert, self.layer, self.head]], [both, self.scale])
+        self.begin([[self.left, self.right], [self.expert, self.layer, self.head]], [above, both])
 
     def shown(self) -> list[str]:
         """The names of the models on the screen."""
@@ -98,19 +103,17 @@ class LookingExplorer(Part):
         seen = self.current()
         top = plots.look_top(seen)
         pixels = plots.picture(self.subject.images[self.image])
+        self.patches.scene = scene([Panel("picture", pixels, 150, lines=True)], self.subject.grid(self.left.value))
         for place, (name, view) in enumerate(seen.items()):
-            alone = len(seen) == 1
-            side = 130 if len(view.names) == 1 else 82 if len(view.names) <= 18 else 56
-            panels = [Panel("picture", pixels, 130 if not alone else 160, lines=True)]
+            side = 150 if len(view.names) == 1 else 70 if len(view.names) <= 18 else 52
+            panels = []
             for head, weights, groups in zip(view.names, view.weights, view.groups, strict=True):
                 colours = plots.tinted(weights / view.uniform, groups, top).reshape(*view.grid, 3)
                 panels.append(Panel(head, colours, side, weights))
-            maps = (self.patches, self.beside)[place]
-            maps.scene = scene(panels, view.grid)
+            self.maps[place].scene = scene(panels, view.grid)
             self.names[place].value = f"<b>{escape(name)}</b>: {view.kind} attention of expert {view.expert}"
             title = f"attention of {plots.place_name(view.patch, view.grid)} by group"
             self.tables[place].value = drawing.shares(view.frame(), title)
-        self.columns[0].layout.width = "990px" if len(seen) == 1 else "490px"
         self.columns[1].layout.display = "none" if len(seen) == 1 else ""
         self.scale.value = drawing.group_scale(top)
 

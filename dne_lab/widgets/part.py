@@ -15,19 +15,21 @@ from dne_lab.widgets.subject import Subject
 if TYPE_CHECKING:
     import pandas as pd
 
-WIDE = widgets.Layout(width="330px")
+
+def _wide() -> Any:
+    return widgets.Layout(width="268px")
 
 
 def slider(label: str, value: int, low: int, high: int) -> Any:
     """A slider of whole numbers that reports when it comes to rest."""
     return widgets.IntSlider(
-        value, min=low, max=high, description=label, continuous_update=False, layout=WIDE, style=described()
+        value, min=low, max=high, description=label, continuous_update=False, layout=_wide(), style=described()
     )
 
 
 def dropdown(label: str, options: Sequence[Any], value: Any = None) -> Any:
     """A choice among (words, value) pairs or words."""
-    made = widgets.Dropdown(options=options, description=label, layout=WIDE, style=described())
+    made = widgets.Dropdown(options=options, description=label, layout=_wide(), style=described())
     if value is not None:
         made.value = value
     return made
@@ -35,7 +37,7 @@ def dropdown(label: str, options: Sequence[Any], value: Any = None) -> Any:
 
 def described() -> dict[str, str]:
     """Room for labels that are words."""
-    return {"description_width": "110px"}
+    return {"description_width": "96px"}
 
 
 def limit(control: Any, low: int, high: int) -> None:

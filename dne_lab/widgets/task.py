@@ -9,7 +9,7 @@ from dne_lab.errors import LabError
 from dne_lab.plots import attention_views as plots
 from dne_lab.plots.figure import Figure
 from dne_lab.widgets import drawing
-from dne_lab.widgets.browser import Panel, scene
+from dne_lab.widgets.browser import Panel, Patches, scene
 from dne_lab.widgets.part import Part, dropdown, limit, slider
 from dne_lab.widgets.subject import Subject
 
@@ -35,15 +35,22 @@ class TaskExplorer(Part):
         self.head = slider("query head", 0, 0, 0)
         self.bars = widgets.HTML()
         self.scale = widgets.HTML()
-        self.maps = self.patches
-        self.patches.label = "Pictures of the image and of the attention to each head; arrow keys choose the patch"
+        self.maps = Patches()
+        self.patches.label = "The image, and the expert that is read most at each patch; arrow keys choose the patch"
+        self.maps.label = "Attention to each head; arrow keys choose the patch"
+        self.maps.hint = ""
         with self.quietly():
             self._fit()
             self.expert.value = self.expert.max
             self.patches.patch = self._middle()
+        widgets.link((self.patches, "patch"), (self.maps, "patch"))
         self.begin(
             [[self.model, self.block], [self.expert, self.layer, self.head]],
-            [self.patches, widgets.HBox([self.bars, self.scale], layout=widgets.Layout(flex_flow="row wrap"))],
+            [
+                widgets.HBox([self.patches, self.bars], layout=widgets.Layout(flex_flow="row wrap")),
+                self.maps,
+                self.scale,
+            ],
         )
 
     def _middle(self) -> int:
@@ -103,10 +110,11 @@ class TaskExplorer(Part):
                 texts=tuple(str(number) for number in most),
             ),
         ]
-        side = 88 if len(view.names) <= 18 else 60
-        for name, weights in zip(view.names, view.weights.T, strict=True):
-            panels.append(Panel(name, plots.heat(weights.reshape(view.grid), top), side, weights))
         self.patches.scene = scene(panels, view.grid)
+        side = 78 if len(view.names) <= 18 else 56
+        maps = [plots.heat(weights.reshape(view.grid), top) for weights in view.weights.T]
+        heads = [Panel(*each[:2], side, each[2]) for each in zip(view.names, maps, view.weights.T, strict=True)]
+        self.maps.scene = scene(heads, view.grid)
         where = plots.place_name(patch, view.grid)
         title = f"what {where} of expert {view.expert} reads"
         self.bars.value = drawing.bars(view.names, view.weights[patch], view.uniform, top, title)
@@ -114,7 +122,7 @@ class TaskExplorer(Part):
         told = ", ".join(f"expert {e}: {100 * v:.1f}%" for e, v in zip(view.experts, total, strict=True))
         self.scale.value = (
             drawing.heat_scale(top, view.uniform, "attention to a head")
-            + f'<div style="max-width: 420px; line-height: 18px; margin-top: 10px">All heads together: {told}.</div>'
+            + f'<div style="line-height: 18px; margin-top: 6px">All heads together: {told}.</div>'
         )
 
     def figure(self) -> Figure:
