@@ -140,10 +140,33 @@ def report(
     ],
     figures: Annotated[Path | None, typer.Option(help="Write the figures there.")] = None,
     name: Annotated[str | None, typer.Option(help="How the files of --figures begin; default: the data set.")] = None,
+    attention: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Sort the attention of N test images into groups (needs run folders or models)."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="With --attention: where the images are, if not where the run says.")
+    ] = None,
     latex: Annotated[bool, typer.Option(help="Print LaTeX tables.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tables from records beside the paper's; figures."""
+    """Tables from records beside the paper's; figures; the attention of runs.
+
+    With --attention N: SPSH, SPDH, DPSH and DPDH shares of N test images, untrained, trained and under a null model, as
+    records/attention/ID.json, CSV and PNG in the folder of --figures (default: figures).
+    """
+    if attention is not None:
+        import dataclasses
+
+        from dne_lab import decomposing
+
+        found, written = decomposing.write(paths, attention, figures or Path("figures"), data)
+        print(json.dumps([dataclasses.asdict(f) for f in found]) if as_json else decomposing.text(found))
+        for path in written:
+            print(f"wrote {path}", file=sys.stderr)
+        return
     from dne_lab import reporting
 
     records = reporting.find(paths)

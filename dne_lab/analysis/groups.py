@@ -12,7 +12,7 @@ from dne_lab.analysis.images import Images, evaluating, parts
 from dne_lab.analysis.labelling import Labelling
 from dne_lab.analysis.null import ACROSS, shuffled_reader
 from dne_lab.analysis.probe import ATTENTION, Read, probe
-from dne_lab.analysis.probe_selection import Names, Numbers, entries, find_network
+from dne_lab.analysis.probe_selection import Names, Numbers, find_network, select
 from dne_lab.analysis.shares import AttentionGroups
 from dne_lab.models.attention import CLASS, TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
@@ -65,7 +65,8 @@ def attention_groups(
     network = find_network(model)
     chosen = labellings.find(labelling, network.heads, network.grid)
     found = Accumulator(chosen, replicates, by_patch)
-    kinds = _kinds(network, chosen, shuffled) if kind is None else kind
+    there = [entry[0] for entry in select(network, kind, layer, expert, head)]
+    kinds = _kinds(list(dict.fromkeys(there)), chosen, shuffled) if kind is None else kind
     with (
         evaluating(model) as device,
         _reading(network, found.add, shuffled) as read,
@@ -79,9 +80,8 @@ def attention_groups(
     return AttentionGroups(found, part, shuffled)
 
 
-def _kinds(network: ExpandableViT, labelling: Labelling, shuffled: bool) -> list[str]:
-    """The kinds of attention that have rows for a labelling: views of class tokens, or of patches."""
-    there = dict.fromkeys(entry[0] for entry in entries(network))
+def _kinds(there: list[str], labelling: Labelling, shuffled: bool) -> list[str]:
+    """Those of the kinds that have rows for a labelling: views of class tokens, or of patches."""
     if shuffled:
         return [kind for kind in there if kind in ACROSS]
     if labelling.class_queries:

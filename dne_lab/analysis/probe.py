@@ -131,7 +131,8 @@ class _Listener:
             hooks.callback(handle.remove)
             everyone = {e for k, i, e, _ in entries(network) if (k, i) == place}
             # Task and class attention are computed in the open anyway; and naming every expert would undo all batches.
-            if place[0] in (SPATIAL, JOINT) and experts < everyone:
+            # But a joint map holds every patch of every head: there one expert at a time keeps the memory small.
+            if place[0] == JOINT or (place[0] == SPATIAL and experts < everyone):
                 weights.only[handle.id] = frozenset(experts)
                 hooks.callback(weights.only.pop, handle.id, None)
         hooks.callback(network.register_forward_pre_hook(self.begin).remove)

@@ -157,7 +157,7 @@ class AttentionGroups:
     # As data ---------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The tables, JSON-able with six digits: what a record keeps."""
+        """The tables as ``{"columns": names, "rows": lists}``, JSON-able with six digits: what a record keeps."""
         tables = {
             "table": self.table(),
             "table_by_layer": self.table("layer"),
@@ -172,8 +172,12 @@ class AttentionGroups:
             "shuffled": self.shuffled,
             "images": self.images,
             "replicates": self._found.replicates,
-            **{name: _plain(frame) for name, frame in tables.items()},
+            **({} if self.labelling != "groups" else {"same_patch": self._same_patch()}),
+            **{name: plain(frame) for name, frame in tables.items()},
         }
+
+    def _same_patch(self) -> dict[str, list[float | None]]:
+        return {scope: [_cell(v) for v in self.same_patch(scope)] for scope in (LATER, FIRST)}
 
     def __repr__(self) -> str:
         what = f"{self.labelling} of {self.images} images" + (", shuffled" if self.shuffled else "")
@@ -251,10 +255,20 @@ def _columns(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.value, f"{bare} low": estimate.low, f"{bare} high": estimate.high}
 
 
-def _plain(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    def cell(value: Any) -> Any:
-        if isinstance(value, float | np.floating):
-            return None if value != value else float(f"{value:.6g}")
-        return value.item() if hasattr(value, "item") else value
+def frame_of(table: dict[str, list[Any]]) -> "pd.DataFrame":
+    """The inverse of `plain`."""
+    import pandas as pd
 
-    return [{str(name): cell(value) for name, value in row.items()} for row in frame.to_dict("records")]
+    return pd.DataFrame(table.get("rows", []), columns=table.get("columns", []))
+
+
+def plain(frame: "pd.DataFrame") -> dict[str, list[Any]]:
+    """A table as its column names and its rows, six digits."""
+    return {"columns": list(frame.columns), "rows": [[_cell(v) for v in row] for row in frame.itertuples(index=False)]}
+
+
+def _cell(value: Any) -> Any:
+    """Six digits; None for NaN."""
+    if isinstance(value, float | np.floating):
+        return None if value != value else float(f"{value:.6g}")
+    return value.item() if hasattr(value, "item") else value

@@ -72,7 +72,7 @@ class AttentionWeights(nn.Module):
         if gate is None or position is None:
             return content
         gate = gate.reshape(*gate.shape, *[1] * (content.dim() - 1 - gate.dim()))
-        return (1 - gate) * content + gate * self.placed(scores, axes, position)
+        return torch.lerp(content, self.placed(scores, axes, position), gate)
 
     @staticmethod
     def content(scores: Tensor, axes: Axes) -> Tensor:

@@ -31,7 +31,7 @@ STYLES = {
 }
 OTHERS = (Style("#5b4a3f", "*", "star"), Style("#44706f", "d", "diamond-tall"), Style("#7a5195", "8", "octagon"))
 
-# The four groups of (query, key) pairs: blue = same patch, orange = different patch; dark = same head, light = another.
+# The four groups of (query, key) pairs: blue = same patch, orange = different; dark = same head, light = different.
 # Okabe and Ito; told apart under every common colour blindness, and in grey the dark from the light ones.
 GROUPS = {"SPSH": "#0072b2", "SPDH": "#56b4e9", "DPSH": "#d55e00", "DPDH": "#e69f00"}
 GROUP_WORDS = {

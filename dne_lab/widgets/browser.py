@@ -162,7 +162,8 @@ _STYLE = """
 .dne-row canvas { display: block; cursor: crosshair; }
 .dne-row figcaption { font-size: 12px; line-height: 16px; min-height: 16px; text-align: center;
   color: var(--jp-ui-font-color1, #222); }
-.dne-told { font-size: 12px; line-height: 18px; min-height: 18px; width: 0; min-width: 100%; color: var(--jp-ui-font-color1, #222); }
+.dne-told { font-size: 12px; line-height: 18px; min-height: 18px; width: 0; min-width: 100%;
+  color: var(--jp-ui-font-color1, #222); }
 """
 
 _SAVE = """

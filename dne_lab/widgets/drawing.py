@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INK = "var(--jp-ui-font-color1, #222)"
+HEAD = "padding: 0 0 0 10px; font-weight: normal; white-space: nowrap"
 TEXT = f'style="font: 12px sans-serif; fill: {INK}"'
 
 
@@ -131,7 +132,7 @@ def shares(table: "pd.DataFrame", title: str) -> str:
         cells += [_cell(number(float(row["effective keys"]), 4)), _cell(f"{row['keys']:.0f}")]
         rows.append(f'<tr><th title="{escape(words)}" style="text-align: left">{name}</th>{"".join(cells)}</tr>')
     head = "".join(
-        f'<th style="text-align: right; padding: 0 0 0 10px; font-weight: normal; white-space: nowrap">{text}</th>'
+        f'<th style="text-align: right; {HEAD}">{text}</th>'
         for text in ("share %", "uniform %", "effective keys", "of keys")
     )
     return _table(f"<tr><th></th><th></th>{head}</tr>{''.join(rows)}", title)
@@ -151,8 +152,7 @@ def table(frame: "pd.DataFrame", title: str, digits: int = 2) -> str:
     """A data frame as a plain table: words left, numbers right with fixed decimals, blanks where there is nothing."""
     words = {name for name in frame.columns if not np.issubdtype(np.asarray(frame[name]).dtype, np.number)}
     head = "".join(
-        f'<th style="text-align: {"left" if name in words else "right"}; padding: 0 0 0 10px; font-weight: normal; white-space: nowrap">'
-        f"{escape(str(name))}</th>"
+        f'<th style="text-align: {"left" if name in words else "right"}; {HEAD}">{escape(str(name))}</th>'
         for name in frame.columns
     )
     rows = []

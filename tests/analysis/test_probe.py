@@ -132,8 +132,11 @@ def test_only_the_selected_is_listened_to_and_kept() -> None:
     ]
     assert all(part.axes.query_head == (1,) for part in maps)
     before = [bank.numbers for bank in model.banks()]
-    with probe(model, kind="joint", layer=1) as every:
+    with probe(model, kind="task1", layer=1):
         assert [bank.numbers for bank in model.banks()] == before  # all experts: no batch is undone
+        model(tiny.images())
+    with probe(model, kind="joint", layer=1) as every:  # maps over every patch of every head: one expert at a time
+        assert [bank.numbers for bank in model.banks()] == [(number,) for number in range(1, 7)]
         model(tiny.images())
     assert [part.axes.query_head for part in every] == [tuple(range(count)) for count in HEADS[1:]]
     with probe(model, kind="spatial", head=(0, 2)) as apart:  # rows that are no slice

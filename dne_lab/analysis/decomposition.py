@@ -1,0 +1,167 @@
+"""The attention of one run sorted into groups at every moment of its training, as a record beside its own."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dne_lab.analysis.groups import attention_groups
+from dne_lab.analysis.history import newcomer, untrained
+from dne_lab.analysis.null import ACROSS
+from dne_lab.analysis.probe import CONTENT, POSITION
+from dne_lab.analysis.probe_selection import entries
+from dne_lab.analysis.shares import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
+from dne_lab.errors import LabError
+from dne_lab.files import write_text
+from dne_lab.models.expandable import ExpandableViT
+from dne_lab.training.run import Run
+
+KIND, FORMAT = "attention", 1
+INITIAL, TRAINED, SHUFFLED = "initialisation", "trained", "shuffled"
+BRIEF = ("table", "rows", "table_by_expert")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decomposition:
+    """What `decompose` found; shares in percent.
+
+    ``run`` is the id of the run's record, ``LA`` its accuracy. ``moments`` holds tables (see `AttentionGroups.to_dict`)
+    by moment: "initialisation" (all experts untrained), "trained" (every expert
+    as its task left it: experts are frozen, so the state after task t is its first t experts), "shuffled" (the null
+    model), and under gpsa "initialisation, content", ", position" and the same of "trained". ``before`` has the
+    groups of each expert before it learned, on its trained predecessors. ``flow`` says who reads whom.
+    """
+
+    run: str
+    method: str
+    preset: str
+    dataset: str
+    seed: int
+    epochs: int
+    tasks: list[int]
+    heads: list[int]
+    network: dict[str, Any]
+    LA: float | None
+    finished: bool
+    images: int
+    config_sha256: str
+    code_version: str
+    torch: str
+    moments: dict[str, dict[str, Any]]
+    before: dict[str, list[Any]] = field(default_factory=dict)
+    flow: dict[str, list[Any]] = field(default_factory=dict)
+    kind: str = KIND
+    format: int = FORMAT
+
+    def table(self, moment: str = TRAINED, name: str = "table") -> pd.DataFrame:
+        """One table of a moment; `LabError` if the record has none such."""
+        if moment not in self.moments or name not in self.moments[moment]:
+            there = ", ".join(self.moments)
+            raise LabError(f"attention record of {self.run} has no {name} of {moment!r}. It has: {there}.")
+        return frame_of(self.moments[moment][name])
+
+    def same_patch(self, moment: str = TRAINED, scope: str = LATER) -> Estimate:
+        """The share of attention on the query's own patch, percent, with its interval over images."""
+        found = self.moments[moment]["same_patch"][scope]
+        return Estimate(*(float("nan") if value is None else value for value in found))
+
+    def patches(self, moment: str = TRAINED, scope: str = LATER, name: str = "table") -> pd.DataFrame:
+        """The rows of a table about attention to patches; none where a network has one expert and later ones are asked
+        for."""
+        table = self.table(moment, name)
+        return table[table["kind"].isin(PATCHES) & (table["scope"] == scope)].reset_index(drop=True)
+
+    def write(self, path: Path) -> None:
+        """Writes the JSON file, atomically."""
+        write_text(path, json.dumps(dataclasses.asdict(self), separators=(",", ":"), allow_nan=False) + "\n")
+
+
+def find(paths: Path | Iterable[Path]) -> list[Decomposition]:
+    """All attention records in files and, recursively, folders, in the order of their paths.
+
+    Raises:
+        LabError: none there, a damaged one, or one of another version.
+    """
+    given = [paths] if isinstance(paths, Path) else list(paths)
+    files = [file for path in given for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
+    found = []
+    for file in files:
+        try:
+            tree = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise LabError(
+                f"{file} cannot be read ({error}). Make it again: dne-lab report RUN --attention N."
+            ) from error
+        if not isinstance(tree, dict) or tree.get("kind") != KIND:
+            continue
+        names = {f.name for f in dataclasses.fields(Decomposition)}
+        if tree.get("format") != FORMAT or set(tree) != names:
+            raise LabError(
+                f"{file}: attention record of another version. Make it again: dne-lab report RUN --attention N."
+            )
+        found.append(Decomposition(**tree))
+    if not found:
+        where = ", ".join(map(str, given))
+        raise LabError(f"{where}: no attention record there. Make one first: dne-lab report RUN --attention 500.")
+    return found
+
+
+def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True) -> Decomposition:
+    """Sorts the attention of a run into groups: untrained, trained, under the null model, before each task, who reads.
+
+    Args:
+        run: finished or not; of an unfinished one the tasks that are finished, of one without any the start alone.
+        images: test images, spread evenly over the classes.
+        batch_size: images at a time.
+
+    Raises:
+        LabError: a method without experts, data that are not there.
+    """
+    start = untrained(run)
+    batch = run.stream.test_images(images)
+
+    def groups(network: ExpandableViT, **choice: Any) -> AttentionGroups:
+        return attention_groups(network, batch, batch_size=batch_size, progress=progress, **choice)
+
+    done = run.cursor.task - 1
+    moments = {INITIAL: _brief(groups(start))}
+    gated = run.config.network.spatial == "gpsa"
+    networks = {INITIAL: start} | ({TRAINED: run.model} if done else {})
+    if gated:
+        # behind the last block of a cls_token read-out there is no gate, and no part to read
+        blocks: Any = start.experts[0].blocks
+        layers = [layer for layer, block in enumerate(blocks) if block.attention.gate is not None]
+        for moment, network in networks.items():
+            for part in (CONTENT, POSITION):
+                moments[f"{moment}, {part}"] = _brief(groups(network, kind=_patches(network), layer=layers, part=part))
+    before, flow = [], {}
+    if done:
+        moments[TRAINED] = groups(run.model).to_dict()
+        across = any(entry[0] in ACROSS for entry in entries(run.model))
+        if across:
+            moments[SHUFFLED] = _brief(groups(run.model, shuffled=True))
+            flow = plain(groups(run.model, labelling="experts", replicates=0).flow())
+        for task in range(2, done + 1):
+            before.append(groups(newcomer(run, task), expert=task).table("expert"))
+    record = run.record
+    return Decomposition(
+        run=record.id, method=record.method, preset=record.preset, dataset=record.dataset, seed=record.seed,
+        epochs=record.epochs, tasks=record.tasks, heads=list(start.heads), network=record.network, LA=record.LA,
+        finished=record.finished, images=len(batch.index), config_sha256=record.config_sha256,
+        code_version=record.code_version, torch=record.torch, moments=moments,
+        before=plain(pd.concat(before)) if before else {}, flow=flow,
+    )  # fmt: skip
+
+
+def _patches(network: ExpandableViT) -> list[str]:
+    there = {entry[0] for entry in entries(network)}
+    return [kind for kind in PATCHES if kind in there]
+
+
+def _brief(groups: AttentionGroups) -> dict[str, Any]:
+    tree = groups.to_dict()
+    return {name: value for name, value in tree.items() if name in BRIEF or not name.startswith(("table", "rows"))}
