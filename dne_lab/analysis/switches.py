@@ -1,5 +1,6 @@
 """What if: connections of attention switched off, and what becomes of the logits and of every expert's output."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -52,8 +53,11 @@ class Switch:
         if self.how not in HOW:
             raise unknown("way to switch off", self.how, HOW)
 
-    def off(self, axes: Axes) -> Tensor:
-        """Bool, of a shape that broadcasts to a map with these axes: the entries that are off."""
+    def off(self, axes: Axes, tokens: int) -> Tensor:
+        """Bool, of a shape that broadcasts to a map with these axes: the entries that are off.
+
+        ``tokens``: the queries of a head, class tokens and patches.
+        """
         queries = _labels(axes.query_expert, axes.query_head)
         own_keys = axes.layout == "b h p kp"
         keys = queries if own_keys else _labels(axes.key_expert, axes.key_head)
@@ -61,9 +65,8 @@ class Switch:
         reader, source = queries[:, None, 0], keys[None, :, 0]
         alone = self.readers is not None and len(self.readers) == 1
         by_expert = torch.isin(source, torch.tensor(self.experts, dtype=torch.int64)) & ((source < reader) | alone)
-        patches = axes.grid[0] * axes.grid[1] + axes.classes
-        same_patch = torch.eye(patches, dtype=torch.bool)
-        real = torch.arange(patches) >= axes.classes
+        same_patch = torch.eye(tokens, dtype=torch.bool)
+        real = torch.arange(tokens) >= axes.classes
         pairs = real[:, None] & real[None]  # class tokens belong to no group
         if axes.layout == "b p h kh":
             grouped = torch.zeros_like(same_head)
@@ -71,7 +74,7 @@ class Switch:
             grouped |= ~same_head if "SPDH" in self.groups else False
             return (by_expert | (grouped & real[:, None, None]))[None]
         head, patch = same_head[:, None, :, None], same_patch[None, :, None, :]
-        off = torch.zeros(len(queries), patches, len(keys), patches, dtype=torch.bool)
+        off = torch.zeros(len(queries), tokens, len(keys), tokens, dtype=torch.bool)
         for name, member in zip(GROUP_NAMES, (head & patch, ~head & patch, head & ~patch, ~head & ~patch), strict=True):
             if name in self.groups:
                 off |= member & pairs[None, :, None, :]
@@ -80,7 +83,7 @@ class Switch:
 
     def apply(self, part: Tensor, axes: Axes) -> Tensor:
         """A map with the entries off, for ``probe(..., replace=switch.apply)``."""
-        off = self.off(axes).to(part.device)
+        off = self.off(axes, part.shape[axes.layout.split().index("p")]).to(part.device)
         left = part.masked_fill(off, 0.0)
         if self.how == "zero":
             return left
@@ -192,5 +195,6 @@ def _run(network: ExpandableViT, images: Tensor, place: dict[str, Any] | None, s
     if place is None:
         return network(images)
     replace = None if switch is None else switch.apply
-    with probe(network, **place, replace=replace, keep=False):
+    with warnings.catch_warnings(), probe(network, **place, replace=replace, keep=False):
+        warnings.filterwarnings("ignore", "probe: rows of the replaced map")  # that is what was asked for
         return network(images)

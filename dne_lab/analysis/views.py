@@ -24,14 +24,18 @@ TASKWISE = (TASK1, TASK2)
 
 
 def points(model: nn.Module, kinds: tuple[str, ...]) -> dict[str, dict[int, list[int]]]:
-    """Which experts have attention of these kinds: {kind: {expert: [layers]}}; kinds without any are left out.
+    """Where patches attend: {kind: {expert: [layers]}}; kinds without any are left out.
+
+    Behind class attention the last block has no patches, only the class token: it is left out too.
 
     Raises:
         LabError: see `dne_lab.analysis.probe.probe`.
     """
     found: dict[str, dict[int, list[int]]] = {}
-    for kind, layer, expert, head in entries(find_network(model)):
-        if kind in kinds and head == 0:
+    network = find_network(model)
+    layers = network.network.depth - (network.network.readout == "class_attention")
+    for kind, layer, expert, head in entries(network):
+        if kind in kinds and head == 0 and layer < layers:
             found.setdefault(kind, {}).setdefault(expert, []).append(layer)
     return found
 

@@ -167,3 +167,29 @@ def table(frame: "pd.DataFrame", title: str, digits: int = 2) -> str:
                 cells.append(_cell("" if blank else f"{value:.0f}" if whole else f"{value:.{digits}f}"))
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return _table(f"<tr>{head}</tr>{''.join(rows)}", title)
+
+
+def framed(rows: str, title: str) -> str:
+    """Rows of a table, made elsewhere, below a title."""
+    return _table(rows, title)
+
+
+def pairs(names: Sequence[str], before: NDArray[Any], after: NDArray[Any], inks: tuple[str, str], title: str) -> str:
+    """Two bars a row on a scale from 0 to 1: with everything on, and with something off."""
+    left, width, step = 110, 240, 26
+    height = step * len(names) + 44
+    parts = [_svg(left + width + 60, height, title), f'<text x="0" y="13" {TEXT}>{escape(title)}</text>']
+    for row, (name, old, new) in enumerate(zip(names, before, after, strict=True)):
+        y = 22 + row * step
+        told = f"{name}: before {old:.4f}, after {new:.4f}"
+        parts.append(f'<g><title>{escape(told)}</title><text x="{left - 6}" y="{y + 16}" text-anchor="end" {TEXT}>')
+        parts.append(f"{escape(name)}</text>")
+        for place, (value, ink) in enumerate(zip((old, new), inks, strict=True)):
+            size = max(0.5, width * float(value))
+            parts.append(f'<rect x="{left}" y="{y + 2 + 11 * place}" width="{size:.1f}" height="10" fill="{ink}"/>')
+        parts.append(f'<text x="{left + width + 6}" y="{y + 16}" {TEXT}>{new:.3f}</text></g>')
+    for place, (words, ink) in enumerate(zip(("everything on", "switched off"), inks, strict=True)):
+        x = left + 110 * place
+        parts.append(f'<rect x="{x}" y="{height - 15}" width="10" height="10" fill="{ink}"/>')
+        parts.append(f'<text x="{x + 15}" y="{height - 6}" {TEXT}>{words}</text>')
+    return "".join([*parts, "</svg>"])

@@ -25,18 +25,22 @@ class Subject:
         models: networks that take images of one size.
         images: a `Batch`, such as ``stream.test_images(16)`` gives, or uint8 (B, C, H, W) without labels.
         names: of the classes by rank; default: their ranks.
+        tasks: classes of each task, to tell accuracies apart; default: over all classes only.
 
     Raises:
         LabError: no image, images of another size, networks of different sizes, a network that `lab.probe` refuses.
     """
 
-    def __init__(self, models: Mapping[str, nn.Module], images: Images, names: Sequence[str] = ()) -> None:
+    def __init__(
+        self, models: Mapping[str, nn.Module], images: Images, names: Sequence[str] = (), tasks: Sequence[int] = ()
+    ) -> None:
         if not models:
             raise LabError("there is no model to look at: give one, or a dictionary of several by name.")
         self.models: dict[str, ExpandableViT] = {name: find_network(model) for name, model in models.items()}
         shapes = {name: tuple(network.shape) for name, network in self.models.items()}
         if len(set(shapes.values())) > 1:
             raise LabError(f"the models take images of different sizes, {shapes}: explore them one at a time.")
+        self.tasks = tuple(tasks)
         self.names = [str(name) for name in names]
         pixels, labels = (images.images, images.labels.tolist()) if isinstance(images, Batch) else (images, None)
         if not isinstance(pixels, Tensor) or not len(pixels):
