@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dne_lab.training.api import start as start
     from dne_lab.training.api import train as train
     from dne_lab.widgets.explorer import explore as explore
+    from dne_lab.widgets.runs import explore_runs as explore_runs
 
 # Imported when first used, so that `dne-lab --help` answers before torch is loaded.
 _WHERE = {
@@ -34,6 +35,7 @@ _WHERE = {
     "Labelling": "dne_lab.analysis.labelling",
     "probe": "dne_lab.analysis.probe",
     "explore": "dne_lab.widgets.explorer",
+    "explore_runs": "dne_lab.widgets.runs",
     "Variant": "dne_lab.models.variants",
     "LabError": "dne_lab.errors",
 }
@@ -45,6 +47,7 @@ __all__ = [
     "Variant",
     "attention_groups",
     "explore",
+    "explore_runs",
     "open",
     "probe",
     "start",
