@@ -45,8 +45,10 @@ class RunView:
         return f"{title(self.record)}, seed {self.record.seed}{far}"
 
 
-def find(folder: Path) -> list[RunView]:
+def find(folder: Path, attention: Path | None = None) -> list[RunView]:
     """The runs in a folder and below it, in the order of their names; files of other kinds are passed over.
+
+    Attention records are taken from there too, and from the folder ``attention``, if there is one.
 
     Raises:
         LabError: no folder, no run in it, a damaged record.
@@ -55,7 +57,8 @@ def find(folder: Path) -> list[RunView]:
         raise LabError(f"{folder}: there is no such folder. {RUN_FIRST}")
     records: dict[Path, Record] = {}
     measured: dict[str, Decomposition] = {}
-    for file in sorted(folder.rglob("*.json")):
+    elsewhere = sorted(attention.rglob("*.json")) if attention is not None and attention.is_dir() else []
+    for file in [*sorted(folder.rglob("*.json")), *elsewhere]:
         try:
             tree = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -65,7 +68,7 @@ def find(folder: Path) -> list[RunView]:
         if tree.get("kind") == decomposition.KIND:
             found = decomposition.find(file)[0]
             measured[found.run] = found
-        elif "method" in tree and "seen_accuracy" in tree:
+        elif file not in elsewhere and "method" in tree and "seen_accuracy" in tree:
             records[file] = Record.from_tree(tree, file)
     if not records:
         raise LabError(f"{folder}: no run in this folder. {RUN_FIRST}")

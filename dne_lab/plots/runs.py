@@ -61,7 +61,7 @@ def runs_figure(runs: Sequence[RunView]) -> Figure:
         for line, (_, row) in zip(lines, rows.iterrows(), strict=True):
             if row["F spent (G)"] == row["F spent (G)"] and row["LA %"] == row["LA %"]:
                 cost.plot(1000 * row["F spent (G)"], row["LA %"], color=line.look.colour, marker=line.look.marker, ms=7)
-        cost.set_xlim(left=0)
+        cost.set_xlim(0, 1150 * max([0.001, *rows["F spent (G)"].dropna()]))
         cost.set_xlabel("MFLOPs of one image", fontsize=8)
         cost.set_title("last accuracy (%)", fontsize=8, loc="center")
         shares = axes.inset_axes((0.8, 0.34, 0.2, 0.58))
@@ -71,7 +71,8 @@ def runs_figure(runs: Sequence[RunView]) -> Figure:
             else:
                 shares.text(0, place, " not measured", va="center", fontsize=7)
         shares.set_yticks(range(len(lines)), [run.record.method for run in runs], fontsize=7)
-        shares.invert_yaxis()
+        shares.set_ylim(len(lines) - 0.5, -0.5)
+        shares.set_xlim(left=0)
         shares.set_title("attention on own patch (%)", fontsize=8, loc="center")
         for part in (curves, cost, shares):
             part.tick_params(labelsize=7)

@@ -72,7 +72,7 @@ class Handle:
                 f"data.validation = {config.data.validation}, but the stream has {self.whole_stream.validation}."
             )
         self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
-        self.viewers: list[Callable[[Self], None]] = []  # of `watch`: shown the run after every epoch and task
+        self.viewers: list[Callable[[Any], None]] = []  # of `watch`: shown the run after every epoch and task
         self.keeps_exemplars = cls.uses_memory and not cls.joint
         saving.restore(self)
 

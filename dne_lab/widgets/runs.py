@@ -29,9 +29,9 @@ SECONDS = 2.0  # between two looks at a folder that is followed
 class RunsExplorer(widgets.VBox):
     """Accuracy, cost and attention of the runs chosen from a folder; ``follow`` looks again every two seconds."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, attention: Path | None = None) -> None:
         super().__init__()
-        self.path = folder
+        self.path, self.attention = folder, attention
         self.folder = widgets.Text(str(folder), description="folder", continuous_update=False, style=described())
         self.folder.layout.width = "420px"
         self.follow = widgets.Checkbox(description="follow runs that are still going", indent=False)
@@ -69,7 +69,7 @@ class RunsExplorer(widgets.VBox):
         self._seen = now
         before, first = set(self.chosen.value), not self.runs
         try:
-            self.runs = found_runs.find(self.path)
+            self.runs = found_runs.find(self.path, self.attention)
         except LabError as error:
             self.runs = []
             self.message.value = drawing.sentence(str(error), wrong=True)
@@ -187,6 +187,11 @@ def watch(run: "Handle") -> LiveRun:
     return live
 
 
-def explore_runs(folder: str | Path = "runs") -> RunsExplorer:
-    """Runs of a folder side by side, for JupyterLab and Voilà; also runs that are still going in another process."""
-    return RunsExplorer(Path(folder))
+def explore_runs(folder: str | Path = "runs", attention: str | Path = "figures/records/attention") -> RunsExplorer:
+    """Runs of a folder side by side, for JupyterLab and Voilà; also runs that are still going in another process.
+
+    Args:
+        folder: where the runs are, or the records of runs.
+        attention: where `dne-lab report --attention` has written what it measured of them; it need not exist.
+    """
+    return RunsExplorer(Path(folder), Path(attention))
