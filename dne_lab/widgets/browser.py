@@ -155,14 +155,15 @@ export default { render };
 """
 
 _STYLE = """
-.dne-patches { outline-offset: 2px; padding: 2px; border-radius: 2px; width: fit-content; max-width: 100%; }
+.dne-patches { outline-offset: 2px; padding: 2px; border-radius: 2px; width: fit-content;
+  min-width: 300px; max-width: 100%; }
 .dne-patches:focus-visible { outline: 2px solid #0072b2; }
 .dne-row { display: flex; flex-wrap: wrap; gap: 10px; align-items: flex-start; }
 .dne-row figure { margin: 0; }
 .dne-row canvas { display: block; cursor: crosshair; }
 .dne-row figcaption { font-size: 12px; line-height: 16px; min-height: 16px; text-align: center;
   color: var(--jp-ui-font-color1, #222); }
-.dne-told { font-size: 12px; line-height: 18px; min-height: 18px; width: 0; min-width: 100%;
+.dne-told { font-size: 12px; line-height: 18px; min-height: 36px; width: 0; min-width: 100%;
   color: var(--jp-ui-font-color1, #222); }
 """
 
@@ -171,6 +172,7 @@ function render({ model, el }) {
   const button = document.createElement("button");
   button.className = "jupyter-button widget-button lm-Widget";
   button.style.width = "auto";
+  button.style.marginRight = "8px";
   button.textContent = model.get("text");
   button.addEventListener("click", () => model.send("save"));
   const write = (file, buffers) => {

@@ -1,6 +1,8 @@
 """Small drawings as HTML with SVG, from numbers alone: bars, colour scales, tables. Numbers are told where the pointer
 is, and colours are those of `dne_lab.plots`."""
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from html import escape
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dne_lab.analysis.views import GROUP_NAMES
 from dne_lab.plots.attention_views import heat, tinted
@@ -41,7 +44,7 @@ def sentence(text: str, wrong: bool = False) -> str:
 def bars(names: Sequence[str], values: NDArray[Any], uniform: float, top: float, title: str) -> str:
     """Attention to each key head as bars on the scale from 0 to ``top``, with the uniform value as a dashed line."""
     step = 20 if len(names) <= 12 else 13
-    left, width = 122, 240
+    left, width = 122, 200
     place = left + width * uniform / top
     height = step * len(names) + 44
     parts = [_svg(left + width + 54, height, title), f'<text x="0" y="13" {TEXT}>{escape(title)}</text>']
@@ -84,7 +87,7 @@ def group_scale(top: float) -> str:
 def _scale(ramps: Sequence[Any], names: Sequence[str], top: float, mark: float, told: str, title: str) -> str:
     left, width, step = (230 if len(ramps) > 1 else 130), 180, 16
     height = step * len(ramps)
-    parts = [_svg(left + width + 40, height + 24, title)]
+    parts = [_svg(left + width + 40, height + 36, title)]
     for row, (ramp, name) in enumerate(zip(ramps, names, strict=True)):
         parts.append(f'<text x="{left - 6}" y="{row * step + 12}" text-anchor="end" {TEXT}>{escape(name)}</text>')
         size = width / len(ramp)
@@ -98,7 +101,7 @@ def _scale(ramps: Sequence[Any], names: Sequence[str], top: float, mark: float, 
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}" stroke="{ink}" stroke-width="{wide}"/>')
     y = height + 14
     parts.append(f'<text x="{left}" y="{y}" text-anchor="middle" {TEXT}>0</text>')
-    parts.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle" {TEXT}>{escape(told)}</text>')
+    parts.append(f'<text x="{x:.1f}" y="{y + 14}" text-anchor="middle" {TEXT}>{escape(told)}</text>')
     parts.append(f'<text x="{left + width}" y="{y}" text-anchor="middle" {TEXT}>{number(top, 2)}</text></svg>')
     return "".join(parts)
 
@@ -130,7 +133,10 @@ def shares(table: "pd.DataFrame", title: str) -> str:
             *(_cell(value) for value in (f"{share:.2f}", f"{uniform:.2f}")),
         ]
         cells += [_cell(number(float(row["effective keys"]), 4)), _cell(f"{row['keys']:.0f}")]
-        rows.append(f'<tr><th title="{escape(words)}" style="text-align: left">{name}</th>{"".join(cells)}</tr>')
+        rows.append(
+            f'<tr><th title="{escape(words)}" style="text-align: left; padding-right: 8px">{name}</th>'
+            f"{''.join(cells)}</tr>"
+        )
     head = "".join(
         f'<th style="text-align: right; {HEAD}">{text}</th>'
         for text in ("share %", "uniform %", "effective keys", "of keys")
@@ -144,7 +150,7 @@ def _cell(text: str) -> str:
 
 def _table(rows: str, title: str) -> str:
     style = f"font: 12px sans-serif; line-height: 20px; border-collapse: collapse; color: {INK}"
-    caption = f'<caption style="text-align: left; line-height: 22px">{escape(title)}</caption>'
+    caption = f'<caption style="text-align: left; line-height: 22px; white-space: nowrap">{escape(title)}</caption>'
     return f'<table style="{style}">{caption}{rows}</table>'
 
 
@@ -193,3 +199,12 @@ def pairs(names: Sequence[str], before: NDArray[Any], after: NDArray[Any], inks:
         parts.append(f'<rect x="{x}" y="{height - 15}" width="10" height="10" fill="{ink}"/>')
         parts.append(f'<text x="{x + 15}" y="{height - 6}" {TEXT}>{words}</text>')
     return "".join([*parts, "</svg>"])
+
+
+def image(pixels: NDArray[np.uint8], side: int, words: str) -> str:
+    """A picture (h, w, 3), its pixels enlarged without smoothing to ``side`` in width."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    style = f"width: {side}px; image-rendering: pixelated; display: block; margin: 0 14px 8px 2px"
+    return f'<img alt="{escape(words)}" style="{style}" src="data:image/png;base64,{data}">'

@@ -11,7 +11,7 @@ from dne_lab.plots import attention_views as plots
 from dne_lab.plots.figure import Figure
 from dne_lab.widgets import drawing
 from dne_lab.widgets.browser import Panel, Patches, scene
-from dne_lab.widgets.part import Part, dropdown, limit, slider
+from dne_lab.widgets.part import Part, dropdown, html, limit, slider
 from dne_lab.widgets.subject import Subject
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class LookingExplorer(Part):
         self.layer = slider("layer", 0, 0, 0)
         self.head = slider("query head", 0, 0, 0)
         self.maps = [Patches(), Patches()]
-        self.tables = [widgets.HTML(), widgets.HTML()]
+        self.tables = [html("dne-shares"), html("dne-shares")]
         self.names = [widgets.HTML(), widgets.HTML()]
         self.columns = [
             widgets.VBox([name, maps, table], layout=widgets.Layout(flex="1 1 380px", overflow="hidden"))

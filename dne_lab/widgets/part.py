@@ -35,6 +35,13 @@ def dropdown(label: str, options: Sequence[Any], value: Any = None) -> Any:
     return made
 
 
+def html(name: str) -> Any:
+    """A place for text and drawings; ``name`` is its class on the page."""
+    made = widgets.HTML()
+    made.add_class(name)
+    return made
+
+
 def described() -> dict[str, str]:
     """Room for labels that are words."""
     return {"description_width": "96px"}
@@ -62,8 +69,8 @@ class Part(widgets.VBox):
         super().__init__()
         self.subject = subject
         self.image = 0
-        self.message = widgets.HTML()
-        self.said = widgets.HTML()  # prediction and truth
+        self.message = html("dne-message")
+        self.said = html("dne-said")  # prediction and truth
         self.patches = Patches()
         self.view = widgets.VBox()
         self.saving = widgets.HBox(

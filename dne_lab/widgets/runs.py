@@ -16,7 +16,7 @@ from dne_lab.plots.runs import Series, runs_figure, series
 from dne_lab.plots.style import DASHES, OTHERS, STYLES, style
 from dne_lab.widgets import charts, drawing
 from dne_lab.widgets.browser import Download
-from dne_lab.widgets.part import described
+from dne_lab.widgets.part import described, html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ class RunsExplorer(widgets.VBox):
         self.chosen = widgets.SelectMultiple(description="runs", rows=8, style=described())
         self.chosen.layout.width = "640px"
         self.message = widgets.HTML()
-        self.curves, self.losses, self.table = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.curves, self.losses, self.table = html("dne-curves"), html("dne-losses"), html("dne-table")
         saving = [Download("save picture (PNG)", self._png), Download("save numbers (CSV)", self._csv)]
         self.view = widgets.VBox(
             [

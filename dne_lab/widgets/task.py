@@ -10,7 +10,7 @@ from dne_lab.plots import attention_views as plots
 from dne_lab.plots.figure import Figure
 from dne_lab.widgets import drawing
 from dne_lab.widgets.browser import Panel, Patches, scene
-from dne_lab.widgets.part import Part, dropdown, limit, slider
+from dne_lab.widgets.part import Part, dropdown, html, limit, slider
 from dne_lab.widgets.subject import Subject
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class TaskExplorer(Part):
         self.layer = slider("layer", 0, 0, 0)
         self.block = dropdown("task attention", [(words, kind) for kind, words in BLOCKS.items()])
         self.head = slider("query head", 0, 0, 0)
-        self.bars = widgets.HTML()
-        self.scale = widgets.HTML()
+        self.bars = html("dne-bars")
+        self.scale = html("dne-scale")
         self.maps = Patches()
         self.patches.label = "The image, and the expert that is read most at each patch; arrow keys choose the patch"
         self.maps.label = "Attention to each head; arrow keys choose the patch"
@@ -100,11 +100,11 @@ class TaskExplorer(Part):
         top = plots.scale_top(float(view.weights.max()), view.uniform)
         most = view.most_read
         panels = [
-            Panel("picture", plots.picture(self.subject.images[self.image]), 200, lines=True),
+            Panel("picture", plots.picture(self.subject.images[self.image]), 180, lines=True),
             Panel(
                 "expert read most, for each head",
                 plots.age(most.reshape(view.grid), newest),
-                200,
+                180,
                 most,
                 unit="expert",
                 texts=tuple(str(number) for number in most),

@@ -13,8 +13,7 @@ from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import GROUP_WORDS
 from dne_lab.plots.what_if import AFTER, BEFORE, KIND_WORDS, moved_words, switch_words, what_if_figure
 from dne_lab.widgets import drawing
-from dne_lab.widgets.browser import Panel, scene
-from dne_lab.widgets.part import Part, described, dropdown
+from dne_lab.widgets.part import Part, described, dropdown, html
 from dne_lab.widgets.subject import Subject
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 SUBSET = 256  # labelled images on which the accuracy is counted
 EVERYWHERE: Any = None
-HOW = {"mask": "to 0, the rest scaled up (mask)", "zero": "to 0, the rest as it is (zero)"}
+HOW = {"mask": "mask: rest scaled", "zero": "zero: rest kept"}
 
 
 class WhatIfExplorer(Part):
@@ -39,13 +38,12 @@ class WhatIfExplorer(Part):
         self.reader = dropdown("read by", [("all experts", EVERYWHERE)])
         self.layer = dropdown("in layer", [("all layers", EVERYWHERE)])
         self.how = dropdown("weights", [(words, how) for how, words in HOW.items()])
-        self.off = widgets.SelectMultiple(description="switch off", rows=8, style=described())
+        self.off = widgets.SelectMultiple(description="switch off", rows=10, style=described())
         self.off.layout = widgets.Layout(width="340px")
-        self.patches.hint = ""
-        self.patches.label = "The image"
-        self.classes = widgets.HTML()
-        self.moved = widgets.HTML()
-        self.accuracy = widgets.HTML()
+        self.picture = widgets.HTML()
+        self.classes = html("dne-classes")
+        self.moved = html("dne-moved")
+        self.accuracy = html("dne-accuracy")
         self.result: WhatIf | None = None
         self._counted: pd.DataFrame | None = None
         self._fitted = ""
@@ -55,7 +53,7 @@ class WhatIfExplorer(Part):
             [[self.model, self.how], [self.kind, self.reader, self.layer], [self.off]],
             [
                 widgets.HBox(
-                    [self.patches, self.classes], layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start")
+                    [self.picture, self.classes], layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start")
                 ),
                 widgets.HBox([self.moved, self.accuracy], layout=widgets.Layout(flex_flow="row wrap")),
             ],
@@ -101,7 +99,7 @@ class WhatIfExplorer(Part):
         self.said.value = drawing.sentence(self.subject.prediction(name, self.image)) + drawing.sentence(
             switch_words(switch)
         )
-        self.patches.scene = scene([Panel("picture", plots.picture(image), 150)], self.subject.grid(name))
+        self.picture.value = drawing.image(plots.picture(image), 150, "the image")
         table = self.result.classes()
         table.insert(0, "name", [self.subject.name(rank) for rank in table.pop("class")])
         before, after = (int(out.logits[0].argmax()) for out in (self.result.before, self.result.after))

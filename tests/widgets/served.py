@@ -41,6 +41,21 @@ RUN_ALL = """async () => {
   await app.commands.execute("notebook:run-all-cells");
 }"""
 
+# Milliseconds from the next key to the second frame after the first change of an element that is seen.
+UNTIL_PAINTED = """(selector) => {
+  let start = 0;
+  document.addEventListener("keydown", () => { start = performance.now(); }, { capture: true, once: true });
+  const seen = [...document.querySelectorAll(selector)].find((element) => element.offsetParent);
+  window.dnePainted = new Promise((resolve, reject) => {
+    setTimeout(() => reject(new Error(`nothing changed in ${selector}`)), 20000);
+    const watching = new MutationObserver(() => {
+      watching.disconnect();
+      requestAnimationFrame(() => requestAnimationFrame(() => resolve(performance.now() - start)));
+    });
+    watching.observe(seen, { subtree: true, childList: true, characterData: true, attributes: true });
+  });
+}"""
+
 
 def browser_path() -> str | None:
     """The browser of this machine."""
@@ -127,3 +142,13 @@ class Watched:
         self.page.evaluate("async () => { await window.jupyterapp.commands.execute('docmanager:save'); }")
         self.page.reload()
         self.page.wait_for_selector(".jp-Notebook", timeout=60_000)
+
+    def bring(self, selector: str) -> None:
+        """Scrolls the first visible element of that kind into view."""
+        self.page.locator(f"{selector}:visible").first.evaluate("element => element.scrollIntoView({block: 'center'})")
+
+    def seconds(self, selector: str, key: str) -> float:
+        """Seconds from a key's press until what ``selector`` finds has changed and is painted."""
+        self.page.evaluate(UNTIL_PAINTED, selector)
+        self.page.keyboard.press(key)
+        return float(self.page.evaluate("() => window.dnePainted")) / 1000
