@@ -223,6 +223,9 @@ def bench(
     pairs: Annotated[int, typer.Option(help="Interleaved pairs; the ratio is their median.")] = 5,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     bf16: Annotated[bool, typer.Option("--bf16", help="Also time a step under precision=bf16.")] = False,
+    attention: Annotated[
+        int, typer.Option(metavar="N", help="Also time sorting the attention of N images into groups (STA).")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Time the normal path against the literal path with its copied teacher (DNE, one process)."""
@@ -237,7 +240,15 @@ def bench(
     if min(batch, pairs) < 1:
         raise LabError(f"--batch {batch} --pairs {pairs}: both must be at least 1.")
     say: Callable[[str], None] = lambda text: print(f"measuring: {text}", file=sys.stderr, flush=True)  # noqa: E731
-    result = benchmark.run(config, tuple(steps), batch, pairs, usable(device) or "cpu", bf16, say)
+    sorting = {}
+    if attention:
+        from dne_lab import bench_attention
+
+        say(f"attention of {attention} images at task {min(steps)}")
+        sorting["attention_groups"] = bench_attention.measure(
+            preset, min(steps), attention, batch, usable(device) or "cpu"
+        )
+    result = benchmark.run(config, tuple(steps), batch, pairs, usable(device) or "cpu", bf16, say) | sorting
     print(json.dumps(result, indent=1) if as_json else benchmark.text(result))
 
 

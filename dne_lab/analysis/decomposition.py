@@ -5,20 +5,21 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from dne_lab.analysis.groups import attention_groups
 from dne_lab.analysis.history import newcomer, untrained
+from dne_lab.analysis.hosts.base import CONTENT, POSITION
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.null import ACROSS
-from dne_lab.analysis.probe import CONTENT, POSITION
-from dne_lab.analysis.probe_selection import entries
 from dne_lab.analysis.shares import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
 from dne_lab.errors import LabError
 from dne_lab.files import write_text
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KIND, FORMAT = "attention", 1
 INITIAL, TRAINED, SHUFFLED = "initialisation", "trained", "shuffled"
@@ -57,7 +58,7 @@ class Decomposition:
     kind: str = KIND
     format: int = FORMAT
 
-    def table(self, moment: str = TRAINED, name: str = "table") -> pd.DataFrame:
+    def table(self, moment: str = TRAINED, name: str = "table") -> "pd.DataFrame":
         """One table of a moment; `LabError` if the record has none such."""
         if moment not in self.moments or name not in self.moments[moment]:
             there = ", ".join(self.moments)
@@ -69,7 +70,7 @@ class Decomposition:
         found = self.moments[moment]["same_patch"][scope]
         return Estimate(*(float("nan") if value is None else value for value in found))
 
-    def patches(self, moment: str = TRAINED, scope: str = LATER, name: str = "table") -> pd.DataFrame:
+    def patches(self, moment: str = TRAINED, scope: str = LATER, name: str = "table") -> "pd.DataFrame":
         """The rows of a table about attention to patches; none where a network has one expert and later ones are asked
         for."""
         table = self.table(moment, name)
@@ -121,6 +122,8 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
     Raises:
         LabError: a method without experts, data that are not there.
     """
+    import pandas as pd
+
     start = untrained(run)
     batch = run.stream.test_images(images)
 
@@ -141,7 +144,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
     before, flow = [], {}
     if done:
         moments[TRAINED] = groups(run.model).to_dict()
-        across = any(entry[0] in ACROSS for entry in entries(run.model))
+        across = any(entry[0] in ACROSS for entry in find_host(run.model).entries)
         if across:
             moments[SHUFFLED] = _brief(groups(run.model, shuffled=True))
             flow = plain(groups(run.model, labelling="experts", replicates=0).flow())
@@ -158,7 +161,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
 
 
 def _patches(network: ExpandableViT) -> list[str]:
-    there = {entry[0] for entry in entries(network)}
+    there = {entry[0] for entry in find_host(network).entries}
     return [kind for kind in PATCHES if kind in there]
 
 

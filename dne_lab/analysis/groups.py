@@ -8,14 +8,15 @@ from tqdm import tqdm
 
 from dne_lab.analysis import labelling as labellings
 from dne_lab.analysis.accumulate import REPLICATES, Accumulator
+from dne_lab.analysis.hosts.base import Host, heads_of
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.images import Images, evaluating, parts
 from dne_lab.analysis.labelling import Labelling
 from dne_lab.analysis.null import ACROSS, shuffled_reader
 from dne_lab.analysis.probe import ATTENTION, Read, probe
-from dne_lab.analysis.probe_selection import Names, Numbers, find_network, select
+from dne_lab.analysis.probe_selection import Names, Numbers, select
 from dne_lab.analysis.shares import AttentionGroups
 from dne_lab.models.attention import CLASS, TASK1, TASK2
-from dne_lab.models.expandable import ExpandableViT
 
 
 def attention_groups(
@@ -62,14 +63,14 @@ def attention_groups(
         LabError: a choice that matches no point, images of another size, no image, a labelling of the wrong shape.
             Hooks are gone then too.
     """
-    network = find_network(model)
-    chosen = labellings.find(labelling, network.heads, network.grid)
+    host = find_host(model)
+    chosen = labellings.find(labelling, heads_of(host), host.grid)
     found = Accumulator(chosen, replicates, by_patch)
-    there = [entry[0] for entry in select(network, kind, layer, expert, head)]
+    there = [entry[0] for entry in select(host, kind, layer, expert, head)]
     kinds = _kinds(list(dict.fromkeys(there)), chosen, shuffled) if kind is None else kind
     with (
         evaluating(model) as device,
-        _reading(network, found.add, shuffled) as read,
+        _reading(host, found.add, shuffled) as read,
         probe(model, kinds, layer, expert, head, keep=False, read=read, part=part),
         tqdm(desc="attention", unit="image", disable=None if progress else True, leave=False) as bar,
     ):
@@ -90,9 +91,9 @@ def _kinds(there: list[str], labelling: Labelling, shuffled: bool) -> list[str]:
 
 
 @contextmanager
-def _reading(network: ExpandableViT, read: Read, shuffled: bool) -> Iterator[Read]:
+def _reading(host: Host, read: Read, shuffled: bool) -> Iterator[Read]:
     if not shuffled:
         yield read
         return
-    with shuffled_reader(network, read) as passed:
+    with shuffled_reader(host, read) as passed:
         yield passed
