@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.analysis.probe import probe
-from dne_lab.analysis.probe_selection import entries, find_network
-from dne_lab.analysis.views import GROUP_NAMES
+from dne_lab.analysis.views import GROUP_NAMES, entries, find_network
 from dne_lab.errors import LabError, unknown
 from dne_lab.models.attention import JOINT, SPATIAL, TASK1, TASK2, Axes
 from dne_lab.models.expandable import ExpandableViT, Output

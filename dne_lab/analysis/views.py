@@ -8,11 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dne_lab.analysis.hosts.expandable import ExpandableHost
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.maps import AttentionMap
 from dne_lab.analysis.probe import probe
-from dne_lab.analysis.probe_selection import entries, find_network
 from dne_lab.errors import LabError
 from dne_lab.models.attention import JOINT, SPATIAL, TASK1, TASK2
+from dne_lab.models.expandable import ExpandableViT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +23,26 @@ Values = NDArray[np.float64]
 GROUP_NAMES = ("SPSH", "SPDH", "DPSH", "DPDH")
 PATCHWISE = (SPATIAL, JOINT)
 TASKWISE = (TASK1, TASK2)
+
+
+def find_network(model: Any) -> ExpandableViT:
+    """The `ExpandableViT` that ``model`` is or holds.
+
+    Raises:
+        LabError: there is none, it has no expert yet, or it is compiled; see `dne_lab.analysis.probe.probe`.
+    """
+    host = find_host(model)
+    if not isinstance(host.network, ExpandableViT):
+        raise LabError(
+            f"the explorers show the experts of an ExpandableViT, and {host.title} has none. lab.probe and "
+            "lab.attention_groups read it."
+        )
+    return host.network
+
+
+def entries(network: ExpandableViT) -> list[tuple[str, int, int, int]]:
+    """Every (kind, layer, expert, head) for which it computes attention."""
+    return ExpandableHost(network).entries
 
 
 def points(model: nn.Module, kinds: tuple[str, ...]) -> dict[str, dict[int, list[int]]]:

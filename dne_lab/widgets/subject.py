@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from dne_lab.analysis import views
 from dne_lab.analysis.maps import AttentionMap
-from dne_lab.analysis.probe_selection import find_network
 from dne_lab.data.stream import Batch
 from dne_lab.errors import LabError
 from dne_lab.models.expandable import ExpandableViT
@@ -36,7 +35,7 @@ class Subject:
     ) -> None:
         if not models:
             raise LabError("there is no model to look at: give one, or a dictionary of several by name.")
-        self.models: dict[str, ExpandableViT] = {name: find_network(model) for name, model in models.items()}
+        self.models: dict[str, ExpandableViT] = {name: views.find_network(model) for name, model in models.items()}
         shapes = {name: tuple(network.shape) for name, network in self.models.items()}
         if len(set(shapes.values())) > 1:
             raise LabError(f"the models take images of different sizes, {shapes}: explore them one at a time.")

@@ -6,7 +6,6 @@ import ipywidgets as widgets
 import torch
 
 from dne_lab.analysis import switches, views
-from dne_lab.analysis.probe_selection import entries
 from dne_lab.analysis.switches import Switch, WhatIf
 from dne_lab.plots import attention_views as plots
 from dne_lab.plots.figure import Figure
@@ -32,7 +31,7 @@ class WhatIfExplorer(Part):
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
         names = list(subject.models)
-        connected = [n for n in names if {"joint", "task1", "task2"} & {e[0] for e in entries(subject.models[n])}]
+        connected = [n for n in names if {"joint", "task1", "task2"} & {e[0] for e in views.entries(subject.models[n])}]
         self.model = dropdown("model", names, [*connected, *names][0])
         self.kind = dropdown("in attention", [("everywhere", EVERYWHERE)])
         self.reader = dropdown("read by", [("all experts", EVERYWHERE)])
@@ -64,7 +63,7 @@ class WhatIfExplorer(Part):
         if self._fitted == self.model.value:
             return
         network = self.subject.models[self.model.value]
-        there = [entry for entry in entries(network) if entry[0] in switches.KINDS]
+        there = [entry for entry in views.entries(network) if entry[0] in switches.KINDS]
         kinds = list(dict.fromkeys(kind for kind, *_ in there))
         self.kind.options = [("everywhere", EVERYWHERE), *((KIND_WORDS[kind], kind) for kind in kinds)]
         experts = range(1, len(network.heads) + 1)
