@@ -70,7 +70,8 @@ class WhatIfExplorer(Part):
         self.reader.options = [("all experts", EVERYWHERE), *((f"expert {number}", number) for number in experts)]
         layers = sorted({layer for _, layer, *_ in there})
         self.layer.options = [("all layers", EVERYWHERE), *((f"layer {layer}", layer) for layer in layers)]
-        groups = [name for name in views.GROUP_NAMES if network.variant.joint or name[2:] == "SH" or "task1" in kinds]
+        across = {"SPDH": bool({*kinds} - {"spatial"}), "DPDH": "joint" in kinds}  # where one head reads another
+        groups = [name for name in views.GROUP_NAMES if across.get(name, True)]
         self.off.options = [
             *((f"expert {number}", ("expert", number)) for number in experts),
             *((f"{name}: {GROUP_WORDS[name]}", ("group", name)) for name in groups),

@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -76,8 +76,8 @@ def laboratory(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(kind: str, root: Path, state: Path) -> Iterator[str]:
-    """``kind`` is jupyterlab or voila; its address while it runs. Settings, caches and logs lie in ``state``."""
+def serving(kind: str, root: Path, state: Path) -> Iterator["Served"]:
+    """``kind`` is jupyterlab or voila; it answers inside. Settings, caches and logs lie in ``state``."""
     port = _free_port()
     settings = state / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def serving(kind: str, root: Path, state: Path) -> Iterator[str]:
             with contextlib.suppress(OSError), urllib.request.urlopen(address + "/", timeout=2):
                 break
             time.sleep(0.25)
-        yield address
+        yield Served(address, process.pid)
     finally:
         process.terminate()
         try:
@@ -115,12 +115,20 @@ def serving(kind: str, root: Path, state: Path) -> Iterator[str]:
             process.wait()
 
 
+class Served(NamedTuple):
+    """Where a server answers, and its process."""
+
+    address: str
+    process: int
+
+
 class Watched:
     """A page, with what it asked of others and what its console complained about."""
 
-    def __init__(self, browser: Any, address: str, width: int = 1300) -> None:
+    def __init__(self, browser: Any, server: Served, width: int = 1300) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": 1000})
-        self.address = address
+        self.address, self.server = server
+        address = self.address
         self.outside: list[str] = []
         self.complaints: list[str] = []
         own = (address, address.replace("http", "ws"), "data:", "blob:")

@@ -34,9 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def jupyterlab(folder: Path, tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[str]:
-    with served.serving("jupyterlab", folder, tmp_path_factory.mktemp("state")) as address:
-        yield address
+def jupyterlab(folder: Path, tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[served.Served]:
+    with served.serving("jupyterlab", folder, tmp_path_factory.mktemp("state")) as server:
+        yield server
 
 
 def slider(page: Any, name: str) -> Any:
@@ -57,7 +57,7 @@ def clean(seen: served.Watched) -> None:
     assert seen.outside == [] and seen.complaints == []
 
 
-def test_notebook_06_in_jupyterlab(jupyterlab: str, browser: Any) -> None:
+def test_notebook_06_in_jupyterlab(jupyterlab: served.Served, browser: Any) -> None:
     seen = served.Watched(browser, jupyterlab)
     page = seen.page
     seen.run_notebook("06_task_attention_explorer.ipynb")
@@ -100,7 +100,7 @@ def test_notebook_06_in_jupyterlab(jupyterlab: str, browser: Any) -> None:
     page.close()
 
 
-def test_notebook_07_in_jupyterlab(jupyterlab: str, browser: Any) -> None:
+def test_notebook_07_in_jupyterlab(jupyterlab: served.Served, browser: Any) -> None:
     seen = served.Watched(browser, jupyterlab)
     page = seen.page
     seen.run_notebook("07_what_if.ipynb")
@@ -135,10 +135,10 @@ def test_notebook_07_in_jupyterlab(jupyterlab: str, browser: Any) -> None:
 
 
 def test_notebook_06_under_voila(folder: Path, tmp_path: Path, browser: Any) -> None:
-    with served.serving("voila", folder / "06_task_attention_explorer.ipynb", tmp_path) as address:
-        seen = served.Watched(browser, address, width=1000)
+    with served.serving("voila", folder / "06_task_attention_explorer.ipynb", tmp_path) as server:
+        seen = served.Watched(browser, server, width=1000)
         page = seen.page
-        page.goto(address)
+        page.goto(server.address)
         page.locator(".dne-bars:visible").first.wait_for(timeout=90_000)
         assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")  # nothing to the side
         first, picture = text(page, ".dne-bars"), pixels(page, 1)
