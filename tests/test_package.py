@@ -22,7 +22,18 @@ MODULES = {
 # Each layer uses those before it, and itself.
 BOTTOM = ("errors", "chance", "fields", "config", "files", "paper")
 LAYERS = ("bottom", "data", "models", "methods", "measure", "training", "analysis", "plots", "widgets", "top")
-TOP = ("bench", "bench_attention", "decomposing", "arguments", "reporting", "reproduce", "cli", "__main__", "")
+TOP = (
+    "bench",
+    "bench_attention",
+    "decomposing",
+    "ablating",
+    "arguments",
+    "reporting",
+    "reproduce",
+    "cli",
+    "__main__",
+    "",
+)
 # A run that shows itself hands itself over to a viewer, which is imported inside that one method.
 HANDED_OVER = {("dne_lab.training.handle", "dne_lab.widgets.runs")}
 SHOWING = {

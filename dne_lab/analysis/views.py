@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dne_lab.analysis.hosts.expandable import ExpandableHost
 from dne_lab.analysis.hosts.find import find_host
+from dne_lab.analysis.images import evaluating
 from dne_lab.analysis.maps import AttentionMap
 from dne_lab.analysis.probe import probe
 from dne_lab.errors import LabError
@@ -65,8 +65,8 @@ def points(model: nn.Module, kinds: tuple[str, ...]) -> dict[str, dict[int, list
 def read(model: nn.Module, image: Tensor, kind: str, layer: int, expert: int) -> AttentionMap:
     """The map of one point for one image, (C, H, W) uint8."""
     network = find_network(model)
-    with torch.no_grad(), probe(network, kind, layer, expert) as maps:
-        network(image[None].to(network.mean.device))
+    with evaluating(network) as device, probe(network, kind, layer, expert) as maps:
+        network(image[None].to(device))
     return maps.get()
 
 

@@ -1,38 +1,20 @@
 """What a switched-off connection does, as a figure: classes, outputs of the experts, accuracy."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dne_lab.analysis.switches import Switch, WhatIf
+from dne_lab.analysis.what_if import WhatIf
 from dne_lab.plots.attention_views import picture
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.style import GROUP_WORDS
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-KIND_WORDS = {
-    "spatial": "spatial attention",
-    "joint": "joint attention",
-    "task1": "first task attention block",
-    "task2": "second task attention block",
-}
 BEFORE, AFTER = "#999999", "#0072b2"
-
-
-def switch_words(switch: Switch) -> str:
-    """What is off, in words."""
-    off = [f"expert {number}" for number in switch.experts]
-    off += [f"{name} ({GROUP_WORDS[name]})" for name in switch.groups]
-    if not off:
-        return "nothing is off"
-    where = ", ".join(KIND_WORDS[kind] for kind in switch.kinds) if switch.kinds else "all attention"
-    readers = "all experts" if switch.readers is None else "expert " + ", ".join(map(str, switch.readers))
-    layers = "all layers" if switch.layers is None else "layer " + ", ".join(map(str, switch.layers))
-    return f"off ({switch.how}): {', '.join(off)}, for {readers} in {where}, {layers}"
 
 
 def moved_words(moved: Sequence[float]) -> list[str]:
@@ -50,10 +32,10 @@ def what_if_figure(
     """One image's best classes with everything on and with a switch, what moved, and the accuracy on a subset.
 
     Args:
-        result: of `dne_lab.analysis.switches.what_if`.
+        result: of `dne_lab.analysis.what_if.what_if`.
         image: (C, H, W) uint8, number ``place`` of the result.
         names: of the classes by rank.
-        accuracy: of `WhatIf.accuracy`, perhaps on other images; None or empty: not drawn.
+        accuracy: of `dne_lab.analysis.what_if.accuracy`, perhaps on other images; None or empty: not drawn.
     """
     table = result.classes(place)
     labels = [names[rank] if rank < len(names) else f"class {rank}" for rank in table["class"]]
@@ -79,13 +61,13 @@ def what_if_figure(
         if accuracy is not None and len(accuracy):
             _pairs(
                 axes.inset_axes((0.86, 0.08, 0.14, 0.82)),
-                list(accuracy["classes of"]),
+                [name if name == "all" else f"task {name}" for name in accuracy["task"].astype(str)],
                 accuracy["before %"].to_numpy(float),
                 accuracy["after %"].to_numpy(float),
-                f"accuracy (%), {int(accuracy['images'].iloc[-1])} images",
+                f"accuracy (%), {int(accuracy['images'].iloc[0])} images",
             )
 
-    title = switch_words(result.switch)
+    title = "\n".join(textwrap.wrap(result.what, 130))
     return Figure("what_if", title, table, [], on_axes, size=(9.6, 3.2))
 
 

@@ -175,9 +175,13 @@ def table(frame: "pd.DataFrame", title: str, digits: int = 2) -> str:
     return _table(f"<tr>{head}</tr>{''.join(rows)}", title)
 
 
-def framed(rows: str, title: str) -> str:
-    """Rows of a table, made elsewhere, below a title."""
-    return _table(rows, title)
+def facts(names: Sequence[str], words: Sequence[str], title: str) -> str:
+    """A line for each name: the name and what is said of it."""
+    rows = [
+        f'<tr><td>{escape(name)}</td><td style="padding-left: 10px">{escape(text)}</td></tr>'
+        for name, text in zip(names, words, strict=True)
+    ]
+    return _table("".join(rows), title)
 
 
 def pairs(names: Sequence[str], before: NDArray[Any], after: NDArray[Any], inks: tuple[str, str], title: str) -> str:

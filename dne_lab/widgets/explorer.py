@@ -75,7 +75,6 @@ def explore(
     model: nn.Module | Mapping[str, nn.Module],
     images: Images,
     names: Sequence[str] = (),
-    tasks: Sequence[int] = (),
     tab: str = "task",
 ) -> widgets.DOMWidget:
     """Explorers of a network's attention, for JupyterLab and Voilà.
@@ -84,7 +83,6 @@ def explore(
         model: ``run.model``, or several by name, ``{"IA": ia.model, "STA": sta.model}``, to look at side by side.
         images: ``stream.test_images(16)``, or a uint8 tensor (B, C, H, W) without labels.
         names: of the classes by rank, such as ``stream.class_names``.
-        tasks: classes of each task, such as ``stream.tasks``, for accuracy by task.
         tab: which explorer is seen first: task, looking or what_if.
 
     Returns:
@@ -94,7 +92,7 @@ def explore(
         raise LabError(f"tab = {tab!r}: must be one of {', '.join(TABS)}.")
     try:
         models = dict(model) if isinstance(model, Mapping) else {_name(model): model}
-        subject = Subject(models, images, names, tasks)
+        subject = Subject(models, images, names)
     except LabError as error:
         return widgets.HTML(drawing.sentence(str(error), wrong=True))
     return Explorer(subject, tab)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dne_lab.analysis import views
+from dne_lab.analysis.images import evaluating
 from dne_lab.analysis.maps import AttentionMap
 from dne_lab.data.stream import Batch
 from dne_lab.errors import LabError
@@ -24,7 +25,6 @@ class Subject:
         models: networks that take images of one size.
         images: a `Batch`, such as ``stream.test_images(16)`` gives, or uint8 (B, C, H, W) without labels.
         names: of the classes by rank; default: their ranks.
-        tasks: classes of each task, to tell accuracies apart; default: over all classes only.
 
     Raises:
         LabError: no image, images of another size, networks of different sizes, a network that `lab.probe` refuses.
@@ -39,7 +39,6 @@ class Subject:
         shapes = {name: tuple(network.shape) for name, network in self.models.items()}
         if len(set(shapes.values())) > 1:
             raise LabError(f"the models take images of different sizes, {shapes}: explore them one at a time.")
-        self.tasks = tuple(tasks)
         self.names = [str(name) for name in names]
         pixels, labels = (images.images, images.labels.tolist()) if isinstance(images, Batch) else (images, None)
         if not isinstance(pixels, Tensor) or not len(pixels):
@@ -61,12 +60,13 @@ class Subject:
         """(rows, columns) of patches of a model."""
         return self.models[model].grid
 
-    def labelled(self) -> tuple[Tensor, Tensor] | None:
-        """All images that have a label and their labels, or None."""
+    def labelled(self) -> Batch | None:
+        """All images that have a label, or None."""
         places = [place for place, label in enumerate(self.labels) if label is not None]
         if not places:
             return None
-        return torch.stack([self.images[p] for p in places]), torch.tensor([self.labels[p] for p in places])
+        pixels = torch.stack([self.images[place] for place in places])
+        return Batch(pixels, torch.tensor([self.labels[place] for place in places]), torch.tensor(places))
 
     def add(self, content: bytes, name: str) -> int:
         """Takes an image file, fitted to the models' size; its number."""
@@ -85,13 +85,13 @@ class Subject:
             self._maps[key] = views.read(self.models[model], self.images[image], kind, layer, expert)
         return self._maps[key]
 
-    @torch.no_grad()
     def scores(self, model: str, image: int) -> Tensor:
         """(classes,) logits of one image, remembered."""
         key = (model, image)
         if key not in self._scores:
             network = self.models[model]
-            self._scores[key] = network(self.images[image][None].to(network.mean.device)).logits[0].float().cpu()
+            with evaluating(network) as device:
+                self._scores[key] = network(self.images[image][None].to(device)).logits[0].float().cpu()
         return self._scores[key]
 
     def name(self, rank: int) -> str:

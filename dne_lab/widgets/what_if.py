@@ -3,14 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
-import torch
+import numpy as np
 
-from dne_lab.analysis import switches, views
-from dne_lab.analysis.switches import Switch, WhatIf
+from dne_lab.analysis import views
+from dne_lab.analysis.what_if import Choice, WhatIf, accuracy, what_if
+from dne_lab.data.stream import Batch
+from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
 from dne_lab.plots import attention_views as plots
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import GROUP_WORDS
-from dne_lab.plots.what_if import AFTER, BEFORE, KIND_WORDS, moved_words, switch_words, what_if_figure
+from dne_lab.plots.what_if import AFTER, BEFORE, moved_words, what_if_figure
 from dne_lab.widgets import drawing
 from dne_lab.widgets.part import Part, described, dropdown, html
 from dne_lab.widgets.subject import Subject
@@ -19,8 +21,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUBSET = 256  # labelled images on which the accuracy is counted
-EVERYWHERE: Any = None
+ANY: Any = None
 HOW = {"mask": "mask: rest scaled", "zero": "zero: rest kept"}
+KIND_WORDS = {
+    SPATIAL: "spatial attention",
+    JOINT: "joint attention",
+    TASK1: "first task block",
+    TASK2: "second task block",
+    CLASS: "class attention",
+}
 
 
 class WhatIfExplorer(Part):
@@ -31,14 +40,15 @@ class WhatIfExplorer(Part):
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
         names = list(subject.models)
-        connected = [n for n in names if {"joint", "task1", "task2"} & {e[0] for e in views.entries(subject.models[n])}]
+        connected = [n for n in names if {JOINT, TASK1, TASK2} & {e[0] for e in views.entries(subject.models[n])}]
         self.model = dropdown("model", names, [*connected, *names][0])
-        self.kind = dropdown("in attention", [("everywhere", EVERYWHERE)])
-        self.reader = dropdown("read by", [("all experts", EVERYWHERE)])
-        self.layer = dropdown("in layer", [("all layers", EVERYWHERE)])
+        self.reads = dropdown("switch off", [("nothing", ANY)])
+        self.expert = dropdown("as read by", [("all", ANY)])
+        self.kind = dropdown("in attention", [("everywhere", ANY)])
+        self.layer = dropdown("in layer", [("all layers", ANY)])
         self.how = dropdown("weights", [(words, how) for how, words in HOW.items()])
-        self.off = widgets.SelectMultiple(description="switch off", rows=10, style=described())
-        self.off.layout = widgets.Layout(width="340px")
+        self.group = widgets.SelectMultiple(description="only groups", rows=4, style=described())
+        self.group.layout = widgets.Layout(width="340px")
         self.picture = widgets.HTML()
         self.classes = html("dne-classes")
         self.moved = html("dne-moved")
@@ -48,13 +58,12 @@ class WhatIfExplorer(Part):
         self._fitted = ""
         with self.quietly():
             self._fit()
+        wrapped = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
         self.begin(
-            [[self.model, self.how], [self.kind, self.reader, self.layer], [self.off]],
+            [[self.model, self.reads, self.expert], [self.kind, self.layer, self.how], [self.group]],
             [
-                widgets.HBox(
-                    [self.picture, self.classes], layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start")
-                ),
-                widgets.HBox([self.moved, self.accuracy], layout=widgets.Layout(flex_flow="row wrap")),
+                widgets.HBox([self.picture, self.classes], layout=wrapped),
+                widgets.HBox([self.moved, self.accuracy], layout=wrapped),
             ],
         )
 
@@ -63,46 +72,37 @@ class WhatIfExplorer(Part):
         if self._fitted == self.model.value:
             return
         network = self.subject.models[self.model.value]
-        there = [entry for entry in views.entries(network) if entry[0] in switches.KINDS]
+        there = views.entries(network)
         kinds = list(dict.fromkeys(kind for kind, *_ in there))
-        self.kind.options = [("everywhere", EVERYWHERE), *((KIND_WORDS[kind], kind) for kind in kinds)]
-        experts = range(1, len(network.heads) + 1)
-        self.reader.options = [("all experts", EVERYWHERE), *((f"expert {number}", number) for number in experts)]
-        layers = sorted({layer for _, layer, *_ in there})
-        self.layer.options = [("all layers", EVERYWHERE), *((f"layer {layer}", layer) for layer in layers)]
-        across = {"SPDH": bool({*kinds} - {"spatial"}), "DPDH": "joint" in kinds}  # where one head reads another
+        numbers = range(1, len(network.heads) + 1)
+        experts = [(f"expert {number}", number) for number in numbers]
+        self.reads.options = [("no expert", ANY), ("all other experts", "others"), *experts]
+        self.expert.options = [("all", ANY), *experts]
+        self.kind.options = [("everywhere", ANY), *((KIND_WORDS[kind], kind) for kind in kinds)]
+        self.layer.options = [("all layers", ANY), *((f"layer {n}", n) for n in sorted({n for _, n, *_ in there}))]
+        # where one head reads another
+        across = {"SPDH": bool({JOINT, TASK1, TASK2} & {*kinds}), "DPDH": JOINT in kinds}
         groups = [name for name in views.GROUP_NAMES if across.get(name, True)]
-        self.off.options = [
-            *((f"expert {number}", ("expert", number)) for number in experts),
-            *((f"{name}: {GROUP_WORDS[name]}", ("group", name)) for name in groups),
-        ]
+        self.group.options = [(f"{name}: {GROUP_WORDS[name]}", name) for name in groups]
         self._fitted = self.model.value
 
-    def switch(self) -> Switch:
+    def choice(self) -> Choice:
         """What the controls say."""
-        chosen = self.off.value
-        return Switch(
-            experts=tuple(number for what, number in chosen if what == "expert"),
-            groups=tuple(name for what, name in chosen if what == "group"),
-            kinds=None if self.kind.value is EVERYWHERE else (self.kind.value,),
-            layers=None if self.layer.value is EVERYWHERE else (self.layer.value,),
-            readers=None if self.reader.value is EVERYWHERE else (self.reader.value,),
-            how=self.how.value,
+        return Choice(
+            self.reads.value, self.expert.value, self.kind.value, self.layer.value, self.group.value, self.how.value
         )
 
     def update(self) -> None:
         self._fit()
-        switch, name = self.switch(), self.model.value
-        network = self.subject.models[name]
-        image = self.subject.images[self.image]
-        self.result = switches.what_if(network, image[None], switch)
-        self.said.value = drawing.sentence(self.subject.prediction(name, self.image)) + drawing.sentence(
-            switch_words(switch)
-        )
+        choice, name = self.choice(), self.model.value
+        network, image = self.subject.models[name], self.subject.images[self.image]
+        self.said.value = drawing.sentence(self.subject.prediction(name, self.image))
+        self.result = what_if(network, image[None], choice)
+        self.said.value += drawing.sentence(self.result.what)
         self.picture.value = drawing.image(plots.picture(image), 150, "the image")
         table = self.result.classes()
         table.insert(0, "name", [self.subject.name(rank) for rank in table.pop("class")])
-        before, after = (int(out.logits[0].argmax()) for out in (self.result.before, self.result.after))
+        before, after = (int(logits[0].argmax()) for logits in (self.result.before, self.result.after))
         verdict = "stays" if before == after else f"changes to {self.subject.name(after)}"
         self.classes.value = drawing.pairs(
             list(table["name"]),
@@ -111,31 +111,27 @@ class WhatIfExplorer(Part):
             (BEFORE, AFTER),
             f"softmax of the best classes; the prediction {verdict}",
         ) + drawing.table(table, "", digits=3)
-        self.moved.value = self._moved(self.result)
-        # The picture is on the screen by now; the subset takes longer.
-        self._counted = self._accuracy(switch)
+        self.moved.value = drawing.facts(
+            [f"expert {number}" for number in range(1, len(self.result.moved) + 1)],
+            moved_words(self.result.moved),
+            "outputs of the experts",
+        )
+        # The image's answer is on the screen by now; the labelled images take longer.
+        self._counted = self._accuracy(choice)
         self.accuracy.value = self._accuracy_words()
 
-    def _moved(self, result: WhatIf) -> str:
-        lines = [
-            f"<tr><td>expert {number}</td><td style='padding-left: 10px'>{words}</td></tr>"
-            for number, words in enumerate(moved_words(result.moved), start=1)
-        ]
-        head = "outputs of the experts (frozen ones in front of the switch stay)"
-        return drawing.framed("".join(lines), head)
-
-    def _accuracy(self, switch: Switch) -> "pd.DataFrame | None":
+    def _accuracy(self, choice: Choice) -> "pd.DataFrame | None":
         found = self.subject.labelled()
         if found is None:
             return None
-        images, labels = (part[:: -(-len(part) // SUBSET)] for part in found)
-        whole = switches.what_if(self.subject.models[self.model.value], images, switch, labels)
-        return whole.accuracy(self.subject.tasks)
+        step = -(-len(found.index) // SUBSET)
+        return accuracy(self.subject.models[self.model.value], Batch(*(part[::step] for part in found)), choice)
 
     def _accuracy_words(self) -> str:
         if self._counted is None:
             return drawing.sentence("No accuracy: these images have no labels.")
-        return drawing.table(self._counted, "accuracy on the labelled images given", digits=1)
+        told = self._counted[["task", "images", "before %", "after %", "loss", "+-"]]
+        return drawing.table(told.astype({"task": str}), "accuracy on the labelled images given", digits=1)
 
     def figure(self) -> Figure:
         self.update()
@@ -144,11 +140,11 @@ class WhatIfExplorer(Part):
         return what_if_figure(self.result, image, self.subject.names, self._counted)
 
     def numbers(self) -> "pd.DataFrame":
-        self.update()
-        assert self.result is not None
-        old, new = (out.logits[0].double().cpu() for out in (self.result.before, self.result.after))
         import pandas as pd
 
-        ranks = torch.arange(len(old)).numpy()
-        names = [self.subject.name(rank) for rank in ranks]
-        return pd.DataFrame({"class": ranks, "name": names, "logit before": old.numpy(), "logit after": new.numpy()})
+        self.update()
+        assert self.result is not None
+        old, new = (logits[0].double().numpy() for logits in (self.result.before, self.result.after))
+        ranks = np.arange(len(old))
+        names = [self.subject.name(int(rank)) for rank in ranks]
+        return pd.DataFrame({"class": ranks, "name": names, "logit before": old, "logit after": new})

@@ -5,18 +5,20 @@ import io
 import numpy as np
 import pytest
 import tiny
+import torch
 from PIL import Image
 from tiny import AUTHORS
 
 from dne_lab.analysis import views
 from dne_lab.analysis.runs import RunView
-from dne_lab.analysis.switches import Switch, what_if
+from dne_lab.analysis.what_if import Choice, accuracy, what_if
+from dne_lab.data.stream import Batch
 from dne_lab.errors import LabError
 from dne_lab.models.variants import DNE, IA, STA
 from dne_lab.plots import attention_views as plots
 from dne_lab.plots.runs import runs_figure
 from dne_lab.plots.style import GROUPS
-from dne_lab.plots.what_if import moved_words, switch_words, what_if_figure
+from dne_lab.plots.what_if import moved_words, what_if_figure
 
 HEADS = (3, 1, 2)
 
@@ -89,17 +91,14 @@ def test_many_heads_still_fit() -> None:
 
 
 def test_what_if_in_words_and_drawn() -> None:
-    assert switch_words(Switch()) == "nothing is off"
-    switch = Switch(experts=(1,), groups=("SPDH",), kinds=("task1",), layers=(0,), readers=(3,), how="zero")
-    assert switch_words(switch) == (
-        "off (zero): expert 1, SPDH (same patch, different head), for expert 3 in first task attention block, layer 0"
-    )
     assert moved_words([0.0, 0.1234]) == ["bit for bit the same", "moves by up to 0.123"]
     images = tiny.images(8)
     model = tiny.model(DNE, HEADS, **AUTHORS)
-    found = what_if(model, images, switch, labels=images.new_tensor([0] * 8).long())
-    figure = what_if_figure(found, images[2], ["cat"], found.accuracy(), place=2)
-    assert figure.image() == what_if_figure(found, images[2], ["cat"], found.accuracy(), place=2).image()
+    choice = Choice(reads=1, how="zero")
+    found = what_if(model, images, choice)
+    told = accuracy(model, Batch(images, torch.arange(8) % 6, torch.arange(8)), choice)
+    figure = what_if_figure(found, images[2], ["cat"], told, place=2)
+    assert figure.image() == what_if_figure(found, images[2], ["cat"], told, place=2).image()
     assert set(figure.table["name"]) <= {"cat", *(f"class {rank}" for rank in range(1, 6))}
     assert what_if_figure(found, images[0]).image()
 

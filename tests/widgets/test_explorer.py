@@ -15,6 +15,7 @@ from PIL import Image
 from tiny import AUTHORS, PAPER
 
 import dne_lab as lab
+from dne_lab.analysis.what_if import Choice
 from dne_lab.data.stream import Batch
 from dne_lab.errors import LabError
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
@@ -31,7 +32,7 @@ def explorer(
     models = {variant.name: tiny.model(variant, heads, **{**AUTHORS, **style}) for variant in variants}
     pixels = tiny.images(6)
     images = Batch(pixels, torch.arange(6) % 4, torch.arange(6)) if labels else pixels
-    made = lab.explore(models, images, names=["cat", "dog"], tasks=(2,) * len(heads), tab=tab)
+    made = lab.explore(models, images, names=["cat", "dog"], tab=tab)
     assert isinstance(made, Explorer)
     return made
 
@@ -138,25 +139,27 @@ def test_ia_and_sta_look_side_by_side() -> None:
 
 
 def test_what_if_changes_logits_and_keeps_old_outputs() -> None:
-    made = explorer(tab="what_if", variants=(STA, DNE))
+    made = explorer(tab="what_if", variants=(IA, STA, DNE))
     part: Any = made.part
-    assert "nothing is off" in part.said.value and part.result.moved == [0.0, 0.0, 0.0]
+    assert part.model.value == "sta" and "nothing is off" in part.said.value and part.result.moved == [0.0, 0.0, 0.0]
     part.model.value = "dne"
-    part.off.value = (("expert", 1),)
-    assert part.result.moved[0] == 0.0 and part.result.moved[2] > 0
-    assert "expert 1</td><td style='padding-left: 10px'>bit for bit the same" in part.moved.value
-    part.reader.value = 3
-    assert part.result.moved[:2] == [0.0, 0.0]
-    assert "accuracy on the labelled images" in part.accuracy.value and "task 2" in part.accuracy.value
+    part.reads.value = 1
+    assert part.result.moved[0] == 0.0 and part.result.moved[2] > 0 and "keys of expert 1" in part.said.value
+    assert 'expert 1</td><td style="padding-left: 10px">bit for bit the same' in part.moved.value
+    part.expert.value = 3
+    assert part.result.moved[:2] == [0.0, 0.0] and part.result.moved[2] > 0
+    assert "accuracy on the labelled images" in part.accuracy.value and ">all<" in part.accuracy.value
     part.kind.value, part.how.value, part.layer.value = "task2", "zero", 0
-    assert part.switch() == lab.analysis.switches.Switch(
-        experts=(1,), kinds=("task2",), layers=(0,), readers=(3,), how="zero"
-    )
-    part.reader.value = 1
-    assert "no attention at" in part.message.value and part.view.layout.display == "none"
-    part.reader.value = None
+    assert part.choice() == Choice(1, 3, "task2", 0, (), "zero")
+    part.expert.value = 1
+    assert "task2" in part.message.value and part.view.layout.display == "none"
+    part.expert.value = None
     assert part.message.value == "" and part.view.layout.display == ""
-    assert len(part.numbers()) == 6
+    part.reads.value, part.group.value = None, ("SPSH", "SPDH")
+    assert "SPSH + SPDH" in part.said.value and len(part.numbers()) == 6
+    part.model.value = "ia"
+    assert part.group.value == () and part.reads.value is None and "nothing is off" in part.said.value
+    assert [name for _, name in part.group.options] == ["SPSH", "DPSH"]
 
 
 @pytest.mark.parametrize("tab", ["task", "looking", "what_if"])
@@ -206,7 +209,7 @@ def test_26_experts() -> None:
         made.tabs.selected_index = tab
         assert made.part.message.value == ""
     what: Any = made.part
-    what.off.value = (("expert", 25),)
+    what.reads.value = 25
     assert what.result.moved[:25] == [0.0] * 25 and what.result.moved[25] > 0
     assert "these images have no labels" in what.accuracy.value
 
