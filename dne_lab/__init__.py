@@ -11,9 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dne_lab.analysis.ablation import ablate as ablate
     from dne_lab.analysis.groups import attention_groups as attention_groups
     from dne_lab.analysis.labelling import Labelling as Labelling
     from dne_lab.analysis.probe import probe as probe
+    from dne_lab.analysis.sweep import ablation_sweep as ablation_sweep
     from dne_lab.data.stream import stream as stream
     from dne_lab.errors import LabError as LabError
     from dne_lab.measure.record import Record as Record
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from dne_lab.training.api import open as open
     from dne_lab.training.api import start as start
     from dne_lab.training.api import train as train
+    from dne_lab.widgets.explorer import explore as explore
+    from dne_lab.widgets.runs import explore_runs as explore_runs
 
 # Imported when first used, so that `dne-lab --help` answers before torch is loaded.
 _WHERE = {
@@ -29,9 +33,13 @@ _WHERE = {
     "train": "dne_lab.training.api",
     "open": "dne_lab.training.api",
     "Record": "dne_lab.measure.record",
+    "ablate": "dne_lab.analysis.ablation",
+    "ablation_sweep": "dne_lab.analysis.sweep",
     "attention_groups": "dne_lab.analysis.groups",
     "Labelling": "dne_lab.analysis.labelling",
     "probe": "dne_lab.analysis.probe",
+    "explore": "dne_lab.widgets.explorer",
+    "explore_runs": "dne_lab.widgets.runs",
     "Variant": "dne_lab.models.variants",
     "LabError": "dne_lab.errors",
 }
@@ -41,7 +49,11 @@ __all__ = [
     "Labelling",
     "Record",
     "Variant",
+    "ablate",
+    "ablation_sweep",
     "attention_groups",
+    "explore",
+    "explore_runs",
     "open",
     "probe",
     "start",

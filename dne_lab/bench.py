@@ -20,7 +20,7 @@ from dne_lab import chance
 from dne_lab.config import Config
 from dne_lab.data.source import ArraySource
 from dne_lab.data.stream import ClassStream, Task
-from dne_lab.measure.cost import blank_stream, shape_of
+from dne_lab.measure.cost import blank_stream, counted, shape_of
 from dne_lab.methods.base import Stage, create
 from dne_lab.methods.expansion import Expansion
 from dne_lab.models import literal
@@ -58,14 +58,16 @@ def grown(config: Config, task: int, device: str) -> tuple[Expansion, Expandable
     return method, teacher, current
 
 
-def _images(method: Expansion, batch: int, device: str) -> tuple[Tensor, Tensor]:
+def images_of(method: Expansion, batch: int, device: str) -> tuple[Tensor, Tensor]:
+    """Random images of the method's size and labels of its classes."""
     generator = chance.generator("bench", batch)
     images = torch.randint(0, 256, (batch, *method.stream.shape), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, method.model.classifier.classes, (batch,), generator=generator)
     return images.to(device), labels.to(device)
 
 
-def _seconds(action: Callable[[], object], device: str) -> float:
+def seconds(action: Callable[[], object], device: str) -> float:
+    """How long an action takes, to its end on the device."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -78,7 +80,7 @@ def _seconds(action: Callable[[], object], device: str) -> float:
 def _pairs(slow: Callable[[], object], fast: Callable[[], object], device: str, pairs: int) -> tuple[float, float]:
     """The median of slow / fast over interleaved pairs after one round to warm up, and the median seconds of fast."""
     slow(), fast()
-    times = [(_seconds(slow, device), _seconds(fast, device)) for _ in range(pairs)]
+    times = [(seconds(slow, device), seconds(fast, device)) for _ in range(pairs)]
     return statistics.median(a / b for a, b in times), statistics.median(b for _, b in times)
 
 
@@ -86,7 +88,7 @@ def _stepper(
     method: Expansion, task: Task, batch: int, device: str
 ) -> tuple[Tensor, Callable[[Callable[[], Any]], None]]:
     """Images, and a training step (forward, backward, optimiser) from a function that gives their output."""
-    images, labels = _images(method, batch, device)
+    images, labels = images_of(method, batch, device)
     optimizer = torch.optim.AdamW(method.parameters_to_train().values(), lr=1e-6)
 
     def step(output: Callable[[], Any]) -> None:
@@ -131,11 +133,29 @@ def product_share(config: Config, task: int, batch: int, device: str) -> float:
     return sum(t for name, t in times.items() if any(word in name for word in PRODUCTS)) / sum(times.values())
 
 
+def step_flops(config: Config, task: int, batch: int) -> int:
+    """FLOPs of a training step on the normal path: forward, backward, every operation that multiplies matrices."""
+    method, _, current = grown(config, task, "cpu")
+    images, step = _stepper(method, current, batch, "cpu")
+    step(lambda: method.model(images))  # what is prepared once is prepared here
+    return counted(lambda: step(lambda: method.model(images)))
+
+
+def rate(dtype: torch.dtype, device: str, side: int = 2048) -> float:
+    """FLOP/s that this machine reaches in one large square matrix product: the best of 7, after one to warm up.
+
+    The limit for every program that multiplies matrices here; how many threads it used stands beside it.
+    """
+    a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
+    times = [seconds(lambda: a @ b, device) for _ in range(8)]
+    return 2 * side**3 / min(times[1:])
+
+
 def inference(config: Config, task: int, batch: int, device: str, pairs: int) -> tuple[float, float]:
     """Ratio literal / normal of a prediction, and the normal path's seconds a batch."""
     method, _, _ = grown(config, task, device)
     method.eval().requires_grad_(False)
-    images, _ = _images(method, batch, device)
+    images, _ = images_of(method, batch, device)
     with torch.no_grad():
         return _pairs(lambda: method.compute_literally(images), lambda: method.compute(images), device, pairs)
 
@@ -144,7 +164,7 @@ def calls(config: Config, task: int) -> int:
     """Operator calls of one prediction, once the frozen experts are prepared."""
     method, _, _ = grown(config, task, "cpu")
     method.eval().requires_grad_(False)
-    images, _ = _images(method, 1, "cpu")
+    images, _ = images_of(method, 1, "cpu")
     with torch.no_grad():
         method.compute(images)
         with _Calls() as counter:
@@ -164,7 +184,7 @@ def data_seconds(config: Config, batch: int, device: str) -> float:
         return batches.training(data, order, config.learn, ("bench", step), place)
 
     fetch(0)
-    return statistics.median(_seconds(lambda: fetch(step), device) for step in range(1, 12))  # noqa: B023
+    return statistics.median(seconds(lambda: fetch(step), device) for step in range(1, 12))  # noqa: B023
 
 
 def peak_memory(device: str) -> float:
@@ -186,20 +206,22 @@ def run(
 ) -> dict[str, Any]:
     """All measurements. Keys as in the command ``dne-lab bench --json``; times of the normal path under ``seconds``."""
     ratios: dict[str, float] = {}
-    seconds: dict[str, float] = {}
+    times: dict[str, float] = {}
     for task in steps:
         report(f"training step at task {task}")
-        ratios[str(task)], seconds[f"train_step_{task}"] = train_step(config, task, batch, device, pairs)
+        ratios[str(task)], times[f"train_step_{task}"] = train_step(config, task, batch, device, pairs)
     last = max(steps)
     report(f"inference at task {last}")
-    ratio, seconds[f"inference_{last}"] = inference(config, last, batch, device, pairs)
+    ratio, times[f"inference_{last}"] = inference(config, last, batch, device, pairs)
     report("operator calls")
     counted = {str(task): calls(config, task) for task in (2, 6, 11, 26) if task <= len(config.data.tasks)}
     report("data")
-    _, seconds["train_step_1"] = train_step(config, 1, batch, device, pairs)
+    _, times["train_step_1"] = train_step(config, 1, batch, device, pairs)
     first = min(steps)
     report("where a step's time goes")
     shares = {str(task): product_share(config, task, batch, device) for task in sorted({1, first, last})}
+    report("the limit of this machine")
+    rates = {"float32": rate(torch.float32, device), **({"bfloat16": rate(torch.bfloat16, device)} if bf16 else {})}
     gains = {}
     if bf16:
         report("bf16")
@@ -208,17 +230,20 @@ def run(
         "train_step": ratios,
         "inference": {str(last): ratio},
         "calls_per_forward": counted,
-        "images_per_second": batch / seconds[f"train_step_{first}"],
-        "data_share": data_seconds(config, batch, device) / seconds["train_step_1"],  # the shortest step there is
+        "images_per_second": batch / times[f"train_step_{first}"],
+        "data_share": data_seconds(config, batch, device) / times["train_step_1"],  # the shortest step there is
         "product_share": shares,
+        "step_flops": {str(task): step_flops(config, task, batch) for task in sorted({1, *steps})},
+        "rates": rates,
         **gains,
         "peak_memory_mb": peak_memory(device),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu",
         "torch": torch.__version__,
+        "preset": config.preset,
         "threads": torch.get_num_threads(),
         "batch": batch,
         "pairs": pairs,
-        "seconds": seconds,
+        "seconds": times,
     }
 
 
@@ -231,8 +256,18 @@ def text(result: dict[str, Any]) -> str:
     lines.append(f"{result['images_per_second']:.1f} images/s, data {result['data_share']:.1%} of a step")
     shares = ", ".join(f"{share:.0%} at T = {t}" for t, share in result["product_share"].items())
     lines.append(f"matrix products and attention kernels in a training step: {shares}")
+    for t, flops in result["step_flops"].items():
+        least = flops / result["rates"]["float32"]
+        lines.append(f"training step at task {t}: {flops / 1e9:.1f} GFLOP, {least:.3f} s at the measured rate")
     for t, r in result.get("bf16_step", {}).items():
         lines.append(f"training step at task {t} in bf16: {r:.2f} times as fast as in float32")
+    if "attention_groups" in result:
+        a = result["attention_groups"]
+        memory = "" if a["peak_memory_mb"] is None else f", {a['peak_memory_mb']:.0f} MB beyond the model"
+        lines.append(
+            f"attention of {a['images']} images into groups (STA, task {a['task']}): {a['ratio']:.2f} times a plain "
+            f"explicit forward pass{memory}"
+        )
     lines.append(f"peak memory {result['peak_memory_mb']:.0f} MB")
     lines.append(f"{result['device']}, {result['threads']} threads, torch {result['torch']}")
     return "\n".join(lines)

@@ -1,24 +1,23 @@
 """The attention of one run sorted into groups at every moment of its training, as a record beside its own."""
 
-import dataclasses
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import pandas as pd
-
+from dne_lab.analysis import kept
 from dne_lab.analysis.groups import attention_groups
 from dne_lab.analysis.history import newcomer, untrained
+from dne_lab.analysis.hosts.base import CONTENT, POSITION
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.null import ACROSS
-from dne_lab.analysis.probe import CONTENT, POSITION
-from dne_lab.analysis.probe_selection import entries
 from dne_lab.analysis.shares import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
 from dne_lab.errors import LabError
-from dne_lab.files import write_text
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KIND, FORMAT = "attention", 1
 INITIAL, TRAINED, SHUFFLED = "initialisation", "trained", "shuffled"
@@ -35,6 +34,8 @@ class Decomposition:
     model), and under gpsa "initialisation, content", ", position" and the same of "trained". ``before`` has the
     groups of each expert before it learned, on its trained predecessors. ``flow`` says who reads whom.
     """
+
+    AGAIN: ClassVar[str] = "Make it again: dne-lab report RUN --attention N."
 
     run: str
     method: str
@@ -57,7 +58,7 @@ class Decomposition:
     kind: str = KIND
     format: int = FORMAT
 
-    def table(self, moment: str = TRAINED, name: str = "table") -> pd.DataFrame:
+    def table(self, moment: str = TRAINED, name: str = "table") -> "pd.DataFrame":
         """One table of a moment; `LabError` if the record has none such."""
         if moment not in self.moments or name not in self.moments[moment]:
             there = ", ".join(self.moments)
@@ -69,7 +70,7 @@ class Decomposition:
         found = self.moments[moment]["same_patch"][scope]
         return Estimate(*(float("nan") if value is None else value for value in found))
 
-    def patches(self, moment: str = TRAINED, scope: str = LATER, name: str = "table") -> pd.DataFrame:
+    def patches(self, moment: str = TRAINED, scope: str = LATER, name: str = "table") -> "pd.DataFrame":
         """The rows of a table about attention to patches; none where a network has one expert and later ones are asked
         for."""
         table = self.table(moment, name)
@@ -77,7 +78,7 @@ class Decomposition:
 
     def write(self, path: Path) -> None:
         """Writes the JSON file, atomically."""
-        write_text(path, json.dumps(dataclasses.asdict(self), separators=(",", ":"), allow_nan=False) + "\n")
+        kept.write(self, path)
 
 
 def find(paths: Path | Iterable[Path]) -> list[Decomposition]:
@@ -86,28 +87,7 @@ def find(paths: Path | Iterable[Path]) -> list[Decomposition]:
     Raises:
         LabError: none there, a damaged one, or one of another version.
     """
-    given = [paths] if isinstance(paths, Path) else list(paths)
-    files = [file for path in given for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
-    found = []
-    for file in files:
-        try:
-            tree = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise LabError(
-                f"{file} cannot be read ({error}). Make it again: dne-lab report RUN --attention N."
-            ) from error
-        if not isinstance(tree, dict) or tree.get("kind") != KIND:
-            continue
-        names = {f.name for f in dataclasses.fields(Decomposition)}
-        if tree.get("format") != FORMAT or set(tree) != names:
-            raise LabError(
-                f"{file}: attention record of another version. Make it again: dne-lab report RUN --attention N."
-            )
-        found.append(Decomposition(**tree))
-    if not found:
-        where = ", ".join(map(str, given))
-        raise LabError(f"{where}: no attention record there. Make one first: dne-lab report RUN --attention 500.")
-    return found
+    return kept.find(paths, Decomposition)
 
 
 def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True) -> Decomposition:
@@ -121,6 +101,8 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
     Raises:
         LabError: a method without experts, data that are not there.
     """
+    import pandas as pd
+
     start = untrained(run)
     batch = run.stream.test_images(images)
 
@@ -141,7 +123,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
     before, flow = [], {}
     if done:
         moments[TRAINED] = groups(run.model).to_dict()
-        across = any(entry[0] in ACROSS for entry in entries(run.model))
+        across = any(entry[0] in ACROSS for entry in find_host(run.model).entries)
         if across:
             moments[SHUFFLED] = _brief(groups(run.model, shuffled=True))
             flow = plain(groups(run.model, labelling="experts", replicates=0).flow())
@@ -158,7 +140,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
 
 
 def _patches(network: ExpandableViT) -> list[str]:
-    there = {entry[0] for entry in entries(network)}
+    there = {entry[0] for entry in find_host(network).entries}
     return [kind for kind in PATCHES if kind in there]
 
 

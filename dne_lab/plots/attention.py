@@ -41,7 +41,7 @@ def attention_groups(found: Iterable[Decomposition]) -> Figure:
     for (preset, method), members in made.items():
         tables = [member.patches() for member in members]
         first: dict[str, Any] = {
-            "series": f"{TITLES.get(method, method)}\n{preset}",
+            "series": f"{TITLES.get(method, method)}, {preset}",
             "method": method,
             "preset": preset,
         }
@@ -146,7 +146,7 @@ def expert_flow(member: Decomposition) -> Figure:
     side = len(names)
     heading = f"Who reads whom: {TITLES.get(member.method, member.method)}, {_scale([member])}, seed {member.seed}\n"
     heading += "share of the attention of the expert of a row, percent"
-    size = (min(14.0, 1.6 + 0.34 * blocks * (side + 1)), 1.9 + 0.34 * side)
+    size = (min(14.0, 1.6 + 0.34 * blocks * (side + 1)), 1.3 + 0.34 * side)
     return Figure(f"expert_flow_{member.run}", heading, table, [member.run], drawn.flow_axes, drawn.flow_plotly, size)
 
 
@@ -198,7 +198,7 @@ def _settings(found: Iterable[Decomposition], moment: str) -> dict[tuple[str, st
 def _printed(row: dict[Any, Any]) -> list[dict[Any, Any]]:
     """The printed shares; the paper tells same and different patches, not heads."""
     method = row["model"]
-    first: dict[Any, Any] = {"series": f"{TITLES[method]}\n{PAPER}", "method": method, "preset": PAPER}
+    first: dict[Any, Any] = {"series": f"{TITLES[method]}, {PAPER}", "method": method, "preset": PAPER}
     shares = {SAME_PATCH: row["same_patch_percent"], DIFFERENT_PATCH: row["different_patch_percent"]}
     return [first | {"group": group, "share %": float(share)} for group, share in shares.items()]
 

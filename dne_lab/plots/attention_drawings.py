@@ -35,16 +35,16 @@ def groups_axes(axes: "Axes", table: "pd.DataFrame") -> None:
             bars = [[same["share %"] - same["low"]], [same["high"] - same["share %"]]]
             axes.errorbar(place - 0.12, same["share %"], yerr=bars, color="black", capsize=3, linewidth=1.2)
         at = max(same["share %"], same["high"] if same["high"] == same["high"] else 0)
-        axes.text(
-            place - (0 if printed else 0.12), at + 1.5, f"{same['share %']:.1f}", ha="center", fontsize=8, color="white"
-        )
+        middle = place - (0 if printed else 0.12)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
+        axes.text(middle, at + 2.5, f"{same['share %']:.1f}", ha="center", va="bottom", fontsize=8, bbox=box)
     for group in LABELS:
         axes.bar(0, 0, color=GROUPS[group], label=f"{group}: {GROUP_WORDS[group]}")
     axes.bar(0, 0, color=GROUPS["SPSH"], hatch="///", edgecolor="white", linewidth=0, label="same patch, as printed")
     axes.bar(
         0, 0, color=GROUPS["DPSH"], hatch="///", edgecolor="white", linewidth=0, label="different patch, as printed"
     )
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), [name.replace(", ", "\n", 1) for name in names])
     axes.tick_params(axis="x", labelsize=8)
     axes.set_ylim(0, 100)
     axes.set_ylabel("share of the attention (%)")
@@ -60,7 +60,7 @@ def groups_plotly(figure: Any, table: "pd.DataFrame") -> None:
             rows = rows[rows["preset"] == PAPER]
         key = {SAME_PATCH: "SPSH", DIFFERENT_PATCH: "DPSH"}.get(group, group)
         figure.add_bar(
-            x=[name.replace("\n", "<br>") for name in rows["series"]],
+            x=[name.replace(", ", "<br>", 1) for name in rows["series"]],
             y=[float(v) for v in rows["share %"]],
             name=f"{group}, as printed" if group in (SAME_PATCH, DIFFERENT_PATCH) else f"{group}: {GROUP_WORDS[group]}",
             marker={"color": GROUPS[key], "pattern": {"shape": "/" if group not in LABELS else ""}},
@@ -162,8 +162,10 @@ def flow_axes(axes: "Axes", table: "pd.DataFrame") -> None:
                 j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color="white" if value < 55 else "black"
             )
     starts = [number * (columns + 1) for number in range(len(blocks))]
-    for start, (name, _) in zip(starts, blocks, strict=True):
-        axes.text(start + (columns - 1) / 2, -0.8, name, ha="center", va="bottom", fontsize=8)
+    top = axes.secondary_xaxis("top")
+    top.set_xticks([start + (columns - 1) / 2 for start in starts], [name for name, _ in blocks])
+    top.tick_params(length=0, labelsize=8)
+    top.spines["top"].set_visible(False)
     axes.set_xticks(
         [start + i for start in starts for i in range(columns)], [str(i + 1) for _ in starts for i in range(columns)]
     )
