@@ -52,8 +52,8 @@ class Choice:
         if readers is None and isinstance(self.reads, int):
             if self.reads >= experts:
                 raise LabError(
-                    f"no later expert reads expert {self.reads}, the newest. Choose an earlier one, or name the reader: "
-                    f"as read by expert {self.reads} itself."
+                    f"no later expert reads expert {self.reads}, the newest. Choose an earlier one, or name the "
+                    f"reader: as read by expert {self.reads} itself."
                 )
             readers = list(range(self.reads + 1, experts + 1))
         found = {"reads": self.reads, "expert": readers, "kind": self.kind, "layer": self.layer}
