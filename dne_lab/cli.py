@@ -127,7 +127,7 @@ def run(
 @app.command()
 def report(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Run folders, archives, or folders that hold records.")
+        list[Path], typer.Argument(metavar="DIR...", help="Run folders, archives, folders of records or of counts.")
     ],
     figures: Annotated[Path | None, typer.Option(help="Write the figures there.")] = None,
     name: Annotated[str | None, typer.Option(help="How the files of --figures begin; default: the data set.")] = None,
@@ -168,10 +168,10 @@ def report(
     records = reporting.find(paths)
     if as_json:
         print(json.dumps([r.to_dict() for r in records], indent=1))
-    else:
+    elif records:
         print(reporting.text(records, latex))
     if figures is not None:
-        for path in reporting.figures(records, figures, name):
+        for path in reporting.figures(records, figures, name, paths):
             print(f"wrote {path}", file=sys.stderr)
 
 

@@ -54,6 +54,9 @@ COST = {
     "params_trainable",
 }
 BENCH = {
+    "step_flops",
+    "rates",
+    "preset",
     "train_step",
     "inference",
     "calls_per_forward",
@@ -252,7 +255,8 @@ def test_report_writes_latex_and_figures(place: Path, here: Here, tmp_path: Path
     done = here("report", place / "runs", "--latex", "--figures", "out")
     assert done.code == 0 and done.out.startswith("\\begin{tabular}") and "DNE (k = 1) & 2, 1 & digits" in done.out
     made = sorted(file.name for file in (tmp_path / "out").iterdir())
-    drawn = [f"digits_accuracy_{kind}.{end}" for kind in ("against_cost", "by_task") for end in ("csv", "png")]
+    kinds = ("accuracy_against_cost", "accuracy_by_task", "figure_6a", "forgetting")
+    drawn = [f"digits_{kind}.{end}" for kind in kinds for end in ("csv", "png")]
     assert made == [*drawn, "summary.csv"]
     assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in made if name.endswith("png"))
     assert sorted(done.err.split()[1::2]) == [f"out/{name}" for name in made]
@@ -352,6 +356,7 @@ def test_bench_measures_the_normal_path_against_the_literal_one(here: Here, tiny
     assert done.code == 0 and told.keys() >= BENCH
     assert told["train_step"].keys() == {"2", "3"} and told["inference"].keys() == {"3"}
     assert told["calls_per_forward"].keys() == {"2"} and told["threads"] == 1
+    assert told["step_flops"].keys() == {"1", "2", "3"} and told["rates"].keys() == {"float32"}
     numbers = [*told["train_step"].values(), *told["inference"].values(), *told["calls_per_forward"].values()]
     assert all(number > 0 for number in [*numbers, told["images_per_second"], told["peak_memory_mb"]])
     assert "measuring: training step at task 2" in done.err

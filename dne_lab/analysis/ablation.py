@@ -10,8 +10,8 @@ from tqdm import tqdm
 from dne_lab.analysis import labelling as labellings
 from dne_lab.analysis.ablated import Ablation
 from dne_lab.analysis.accumulate import REPLICATES, Accumulator
+from dne_lab.analysis.choice import kinds_with_rows
 from dne_lab.analysis.cutter import MASK, MEAN, Cutter
-from dne_lab.analysis.groups import kinds_with_rows
 from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.images import Images, Part, evaluating, parts
 from dne_lab.analysis.labelling import Labelling

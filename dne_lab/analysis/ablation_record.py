@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from dne_lab.analysis.ablated import ALL
+from dne_lab.analysis.choice import kinds_with_rows
 from dne_lab.analysis.cutter import MASK
-from dne_lab.analysis.groups import kinds_with_rows
 from dne_lab.analysis.labelling import GROUPS, groups
 from dne_lab.analysis.pairs import pairs_of
 from dne_lab.analysis.removal import OTHERS, Removal, crossing_kinds, network_of, removal, views_of

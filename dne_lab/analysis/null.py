@@ -36,9 +36,10 @@ class _Elsewhere(Context):
 def shuffled_reader(host: Host, read: Read) -> Iterator[Read]:
     """Inside, what is yielded passes to ``read`` only the maps of the null model; give it to `probe`.
 
-    At every point where experts read each other the attention is computed a second time, with the tokens of the other
-    experts rolled by half a batch (batches are sorted by class, so the other image is of another class). The network
-    itself goes on with the true attention, so queries are the true ones at every layer.
+    At every point where experts read each other's patches the attention is computed a second time, with the tokens of
+    the other experts rolled by half a batch: give batches whose halves are of different classes, as `images.parts` with
+    ``spread`` makes them of images sorted by class. The network itself goes on with the true attention, so queries are
+    the true ones at every layer.
 
     Raises:
         LabError: experts that do not read each other; inside a pass, a batch of one image.

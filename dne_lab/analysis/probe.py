@@ -70,7 +70,8 @@ def probe(
         read: called for every selected expert with its map as ``replace`` is, detached; what it does with it is not
             seen by the network. It must not write into the map.
         part: "attention" is what multiplies V. Under gpsa, "content" and "position" are the two distributions that the
-            gate mixes; they can be read, not replaced. Without a gate all is content.
+            gate mixes; they can be read, not replaced. Without a gate all is content, as of class tokens: their
+            position is all 0.
 
     Yields:
         `Maps`, filled as passes run.

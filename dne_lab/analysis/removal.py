@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dne_lab.analysis import labelling as labellings
-from dne_lab.analysis.groups import kinds_with_rows
+from dne_lab.analysis.choice import kinds_with_rows
 from dne_lab.analysis.hosts.expandable import ExpandableHost
 from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.images import evaluating
