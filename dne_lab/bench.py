@@ -58,14 +58,16 @@ def grown(config: Config, task: int, device: str) -> tuple[Expansion, Expandable
     return method, teacher, current
 
 
-def _images(method: Expansion, batch: int, device: str) -> tuple[Tensor, Tensor]:
+def images_of(method: Expansion, batch: int, device: str) -> tuple[Tensor, Tensor]:
+    """Random images of the method's size and labels of its classes."""
     generator = chance.generator("bench", batch)
     images = torch.randint(0, 256, (batch, *method.stream.shape), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, method.model.classifier.classes, (batch,), generator=generator)
     return images.to(device), labels.to(device)
 
 
-def _seconds(action: Callable[[], object], device: str) -> float:
+def seconds(action: Callable[[], object], device: str) -> float:
+    """How long an action takes, to its end on the device."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -78,7 +80,7 @@ def _seconds(action: Callable[[], object], device: str) -> float:
 def _pairs(slow: Callable[[], object], fast: Callable[[], object], device: str, pairs: int) -> tuple[float, float]:
     """The median of slow / fast over interleaved pairs after one round to warm up, and the median seconds of fast."""
     slow(), fast()
-    times = [(_seconds(slow, device), _seconds(fast, device)) for _ in range(pairs)]
+    times = [(seconds(slow, device), seconds(fast, device)) for _ in range(pairs)]
     return statistics.median(a / b for a, b in times), statistics.median(b for _, b in times)
 
 
@@ -86,7 +88,7 @@ def _stepper(
     method: Expansion, task: Task, batch: int, device: str
 ) -> tuple[Tensor, Callable[[Callable[[], Any]], None]]:
     """Images, and a training step (forward, backward, optimiser) from a function that gives their output."""
-    images, labels = _images(method, batch, device)
+    images, labels = images_of(method, batch, device)
     optimizer = torch.optim.AdamW(method.parameters_to_train().values(), lr=1e-6)
 
     def step(output: Callable[[], Any]) -> None:
@@ -135,7 +137,7 @@ def inference(config: Config, task: int, batch: int, device: str, pairs: int) ->
     """Ratio literal / normal of a prediction, and the normal path's seconds a batch."""
     method, _, _ = grown(config, task, device)
     method.eval().requires_grad_(False)
-    images, _ = _images(method, batch, device)
+    images, _ = images_of(method, batch, device)
     with torch.no_grad():
         return _pairs(lambda: method.compute_literally(images), lambda: method.compute(images), device, pairs)
 
@@ -144,7 +146,7 @@ def calls(config: Config, task: int) -> int:
     """Operator calls of one prediction, once the frozen experts are prepared."""
     method, _, _ = grown(config, task, "cpu")
     method.eval().requires_grad_(False)
-    images, _ = _images(method, 1, "cpu")
+    images, _ = images_of(method, 1, "cpu")
     with torch.no_grad():
         method.compute(images)
         with _Calls() as counter:
@@ -164,7 +166,7 @@ def data_seconds(config: Config, batch: int, device: str) -> float:
         return batches.training(data, order, config.learn, ("bench", step), place)
 
     fetch(0)
-    return statistics.median(_seconds(lambda: fetch(step), device) for step in range(1, 12))  # noqa: B023
+    return statistics.median(seconds(lambda: fetch(step), device) for step in range(1, 12))  # noqa: B023
 
 
 def peak_memory(device: str) -> float:
@@ -186,17 +188,17 @@ def run(
 ) -> dict[str, Any]:
     """All measurements. Keys as in the command ``dne-lab bench --json``; times of the normal path under ``seconds``."""
     ratios: dict[str, float] = {}
-    seconds: dict[str, float] = {}
+    times: dict[str, float] = {}
     for task in steps:
         report(f"training step at task {task}")
-        ratios[str(task)], seconds[f"train_step_{task}"] = train_step(config, task, batch, device, pairs)
+        ratios[str(task)], times[f"train_step_{task}"] = train_step(config, task, batch, device, pairs)
     last = max(steps)
     report(f"inference at task {last}")
-    ratio, seconds[f"inference_{last}"] = inference(config, last, batch, device, pairs)
+    ratio, times[f"inference_{last}"] = inference(config, last, batch, device, pairs)
     report("operator calls")
     counted = {str(task): calls(config, task) for task in (2, 6, 11, 26) if task <= len(config.data.tasks)}
     report("data")
-    _, seconds["train_step_1"] = train_step(config, 1, batch, device, pairs)
+    _, times["train_step_1"] = train_step(config, 1, batch, device, pairs)
     first = min(steps)
     report("where a step's time goes")
     shares = {str(task): product_share(config, task, batch, device) for task in sorted({1, first, last})}
@@ -208,8 +210,8 @@ def run(
         "train_step": ratios,
         "inference": {str(last): ratio},
         "calls_per_forward": counted,
-        "images_per_second": batch / seconds[f"train_step_{first}"],
-        "data_share": data_seconds(config, batch, device) / seconds["train_step_1"],  # the shortest step there is
+        "images_per_second": batch / times[f"train_step_{first}"],
+        "data_share": data_seconds(config, batch, device) / times["train_step_1"],  # the shortest step there is
         "product_share": shares,
         **gains,
         "peak_memory_mb": peak_memory(device),
@@ -218,7 +220,7 @@ def run(
         "threads": torch.get_num_threads(),
         "batch": batch,
         "pairs": pairs,
-        "seconds": seconds,
+        "seconds": times,
     }
 
 
@@ -233,6 +235,13 @@ def text(result: dict[str, Any]) -> str:
     lines.append(f"matrix products and attention kernels in a training step: {shares}")
     for t, r in result.get("bf16_step", {}).items():
         lines.append(f"training step at task {t} in bf16: {r:.2f} times as fast as in float32")
+    if "attention_groups" in result:
+        a = result["attention_groups"]
+        memory = "" if a["peak_memory_mb"] is None else f", {a['peak_memory_mb']:.0f} MB beyond the model"
+        lines.append(
+            f"attention of {a['images']} images into groups (STA, task {a['task']}): {a['ratio']:.2f} times a plain "
+            f"explicit forward pass{memory}"
+        )
     lines.append(f"peak memory {result['peak_memory_mb']:.0f} MB")
     lines.append(f"{result['device']}, {result['threads']} threads, torch {result['torch']}")
     return "\n".join(lines)

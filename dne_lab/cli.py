@@ -140,10 +140,33 @@ def report(
     ],
     figures: Annotated[Path | None, typer.Option(help="Write the figures there.")] = None,
     name: Annotated[str | None, typer.Option(help="How the files of --figures begin; default: the data set.")] = None,
+    attention: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Sort the attention of N test images into groups (needs run folders or models)."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="With --attention: where the images are, if not where the run says.")
+    ] = None,
     latex: Annotated[bool, typer.Option(help="Print LaTeX tables.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tables from records beside the paper's; figures."""
+    """Tables from records beside the paper's; figures; the attention of runs.
+
+    With --attention N: SPSH, SPDH, DPSH and DPDH shares of N test images, untrained, trained and under a null model, as
+    records/attention/ID.json, CSV and PNG in the folder of --figures (default: figures).
+    """
+    if attention is not None:
+        import dataclasses
+
+        from dne_lab import decomposing
+
+        found, written = decomposing.write(paths, attention, figures or Path("figures"), data)
+        print(json.dumps([dataclasses.asdict(f) for f in found]) if as_json else decomposing.text(found))
+        for path in written:
+            print(f"wrote {path}", file=sys.stderr)
+        return
     from dne_lab import reporting
 
     records = reporting.find(paths)
@@ -200,6 +223,9 @@ def bench(
     pairs: Annotated[int, typer.Option(help="Interleaved pairs; the ratio is their median.")] = 5,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     bf16: Annotated[bool, typer.Option("--bf16", help="Also time a step under precision=bf16.")] = False,
+    attention: Annotated[
+        int, typer.Option(metavar="N", help="Also time sorting the attention of N images into groups (STA).")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Time the normal path against the literal path with its copied teacher (DNE, one process)."""
@@ -214,7 +240,15 @@ def bench(
     if min(batch, pairs) < 1:
         raise LabError(f"--batch {batch} --pairs {pairs}: both must be at least 1.")
     say: Callable[[str], None] = lambda text: print(f"measuring: {text}", file=sys.stderr, flush=True)  # noqa: E731
-    result = benchmark.run(config, tuple(steps), batch, pairs, usable(device) or "cpu", bf16, say)
+    sorting = {}
+    if attention:
+        from dne_lab import bench_attention
+
+        say(f"attention of {attention} images at task {min(steps)}")
+        sorting["attention_groups"] = bench_attention.measure(
+            preset, min(steps), attention, batch, usable(device) or "cpu"
+        )
+    result = benchmark.run(config, tuple(steps), batch, pairs, usable(device) or "cpu", bf16, say) | sorting
     print(json.dumps(result, indent=1) if as_json else benchmark.text(result))
 
 

@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dne_lab.methods  # noqa: F401  (registers the methods)
-from dne_lab import presets, reporting
+from dne_lab import decomposing, presets, reporting
+from dne_lab.analysis.decomposition import Decomposition, decompose
+from dne_lab.config import Config
 from dne_lab.files import make_folder
 from dne_lab.measure import tables
+from dne_lab.measure.groups import groups
 from dne_lab.measure.record import Record
+from dne_lab.methods import base
+from dne_lab.plots.attention import drawings
 from dne_lab.training import grid
+from dne_lab.training.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +27,7 @@ SMALL_SCALE = (
     "this size. It can neither confirm nor refute the paper's order of methods: that takes its CIFAR-100 schedule of",
     "500 epochs.",
 )
+SAME_PATCH = "same patch %"
 COLUMNS = (
     "method",
     "seeds",
@@ -32,8 +39,10 @@ COLUMNS = (
     "forgetting",
     "F literal (G)",
     "F spent (G)",
+    SAME_PATCH,
     "seconds",
 )
+IMAGES = 300  # test images whose attention is sorted
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,8 @@ def reproduce(preset: str, seeds: Sequence[int], out: Path, runs: Path, device: 
     """Trains what is left of the runs, then writes ``reproduce_<preset>_s<seeds>*.csv``, ``.png`` and the records."""
     config = presets.resolve(preset)
     make_folder(out)  # a place that cannot be written to is found before the training
-    records = grid.execute(grid.plan(METHODS, config, seeds, runs), device=device)
+    plan = grid.plan(METHODS, config, seeds, runs)
+    records = grid.execute(plan, device=device)
     name = f"reproduce_{preset.replace(',', '+')}_s{_seeds_text(seeds)}"
     written = []
     for record in records:  # in a folder of their own: records of other seeds or machines are not mixed with these
@@ -89,7 +99,28 @@ def reproduce(preset: str, seeds: Sequence[int], out: Path, runs: Path, device: 
     records = sorted(records, key=lambda r: (order[r.method], r.seed))
     table = tables.summary(records)
     written += reporting.figures(records, out, name)
+    found = [decompose(Run.open(folder, progress=False), IMAGES) for folder in _with_experts(plan)]
+    for member in found:
+        member.write(out / "records" / name / "attention" / f"{member.method}-s{member.seed}.json")
+        written.append(out / "records" / name / "attention" / f"{member.method}-s{member.seed}.json")
+    written += decomposing.save({f"{name}_{kind}": figure for kind, figure in drawings(found).items()}, out)
+    table[SAME_PATCH] = same_patch(records, found)
     return Result(preset, table, records, written, reporting.committed_text(out / "records"))
+
+
+def same_patch(records: Sequence[Record], found: Sequence[Decomposition]) -> list[float | None]:
+    """Same-patch share of the attention of experts 2, 3, ..., for each row of the summary of ``records``; percent.
+
+    None for methods with one expert.
+    """
+    shares = {member.run: member.same_patch().value for member in found}
+    rows = [[shares[r.id] for r in group.records if r.id in shares] for group in groups(records)]
+    return [sum(values) / len(values) if values else None for values in rows]
+
+
+def _with_experts(plan: Sequence[tuple[Config, Path]]) -> list[Path]:
+    """Folders of the runs that grow by experts; the joint model is one expert."""
+    return [folder for config, folder in plan if not base.find(config.method).joint]
 
 
 def _seeds_text(seeds: Sequence[int]) -> str:

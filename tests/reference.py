@@ -60,16 +60,24 @@ def array(tensor: Tensor) -> Vector:
 
 def image_readouts(model: Any, image: Vector, number: int, on_row: OnRow) -> list[Vector]:
     """One image (C, H, W), pixels 0 to 255 -> one read-out (C_t,) an expert."""
+    tokens = image_layers(model, image, number, on_row)[1]
+    return [layer_norm(e.norm, own[0]) for e, own in zip(model.experts, tokens, strict=True)]
+
+
+def image_layers(model: Any, image: Vector, number: int, on_row: OnRow) -> "tuple[list[Layer], list[Tokens]]":
+    """The blocks of one image after they have run, and the tokens behind the last."""
     network = model.network
     cells = patches(model, image)
     tokens = [embed(expert, cells) for expert in model.experts]
+    layers = []
     last = network.depth - 1
     for layer in range(network.depth):
         if layer == (0 if network.readout == "cls_token" else last):
             tokens = [[array(e.class_token), *own] for e, own in zip(model.experts, tokens, strict=True)]
         only_class = network.readout == "class_attention" and layer == last
-        tokens = Layer(model, layer, number, tokens, only_class, on_row).outputs()
-    return [layer_norm(e.norm, own[0]) for e, own in zip(model.experts, tokens, strict=True)]
+        layers.append(Layer(model, layer, number, tokens, only_class, on_row))
+        tokens = layers[-1].outputs()
+    return layers, tokens
 
 
 def patches(model: Any, image: Vector) -> list[Vector]:

@@ -67,9 +67,9 @@ BENCH = {
 HELP = {
     "reproduce": ["--preset", "--seeds", "--out", "--json", "handwritten digits"],
     "run": ["METHOD[,METHOD...]", "--preset", "--set", "--seeds", "--out", "--stop-after", "--dry-run", "resumes"],
-    "report": ["DIR...", "--figures", "--latex", "--name", "--json", "beside the paper"],
+    "report": ["DIR...", "--figures", "--latex", "--name", "--attention", "--data", "--json", "beside the paper"],
     "cost": ["METHOD", "--tasks", "--heads", "--preset", "--json", "without training"],
-    "bench": ["--tasks", "--batch", "--pairs", "--bf16", "--json", "literal path"],
+    "bench": ["--tasks", "--batch", "--pairs", "--bf16", "--attention", "--json", "literal path"],
     "export": ["RUN", "FILE", "the whole run", "--half"],
     "lab": ["--folder", "--port", "token", "this machine only"],
 }
@@ -247,6 +247,19 @@ def test_report_writes_latex_and_figures(place: Path, here: Here, tmp_path: Path
     assert sorted(done.err.split()[1::2]) == [f"out/{name}" for name in made]
 
 
+def test_report_sorts_the_attention_of_runs(place: Path, here: Here, tmp_path: Path) -> None:
+    words = ["report", place / "runs" / "dne-digits-s0", "--attention", 20, "--figures", "out"]
+    done = here(*words)
+    assert done.code == 0 and "same patch %" in done.out and "wrote out/attention_groups.csv" in done.err
+    files = {file for file in snapshot(tmp_path / "out") if not file.endswith(".png")}
+    told = {file: Path(file).read_bytes() for file in files}
+    again = here(*words, "--json")
+    assert again.code == 0 and {file: Path(file).read_bytes() for file in files} == told  # the same bytes
+    (found,) = json.loads(again.out)
+    assert found["images"] == 20 and {"initialisation", "trained"} <= found["moments"].keys()
+    assert (tmp_path / "out" / "records" / "attention" / f"{found['run']}.json").exists()
+
+
 def test_report_puts_the_papers_rows_beside_ours(here: Here, tmp_path: Path) -> None:
     invented.record(tasks=[50, 10, 10, 10, 10, 10], dataset="cifar100").write(tmp_path / "record.json")
     done = here("report", tmp_path)
@@ -305,7 +318,7 @@ def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_bench_measures_the_normal_path_against_the_literal_one(here: Here, tiny_preset: str) -> None:
     words = ["bench", "--preset", tiny_preset, "--tasks", "2,3", "--batch", 2, "--pairs", 1]
-    done = here(*words, "--json")
+    done = here(*words, "--attention", 4, "--json")
     told = json.loads(done.out)
     assert done.code == 0 and told.keys() >= BENCH
     assert told["train_step"].keys() == {"2", "3"} and told["inference"].keys() == {"3"}
@@ -313,6 +326,9 @@ def test_bench_measures_the_normal_path_against_the_literal_one(here: Here, tiny
     numbers = [*told["train_step"].values(), *told["inference"].values(), *told["calls_per_forward"].values()]
     assert all(number > 0 for number in [*numbers, told["images_per_second"], told["peak_memory_mb"]])
     assert "measuring: training step at task 2" in done.err
+    sorting = told["attention_groups"]
+    assert sorting["images"] == 4 and sorting["task"] == 2 and sorting["ratio"] > 0
+    assert sorting["peak_memory_mb"] is None or sorting["peak_memory_mb"] >= 0
     assert "times as fast as literal" in here(*words).out
 
 
@@ -330,15 +346,19 @@ def test_reproduce_prints_a_table_and_writes_it_with_figures_and_records(
             assert file.read_bytes().startswith(b"\x89PNG")
         if file.suffix == ".json":
             told = json.loads(file.read_text())
+            if file.parent.name == "attention":
+                assert told["kind"] == "attention" and told["finished"] and told["method"] != "joint"
+                continue
             run = tmp_path / "runs" / f"{told['method']}-tiny-s{told['seed']}"
             assert told == json.loads((run / "record.json").read_text())
-    assert len([file for file in written if file.suffix == ".json"]) == 8
+    assert len([file for file in written if file.suffix == ".json"]) == 8 + 6
     for method in ("IA (k = 1)", "STA (k = 1)", "DNE (k = 1)", "Joint"):
         assert len(re.findall(rf"^{re.escape(method)} ", done.out, re.MULTILINE)) == 1
     for words_said in (
         "LA +-",
         "F literal (G)",
         "F spent (G)",
+        "same patch %",
         "seconds",
         "No record of a CIFAR-100 run in",
         "can neither confirm",
@@ -355,4 +375,6 @@ def test_reproduce_prints_a_table_and_writes_it_with_figures_and_records(
     assert {row["method"] for row in told["table"]} == {"IA (k = 1)", "STA (k = 1)", "DNE (k = 1)", "Joint"}
     assert sorted(tmp_path / file for file in told["files"]) == sorted(written)
     by = {row["method"]: row for row in told["table"]}
+    for method, row in by.items():
+        assert row["same patch %"] is None if method == "Joint" else 0 < row["same patch %"] <= 100
     assert by["DNE (k = 1)"]["D"] == pytest.approx(by["Joint"]["LA"] - by["DNE (k = 1)"]["LA"])

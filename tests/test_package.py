@@ -22,7 +22,7 @@ MODULES = {
 # Each layer uses those before it, and itself.
 BOTTOM = ("errors", "chance", "fields", "config", "files", "paper")
 LAYERS = ("bottom", "data", "models", "methods", "measure", "training", "analysis", "plots", "widgets", "top")
-TOP = ("bench", "arguments", "reporting", "reproduce", "cli", "__main__", "")
+TOP = ("bench", "bench_attention", "decomposing", "arguments", "reporting", "reproduce", "cli", "__main__", "")
 SHOWING = {
     "matplotlib",
     "seaborn",
@@ -319,5 +319,5 @@ def test_the_package_offers_what_it_says() -> None:
 
     assert set(dne_lab.__all__) == set(dne_lab._WHERE)
     assert all(getattr(dne_lab, name).__doc__ for name in dne_lab.__all__) and set(dne_lab.__all__) <= set(dir(dne_lab))
-    with pytest.raises(AttributeError, match="no attribute 'strean'; it has LabError, Record"):
+    with pytest.raises(AttributeError, match="no attribute 'strean'; it has LabError, Labelling, Record"):
         dne_lab.strean  # noqa: B018

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dne_lab import config
 from dne_lab.data.stream import ClassStream, stream
@@ -81,3 +81,11 @@ def tiny_stream(tasks: Sequence[int] = (2, 1, 2), order: Any = "identity", each:
     labels = np.arange(count).repeat(each)
     pixels = images(2 * len(labels)).permute(0, 2, 3, 1).numpy()
     return stream((pixels[: len(labels)], labels, pixels[len(labels) :], labels), tasks, order=order)
+
+
+def hooks(model: nn.Module) -> list[Any]:
+    """Every hook in a network, and what attention points were told of experts that are listened to."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_forward_hooks_with_kwargs")
+    names += ("_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
+    only = [number for part in model.modules() for number in getattr(part, "only", ())]
+    return only + [hook for part in model.modules() for name in names for hook in getattr(part, name).items()]

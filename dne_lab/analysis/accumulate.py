@@ -9,6 +9,7 @@ from torch import Tensor
 from dne_lab import chance
 from dne_lab.analysis.labelling import Labelling
 from dne_lab.analysis.rows import Plan, per_patch, plan, sums_of
+from dne_lab.errors import LabError
 from dne_lab.models.attention import Axes
 
 REPLICATES = 200
@@ -26,9 +27,14 @@ class Accumulator:
         labelling: what keys are called.
         replicates: bootstrap replicates; an image's weight in each is Poisson(1), a function of its number alone.
         by_patch: also keep masses by label for each query patch.
+
+    Raises:
+        LabError: a number of replicates that is none.
     """
 
     def __init__(self, labelling: Labelling, replicates: int = REPLICATES, by_patch: bool = False) -> None:
+        if isinstance(replicates, bool) or not hasattr(replicates, "__index__") or replicates < 0:
+            raise LabError(f"replicates = {replicates!r}: must be a whole number, 0 for no intervals.")
         self.labelling, self.replicates, self.by_patch = labelling, replicates, by_patch
         self.sums: dict[Head, Tensor] = {}  # (columns,)
         self.drawn: dict[Expert, Tensor] = {}  # (replicates, columns)

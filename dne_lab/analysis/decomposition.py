@@ -5,20 +5,21 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from dne_lab.analysis.groups import attention_groups
 from dne_lab.analysis.history import newcomer, untrained
+from dne_lab.analysis.hosts.base import CONTENT, POSITION
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.null import ACROSS
-from dne_lab.analysis.probe import CONTENT, POSITION
-from dne_lab.analysis.probe_selection import entries
-from dne_lab.analysis.shares import LATER, PATCHES, AttentionGroups, frame_of, plain
+from dne_lab.analysis.shares import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
 from dne_lab.errors import LabError
 from dne_lab.files import write_text
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KIND, FORMAT = "attention", 1
 INITIAL, TRAINED, SHUFFLED = "initialisation", "trained", "shuffled"
@@ -41,6 +42,7 @@ class Decomposition:
     preset: str
     dataset: str
     seed: int
+    epochs: int
     tasks: list[int]
     heads: list[int]
     network: dict[str, Any]
@@ -56,14 +58,19 @@ class Decomposition:
     kind: str = KIND
     format: int = FORMAT
 
-    def table(self, moment: str = TRAINED, name: str = "table") -> pd.DataFrame:
+    def table(self, moment: str = TRAINED, name: str = "table") -> "pd.DataFrame":
         """One table of a moment; `LabError` if the record has none such."""
         if moment not in self.moments or name not in self.moments[moment]:
             there = ", ".join(self.moments)
             raise LabError(f"attention record of {self.run} has no {name} of {moment!r}. It has: {there}.")
         return frame_of(self.moments[moment][name])
 
-    def patches(self, moment: str = TRAINED, scope: str = LATER, name: str = "table") -> pd.DataFrame:
+    def same_patch(self, moment: str = TRAINED, scope: str = LATER) -> Estimate:
+        """The share of attention on the query's own patch, percent, with its interval over images."""
+        found = self.moments[moment]["same_patch"][scope]
+        return Estimate(*(float("nan") if value is None else value for value in found))
+
+    def patches(self, moment: str = TRAINED, scope: str = LATER, name: str = "table") -> "pd.DataFrame":
         """The rows of a table about attention to patches; none where a network has one expert and later ones are asked
         for."""
         table = self.table(moment, name)
@@ -115,6 +122,8 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
     Raises:
         LabError: a method without experts, data that are not there.
     """
+    import pandas as pd
+
     start = untrained(run)
     batch = run.stream.test_images(images)
 
@@ -135,7 +144,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
     before, flow = [], {}
     if done:
         moments[TRAINED] = groups(run.model).to_dict()
-        across = any(entry[0] in ACROSS for entry in entries(run.model))
+        across = any(entry[0] in ACROSS for entry in find_host(run.model).entries)
         if across:
             moments[SHUFFLED] = _brief(groups(run.model, shuffled=True))
             flow = plain(groups(run.model, labelling="experts", replicates=0).flow())
@@ -144,17 +153,18 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
     record = run.record
     return Decomposition(
         run=record.id, method=record.method, preset=record.preset, dataset=record.dataset, seed=record.seed,
-        tasks=record.tasks, heads=list(start.heads), network=record.network, LA=record.LA, finished=record.finished,
-        images=len(batch.index), config_sha256=record.config_sha256, code_version=record.code_version,
-        torch=record.torch, moments=moments, before=plain(pd.concat(before)) if before else {}, flow=flow,
+        epochs=record.epochs, tasks=record.tasks, heads=list(start.heads), network=record.network, LA=record.LA,
+        finished=record.finished, images=len(batch.index), config_sha256=record.config_sha256,
+        code_version=record.code_version, torch=record.torch, moments=moments,
+        before=plain(pd.concat(before)) if before else {}, flow=flow,
     )  # fmt: skip
 
 
 def _patches(network: ExpandableViT) -> list[str]:
-    there = {entry[0] for entry in entries(network)}
+    there = {entry[0] for entry in find_host(network).entries}
     return [kind for kind in PATCHES if kind in there]
 
 
 def _brief(groups: AttentionGroups) -> dict[str, Any]:
     tree = groups.to_dict()
-    return {name: value for name, value in tree.items() if not isinstance(value, dict) or name in BRIEF}
+    return {name: value for name, value in tree.items() if name in BRIEF or not name.startswith(("table", "rows"))}

@@ -8,14 +8,16 @@ from tqdm import tqdm
 
 from dne_lab.analysis import labelling as labellings
 from dne_lab.analysis.accumulate import REPLICATES, Accumulator
+from dne_lab.analysis.choice import choose
+from dne_lab.analysis.hosts.base import Host, heads_of
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.images import Images, evaluating, parts
 from dne_lab.analysis.labelling import Labelling
-from dne_lab.analysis.null import ACROSS, shuffled_reader
+from dne_lab.analysis.null import shuffled_reader
 from dne_lab.analysis.probe import ATTENTION, Read, probe
-from dne_lab.analysis.probe_selection import Names, Numbers, find_network, select
+from dne_lab.analysis.probe_selection import Names, Numbers
 from dne_lab.analysis.shares import AttentionGroups
-from dne_lab.models.attention import CLASS, TASK1, TASK2
-from dne_lab.models.expandable import ExpandableViT
+from dne_lab.errors import LabError
 
 
 def attention_groups(
@@ -51,7 +53,7 @@ def attention_groups(
         labelling: "groups", "rings" (distance), "directions" (row and column), "experts" (who reads whom), "heads",
             "class_token" (what class tokens see), or a `Labelling` of your own.
         part: "attention", or under gpsa one of the two parts that the gate mixes: "content", "position".
-        batch_size: images at a time.
+        batch_size: images at a time; of the null model at least two.
         replicates: of the bootstrap over images; 0: no intervals.
         by_patch: keep the masses of every query patch too, for `AttentionGroups.patch_map`.
         shuffled: the null model: every expert reads the other experts' tokens of another image (see
@@ -59,40 +61,39 @@ def attention_groups(
         progress: show a bar.
 
     Raises:
-        LabError: a choice that matches no point, images of another size, no image, a labelling of the wrong shape.
-            Hooks are gone then too.
+        LabError: a choice that matches no point or gives no row, images of another size, no image, a labelling of the
+            wrong shape. Hooks are gone then too.
     """
-    network = find_network(model)
-    chosen = labellings.find(labelling, network.heads, network.grid)
+    host = find_host(model)
+    chosen = labellings.find(labelling, heads_of(host), host.grid)
     found = Accumulator(chosen, replicates, by_patch)
-    there = [entry[0] for entry in select(network, kind, layer, expert, head)]
-    kinds = _kinds(list(dict.fromkeys(there)), chosen, shuffled) if kind is None else kind
+    if by_patch and chosen.class_queries:
+        raise LabError(f"by_patch: labelling {chosen.name!r} counts the views of class tokens, which are at no patch.")
     with (
         evaluating(model) as device,
-        _reading(network, found.add, shuffled) as read,
-        probe(model, kinds, layer, expert, head, keep=False, read=read, part=part),
+        _reading(host, found.add, shuffled) as read,
+        probe(
+            model,
+            *choose(host, kind, layer, expert, head, chosen, part, shuffled),
+            expert,
+            head,
+            keep=False,
+            read=read,
+            part=part,
+        ),
         tqdm(desc="attention", unit="image", disable=None if progress else True, leave=False) as bar,
     ):
-        for some in parts(images, batch_size):
+        for some in parts(images, batch_size, spread=shuffled):
             found.begin(some.numbers)
             model(some.images.to(device))
             bar.update(len(some.images))
     return AttentionGroups(found, part, shuffled)
 
 
-def _kinds(there: list[str], labelling: Labelling, shuffled: bool) -> list[str]:
-    """Those of the kinds that have rows for a labelling: views of class tokens, or of patches."""
-    if shuffled:
-        return [kind for kind in there if kind in ACROSS]
-    if labelling.class_queries:
-        return [kind for kind in there if kind == CLASS or (CLASS not in there and kind not in (TASK1, TASK2))]
-    return [kind for kind in there if kind != CLASS]
-
-
 @contextmanager
-def _reading(network: ExpandableViT, read: Read, shuffled: bool) -> Iterator[Read]:
+def _reading(host: Host, read: Read, shuffled: bool) -> Iterator[Read]:
     if not shuffled:
         yield read
         return
-    with shuffled_reader(network, read) as passed:
+    with shuffled_reader(host, read) as passed:
         yield passed

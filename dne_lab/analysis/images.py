@@ -21,16 +21,21 @@ class Part(NamedTuple):
     labels: Tensor | None
 
 
-def parts(images: Images, size: int) -> Iterator[Part]:
-    """``size`` images at a time, from a batch, a tensor or any number of them.
+def parts(images: Images, size: int, spread: bool = False) -> Iterator[Part]:
+    """Up to ``size`` images at a time, from a batch, a tensor or any number of them.
 
     Images without numbers of their own are numbered as they come.
+
+    Args:
+        spread: every part holds images from the whole length of the batch or tensor that it is cut from, in order, and
+            no part one image alone (unless it was given alone; ``size`` 1 then means 2, and one more may come along):
+            so of images that are sorted by class those half a part apart are about half the classes apart.
 
     Raises:
         LabError: something else, or no image at all (on reading the first).
     """
-    if size < 1:
-        raise LabError(f"batch_size = {size}: must be at least 1.")
+    if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
+        raise LabError(f"batch_size = {size!r}: must be a whole number, at least 1.")
     given: Iterable[Tensor | Batch] = [images] if isinstance(images, Tensor | Batch) else images
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise LabError(
@@ -46,11 +51,18 @@ def parts(images: Images, size: int) -> Iterator[Part]:
         index = some.index if isinstance(some, Batch) else torch.arange(seen, seen + len(pixels))
         labels = some.labels if isinstance(some, Batch) else None
         seen += len(pixels)
-        for at in range(0, len(pixels), size):
-            end = at + size
-            yield Part(pixels[at:end], index[at:end], None if labels is None else labels[at:end])
+        for few in _cuts(len(pixels), size, spread):
+            yield Part(pixels[few], index[few], None if labels is None else labels[few])
     if not seen:
         raise LabError("there is no image to look at: the data set is empty.")
+
+
+def _cuts(count: int, size: int, spread: bool) -> list[slice]:
+    """Slices that take each of ``count`` things once."""
+    if not spread:
+        return [slice(at, at + size) for at in range(0, count, size)]
+    steps = max(1, min(-(-count // size), count // 2))
+    return [slice(at, None, steps) for at in range(steps)] if count else []
 
 
 @contextmanager

@@ -22,7 +22,8 @@ class Labelling:
         name: of the labelling.
         labels: what pairs can be called.
         of: `Pairs` -> whole numbers, places in ``labels``, in an array that broadcasts to the pairs. What it says of
-            class tokens is not used: as keys they have a label of their own ("class"), as queries they give no row.
+            class tokens as keys is not used, they have a label of their own ("class"), nor what it says of queries that
+            are not counted.
         class_queries: count the views of class tokens instead of those of patches (for attention of kind "class", and
             spatial attention under a cls_token read-out).
     """
@@ -41,7 +42,7 @@ class Labelling:
 
     def places(self, pairs: Pairs, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """The labels of all pairs of a map whose shape without the image axis is ``shape``; class-token keys get
-        ``len(labels)``.
+        ``len(labels)``. Of queries that are not counted they can be anything.
 
         Raises:
             LabError: wrong type or shape, or numbers that are no places in ``labels``.
@@ -58,7 +59,8 @@ class Labelling:
             raise LabError(f"labelling {self.name!r} gave {found.dtype} numbers: give whole ones, places in labels.")
         token = np.broadcast_to(pairs.key_patch, shape) < 0
         places = np.where(token, len(self.labels), found.astype(np.int64))
-        patches = places[~token]
+        counted = (np.broadcast_to(pairs.query_patch, shape) < 0) == self.class_queries
+        patches = places[~token & counted]
         if patches.size and not (patches.min() >= 0 and patches.max() < len(self.labels)):
             raise LabError(
                 f"labelling {self.name!r} gave places from {patches.min()} to {patches.max()}: it has "

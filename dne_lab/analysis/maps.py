@@ -56,7 +56,8 @@ class AttentionMap:
 
         Columns ``kind``, ``layer``, ``image`` (place in what was fed in, from 0), ``query_expert``, ``query_head``,
         ``query_patch``, ``key_expert``, ``key_head``, ``key_patch``, ``attention``. Patches count from 0 row by row, a
-        class token is -1. About 50 bytes an entry.
+        class token is -1 (in timm n tokens before the patches are -n to -1, the class token first). About 50 bytes an
+        entry.
         """
         import pandas as pd
 

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dne_lab.analysis.hosts.base import Host, heads_of
 from dne_lab.analysis.probe import Read
-from dne_lab.analysis.probe_selection import points_of
 from dne_lab.errors import LabError
 from dne_lab.models.attention import JOINT, TASK1, TASK2, Axes
-from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.points import AttentionPoint, Context
 
 ACROSS = (JOINT, TASK1, TASK2)  # kinds of attention in which experts read each other
@@ -34,21 +33,23 @@ class _Elsewhere(Context):
 
 
 @contextmanager
-def shuffled_reader(network: ExpandableViT, read: Read) -> Iterator[Read]:
+def shuffled_reader(host: Host, read: Read) -> Iterator[Read]:
     """Inside, what is yielded passes to ``read`` only the maps of the null model; give it to `probe`.
 
-    At every point where experts read each other the attention is computed a second time, with the tokens of the other
-    experts rolled by half a batch (batches are sorted by class, so the other image is of another class). The network
-    itself goes on with the true attention, so queries are the true ones at every layer.
+    At every point where experts read each other's patches the attention is computed a second time, with the tokens of
+    the other experts rolled by half a batch: give batches whose halves are of different classes, as `images.parts` with
+    ``spread`` makes them of images sorted by class. The network itself goes on with the true attention, so queries are
+    the true ones at every layer.
 
     Raises:
         LabError: experts that do not read each other; inside a pass, a batch of one image.
     """
-    points = [point.module for point in points_of(network) if point.module.kind in ACROSS]
-    if len(network.experts) < 2 or not points:
+    points = [part for part in host.network.modules() if isinstance(part, AttentionPoint) and part.kind in ACROSS]
+    experts = len(heads_of(host))
+    if experts < 2 or not points:
         raise LabError(
-            f"shuffled: the experts of this network ({network.variant.name}, {len(network.experts)} experts) do not "
-            "read each other, so there is nothing to shuffle. Give a network of STA or DNE with two experts or more."
+            f"shuffled: the experts of this network ({host.title}, {experts} experts) do not read each other, so there "
+            "is nothing to shuffle. Give a network of STA or DNE with two experts or more."
         )
     second = [False]
 
@@ -71,7 +72,7 @@ def shuffled_reader(network: ExpandableViT, read: Read) -> Iterator[Read]:
         alone = points[0].weights  # a listener that names every expert takes each out of its batch
         handle = alone.register_forward_hook(_nothing)
         hooks.callback(handle.remove)
-        alone.only[handle.id] = frozenset(range(1, len(network.experts) + 1))
+        alone.only[handle.id] = frozenset(range(1, experts + 1))
         hooks.callback(alone.only.pop, handle.id, None)
         for module in points:
             hooks.callback(module.register_forward_hook(again).remove)

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dne_lab.analysis.hosts.base import ATTENTION, PARTS, Host, Place
+from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.maps import AttentionMap, Key, Maps
 from dne_lab.analysis.probe_cut import Cut, cut
-from dne_lab.analysis.probe_selection import Names, Numbers, entries, find_network, points_of, select
+from dne_lab.analysis.probe_selection import Names, Numbers, select
 from dne_lab.errors import LabError, unknown
-from dne_lab.models.attention import JOINT, SPATIAL, AttentionWeights, Axes
-from dne_lab.models.expandable import ExpandableViT
+from dne_lab.models.attention import Axes
 
 Replace = Callable[[Tensor, Axes], Tensor | None]
 Read = Callable[[Tensor, Axes], None]
-ATTENTION, CONTENT, POSITION = PARTS = ("attention", "content", "position")
 GB = 1_000_000_000
 MEMORY_LIMIT = 2 * GB  # bytes of maps kept by one probe
 
@@ -50,8 +50,13 @@ def probe(
 
     Not seen: the literal path (`dne_lab.models.literal`), which has no hook points, and compiled networks.
 
+    torchvision's VisionTransformer is read only, and its logits stay bit for bit; its weights are computed a second
+    time from what went into the attention. timm's is read and replaced; the blocks listened to leave its fused kernel
+    until the probe ends. Both have kind spatial and expert 1 alone, and maps without the dropout of training. They take
+    images as they were made to: floats, already normalised.
+
     Args:
-        model: an `ExpandableViT`, or a module that holds one.
+        model: an `ExpandableViT`, torchvision's or timm's `VisionTransformer`, or a module that holds one.
         kind: spatial, joint, task1, task2, class; one or several. None: all, here and below.
         layer: blocks, from 0.
         expert: whose queries, from 1, as the network has them on entering.
@@ -65,17 +70,19 @@ def probe(
         read: called for every selected expert with its map as ``replace`` is, detached; what it does with it is not
             seen by the network. It must not write into the map.
         part: "attention" is what multiplies V. Under gpsa, "content" and "position" are the two distributions that the
-            gate mixes; they can be read, not replaced.
+            gate mixes; they can be read, not replaced. Without a gate all is content, as of class tokens: their
+            position is all 0.
 
     Yields:
         `Maps`, filled as passes run.
 
     Raises:
-        LabError: for a choice that matches no point, a compiled network or one without attention points; inside a pass
-            before a map that would exceed ``memory_limit`` is kept, or if ``replace`` returns another shape; on leaving
-            if a selected point did not fire.
+        LabError: for a choice that matches no point or that the network cannot give (``replace`` on torchvision's), a
+            compiled network or one without attention points; inside a pass before a map that would exceed
+            ``memory_limit`` is kept, or if ``replace`` returns another shape; on leaving if a selected point did not
+            fire.
     """
-    network = find_network(model)
+    host = find_host(model)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise LabError(f"dtype = {dtype!r}: must be a floating point type, such as torch.float32.")
     if not memory_limit > 0:
@@ -84,13 +91,14 @@ def probe(
         raise unknown("part of the attention", part, PARTS)
     if part != ATTENTION and replace is not None:
         raise LabError(f"part = {part!r} can only be read: replace works on part = {ATTENTION!r}, which multiplies V.")
+    host.refuse(part, replacing=replace is not None)
     wanted: dict[Key, set[int]] = {}
-    for name, block, number, place in select(network, kind, layer, expert, head):
+    for name, block, number, place in select(host, kind, layer, expert, head):
         wanted.setdefault((name, block, number), set()).add(place)
     maps = Maps()
-    listener = _Listener(wanted, maps, replace, dtype, memory_limit, keep, read, part)
+    listener = _Listener(wanted, host.names, maps, replace, dtype, memory_limit, keep, read)
     with contextlib.ExitStack() as hooks:
-        listener.listen(network, hooks)
+        listener.listen(host, part, hooks)
         yield maps
     listener.check()
 
@@ -101,42 +109,30 @@ class _Listener:
     def __init__(
         self,
         wanted: dict[Key, set[int]],
+        names: dict[Place, str],
         maps: Maps,
         replace: Replace | None,
         dtype: torch.dtype,
         limit: float,
         keep: bool,
         read: Read | None,
-        part: str,
     ) -> None:
-        self.wanted, self.maps, self.replace, self.dtype = wanted, maps, replace, dtype
-        self.limit, self.keep, self.read, self.part = limit, keep, read, part
-        self.names: dict[tuple[str, int], str] = {}
+        self.wanted, self.names, self.maps, self.replace = wanted, names, maps, replace
+        self.dtype, self.limit, self.keep, self.read = dtype, limit, keep, read
         self.fired: set[Key] = set()
         self.warned: set[Key] = set()
         self.kept = 0  # bytes
         self.waiting: list[AttentionMap] | None = None  # what the pass that runs has given so far
         self.fired_now: set[Key] = set()  # in that pass
 
-    def listen(self, network: ExpandableViT, hooks: contextlib.ExitStack) -> None:
+    def listen(self, host: Host, part: str, hooks: contextlib.ExitStack) -> None:
         """Registers the hooks; ``hooks`` removes them."""
-        for point in points_of(network):
-            place = point.module.kind, point.module.layer
-            experts = {expert for k, i, expert in self.wanted if (k, i) == place}
-            if not experts:
-                continue
-            self.names[place] = point.name
-            weights = point.module.weights
-            handle = weights.register_forward_hook(self.hear)
-            hooks.callback(handle.remove)
-            everyone = {e for k, i, e, _ in entries(network) if (k, i) == place}
-            # Task and class attention are computed in the open anyway; and naming every expert would undo all batches.
-            # But a joint map holds every patch of every head: there one expert at a time keeps the memory small.
-            if place[0] == JOINT or (place[0] == SPATIAL and experts < everyone):
-                weights.only[handle.id] = frozenset(experts)
-                hooks.callback(weights.only.pop, handle.id, None)
-        hooks.callback(network.register_forward_pre_hook(self.begin).remove)
-        hooks.callback(network.register_forward_hook(self.end, always_call=True).remove)
+        experts: dict[Place, set[int]] = {}
+        for kind, layer, expert in self.wanted:
+            experts.setdefault((kind, layer), set()).add(expert)
+        host.listen(experts, part, self.hear, hooks)
+        hooks.callback(host.network.register_forward_pre_hook(self.begin).remove)
+        hooks.callback(host.network.register_forward_hook(self.end, always_call=True).remove)
 
     def begin(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
         """A pass starts. Parts of the network called on their own do not come here and are kept at once."""
@@ -152,11 +148,9 @@ class _Listener:
         for part in waiting:
             self.maps.add(part)
 
-    def hear(self, module: AttentionWeights, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        """The hook of a point: it fires once for every bank of experts."""
-        axes, replaced, whole = inputs[1], False, output
-        if self.part != ATTENTION:
-            whole = self._part(module, *inputs)
+    def hear(self, output: Tensor, axes: Axes) -> Tensor | None:
+        """What a point computes, once for every bank of experts."""
+        replaced = False
         for expert in dict.fromkeys(axes.query_expert):
             key = axes.kind, axes.layer, expert
             heads = self.wanted.get(key)
@@ -165,8 +159,8 @@ class _Listener:
                 continue
             (self.fired if self.waiting is None else self.fired_now).add(key)
             if self.keep:  # before anything is computed for it
-                self._room(key, place, whole)
-            part = place.take(output if self.part == ATTENTION else whole)
+                self._room(key, place, output)
+            part = place.take(output)
             if self.replace is not None:
                 # its own memory: what is written into it must not count unless it is returned
                 new = self.replace(part.clone(), place.axes)
@@ -178,25 +172,6 @@ class _Listener:
             if self.keep:
                 self._keep(AttentionMap(_copy(part, self.dtype), place.axes))
         return output if replaced else None
-
-    def _part(
-        self,
-        module: AttentionWeights,
-        scores: Tensor,
-        axes: Axes,
-        position: Tensor | None = None,
-        gate: Tensor | None = None,
-    ) -> Tensor:
-        """One of the two distributions that a gate mixes; without a gate all is content."""
-        if self.part == CONTENT:
-            return module.content(scores, axes)
-        if position is None:
-            raise LabError(
-                f"part = {POSITION!r}: {self.names[axes.kind, axes.layer]} has no positional part. Select layers of "
-                "kind spatial or joint of a network with network.spatial = gpsa (behind the last block of a cls_token "
-                "read-out there is none)."
-            )
-        return module.placed(scores, axes, position).expand_as(scores)
 
     def _name(self, key: Key) -> str:
         return f"{self.names[key[0], key[1]]} of expert {key[2]}"

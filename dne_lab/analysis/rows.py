@@ -14,7 +14,7 @@ from dne_lab.models.attention import Axes
 # Bytes of a part of a map that is brought to float64 at a time.
 LARGEST = 16 * 2**20
 # Sums over the rows of a head, one an image: the columns of `Sums`, in this order.
-BY_LABEL = ("mass", "entropy", "keys", "with_mass", "uniform", "connections")
+BY_LABEL = ("mass", "entropy", "keys", "keys_there", "with_mass", "uniform", "connections")
 BY_ROW = ("class_mass", "rows", "weight", "row_entropy", "row_keys", "largest", "log_connections", "row_connections",
           "uniform_entry", "distance", "uniform_distance")  # fmt: skip
 
@@ -30,11 +30,12 @@ class Sums(NamedTuple):
     With m_l the mass of a row in label l (class-token keys apart), w = 1 - class mass, n_l the connections of label l
     and n all patch connections of that row, K all keys:
 
-    ``mass`` m_l; ``entropy`` -sum p log p of p = a / m_l within the label, ``keys`` its exponential, both over the rows
-    with mass there, whose number is ``with_mass``; ``uniform`` w n_l / n; ``connections`` w n_l; and for a whole row
-    ``class_mass``, ``rows`` 1, ``weight`` w, ``row_entropy`` over all keys, ``row_keys`` its exponential, ``largest``
-    entry, ``log_connections`` log K, ``row_connections`` K, ``uniform_entry`` 1 / K, ``distance`` sum of a times
-    patches of distance, ``uniform_distance`` w times the mean distance.
+    ``mass`` m_l; ``entropy`` -sum p log p of p = a / m_l within the label, ``keys`` its exponential and ``keys_there``
+    n_l, all three over the rows with mass there, whose number is ``with_mass``; ``uniform`` w n_l / n; ``connections``
+    w n_l; and for a whole row ``class_mass``, ``rows`` 1, ``weight`` w, ``row_entropy`` over all keys, ``row_keys`` its
+    exponential, ``largest`` entry, ``log_connections`` log K, ``row_connections`` K, ``uniform_entry`` 1 / K,
+    ``distance`` sum of a times patches of distance, ``uniform_distance`` w times the mean distance (both NaN for class
+    tokens, which are nowhere).
     """
 
     by_label: dict[str, Tensor]
@@ -72,6 +73,7 @@ def plan(axes: Axes, shape: tuple[int, ...], labelling: Labelling) -> Plan | Non
     places = labelling.places(pairs, inner)
     rows, columns_off = pairs.offsets()
     distance = np.where(pairs.key_patch < 0, 0.0, np.hypot(rows, columns_off))
+    distance = np.where(pairs.query_patch < 0, np.nan, distance)
     query_patch = np.broadcast_to(pairs.query_patch, inner)
     # every map as (h, p, keys)
     order = [names.index(n) - 1 for n in ("h", "p") if n in names]
@@ -143,6 +145,7 @@ def _reduce(a: Tensor, plan: Plan) -> Tensor:
         mass,
         entropy,
         torch.where(there, entropy.exp(), 0.0),
+        torch.where(there, count, 0.0),
         there.to(torch.float64),
         share * count / count.sum(-1, keepdim=True).clamp(min=1),
         share * count,

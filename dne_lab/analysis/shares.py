@@ -52,9 +52,9 @@ class AttentionGroups:
         Returns:
             Columns kind, scope, those of ``by``, group, ``share %`` of the mass that is not on class tokens,
             ``uniform %`` (the share under uniform attention over what the query can see), ``effective keys``
-            = exp(entropy) within the group, averaged over the rows with mass there (NaN: none), ``keys`` there are,
-            ``mass per connection %`` and its uniform value, each estimate followed by ``low`` and ``high`` of its 95%
-            interval (Poisson bootstrap over images; NaN by head).
+            = exp(entropy) within the group, averaged over the rows with mass there (NaN: none), ``keys`` of those rows
+            there (their effective keys under uniform attention), ``mass per connection %`` and its uniform value, each
+            estimate followed by ``low`` and ``high`` of its 95% interval (Poisson bootstrap over images; NaN by head).
         """
 
         def rows(sums: Sums, drawn: Sums | None) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ class AttentionGroups:
                     | _columns("share %", _estimate(_share, one, several))
                     | {"uniform %": float(100 * one["uniform"] / one["weight"])}
                     | _columns("effective keys", _estimate(_keys, one, several))
-                    | {"keys": float(one["connections"] / one["weight"])}
+                    | {"keys": float(one["keys_there"] / one["with_mass"])}
                     | _columns("mass per connection %", _estimate(_per_connection, one, several))
                     | {"uniform mass %": float(100 * one["uniform"] / one["connections"])}
                 )
@@ -103,7 +103,7 @@ class AttentionGroups:
 
         return self._frame(by, rows)
 
-    def share(self, labels: str | Sequence[str], scope: str = LATER, kinds: Sequence[str] = PATCHES) -> Estimate:
+    def share(self, labels: str | Sequence[str], scope: str = LATER, kinds: str | Sequence[str] = PATCHES) -> Estimate:
         """The share in percent of one label or several together, over the later experts' attention to patches.
 
         ``kinds`` are taken together; the spatial-task attention of STA and the spatial attention of IA are of
@@ -113,6 +113,9 @@ class AttentionGroups:
         for label in wanted:
             if label not in self.labels:
                 raise unknown("group", label, self.labels)
+        if scope not in (FIRST, LATER):
+            raise unknown("scope", scope, (FIRST, LATER))
+        kinds = (kinds,) if isinstance(kinds, str) else kinds
         heads = [h for h in self._found.sums if h[0] in kinds and (h[2] == 1) == (scope == FIRST)]
         if not heads:
             return Estimate(np.nan, np.nan, np.nan)
@@ -172,8 +175,12 @@ class AttentionGroups:
             "shuffled": self.shuffled,
             "images": self.images,
             "replicates": self._found.replicates,
+            **({} if self.labelling != "groups" else {"same_patch": self._same_patch()}),
             **{name: plain(frame) for name, frame in tables.items()},
         }
+
+    def _same_patch(self) -> dict[str, list[float | None]]:
+        return {scope: [_cell(v) for v in self.same_patch(scope)] for scope in (LATER, FIRST)}
 
     def __repr__(self) -> str:
         what = f"{self.labelling} of {self.images} images" + (", shuffled" if self.shuffled else "")
@@ -260,10 +267,11 @@ def frame_of(table: dict[str, list[Any]]) -> "pd.DataFrame":
 
 def plain(frame: "pd.DataFrame") -> dict[str, list[Any]]:
     """A table as its column names and its rows, six digits."""
+    return {"columns": list(frame.columns), "rows": [[_cell(v) for v in row] for row in frame.itertuples(index=False)]}
 
-    def cell(value: Any) -> Any:
-        if isinstance(value, float | np.floating):
-            return None if value != value else float(f"{value:.6g}")
-        return value.item() if hasattr(value, "item") else value
 
-    return {"columns": list(frame.columns), "rows": [[cell(v) for v in row] for row in frame.itertuples(index=False)]}
+def _cell(value: Any) -> Any:
+    """Six digits; None for NaN."""
+    if isinstance(value, float | np.floating):
+        return None if value != value else float(f"{value:.6g}")
+    return value.item() if hasattr(value, "item") else value

@@ -164,7 +164,8 @@ def test_finetuning_trains_one_network(name: str) -> None:
         counts.append(sum(p.numel() for p in method.parameters()))
         assert all(p.requires_grad for p in method.parameters())
         if before is not None:
-            assert torch.equal(method.predict(images)["classifier"][:, : before.shape[1]], before)
+            grown = method.predict(images)["classifier"]
+            assert tiny.difference(grown[:, : before.shape[1]], before) < 1e-5
         index = stream.index("train", range(task.new.stop))
         terms = method.losses(stream.batch("train", index), task, learn)
         assert terms.keys() == {"classification"}

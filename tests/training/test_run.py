@@ -70,7 +70,7 @@ def test_a_run_leaves_everything_that_a_number_needs(whole: Path) -> None:
     assert record["accuracy"] == metrics.accuracy_matrix(pairs, tiny.TASKS)
     assert record["LA"] == metrics.measure(pairs, tiny.TASKS)["LA"]
     assert record["other_predictions"]["nme"]["seen_accuracy"] == metrics.seen_accuracy(means, tiny.TASKS)
-    assert record["LA"] > 50  # seven classes: 14 by guessing
+    assert record["LA"] > 30  # seven classes: 14 by guessing
     assert record["memory"] == {
         "budget": 20, "policy": "shared", "stored": 14, "scope": "run", "stored_by_task": [18, 20, 14],
     }  # fmt: skip

@@ -1,0 +1,70 @@
+"""What it costs to sort attention into groups, against a forward pass that computes the same maps and drops them."""
+
+import gc
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dne_lab import bench, presets
+from dne_lab.analysis.groups import attention_groups
+from dne_lab.analysis.probe import probe
+
+STATM = Path("/proc/self/statm")
+
+
+def measure(preset: str, task: int, images: int, batch: int, device: str) -> dict[str, Any]:
+    """STA of ``preset`` at ``task`` on random images, both ways interleaved batch by batch.
+
+    Returns:
+        ratio (decomposition / plain explicit forward pass, summed over all batches), seconds of the decomposition,
+        images, task, and ``peak_memory_mb`` of a decomposition beyond what the process held with the model loaded
+        (None where the system does not tell).
+    """
+    method, _, _ = bench.grown(presets.resolve(preset, method="sta"), task, device)
+    method.eval().requires_grad_(False)
+    pixels, _ = bench.images_of(method, batch, device)
+    model = method.model
+
+    def plain() -> None:
+        with torch.no_grad(), probe(model, kind=["spatial", "joint"], keep=False):
+            model(pixels)
+
+    def sorted_into_groups() -> None:
+        attention_groups(model, pixels, batch_size=batch, progress=False)
+
+    peak = peak_beyond(sorted_into_groups)
+    plain()
+    times = [
+        (bench.seconds(plain, device), bench.seconds(sorted_into_groups, device)) for _ in range(-(-images // batch))
+    ]
+    one, other = (sum(column) for column in zip(*times, strict=True))
+    return {"ratio": other / one, "seconds": other, "images": len(times) * batch, "task": task, "peak_memory_mb": peak}
+
+
+def peak_beyond(action: Callable[[], object]) -> float | None:
+    """Most memory in MB that the process holds during ``action``, beyond what it held before; None where unknown."""
+    if not STATM.exists():
+        return None
+    gc.collect()
+    before, most, done = _resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            most[0] = max(most[0], _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        action()
+    finally:
+        done.set()
+        watcher.join()
+    return (most[0] - before) / 2**20
+
+
+def _resident() -> int:
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,111 @@
+"""What `dne-lab report --attention` does: decompose runs, keep the records, draw them with those that are there."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposition, decompose, find
+from dne_lab.data.stream import from_config
+from dne_lab.errors import LabError
+from dne_lab.measure import tables
+from dne_lab.measure.record import RUN_FIRST
+from dne_lab.plots.attention import SAME, drawings
+from dne_lab.plots.figure import Figure
+from dne_lab.training import portable
+from dne_lab.training.api import open as open_run
+from dne_lab.training.archive import unpacked
+from dne_lab.training.folder import CONFIG, read_config
+from dne_lab.training.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = Path("records") / "attention"  # within the folder of the figures
+
+
+def runs(paths: Iterable[Path]) -> list[Path]:
+    """Run folders, archives, and what lies in folders that hold run folders.
+
+    Raises:
+        LabError: none there.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(config.parent for config in path.rglob(CONFIG)) if path.is_dir() else [path]
+        if not inside:
+            raise LabError(
+                f"{path} holds no run folder: attention needs a run's weights, not its record alone. {RUN_FIRST}"
+            )
+        found += inside
+    return found
+
+
+def open_with(path: Path, data: str | None) -> Run:
+    """The run in a folder or archive, with its images from ``data`` if they have moved or were never in it."""
+    if data is None:
+        return open_run(path, progress=False)
+    if path.suffix == portable.SUFFIX:
+        config = portable.read_model(path)[1]
+    else:
+        with unpacked(path) as folder:
+            config = read_config(folder)
+    return open_run(path, from_config(dataclasses.replace(config.data, path=data)), progress=False)
+
+
+def write(
+    paths: Iterable[Path], images: int, out: Path, data: str | None = None
+) -> tuple[list[Decomposition], list[Path]]:
+    """Decomposes every run, one after another, and writes its record, then all figures of the records in ``out``.
+
+    Returns:
+        What was found, and the files written: ``out``/records/attention/ID.json and the figures' CSV and PNG.
+    """
+    if images < 2:
+        raise LabError(f"--attention {images}: give at least 2 images, better some hundred.")
+    made, written = [], []
+    for path in runs(paths):
+        found = decompose(open_with(path, data), images)
+        file = out / FOLDER / f"{found.run}.json"
+        found.write(file)
+        made.append(found)
+        written.append(file)
+    return made, written + save(drawings(find(out / FOLDER)), out)
+
+
+def save(figures: dict[str, Figure], out: Path) -> list[Path]:
+    """Writes CSV and PNG of each."""
+    return [path for name, figure in figures.items() for suffix in ("csv", "png")
+            for path in figure.save(out / f"{name}.{suffix}")]  # fmt: skip
+
+
+def overview(found: Iterable[Decomposition]) -> "pd.DataFrame":
+    """One row a run and moment: the same-patch share of experts 2, 3, ... with its interval over images, the keys used.
+
+    A moment at which these experts have no attention to patches (the null model of DNE) has no row.
+    """
+    import pandas as pd
+
+    rows = []
+    for member in found:
+        for moment in (name for name in (INITIAL, TRAINED, SHUFFLED) if name in member.moments):
+            same = member.same_patch(moment)
+            if not math.isfinite(same.value):
+                continue
+            groups, whole = member.patches(moment), member.patches(moment, name="rows").iloc[0]
+            rows.append(
+                {"run": member.run, "images": member.images, "moment": moment, "same patch %": same.value}
+                | {"low": same.low, "high": same.high}
+                | {"uniform %": float(groups[groups["group"].isin(SAME)]["uniform %"].sum())}
+                | {"effective keys": float(whole["effective keys"]), "keys": float(whole["keys"])}
+            )
+    return pd.DataFrame(rows)
+
+
+def text(found: Iterable[Decomposition]) -> str:
+    """`overview` for the terminal."""
+    table = overview(found)
+    if table.empty:
+        return "These runs have one expert each: there is no attention of later experts to sort."
+    return f"Attention of experts 2, 3, ... to patches\n{tables.to_text(table)}"

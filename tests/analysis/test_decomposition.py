@@ -1,0 +1,113 @@
+"""A run's attention at every moment: what the moments are, that the record keeps them, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+import dne_lab as lab
+from dne_lab.analysis import decomposition
+from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, decompose
+from dne_lab.analysis.groups import attention_groups
+from dne_lab.analysis.history import newcomer, untrained
+from dne_lab.analysis.shares import FIRST, LATER
+from dne_lab.errors import LabError
+from dne_lab.training.run import Run
+
+SMALL: dict[str, Any] = {
+    "learn__epochs": 1, "tune__epochs": 1, "learn__batch": 16, "network__depth": 2, "network__head_width": 4,
+    "network__heads": "2,1", "network__patch": 4, "memory__budget": 20, "progress": False, "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    folder = tmp_path_factory.mktemp("runs")
+    stream = lab.stream("digits", tasks=(4, 3, 3))
+    return {m: lab.train(m, stream, folder=folder / m, **SMALL) for m in ("ia", "sta", "dne")}
+
+
+def test_untrained_is_how_the_run_began(runs: dict[str, Run]) -> None:
+    start = lab.start("dne", runs["dne"].stream, **SMALL)
+    stage = start.method.stages(start.stream.task(1))[0]
+    start.enter(start.method, start.stream.task(1), stage)
+    first, again = start.model.experts[0].state_dict(), untrained(runs["dne"]).experts[0].state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(again["embed.weight"], runs["dne"].model.experts[0].state_dict()["embed.weight"])
+    assert len(untrained(runs["dne"]).experts) == 3 and not untrained(runs["dne"]).training
+
+
+def test_a_newcomer_stands_untrained_on_trained_predecessors(runs: dict[str, Run]) -> None:
+    run = runs["dne"]
+    network, start = newcomer(run, 3), untrained(run)
+    for number in (0, 1):
+        trained = run.model.experts[number].state_dict()
+        assert all(torch.equal(v, trained[name]) for name, v in network.experts[number].state_dict().items())
+    fresh = start.experts[2].state_dict()
+    assert all(torch.equal(v, fresh[name]) for name, v in network.experts[2].state_dict().items())
+    for task in (1, 4):
+        with pytest.raises(LabError, match=rf"task {task}: this run has newcomers of tasks 2 to 3"):
+            newcomer(run, task)
+
+
+def test_the_record_holds_what_the_groups_are(runs: dict[str, Run], tmp_path: Path) -> None:
+    run = runs["sta"]
+    found = decompose(run, 40, progress=False)
+    images = run.stream.test_images(40)
+    whole = attention_groups(run.model, images, progress=False)
+    assert set(found.moments) >= {INITIAL, TRAINED, SHUFFLED, f"{TRAINED}, content", f"{INITIAL}, position"}
+    assert found.same_patch().value == pytest.approx(whole.same_patch().value, rel=1e-5)
+    assert found.same_patch(scope=FIRST).value == pytest.approx(whole.same_patch(FIRST).value, rel=1e-5)
+    later = whole.table()
+    later = later[(later["kind"] == "joint") & (later["scope"] == LATER)]["share %"].to_numpy()
+    assert found.patches()["share %"].to_numpy() == pytest.approx(later, rel=1e-5)
+    assert found.images == 40 and found.run == run.record.id and found.LA == run.record.LA
+    before = decomposition.frame_of(found.before)
+    assert sorted(before["expert"].unique()) == [2, 3] and before["share %"].groupby(
+        before["expert"]
+    ).sum().tolist() == (pytest.approx([100, 100], rel=1e-4))
+    flow = decomposition.frame_of(found.flow)
+    assert flow[["expert 1", "expert 2", "expert 3"]].sum(axis=1).tolist() == pytest.approx([100] * len(flow), abs=1e-2)
+    found.write(tmp_path / "deep" / "a.json")
+    assert decomposition.find(tmp_path) == [found]
+
+
+def test_experts_that_do_not_read_each_other_have_no_null_model(runs: dict[str, Run]) -> None:
+    found = decompose(runs["ia"], 20, progress=False)
+    assert SHUFFLED not in found.moments and found.flow == {}
+    table = found.patches()
+    assert table.set_index("group").loc[["SPDH", "DPDH"], "share %"].tolist() == [0.0, 0.0]
+
+
+def test_the_start_of_the_authors_network() -> None:
+    """Under gpsa the gate starts at sigmoid(1): positions give expert 1 a same-patch share far above 1 / N."""
+    model = tiny.model(heads=(9, 1), shape=(3, 32, 32), shake=0, **tiny.AUTHORS)
+    images = tiny.images(4, (3, 32, 32))
+    parts = {part: attention_groups(model, images, part=part, layer=0, kind="spatial", progress=False) for part in
+             ("attention", "content", "position")}  # fmt: skip
+    shares = {part: groups.same_patch(FIRST).value for part, groups in parts.items()}
+    gate = torch.sigmoid(torch.tensor(1.0)).item()
+    assert shares["attention"] == pytest.approx((1 - gate) * shares["content"] + gate * shares["position"], rel=1e-5)
+    assert shares["content"] == pytest.approx(100 / 64, rel=0.02) and shares["position"] > 5 * 100 / 64
+
+
+def test_an_unfinished_run_has_its_start_alone(tmp_path: Path) -> None:
+    run = lab.start("dne", lab.stream("digits", tasks=(4, 3, 3)), folder=tmp_path / "run", **SMALL)
+    found = decompose(run, 20, progress=False)
+    assert INITIAL in found.moments and TRAINED not in found.moments and not found.finished and found.LA is None
+
+
+def test_what_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"no attention record there\. Make one first"):
+        decomposition.find(tmp_path)
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(LabError, match=r"a\.json cannot be read"):
+        decomposition.find(tmp_path)
+    (tmp_path / "a.json").write_text(json.dumps({"kind": "attention", "format": 99}))
+    with pytest.raises(LabError, match="attention record of another version"):
+        decomposition.find(tmp_path)
+    with pytest.raises(LabError, match=r"no rows of .nothing.\. It has: initialisation"):
+        decompose(runs["ia"], 20, progress=False).table("nothing", "rows")

@@ -1,0 +1,105 @@
+"""Figures of attention: their tables follow from the records, seeds are averaged, and what is missing is said."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from matplotlib.figure import Figure as Canvas
+
+from dne_lab import paper
+from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposition, plain
+from dne_lab.analysis.groups import attention_groups
+from dne_lab.errors import LabError
+from dne_lab.models.variants import DNE, IA, STA, Variant
+from dne_lab.plots import attention
+from dne_lab.plots.figure import PLOTLY_MIME, Figure
+
+
+def decomposed(variant: Variant, seed: int = 0, heads: tuple[int, ...] = (3, 1, 1), **changes: Any) -> Decomposition:
+    """Of a random network: real in form, of no training."""
+    model = tiny.model(variant, heads, seed=seed)
+    groups = attention_groups(model, tiny.images(4), progress=False)
+    moments = {INITIAL: groups.to_dict(), TRAINED: groups.to_dict()}
+    flow: dict[str, Any] = {}
+    if variant != IA and len(heads) > 1:
+        moments[SHUFFLED] = attention_groups(model, tiny.images(4), shuffled=True, progress=False).to_dict()
+        flow = plain(attention_groups(model, tiny.images(4), labelling="experts", progress=False).flow())
+    base: dict[str, Any] = {
+        "run": f"{variant.name}-tiny-s{seed}", "method": variant.name, "preset": "tiny", "dataset": "digits",
+        "seed": seed, "epochs": 1, "tasks": [2, 2, 2], "heads": list(heads), "network": {}, "LA": 50.0,
+        "finished": True, "images": 4, "config_sha256": "0", "code_version": "0", "torch": "0", "moments": moments,
+        "flow": flow,
+    }  # fmt: skip
+    return Decomposition(**{**base, **changes})
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Decomposition]:
+    return [decomposed(variant, seed) for variant in (IA, STA, DNE) for seed in range(3)]
+
+
+def drawn(figure: Figure) -> Any:
+    axes = Canvas().add_subplot()
+    figure.draw(axes)
+    return axes
+
+
+def test_groups_stand_beside_the_printed_shares(found: list[Decomposition]) -> None:
+    figure = attention.attention_groups(found)
+    table = figure.table.set_index(["series", "group"])
+    for row in paper.attention_shares().to_dict("records"):
+        name = f"{row['model'].upper()}, paper"
+        assert table.loc[(name, "same patch"), "share %"] == row["same_patch_percent"]
+        assert table.loc[(name, "different patch"), "share %"] == row["different_patch_percent"]
+    seeds = [member.same_patch().value for member in found if member.method == "sta"]
+    same = table.loc[("STA, tiny", "same patch")]
+    assert same["share %"] == pytest.approx(np.mean(seeds), rel=1e-6) and same["seeds"] == 3
+    half = 4.3026527 * np.std(seeds, ddof=1) / 3**0.5
+    assert [same["low"], same["high"]] == pytest.approx([np.mean(seeds) - half, np.mean(seeds) + half], rel=1e-5)
+    parts = table.loc["STA, tiny"].drop("same patch")
+    assert parts["share %"].sum() == pytest.approx(100) and parts["uniform %"].sum() == pytest.approx(100)
+    assert parts.loc[["SPSH", "SPDH"], "share %"].sum() == pytest.approx(same["share %"], rel=1e-4)
+    assert "small scale" in figure.title and len(figure.records) == 9
+
+
+def test_one_seed_has_the_interval_over_images(found: list[Decomposition]) -> None:
+    one = attention.attention_groups([found[3]]).table
+    same = one[(one["preset"] == "tiny") & (one["group"] == "same patch")].iloc[0]
+    assert (same["low"], same["high"]) == found[3].same_patch()[1:]
+
+
+def test_fragmentation_moments_and_flow(found: list[Decomposition]) -> None:
+    layers = attention.fragmentation(found).table
+    assert sorted(layers["layer"].unique()) == [0, 1] and layers["used %"].between(0, 100).all()
+    moments = attention.along_training(found).table
+    assert moments[moments["method"] == "ia"]["moment"].tolist() == [INITIAL, TRAINED]
+    assert moments[moments["method"] == "sta"]["moment"].tolist() == [INITIAL, TRAINED, SHUFFLED]
+    flow = attention.expert_flow(found[-1]).table
+    assert (flow["reads"] <= flow["expert"]).all() and set(flow["kind"]) == {"task1", "task2"}
+    sums = flow.groupby(["kind", "layer", "expert"])[["share %", "uniform %"]].sum()
+    assert sums.to_numpy() == pytest.approx(np.full(sums.shape, 100.0), abs=1e-3)
+    with pytest.raises(LabError, match="do not read each other"):
+        attention.expert_flow(found[0])
+
+
+def test_all_that_can_be_drawn_is_and_twice_the_same(found: list[Decomposition]) -> None:
+    figures = attention.drawings(found)
+    flows = ["expert_flow_dne_tiny", "expert_flow_sta_tiny"]
+    assert sorted(figures) == ["attention_along_training", "attention_groups", *flows, "fragmentation"]
+    for name, figure in figures.items():
+        assert drawn(figure).get_ylabel() or name.startswith("expert_flow")
+        assert figure.csv() == attention.drawings(found)[name].csv()
+        assert figure.image()[:4] == b"\x89PNG"
+        pytest.importorskip("plotly")
+        assert figure._repr_mimebundle_()[PLOTLY_MIME]["data"]
+
+
+def test_networks_without_later_experts_fill_no_figure(found: list[Decomposition]) -> None:
+    alone = decomposed(IA, heads=(3,))
+    assert attention.drawings([alone]) == {}
+    with pytest.raises(LabError, match="no attention record of a trained run with two experts"):
+        attention.attention_groups([alone])
+    with pytest.raises(LabError, match="two attention records of ia, tiny, of one seed"):
+        attention.attention_groups([found[0], dataclasses.replace(found[0], run="another")])
