@@ -11,9 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dne_lab.analysis.ablation import ablate as ablate
     from dne_lab.analysis.groups import attention_groups as attention_groups
     from dne_lab.analysis.labelling import Labelling as Labelling
     from dne_lab.analysis.probe import probe as probe
+    from dne_lab.analysis.sweep import ablation_sweep as ablation_sweep
     from dne_lab.data.stream import stream as stream
     from dne_lab.errors import LabError as LabError
     from dne_lab.measure.record import Record as Record
@@ -29,6 +31,8 @@ _WHERE = {
     "train": "dne_lab.training.api",
     "open": "dne_lab.training.api",
     "Record": "dne_lab.measure.record",
+    "ablate": "dne_lab.analysis.ablation",
+    "ablation_sweep": "dne_lab.analysis.sweep",
     "attention_groups": "dne_lab.analysis.groups",
     "Labelling": "dne_lab.analysis.labelling",
     "probe": "dne_lab.analysis.probe",
@@ -41,6 +45,8 @@ __all__ = [
     "Labelling",
     "Record",
     "Variant",
+    "ablate",
+    "ablation_sweep",
     "attention_groups",
     "open",
     "probe",

@@ -2,8 +2,21 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from dne_lab.errors import LabError
+
+# Options that several commands share.
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Preset = Annotated[str, typer.Option(help="Presets, composed left to right: digits100,authors-code. See the README.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One field of the configuration, e.g. --set learn.epochs=5. Repeatable."),
+]
+Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
 
 
 def numbers(text: str, option: str = "--seeds") -> list[int]:

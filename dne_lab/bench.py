@@ -20,7 +20,7 @@ from dne_lab import chance
 from dne_lab.config import Config
 from dne_lab.data.source import ArraySource
 from dne_lab.data.stream import ClassStream, Task
-from dne_lab.measure.cost import blank_stream, shape_of
+from dne_lab.measure.cost import blank_stream, counted, shape_of
 from dne_lab.methods.base import Stage, create
 from dne_lab.methods.expansion import Expansion
 from dne_lab.models import literal
@@ -133,6 +133,24 @@ def product_share(config: Config, task: int, batch: int, device: str) -> float:
     return sum(t for name, t in times.items() if any(word in name for word in PRODUCTS)) / sum(times.values())
 
 
+def step_flops(config: Config, task: int, batch: int) -> int:
+    """FLOPs of a training step on the normal path: forward, backward, every operation that multiplies matrices."""
+    method, _, current = grown(config, task, "cpu")
+    images, step = _stepper(method, current, batch, "cpu")
+    step(lambda: method.model(images))  # what is prepared once is prepared here
+    return counted(lambda: step(lambda: method.model(images)))
+
+
+def rate(dtype: torch.dtype, device: str, side: int = 2048) -> float:
+    """FLOP/s that this machine reaches in one large square matrix product: the best of 7, after one to warm up.
+
+    The limit for every program that multiplies matrices here; how many threads it used stands beside it.
+    """
+    a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
+    times = [seconds(lambda: a @ b, device) for _ in range(8)]
+    return 2 * side**3 / min(times[1:])
+
+
 def inference(config: Config, task: int, batch: int, device: str, pairs: int) -> tuple[float, float]:
     """Ratio literal / normal of a prediction, and the normal path's seconds a batch."""
     method, _, _ = grown(config, task, device)
@@ -202,6 +220,8 @@ def run(
     first = min(steps)
     report("where a step's time goes")
     shares = {str(task): product_share(config, task, batch, device) for task in sorted({1, first, last})}
+    report("the limit of this machine")
+    rates = {"float32": rate(torch.float32, device), **({"bfloat16": rate(torch.bfloat16, device)} if bf16 else {})}
     gains = {}
     if bf16:
         report("bf16")
@@ -213,10 +233,13 @@ def run(
         "images_per_second": batch / times[f"train_step_{first}"],
         "data_share": data_seconds(config, batch, device) / times["train_step_1"],  # the shortest step there is
         "product_share": shares,
+        "step_flops": {str(task): step_flops(config, task, batch) for task in sorted({1, *steps})},
+        "rates": rates,
         **gains,
         "peak_memory_mb": peak_memory(device),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu",
         "torch": torch.__version__,
+        "preset": config.preset,
         "threads": torch.get_num_threads(),
         "batch": batch,
         "pairs": pairs,
@@ -233,6 +256,9 @@ def text(result: dict[str, Any]) -> str:
     lines.append(f"{result['images_per_second']:.1f} images/s, data {result['data_share']:.1%} of a step")
     shares = ", ".join(f"{share:.0%} at T = {t}" for t, share in result["product_share"].items())
     lines.append(f"matrix products and attention kernels in a training step: {shares}")
+    for t, flops in result["step_flops"].items():
+        least = flops / result["rates"]["float32"]
+        lines.append(f"training step at task {t}: {flops / 1e9:.1f} GFLOP, {least:.3f} s at the measured rate")
     for t, r in result.get("bf16_step", {}).items():
         lines.append(f"training step at task {t} in bf16: {r:.2f} times as fast as in float32")
     if "attention_groups" in result:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from dne_lab.arguments import numbers, program, settings
+from dne_lab.arguments import Device, Json, Preset, Seeds, Settings, numbers, program, settings
 from dne_lab.errors import LabError
 
 
@@ -42,15 +42,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="A laboratory for Dense Network Expansion (CVPR 2023): class-incremental vision transformers on real images.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Preset = Annotated[str, typer.Option(help="Presets, composed left to right: digits100,authors-code. See the README.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="One field of the configuration, e.g. --set learn.epochs=5. Repeatable."),
-]
-Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
 
 
 @app.command()
@@ -136,46 +127,51 @@ def run(
 @app.command()
 def report(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Run folders, archives, or folders that hold records.")
+        list[Path], typer.Argument(metavar="DIR...", help="Run folders, archives, folders of records or of counts.")
     ],
     figures: Annotated[Path | None, typer.Option(help="Write the figures there.")] = None,
     name: Annotated[str | None, typer.Option(help="How the files of --figures begin; default: the data set.")] = None,
     attention: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Sort the attention of N test images into groups (needs run folders or models)."
-        ),
+        int | None, typer.Option(metavar="N", help="Sort the attention of runs or models, on N test images, by group.")
     ] = None,
+    ablation: Annotated[
+        int | None, typer.Option(metavar="N", help="Remove their later experts' attention, on N test images.")
+    ] = None,
+    how: Annotated[str, typer.Option(help="With --ablation: mask (and renormalise), zero or mean.")] = "mask",
     data: Annotated[
-        str | None, typer.Option(help="With --attention: where the images are, if not where the run says.")
+        str | None, typer.Option(help="With these two: where the images are, if not where the run says.")
     ] = None,
     latex: Annotated[bool, typer.Option(help="Print LaTeX tables.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tables from records beside the paper's; figures; the attention of runs.
+    """Tables from records beside the paper's; figures; the attention of runs, and what is lost without it.
 
     With --attention N: SPSH, SPDH, DPSH and DPDH shares of N test images, untrained, trained and under a null model, as
     records/attention/ID.json, CSV and PNG in the folder of --figures (default: figures).
+
+    With --ablation N: the accuracy lost without each of these groups, and without each connection between experts, as
+    records/ablation/ID-HOW.json, CSV and PNG there.
     """
-    if attention is not None:
-        import dataclasses
-
-        from dne_lab import decomposing
-
-        found, written = decomposing.write(paths, attention, figures or Path("figures"), data)
-        print(json.dumps([dataclasses.asdict(f) for f in found]) if as_json else decomposing.text(found))
-        for path in written:
-            print(f"wrote {path}", file=sys.stderr)
-        return
     from dne_lab import reporting
 
+    out = figures or Path("figures")
+    if attention is not None:
+        from dne_lab import decomposing
+
+        reporting.tell(*decomposing.write(paths, attention, out, data), decomposing.text, as_json)
+    if ablation is not None:
+        from dne_lab import ablating
+
+        reporting.tell(*ablating.write(paths, ablation, out, how, data), ablating.text, as_json)
+    if (attention, ablation) != (None, None):
+        return
     records = reporting.find(paths)
     if as_json:
         print(json.dumps([r.to_dict() for r in records], indent=1))
-    else:
+    elif records:
         print(reporting.text(records, latex))
     if figures is not None:
-        for path in reporting.figures(records, figures, name):
+        for path in reporting.figures(records, figures, name, paths):
             print(f"wrote {path}", file=sys.stderr)
 
 
@@ -286,15 +282,8 @@ def lab(
         )
     if not folder.is_dir():
         raise LabError(f"there is no folder {folder} here. Run this in the project's folder, or give --folder.")
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--ip=127.0.0.1",
-        f"--port={port}",
-        f"--ServerApp.root_dir={folder.resolve()}",
-    ]
-    os.execv(sys.executable, command)
+    server = ["--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={folder.resolve()}"]
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *server])
 
 
 def main() -> None:

@@ -1,28 +1,66 @@
 """What records say: printed tables beside the paper's, and figures."""
 
+import dataclasses
+import json
+import sys
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from dne_lab.errors import LabError
 from dne_lab.measure import record as records_of
 from dne_lab.measure import tables
+from dne_lab.measure.cost_records import tree_of
 from dne_lab.measure.record import Record
 from dne_lab.plots.figure import Figure
 
 
+def tell(found: Sequence[Any], written: Iterable[Path], text: Callable[[Sequence[Any]], str], as_json: bool) -> None:
+    """Prints records that have just been made (dataclasses), as JSON or as ``text`` has them, and the files written."""
+    print(json.dumps([dataclasses.asdict(one) for one in found]) if as_json else text(found))
+    for path in written:
+        print(f"wrote {path}", file=sys.stderr)
+
+
 def find(paths: Iterable[str | Path]) -> list[Record]:
-    """The records of run folders, of folders that hold any, and of exported archives."""
+    """The records of run folders, of folders that hold any, and of exported archives.
+
+    Folders that hold counts (``dne-lab cost``) or a benchmark alone have none: they are left out.
+    """
     from dne_lab.training.archive import unpacked
 
-    def packed(path: Path) -> bool:
-        return path.suffix in (".zip", ".safetensors") or (path.is_file() and zipfile.is_zipfile(path))
-
     with ExitStack() as stack:
-        given = [Path(path) for path in paths]
-        places = [stack.enter_context(unpacked(path)) if packed(path) else path for path in given]
-        return records_of.find(places)
+        given = [path for path in map(Path, paths) if not _measurements_alone(path)]
+        places = [stack.enter_context(unpacked(path)) if _packed(path) else path for path in given]
+        return records_of.find(places) if places else []
+
+
+def _packed(path: Path) -> bool:
+    return path.suffix in (".zip", ".safetensors") or (path.is_file() and zipfile.is_zipfile(path))
+
+
+def _measurements_alone(path: Path) -> bool:
+    """Whether a path holds counts or a benchmark, and no record of a run."""
+    from dne_lab.measure import cost_records
+
+    if _packed(path) or not path.exists():
+        return False
+    if not cost_records.find([path]) and not _benchmarks([path]):
+        return False
+    try:
+        return not records_of.find(path)
+    except LabError:
+        return True
+
+
+def _benchmarks(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    from dne_lab.plots.limits import is_bench
+
+    files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
+    trees = [tree_of(file) for file in files if file.suffix == ".json"]
+    return [tree for tree in trees if is_bench(tree)]
 
 
 def text(records: Sequence[Record], latex: bool = False) -> str:
@@ -50,22 +88,90 @@ def committed_text(folder: Path) -> str:
 
 
 def drawings(records: Sequence[Record]) -> dict[str, Figure]:
-    """The figures that these records of one data set can fill, by name."""
+    """The figures that these records of one data set can fill, by name: ours, and the paper's where two methods are
+    there to be compared."""
+    from dne_lab.plots import comparison, growth, printed, tradeoff
     from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task
 
-    return {"accuracy_by_task": accuracy_by_task(records), "accuracy_against_cost": accuracy_against_cost(records)}
+    made = {"accuracy_by_task": accuracy_by_task(records), "accuracy_against_cost": accuracy_against_cost(records)}
+    done = [record for record in records if record.finished and not record.validation]
+    if not done:
+        return made
+    streams = list(dict.fromkeys(tuple(record.tasks) for record in done if len(record.tasks) > 1))
+    for tasks in streams:
+        name = "forgetting" if len(streams) == 1 else f"forgetting_{_short(tasks)}"
+        made[name] = comparison.forgetting([record for record in done if tuple(record.tasks) == tasks])
+    if comparison.has_pair(done):
+        made["figure_4_right"] = comparison.figure_4_right(done)
+    dataset = printed.dataset_of(done[0])
+    for make in (tradeoff.figure_1_right, tradeoff.figure_6ab, tradeoff.figure_6cd):
+        figure = make(done, dataset)
+        if figure.table.loc[figure.table["source"] == "ours", "method"].nunique() > 1:
+            made[figure.name] = figure
+    if growth.TWENTY_SIX in streams:
+        made["figure_6f"] = growth.figure_6f(done, dataset)
+    return made
 
 
-def figures(records: Sequence[Record], out: Path, name: str | None = None) -> list[Path]:
-    """Writes the summary as ``<name>.csv`` (default: summary), and CSV and PNG of the figures of every data set."""
+def _short(tasks: Sequence[int]) -> str:
+    """``50+10x5`` for a file name."""
+    return tables.tasks_text(tasks).replace(" ", "")
+
+
+def architectures(paths: Iterable[str | Path]) -> dict[str, Figure]:
+    """Figures 2 and 5 of every model (``.safetensors``) among the paths, one of each variant."""
+    from dne_lab.plots.architecture import figure_2
+    from dne_lab.plots.blocks import figure_5
+    from dne_lab.training import api
+
+    made: dict[str, Figure] = {}
+    for path in map(Path, paths):
+        if path.suffix == ".safetensors":
+            model = api.open(path, progress=False).model
+            for figure in (figure_2(model), figure_5(model)):
+                made.setdefault(figure.name, figure)
+    return made
+
+
+def measurements(paths: Iterable[str | Path]) -> dict[str, Figure]:
+    """The figures of counts and benchmarks among the paths: cost growth, figure 6 e, the time of a training step."""
+    from dne_lab.measure import cost_records
+    from dne_lab.plots import growth, limits
+
+    places = [path for path in map(Path, paths) if not _packed(path)]
+    costs, benchmarks = cost_records.find(places), _benchmarks(places)
+    made = {"cost_growth": growth.cost_growth(costs)} if costs else {}
+    if any(cost.tasks == growth.TWENTY_SIX for cost in costs):
+        made["figure_6e"] = growth.figure_6e(costs)
+    if benchmarks:
+        made["step_time"] = limits.step_time(benchmarks[0])
+    return made
+
+
+def figures(
+    records: Sequence[Record], out: Path, name: str | None = None, paths: Iterable[str | Path] = ()
+) -> list[Path]:
+    """Writes the summary as ``<name>.csv`` (default: summary), and CSV and PNG of the figures of every data set.
+
+    ``paths``: where the records came from; models, counts and benchmarks there are drawn too. Architectures are called
+    after ``name`` as well, what is counted or timed has a name of its own.
+    """
     from dne_lab.files import write_text
 
-    path = out / f"{name or 'summary'}.csv"
-    write_text(path, tables.summary(records).to_csv(index=False, float_format="%.4f", lineterminator="\n"))
-    written = [path]
-    for dataset in dict.fromkeys(r.dataset for r in records):
-        chosen = [r for r in records if r.dataset == dataset]
-        for kind, figure in drawings(chosen).items():
-            stem = f"{name or dataset}_{kind}"
-            written += [*figure.save(out / f"{stem}.csv"), *figure.save(out / f"{stem}.png")]
+    written: list[Path] = []
+    if records:
+        path = out / f"{name or 'summary'}.csv"
+        write_text(path, tables.summary(records).to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+        written.append(path)
+    made: dict[str, Figure] = {}
+    datasets = list(dict.fromkeys(record.dataset for record in records))
+    for dataset in datasets:
+        stem = dataset if name is None else name if len(datasets) == 1 else f"{name}_{dataset}"
+        chosen = [record for record in records if record.dataset == dataset]
+        made |= {f"{stem}_{kind}": figure for kind, figure in drawings(chosen).items()}
+    paths = list(paths)
+    made |= {f"{name}_{kind}" if name else kind: figure for kind, figure in architectures(paths).items()}
+    made |= measurements(paths)
+    for stem, figure in made.items():
+        written += [*figure.save(out / f"{stem}.csv"), *figure.save(out / f"{stem}.png")]
     return written

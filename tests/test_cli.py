@@ -54,6 +54,9 @@ COST = {
     "params_trainable",
 }
 BENCH = {
+    "step_flops",
+    "rates",
+    "preset",
     "train_step",
     "inference",
     "calls_per_forward",
@@ -67,7 +70,18 @@ BENCH = {
 HELP = {
     "reproduce": ["--preset", "--seeds", "--out", "--json", "handwritten digits"],
     "run": ["METHOD[,METHOD...]", "--preset", "--set", "--seeds", "--out", "--stop-after", "--dry-run", "resumes"],
-    "report": ["DIR...", "--figures", "--latex", "--name", "--attention", "--data", "--json", "beside the paper"],
+    "report": [
+        "DIR...",
+        "--figures",
+        "--latex",
+        "--name",
+        "--attention",
+        "--ablation",
+        "--how",
+        "--data",
+        "--json",
+        "beside the paper",
+    ],
     "cost": ["METHOD", "--tasks", "--heads", "--preset", "--json", "without training"],
     "bench": ["--tasks", "--batch", "--pairs", "--bf16", "--attention", "--json", "literal path"],
     "export": ["RUN", "FILE", "the whole run", "--half"],
@@ -241,7 +255,8 @@ def test_report_writes_latex_and_figures(place: Path, here: Here, tmp_path: Path
     done = here("report", place / "runs", "--latex", "--figures", "out")
     assert done.code == 0 and done.out.startswith("\\begin{tabular}") and "DNE (k = 1) & 2, 1 & digits" in done.out
     made = sorted(file.name for file in (tmp_path / "out").iterdir())
-    drawn = [f"digits_accuracy_{kind}.{end}" for kind in ("against_cost", "by_task") for end in ("csv", "png")]
+    kinds = ("accuracy_against_cost", "accuracy_by_task", "figure_6a", "forgetting")
+    drawn = [f"digits_{kind}.{end}" for kind in kinds for end in ("csv", "png")]
     assert made == [*drawn, "summary.csv"]
     assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in made if name.endswith("png"))
     assert sorted(done.err.split()[1::2]) == [f"out/{name}" for name in made]
@@ -258,6 +273,24 @@ def test_report_sorts_the_attention_of_runs(place: Path, here: Here, tmp_path: P
     (found,) = json.loads(again.out)
     assert found["images"] == 20 and {"initialisation", "trained"} <= found["moments"].keys()
     assert (tmp_path / "out" / "records" / "attention" / f"{found['run']}.json").exists()
+
+
+def test_report_ablates_runs(place: Path, here: Here, tmp_path: Path) -> None:
+    words = ["report", place / "runs" / "dne-digits-s0", "--ablation", 20, "--how", "zero", "--figures", "out"]
+    done = here(*words)
+    assert done.code == 0 and "lost when expert (row) reads expert (column) at no layer" in done.out
+    out = tmp_path / "out"
+    made = {str(Path(file).relative_to(out)): Path(file).read_bytes() for file in snapshot(out)}
+    (name,) = (file for file in made if file.startswith("records/ablation/dne-digits-s0-"))
+    assert name.endswith("-zero.json")
+    assert {"ablation_digits_zero_groups.csv", "ablation_digits_zero_dne.png"} <= {*made}
+    again = here(*words, "--json")
+    (found,) = json.loads(again.out)
+    assert found == json.loads(made[name]) and (found["how"], found["images"]) == ("zero", 20)
+    assert all((out / file).read_bytes() == data for file, data in made.items())
+    for wrong, message in (("cut", "unknown how 'cut'. Allowed: mask, mean, zero"), ("mask", "give at least 2 images")):
+        done = here("report", place / "runs" / "dne-digits-s0", "--ablation", 1 + (wrong == "cut"), "--how", wrong)
+        assert done.code == 2 and message in done.err
 
 
 def test_report_puts_the_papers_rows_beside_ours(here: Here, tmp_path: Path) -> None:
@@ -323,6 +356,7 @@ def test_bench_measures_the_normal_path_against_the_literal_one(here: Here, tiny
     assert done.code == 0 and told.keys() >= BENCH
     assert told["train_step"].keys() == {"2", "3"} and told["inference"].keys() == {"3"}
     assert told["calls_per_forward"].keys() == {"2"} and told["threads"] == 1
+    assert told["step_flops"].keys() == {"1", "2", "3"} and told["rates"].keys() == {"float32"}
     numbers = [*told["train_step"].values(), *told["inference"].values(), *told["calls_per_forward"].values()]
     assert all(number > 0 for number in [*numbers, told["images_per_second"], told["peak_memory_mb"]])
     assert "measuring: training step at task 2" in done.err

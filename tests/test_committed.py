@@ -14,6 +14,7 @@ import dne_lab as lab
 from dne_lab import presets, reporting
 from dne_lab.measure import record, tables
 from dne_lab.models import literal
+from dne_lab.plots import status
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"
@@ -85,6 +86,42 @@ def test_the_cost_table_in_the_readme() -> None:
         row = next(line for line in readme.splitlines() if line.startswith(f"| k = {k}, 50 + {step} x {count} |"))
         ours = [float(cell) for cell in row.split("|")[4:6]]
         assert ours == [round(last[name] / 1e9, 3) for name in ("flops_literal", "flops_spent")]
+
+
+def test_what_is_counted_and_timed_as_figures() -> None:
+    places = [FIGURES / "records" / name for name in ("cost", "timing")]
+    made = reporting.measurements(places)
+    assert list(made) == ["cost_growth", "figure_6e", "step_time"]
+    for name, figure in made.items():
+        same(FIGURES / f"{name}.csv", figure.table)
+        assert (FIGURES / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_architecture_of_the_committed_models() -> None:
+    made = reporting.architectures(sorted((FIGURES / "checkpoints").glob("*.safetensors")))
+    assert {name.rsplit("_", 1)[1] for name in made} == {"ia", "sta", "dne"} and len(made) == 6
+    for name, figure in made.items():
+        same(FIGURES / f"cifar100_small_{name}.csv", figure.table)
+        assert (FIGURES / f"cifar100_small_{name}.png").stat().st_size > 10_000
+
+
+def test_no_committed_figure_is_of_unknown_origin() -> None:
+    tables_alone = {"digits_tuning", "digits100_tuning", DIGITS, *(name.replace("-", "_") for name in RUNS)}
+    known = {f"{DIGITS}_{kind}" for kind in reporting.drawings(record.find(FIGURES / "records" / DIGITS))}
+    for name in RUNS:
+        runs = record.find(FIGURES / "records" / name)
+        known |= {f"{name.replace('-', '_')}_{kind}" for kind in reporting.drawings(runs)}
+    checkpoints = sorted((FIGURES / "checkpoints").glob("*.safetensors"))
+    known |= {f"cifar100_small_{kind}" for kind in reporting.architectures(checkpoints)}
+    known |= reporting.measurements([FIGURES / "records" / "cost", FIGURES / "records" / "timing"]).keys()
+    assert {file.stem for file in FIGURES.glob("*.png")} == known
+    assert {file.stem for file in FIGURES.glob("*.csv")} == known | tables_alone
+
+
+def test_the_status_of_the_papers_statements_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = status.to_readme(status.evidence(FIGURES / "records"), ROOT / "notebooks")
+    assert text in readme, "write it again: python -m dne_lab.plots.status figures/records"
 
 
 # The longer runs ---------------------------------------------------------------------------------------------------

@@ -22,7 +22,18 @@ MODULES = {
 # Each layer uses those before it, and itself.
 BOTTOM = ("errors", "chance", "fields", "config", "files", "paper")
 LAYERS = ("bottom", "data", "models", "methods", "measure", "training", "analysis", "plots", "widgets", "top")
-TOP = ("bench", "bench_attention", "decomposing", "arguments", "reporting", "reproduce", "cli", "__main__", "")
+TOP = (
+    "bench",
+    "bench_attention",
+    "decomposing",
+    "ablating",
+    "arguments",
+    "reporting",
+    "reproduce",
+    "cli",
+    "__main__",
+    "",
+)
 SHOWING = {
     "matplotlib",
     "seaborn",

@@ -5,7 +5,7 @@ from dne_lab.analysis.labelling import Labelling
 from dne_lab.analysis.null import ACROSS
 from dne_lab.analysis.probe_selection import Names, Numbers, describe, select
 from dne_lab.errors import LabError
-from dne_lab.models.attention import CLASS, JOINT, SPATIAL
+from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
 
 
 def choose(
@@ -56,3 +56,10 @@ def _no_row(there: list[Entry], entry: Entry, labelling: Labelling, part: str, s
             "labelling='class_token' shows what class tokens see"
         )
     return None
+
+
+def kinds_with_rows(there: list[str], labelling: Labelling) -> list[str]:
+    """Those of the kinds whose queries a labelling counts: views of class tokens, or of patches."""
+    if labelling.class_queries:
+        return [kind for kind in there if kind == CLASS or (CLASS not in there and kind not in (TASK1, TASK2))]
+    return [kind for kind in there if kind != CLASS]

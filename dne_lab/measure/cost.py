@@ -93,6 +93,13 @@ def flops(function: Callable[[Tensor], object], shape: Sequence[int], device: to
     return counts[1] - counts[0]
 
 
+def counted(action: Callable[[], object]) -> int:
+    """FLOPs of everything that ``action`` computes, its backward pass too; with gradients as it asks for them."""
+    with _Counter() as counter:
+        action()
+    return counter.total
+
+
 def count(module: nn.Module, trainable: bool = False) -> int:
     """Number of parameters, or of those that train."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)

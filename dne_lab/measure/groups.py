@@ -161,7 +161,8 @@ def _labels(firsts: Sequence[Record]) -> list[str]:
     """Titles, with the first settings that tell equal titles apart."""
     labels = [title(record) for record in firsts]
     settings = [_settings(record) for record in firsts]
-    fields = [name for name in _flat(firsts[0].config) if "." in name] if firsts else []
+    named = {*SETTINGS, "method", "seed"}
+    fields = [name for name in _flat(firsts[0].config) if name not in named] if firsts else []
     for name in (*SETTINGS[:-1], *fields, SETTINGS[-1]):
         for label in {label for label in labels if labels.count(label) > 1}:
             same = [i for i, other in enumerate(labels) if other == label]

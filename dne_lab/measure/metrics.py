@@ -73,6 +73,12 @@ def forgetting(matrix: Sequence[Sequence[float]]) -> float | None:
 
     A negative value means that old tasks got better. `matrix` is that of `accuracy_matrix`.
     """
+    lost = forgetting_by_task(matrix)
+    return float(np.mean(lost)) if lost else None
+
+
+def forgetting_by_task(matrix: Sequence[Sequence[float]]) -> list[float]:
+    """For each task j < M max(R[i][j] for i = j .. M - 1) - R[M][j], in points; `forgetting` is their mean."""
     if [len(row) for row in matrix] != list(range(1, len(matrix) + 1)):
         raise LabError(
             f"accuracy matrix with rows of {[len(row) for row in matrix]} entries: row i must have i entries."
@@ -81,8 +87,7 @@ def forgetting(matrix: Sequence[Sequence[float]]) -> float | None:
     if not rows:
         raise LabError("accuracy matrix is empty: finish at least one task.")
     last = len(rows) - 1
-    lost = [max(rows[i][j] for i in range(j, last)) - rows[last][j] for j in range(last)]
-    return float(np.mean(lost)) if lost else None
+    return [float(max(rows[i][j] for i in range(j, last)) - rows[last][j]) for j in range(last)]
 
 
 def difference(joint_last: float, last: float) -> float:

@@ -40,6 +40,8 @@ class ExpandableViT(nn.Module):
         shape: (channels, height, width) of the images, which enter as uint8.
         variant: a row of `dne_lab.models.variants`.
         mean, std: of the training images a channel, in units of [0, 1]; the model normalises.
+
+    Attributes: ``task_classes``, the number of classes that each `expand` or `widen` brought, in their order.
     """
 
     mean: Tensor
@@ -67,6 +69,7 @@ class ExpandableViT(nn.Module):
         self.register_buffer("std", torch.tensor(std or [0.25] * channels).view(-1, 1, 1))
         self.blocks = nn.ModuleList(Block(i, network, variant, self.grid) for i in range(network.depth))
         self.experts = nn.ModuleList()
+        self.task_classes: tuple[int, ...] = ()
         self.classifier = ExpandableClassifier()
         self.teacher: ExpandableClassifier | None = None
         self.expertise: nn.Linear | None = None
@@ -96,14 +99,17 @@ class ExpandableViT(nn.Module):
             self.remember()
             self.expertise = small_linear(width, classes + 1)
         self.experts.append(Expert(self.network, self.variant, place))
-        self.classifier.grow(classes, width)
-        self.to(self.mean)  # the device and the type that the model has been moved to
+        self._grow(classes, width)
 
     def widen(self, classes: int) -> None:
         """Adds classes without an expert (fine-tuning, replay)."""
         self.remember()
-        self.classifier.grow(classes)
-        self.to(self.mean)
+        self._grow(classes)
+
+    def _grow(self, classes: int, width: int | None = None) -> None:
+        self.classifier.grow(classes, width)
+        self.task_classes = (*self.task_classes, classes)
+        self.to(self.mean)  # the device and the type that the model has been moved to
 
     def remember(self) -> None:
         """Keeps a frozen copy of the classifier as the teacher."""
@@ -135,28 +141,38 @@ class ExpandableViT(nn.Module):
     def readouts(self, images: Tensor) -> list[Tensor]:
         """(B, C, H, W) uint8 -> one (B, width_t) read-out an expert, each behind the expert's own last norm."""
         patches = self.patches(images)
-        contexts = [Context(sum(self.heads)) for _ in self.blocks]
+        contexts = self.contexts()
         readouts: list[Tensor] = []
         live = False  # whether anything so far trains
         for bank in self.banks():
             live = live or not bank.frozen
             with torch.set_grad_enabled(torch.is_grad_enabled() and live):
-                readouts += self._run(bank, patches, contexts)
+                x = self.embed(bank, patches)
+                for layer, context in enumerate(contexts):
+                    x = self.step(bank, layer, x, context)
+                readouts += self.read_out(bank, x)
         return readouts
 
-    def _run(self, bank: Bank, patches: Tensor, contexts: list[Context]) -> list[Tensor]:
-        size, batch = bank.size, len(patches)
-        embedded = linear(patches.flatten(0, 1).expand(size, -1, -1), bank.embed).view(
-            size, batch, *patches.shape[1:2], -1
-        )
-        x = embedded + bank.position.unsqueeze(1)
-        token = bank.class_token[:, None, None].expand(-1, batch, 1, -1)
-        key_heads = tuple(self.heads[: bank.numbers[-1]])
-        at = 0 if self.network.readout == "cls_token" else len(self.blocks) - 1  # where the class token joins
-        for layer, (block, w, context) in enumerate(zip(self.blocks, bank.layers, contexts, strict=True)):
-            if layer == at:
-                x = torch.cat([token, x], dim=2)
-            x = block(x, w, bank, context, key_heads)
+    # The parts of a pass, bank by bank and layer by layer ------------------------------------------------------------
+
+    def contexts(self) -> list[Context]:
+        """For each layer what experts offer to later ones: nothing yet."""
+        return [Context(sum(self.heads)) for _ in self.blocks]
+
+    def embed(self, bank: Bank, patches: Tensor) -> Tensor:
+        """(B, N, values of a patch) -> the bank's tokens in front of the first block, (E, B, N, C)."""
+        flat = linear(patches.flatten(0, 1).expand(bank.size, -1, -1), bank.embed)
+        return flat.view(bank.size, len(patches), *patches.shape[1:2], -1) + bank.position.unsqueeze(1)
+
+    def step(self, bank: Bank, layer: int, x: Tensor, context: Context) -> Tensor:
+        """One block of a bank, (E, B, n, C) -> the same; the class token joins where its first block is."""
+        if layer == (0 if self.network.readout == "cls_token" else len(self.blocks) - 1):
+            token = bank.class_token[:, None, None].expand(-1, x.shape[1], 1, -1)
+            x = torch.cat([token, x], dim=2)
+        return self.blocks[layer](x, bank.layers[layer], bank, context, tuple(self.heads[: bank.numbers[-1]]))
+
+    def read_out(self, bank: Bank, x: Tensor) -> list[Tensor]:
+        """The bank's tokens behind the last block -> one (B, width_t) read-out an expert."""
         out = norm(x[:, :, :1], bank.norm, bank.widths(bank.head_width))
         found = out.squeeze(2).unbind()
         if bank.real is None:

@@ -49,6 +49,14 @@ class Context:
             self._so_far[name] = room.narrow(dim, 0, end)
         return self._so_far[name]
 
+    def mark(self) -> dict[str, Tensor]:
+        """What is there now, to come `back` to."""
+        return dict(self._so_far)
+
+    def back(self, mark: dict[str, Tensor]) -> None:
+        """Forgets what came after a `mark`; what comes next may be written over it in the same memory."""
+        self._so_far = dict(mark)
+
     def so_far(self, name: str) -> Tensor:
         """All heads so far."""
         return self._so_far[name]

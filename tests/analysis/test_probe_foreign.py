@@ -17,6 +17,7 @@ import torchvision
 from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsBlock
 from torch import Tensor, nn
 
+from dne_lab.analysis.ablation import ablate
 from dne_lab.analysis.groups import attention_groups
 from dne_lab.analysis.probe import probe
 from dne_lab.errors import LabError
@@ -523,6 +524,7 @@ def test_neither_library_is_loaded_for_a_network_of_ones_own() -> None:
     code = """
 import sys, torch
 from dne_lab import config
+from dne_lab.analysis.ablation import ablate
 from dne_lab.analysis.groups import attention_groups
 from dne_lab.analysis.probe import probe
 from dne_lab.models.expandable import ExpandableViT
@@ -536,3 +538,9 @@ assert len(maps) and not loaded, loaded
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("library", [TORCHVISION, TIMM])
+def test_ablation_says_that_it_takes_other_networks(library: str) -> None:
+    with pytest.raises(LabError, match=r"ablate takes an ExpandableViT, and this is .*VisionTransformer"):
+        ablate(network(library), images(), group="SPSH")

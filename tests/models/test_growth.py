@@ -146,3 +146,11 @@ def test_every_parameter_is_counted_once() -> None:
     assert len(named) == len({id(p) for p in named})
     assert not any(p.numel() == 0 for p in named)
     assert sum(p.numel() for p in model.blocks.parameters()) == 0  # blocks compute, experts hold
+
+
+def test_the_model_remembers_the_classes_of_each_task() -> None:
+    model = tiny.model(DNE, (2, 1), classes=3)
+    model.expand(1, 4)
+    model.widen(2)
+    assert model.task_classes == copy.deepcopy(model).task_classes == (3, 3, 4, 2)
+    assert sum(model.task_classes) == model.classifier.classes

@@ -1,0 +1,53 @@
+"""What `dne-lab report --ablation` does: ablate runs, keep the records, draw them with those that are there."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from dne_lab.analysis.ablation_record import AblationRecord, find, study
+from dne_lab.analysis.ablation_tables import group_table, sweep_table
+from dne_lab.analysis.cutter import MASK
+from dne_lab.decomposing import open_with, runs, save
+from dne_lab.errors import LabError
+from dne_lab.measure import tables
+from dne_lab.plots.ablation import drawings
+
+FOLDER = Path("records") / "ablation"  # within the folder of the figures
+
+
+def write(
+    paths: Iterable[Path], images: int, out: Path, how: str = MASK, data: str | None = None
+) -> tuple[list[AblationRecord], list[Path]]:
+    """Ablates every run, one after another, and writes its record, then all figures of the records in ``out``.
+
+    Returns:
+        What was found, and the files written: ``out``/records/ablation/ID-HOW.json and the figures' CSV and PNG.
+    """
+    if images < 2:
+        raise LabError(f"--ablation {images}: give at least 2 images, better some hundred.")
+    made, written = [], []
+    for path in runs(paths):
+        found = study(open_with(path, data), images, how)
+        file = out / FOLDER / f"{found.name}.json"
+        found.write(file)
+        made.append(found)
+        written.append(file)
+    return made, written + save(drawings(find(out / FOLDER)), out)
+
+
+def text(found: Iterable[AblationRecord]) -> str:
+    """For the terminal: what each group of the later experts' attention is worth, and each connection (all layers)."""
+    found = list(found)
+    table = group_table(found)
+    whole = table[table["experts"] == "later"].drop(columns=["experts", "interval"])
+    shown = whole[[name for name in whole if not str(name).startswith("loss task")]]
+    told = ["Accuracy lost (points) when attention of experts 2, 3, ... is removed", tables.to_text(shown)]
+    if any(record.sweep for record in found):
+        swept = sweep_table(found)
+        for (preset, method), rows in swept.groupby(["preset", "method"], sort=False):
+            last = rows[(rows["kind"] == rows["kind"].iloc[-1]) & (rows["layer"] == rows["layer"].iloc[-1])]
+            matrix = last.pivot_table("loss", "expert", "reads", sort=False).round(2)
+            told += [
+                f"{method}, {preset}: lost when expert (row) reads expert (column) at no layer",
+                str(matrix),
+            ]
+    return "\n".join(told)

@@ -1,0 +1,164 @@
+"""What a network loses when attention is taken out of it: `ablate`, one removal in whole forward passes."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dne_lab.analysis import labelling as labellings
+from dne_lab.analysis.ablated import Ablation
+from dne_lab.analysis.accumulate import REPLICATES, Accumulator
+from dne_lab.analysis.choice import kinds_with_rows
+from dne_lab.analysis.cutter import MASK, MEAN, Cutter
+from dne_lab.analysis.hosts.find import find_host
+from dne_lab.analysis.images import Images, Part, evaluating, parts
+from dne_lab.analysis.labelling import Labelling
+from dne_lab.analysis.probe import ATTENTION, probe
+from dne_lab.analysis.probe_selection import Names, Numbers
+from dne_lab.analysis.removal import Reads, Removal, network_of, removal
+from dne_lab.analysis.shares import AttentionGroups
+from dne_lab.errors import LabError
+from dne_lab.models.attention import Axes
+from dne_lab.models.expandable import ExpandableViT
+
+
+def ablate(
+    model: nn.Module,
+    images: Images,
+    kind: Names = None,
+    layer: Numbers = None,
+    expert: Numbers = None,
+    head: Numbers = None,
+    *,
+    reads: Reads = None,
+    key_head: Numbers = None,
+    group: Names = None,
+    labelling: str | Labelling = "groups",
+    how: str = MASK,
+    groups: bool = True,
+    batch_size: int = 64,
+    replicates: int = REPLICATES,
+    progress: bool = True,
+) -> Ablation:
+    """Takes connections out of a network's attention and says what changes.
+
+        lost = lab.ablate(run.model, stream.test_images(500), group=("SPDH", "DPDH"), how="mask")
+        lost.table()  # accuracy before and after, overall and by task
+        lab.ablate(run.model, stream.test_images(500), kind="task1", expert=4, reads=2)  # expert 2 to expert 4
+
+    What goes are the entries that all choices (None: any) have in common. Both passes run the same way, listening at
+    the same points, so experts before the first one touched are the same to the last bit.
+
+    Args:
+        model: an `ExpandableViT`, or a module that holds one.
+        images: a `Batch` (stream.test_images), a tensor, or any number of them in a list; uint8. Accuracies need a
+            `Batch`, which has labels; of images whose class the network has not learned only logits are kept.
+        kind, layer, expert, head: whose attention, as in `probe`: ``expert`` and ``head`` are the query's.
+        reads: the experts whose keys go, or "others": all but the query's own.
+        key_head: the heads, within their expert, whose keys go.
+        group: one or several names of ``labelling``, such as ("SPDH", "DPDH"), or "class" for class-token keys. Without
+            ``kind``: in every kind of attention that has rows for the labelling; so the four groups leave class
+            attention, and what class tokens look at, as they are.
+        labelling: as in `attention_groups`: "groups", "rings", "experts", ..., or your own.
+        how: "zero": the entries become 0; "mask": zero, then each row is divided by what is left of it (for a plain
+            softmax that is masking the scores; for the gated mixture of gpsa it is the definition); "mean": each entry
+            becomes its mean over the images in the intact network (one more pass; rows need not sum to 1). A row with
+            nothing left stays 0 under "mask": `Ablation.empty_rows` counts them.
+        groups: also measure the attention groups before and after, by ``labelling``. It listens to all attention.
+        batch_size: images at a time.
+        replicates: of the bootstrap over images, for the groups.
+        progress: show a bar.
+
+    Raises:
+        LabError: nothing selected, a choice that does not exist or has no such entry (lists what there is), an unknown
+            ``how``, images of another size, no image. Hooks are gone then too.
+    """
+    network = network_of(model)
+    taken = removal(network, kind, layer, expert, head, reads, key_head, group, labelling)
+    cutter = Cutter(taken, how)
+    chosen = labellings.find(labelling, network.heads, network.grid)
+    there = dict.fromkeys(entry[0] for entry in find_host(network).entries)
+    kinds = kinds_with_rows(list(there), chosen) if groups else []
+    counted = tuple(Accumulator(chosen, replicates) for _ in range(2))
+    result = Ablation(how, taken, network.task_classes)
+    with evaluating(network), _bar(progress) as bar:
+        if how == MEAN:
+            learn(network, images, [cutter], batch_size, bar)
+        with (
+            intended_rows(),
+            probe(network, *_place(taken), keep=False, replace=cutter),
+            _reading(network, kinds, counted, cutter),
+        ):
+            for some in parts(images, batch_size):
+                outputs = []
+                for cutter.on in (False, True):
+                    if kinds:
+                        counted[cutter.on].begin(some.numbers)
+                    outputs.append(network(_on(network, some)))
+                    bar.update(len(some.images))
+                result.add(some, *outputs)
+    result.mass, result.empty_rows = cutter.mass, cutter.empty
+    if kinds:
+        result.groups_before, result.groups_after = (AttentionGroups(a, ATTENTION, False) for a in counted)
+    return result.done()
+
+
+def learn(network: ExpandableViT, images: Images, cutters: list[Cutter], batch_size: int, bar: tqdm) -> None:
+    """The first pass of "mean": every cutter sees its entries in the intact network.
+
+    Raises:
+        LabError: images that can be read only once.
+    """
+    check_repeatable(images, "how = 'mean'")
+    with contextlib.ExitStack() as stack:
+        for cutter in cutters:
+            stack.enter_context(probe(network, *_place(cutter.removal), keep=False, read=cutter.learn))
+        for some in parts(images, batch_size):
+            network(_on(network, some))
+            for cutter in cutters:
+                cutter.learned(len(some.images))
+            bar.update(len(some.images))
+
+
+def check_repeatable(images: Images, why: str) -> None:
+    """Raises a `LabError` for an iterator, which is used up by a first pass."""
+    if isinstance(images, Iterator):
+        raise LabError(f"{why} goes through the images several times, and these can be read once: give them as a list.")
+
+
+@contextlib.contextmanager
+def intended_rows() -> Iterator[None]:
+    """Inside, the probe does not warn of rows that do not sum to 1: here that is what was asked for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="probe: rows of the replaced map")
+        yield
+
+
+def _place(removal: Removal) -> tuple[list[str], list[int], list[int]]:
+    return removal.kinds, removal.layers, removal.experts
+
+
+def _on(network: ExpandableViT, some: Part) -> Tensor:
+    return some.images.to(network.mean.device)
+
+
+def _bar(progress: bool) -> tqdm:
+    return tqdm(desc="ablation", unit="image", disable=None if progress else True, leave=False)
+
+
+@contextlib.contextmanager
+def _reading(
+    network: ExpandableViT, kinds: list[str], counted: tuple[Accumulator, ...], cutter: Cutter
+) -> Iterator[None]:
+    """Inside, the groups are counted; a probe within that of the cutter, so it reads what that one returns."""
+    if not kinds:
+        yield
+        return
+
+    def read(part: Tensor, axes: Axes) -> None:
+        counted[cutter.on].add(part, axes)
+
+    with probe(network, kinds, keep=False, read=read):
+        yield

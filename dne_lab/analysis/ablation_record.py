@@ -1,0 +1,179 @@
+"""What a run loses when its later experts' attention is taken out, group by group and connection by connection."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dne_lab.analysis.ablated import ALL
+from dne_lab.analysis.choice import kinds_with_rows
+from dne_lab.analysis.cutter import MASK
+from dne_lab.analysis.labelling import GROUPS, groups
+from dne_lab.analysis.pairs import pairs_of
+from dne_lab.analysis.removal import OTHERS, Removal, crossing_kinds, network_of, removal, views_of
+from dne_lab.analysis.sweep import ablation_sweep, removals
+from dne_lab.errors import LabError
+from dne_lab.files import write_text
+from dne_lab.models.attention import CLASS, TASK1, TASK2
+from dne_lab.models.expandable import ExpandableViT
+from dne_lab.training.run import Run
+
+KIND, FORMAT = "ablation", 1
+AGAIN = "Make it again: dne-lab report RUN --ablation N."
+OTHER_HEADS = ("SPDH", "DPDH")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationRecord:
+    """What `study` found; accuracies in percent, losses in percentage points, rounded to six digits.
+
+    ``run`` is the id of the run's record, ``LA`` its accuracy; ``accuracy`` that of the intact network on ``images``
+    test images, overall and by task. ``groups`` has a row for what was removed (``removed``: "SPDH", "SPDH + DPDH",
+    .., or "others": everything that is read of other experts) from the attention of kind ``kind`` ("task1 + task2": of
+    both) of ``expert`` (0: of all later experts at once), at all layers; ``by task`` is the loss on each task.
+    ``sweep`` has the rows of `Sweep.table`; none where experts do not read each other.
+    """
+
+    run: str
+    method: str
+    preset: str
+    dataset: str
+    seed: int
+    tasks: list[int]
+    heads: list[int]
+    LA: float | None
+    how: str
+    images: int
+    accuracy: dict[str, Any]
+    config_sha256: str
+    code_version: str
+    torch: str
+    device: str
+    groups: list[dict[str, Any]]
+    sweep: list[dict[str, Any]]
+    kind: str = KIND
+    format: int = FORMAT
+
+    @property
+    def name(self) -> str:
+        """A file name that tells it from the others."""
+        return f"{self.run}-{self.how}"
+
+    def write(self, path: Path) -> None:
+        """Writes the JSON file, atomically."""
+        write_text(path, json.dumps(dataclasses.asdict(self), separators=(",", ":"), allow_nan=False) + "\n")
+
+
+def find(paths: Path | Iterable[Path]) -> list[AblationRecord]:
+    """All ablation records in files and, recursively, folders, in the order of their paths.
+
+    Raises:
+        LabError: none there, a damaged one, or one of another version.
+    """
+    given = [paths] if isinstance(paths, Path) else list(paths)
+    files = [file for path in given for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
+    found = []
+    for file in files:
+        try:
+            tree = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise LabError(f"{file} cannot be read ({error}). {AGAIN}") from error
+        if not isinstance(tree, dict) or tree.get("kind") != KIND:
+            continue
+        if tree.get("format") != FORMAT or set(tree) != {f.name for f in dataclasses.fields(AblationRecord)}:
+            raise LabError(f"{file}: ablation record of another version. {AGAIN}")
+        found.append(AblationRecord(**tree))
+    if not found:
+        raise LabError(f"{', '.join(map(str, given))}: no ablation record there. {AGAIN}")
+    return found
+
+
+def study(run: Run, images: int, how: str = MASK, batch_size: int = 64, progress: bool = True) -> AblationRecord:
+    """Removes the groups of the later experts' attention, all experts at once and one by one, and every connection.
+
+    Args:
+        run: finished, of two tasks or more, with its images.
+        images: test images, spread evenly over the classes.
+        how: "zero", "mask" or "mean", see `ablate`.
+
+    Raises:
+        LabError: a run that is not finished, has one expert only or none, or whose images are not there.
+    """
+    record = run.record
+    if not run.finished:
+        raise LabError(f"{run!r} is not finished: train it to its end, then ablate it.")
+    network = network_of(run.model)
+    if len(network.experts) < 2:
+        raise LabError(f"{record.id} has one expert: there is no later expert whose attention could be removed.")
+    batch = run.stream.test_images(images)
+    wanted = conditions(network)
+    rows = []
+    found = removals(network, batch, [taken for _, taken in wanted], how, batch_size, progress)
+    for (where, _), (tally, cutter) in zip(wanted, found, strict=True):
+        row = tally.row(ALL)
+        by_task = [tally.row(task)["loss"] for task in range(1, len(tally.counts) + 1)]
+        kept = {name: row[name] for name in ("after %", "loss", "+-", "changed %", "mean |logit change|")}
+        rows.append(where | kept | {"mass %": cutter.mass, "empty rows": cutter.empty, "by task": by_task})
+    tally = found[0][0]
+    accuracy = {ALL: tally.row(ALL)["before %"]}
+    accuracy["by task"] = [tally.row(task)["before %"] for task in range(1, len(tally.counts) + 1)]
+    swept = []
+    if crossing_kinds(views_of(network)):
+        swept = ablation_sweep(network, batch, how, batch_size=batch_size, progress=progress).rows
+    return AblationRecord(
+        run=record.id, method=record.method, preset=record.preset, dataset=record.dataset, seed=record.seed,
+        tasks=record.tasks, heads=list(network.heads), LA=record.LA, how=how, images=len(batch.index),
+        accuracy=_rounded(accuracy), config_sha256=record.config_sha256, code_version=record.code_version,
+        torch=torch.__version__, device=run.device.type, groups=_rounded(rows), sweep=_rounded(swept),
+    )  # fmt: skip
+
+
+def conditions(network: ExpandableViT) -> list[tuple[dict[str, Any], Removal]]:
+    """What `study` removes: each group of each kind of attention, those of other heads together, and "others"."""
+    views, last = views_of(network), len(network.experts)
+    labelling = groups()
+    there: dict[str, set[str]] = {}
+    for (kind, _, expert), (axes, shape) in views.items():
+        if expert > 1:
+            pairs = pairs_of(axes, shape)
+            rows = (pairs.query_patch >= 0) & (labelling.places(pairs, shape[1:]) < len(GROUPS))
+            places = labelling.places(pairs, shape[1:])[rows]
+            there.setdefault(kind, set()).update(GROUPS[place] for place in set(places.tolist()))
+    chosen: list[tuple[str, dict[str, Any]]] = []
+    for kind in kinds_with_rows(list(there), labelling):
+        chosen += [(label, {"kind": kind, "group": label}) for label in GROUPS if label in there[kind]]
+        if there[kind].issuperset(OTHER_HEADS):
+            chosen.append((" + ".join(OTHER_HEADS), {"kind": kind, "group": OTHER_HEADS}))
+    if {TASK1, TASK2} <= set(there):
+        chosen.append(("SPDH", {"kind": (TASK1, TASK2), "group": "SPDH"}))
+    crossing = crossing_kinds(views)
+    chosen += [(OTHERS, {"kind": kind, "reads": OTHERS}) for kind in crossing if kind == CLASS]
+    if crossing:
+        chosen.append((OTHERS, {"kind": crossing, "reads": OTHERS}))
+    later = range(2, last + 1)
+    readers: list[tuple[int, Any]] = [(0, later), *((t, t) for t in later if last > 2)]
+    return [
+        (
+            {"kind": choice["kind"] if isinstance(choice["kind"], str) else " + ".join(choice["kind"])}
+            | {"removed": name, "expert": number},
+            removal(network, expert=reader, views=views, **choice),
+        )
+        for name, choice in chosen
+        for number, reader in readers
+    ]
+
+
+def _rounded(value: Any) -> Any:
+    """Six digits; NaN, where there is no number, as None."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(f"{value:.6g}") + 0.0
+    return value

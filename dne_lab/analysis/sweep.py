@@ -1,0 +1,198 @@
+"""Many removals over one data set: `ablation_sweep`, every connection between experts, one at a time."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dne_lab.analysis.ablated import ALL, Tally
+from dne_lab.analysis.ablation import check_repeatable, intended_rows, learn
+from dne_lab.analysis.again import Again
+from dne_lab.analysis.cutter import MASK, MEAN, Cutter
+from dne_lab.analysis.hosts.find import find_host
+from dne_lab.analysis.images import Images, evaluating, parts
+from dne_lab.analysis.maps import Key
+from dne_lab.analysis.pairs import pairs_of
+from dne_lab.analysis.probe import probe
+from dne_lab.analysis.probe_selection import Names, Numbers, select
+from dne_lab.analysis.removal import Removal, View, crosses, crossing_kinds, network_of, views_of
+from dne_lab.data.stream import Batch
+from dne_lab.errors import LabError, unknown
+from dne_lab.models.attention import KINDS, Axes
+from dne_lab.models.expandable import ExpandableViT
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("kind", "layer", "expert", "reads")
+VALUES = ("loss", "own loss", "changed %", "mean |logit change|", "mass %")
+
+
+class Sweep:
+    """The effect of removing each connection. ``how``; ``images``; ``rows``, plain dictionaries of `table`."""
+
+    def __init__(self, how: str, images: int, rows: list[dict[str, Any]]) -> None:
+        self.how, self.images, self.rows = how, images, rows
+
+    def table(self) -> "pd.DataFrame":
+        """One row a connection, from expert ``reads`` to expert ``expert``.
+
+        Returns:
+            Columns ``kind`` and ``layer`` ("all": in all of them at once), ``expert``, ``reads``, ``loss`` of accuracy
+            over all images and ``own loss`` over those of the classes that came with ``expert``, both in percentage
+            points and followed by half the width of their 95% interval over images (``+-``, ``own +-``), ``changed %``
+            of the answers, ``mean |logit change|``, and ``mass %``, how much of the rows' attention was removed.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+    def matrix(self, kind: str = ALL, layer: int | str = ALL, of: str = "loss") -> "pd.DataFrame":
+        """A value for every connection of a kind and layer: rows expert, columns whom it reads; NaN: no connection.
+
+        Raises:
+            LabError: a kind or layer that was not swept, an unknown value.
+        """
+        table = self.table()
+        if of not in VALUES:
+            raise unknown("value of a sweep", of, VALUES)
+        chosen = table[(table["kind"] == kind) & (table["layer"].astype(str) == str(layer))]
+        if chosen.empty:
+            places = ", ".join(dict.fromkeys(f"{k} {i}" for k, i in zip(table["kind"], table["layer"], strict=True)))
+            raise LabError(f"sweep: nothing of kind {kind!r}, layer {layer!r}. It has (kind, layer): {places}.")
+        return chosen.pivot(index="expert", columns="reads", values=of)
+
+    def __repr__(self) -> str:
+        return f"Sweep({self.how}, {self.images} images)\n{self.table().round(2).to_string(index=False, na_rep='')}"
+
+
+def ablation_sweep(
+    model: nn.Module,
+    images: Images,
+    how: str = MASK,
+    kind: Names = None,
+    layer: Numbers = None,
+    expert: Numbers = None,
+    *,
+    own: bool = True,
+    together: bool = True,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Sweep:
+    """Removes every connection from an expert to another, one at a time, kind by kind and layer by layer.
+
+        sweep = lab.ablation_sweep(run.model, stream.test_images(500))
+        sweep.matrix()  # accuracy lost: rows experts, columns whom they read
+
+    The accuracy of the intact network is measured on the same path, listening at the same points. What a removal cannot
+    change (earlier experts, layers below) is not computed again.
+
+    Args:
+        model, how, batch_size, progress: as in `ablate`.
+        images: with labels (stream.test_images).
+        kind, layer, expert: which connections; ``expert`` reads. None: all kinds in which experts read each other.
+        own: also remove what an expert reads of itself.
+        together: also remove each connection in all these kinds and layers at once ("all").
+
+    Raises:
+        LabError: experts that do not read each other, images without labels, and what `ablate` raises.
+    """
+    network = network_of(model)
+    views = views_of(network)
+    selected = {entry[:3] for entry in select(find_host(network), kind, layer, expert, None)}
+    chosen = {key for key in selected if crosses(key, views[key])}
+    if not chosen:
+        names = ", ".join(crossing_kinds(views)) or "none"
+        raise LabError(
+            f"ablation_sweep: no connection between experts is selected. Kinds in which experts of this network "
+            f"({network.variant.name}, {len(network.experts)} experts) read each other: {names}."
+        )
+    swept: list[tuple[dict[str, Any], Removal]] = []
+    places = sorted({key[:2] for key in chosen}, key=lambda place: (KINDS.index(place[0]), place[1]))
+    sets: list[tuple[Any, Any, set[Key]]] = [(k, i, {key for key in chosen if key[:2] == (k, i)}) for k, i in places]
+    if together and len(places) > 1:
+        sets.append((ALL, ALL, chosen))
+    for name, block, keys in sets:
+        for reader in sorted({key[2] for key in keys}):
+            for source in range(1, reader + own):
+                mine = {key: views[key] for key in sorted(keys) if key[2] == reader}
+                where = dict(zip(COLUMNS, (name, block, reader, source), strict=True))
+                swept.append((where, _connection(mine, source)))
+    tallies = removals(network, images, [taken for _, taken in swept], how, batch_size, progress)
+    rows = []
+    for (where, _), (tally, cutter) in zip(swept, tallies, strict=True):
+        every, brought = tally.row(ALL), tally.row(where["expert"])
+        rows.append(
+            where
+            | {"loss": every["loss"], "+-": every["+-"]}
+            | {"own loss": brought["loss"], "own +-": brought["+-"]}
+            | {name: every[name] for name in ("changed %", "mean |logit change|")}
+            | {"mass %": cutter.mass}
+        )
+    return Sweep(how, int(tallies[0][0].row(ALL)["images"]), rows)
+
+
+def _connection(views: dict[Key, View], source: int) -> Removal:
+    """All that one expert reads of another, in all its views."""
+    masks = {}
+    for key, (axes, shape) in views.items():
+        mask = np.broadcast_to(pairs_of(axes, shape).key_expert == source, shape[1:]).copy()
+        masks[key] = torch.from_numpy(mask)
+    return Removal(f"keys of expert {source}", masks)
+
+
+def removals(
+    network: ExpandableViT, images: Images, wanted: Sequence[Removal], how: str, batch_size: int, progress: bool
+) -> list[tuple[Tally, Cutter]]:
+    """The effect of each removal on its own, over labelled images.
+
+    Removals at the same points share the intact pass, and each goes on from where it differs.
+
+    Raises:
+        LabError: images without labels or of classes unknown to the network only, or that can be read only once.
+    """
+    check_repeatable(images, "a sweep")
+    found = [(Tally(network.task_classes), Cutter(taken, how)) for taken in wanted]
+    sessions: dict[frozenset[tuple[str, int]], list[tuple[Tally, Cutter]]] = {}
+    for pair in found:
+        sessions.setdefault(frozenset(key[:2] for key in pair[1].removal.masks), []).append(pair)
+    current: list[Cutter] = []  # the one that cuts now
+
+    def replace(part: Tensor, axes: Axes) -> Tensor | None:
+        return current[0](part, axes) if current else None
+
+    total = _count(images) * (len(wanted) + (how == MEAN) * len(sessions))
+    bar = tqdm(total=total, desc="ablation", unit="image", disable=None if progress else True, leave=False)
+    with evaluating(network) as device, intended_rows(), bar:
+        for places, members in sessions.items():
+            # from the newest expert down, as `Again` wants it
+            members = sorted(members, key=lambda pair: -pair[1].removal.experts[0])
+            if how == MEAN:
+                learn(network, images, [cutter for _, cutter in members], batch_size, bar)
+            kinds, layers = ([*dict.fromkeys(column)] for column in zip(*sorted(places), strict=True))
+            with probe(network, kinds, layers, keep=False, replace=replace):  # of all experts: no batch is undone
+                for some in parts(images, batch_size):
+                    if some.labels is None:
+                        raise LabError("a sweep measures accuracy, and these images have no labels: give a Batch, "
+                                       "such as stream.test_images(500).")  # fmt: skip
+                    again = Again(network, some.images.to(device))
+                    before = network.classifier(again.readouts)
+                    for tally, cutter in members:
+                        current[:] = [cutter]
+                        after = again.from_(cutter.removal.experts[0], cutter.removal.layers[0])
+                        current.clear()
+                        tally.add(before, network.classifier(after), some.labels)
+                        bar.update(len(some.labels))
+    if not found[0][0].counts[:, 0].any():
+        raise LabError(
+            f"no image is of a class that this network has learned (ranks 0 to {sum(network.task_classes) - 1})."
+        )
+    return found
+
+
+def _count(images: Images) -> int:
+    given: Iterable[Any] = [images] if isinstance(images, Tensor | Batch) else images
+    return sum(len(some.images) if isinstance(some, Batch) else len(some) for some in given)

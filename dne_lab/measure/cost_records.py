@@ -1,0 +1,105 @@
+"""Committed counts: what ``dne-lab cost METHOD --json`` printed, in files ``METHOD[-kK]-BASE+STEPxCOUNT.json``."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dne_lab.errors import LabError
+from dne_lab.measure.groups import TITLES
+
+_NAME = re.compile(r"(?P<method>[a-z0-9]+)(-k(?P<k>\d+))?-(?P<base>\d+)\+(?P<step>\d+)x(?P<count>\d+)")
+_KEYS = {"task", "classes", "flops_literal", "flops_spent", "params_total"}
+
+
+@dataclass(frozen=True)
+class CostRecord:
+    """Cost after every task of one method at the paper's CIFAR-100 geometry (what ``dne-lab cost`` counts by default).
+
+    ``k`` are the heads of every later expert (12 in the first), None for networks without experts of a transformer;
+    ``rows`` are those of `measure.cost.of_tasks`.
+    """
+
+    method: str
+    k: int | None
+    tasks: tuple[int, ...]
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def label(self) -> str:
+        """As in tables and figures: ``DNE (k = 1)``, ``DER``."""
+        name = TITLES.get(self.method, self.method)
+        return name if self.k is None else f"{name} (k = {self.k})"
+
+    @property
+    def id(self) -> str:
+        """What a figure cites."""
+        step = "" if len(self.tasks) == 1 else f"+{self.tasks[1]}x{len(self.tasks) - 1}"
+        return f"cost-{self.method}{'' if self.k is None else f'-k{self.k}'}-{self.tasks[0]}{step}"
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The cost after the last task."""
+        return self.rows[-1]
+
+
+def read(path: str | Path) -> CostRecord:
+    """One file.
+
+    Raises:
+        LabError: a name that does not say what was counted, or rows that do not fit it.
+    """
+    path = Path(path)
+    match = _NAME.fullmatch(path.stem)
+    if match is None:
+        raise LabError(
+            f"{path}: the name of a cost record says what was counted, e.g. dne-k1-50+10x5.json or der-50+10x5.json."
+        )
+    tasks = (int(match["base"]), *[int(match["step"])] * int(match["count"]))
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LabError(f"{path} cannot be read: {error}. Count it again: dne-lab cost {match['method']} ...") from error
+    seen = [sum(tasks[: number + 1]) for number in range(len(tasks))]
+    if not _is_cost(rows) or [row["classes"] for row in rows] != seen:
+        raise LabError(
+            f"{path} does not hold the cost of {len(tasks)} tasks of its name. Count it again: "
+            f"dne-lab cost {match['method']} --tasks {','.join(map(str, tasks))} --json."
+        )
+    return CostRecord(match["method"], int(match["k"]) if match["k"] else None, tasks, tuple(rows))
+
+
+def find(paths: Iterable[str | Path]) -> list[CostRecord]:
+    """All cost records in files and, recursively, folders, in the order of TITLES, k and length; none is no error."""
+    found: list[CostRecord] = []
+    for path in map(Path, paths):
+        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        found += [read(file) for file in files if file.suffix == ".json" and _is_cost(tree_of(file))]
+    order = list(TITLES)
+    return sorted(found, key=lambda c: (order.index(c.method) if c.method in order else len(order), c.k or 0, c.tasks))
+
+
+def longest(costs: Sequence[CostRecord]) -> list[CostRecord]:
+    """For each method and k the record with most tasks: after T tasks the cost hardly depends on how classes are cut.
+
+    (Only the classifier differs, a few thousand operations.)
+    """
+    best: dict[str, CostRecord] = {}
+    for cost in costs:
+        if cost.label not in best or len(cost.tasks) > len(best[cost.label].tasks):
+            best[cost.label] = cost
+    return list(best.values())
+
+
+def tree_of(path: Path) -> Any:
+    """The content of a JSON file, None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a damaged file of another kind is reported by whoever reads that kind
+        return None
+
+
+def _is_cost(tree: Any) -> bool:
+    return isinstance(tree, list) and bool(tree) and all(isinstance(row, dict) and row.keys() >= _KEYS for row in tree)

@@ -1,0 +1,80 @@
+"""Two methods compared: groups of runs on the same stream, and their difference seed by seed with its interval."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dne_lab.measure.groups import Group, tasks_text
+from dne_lab.measure.metrics import interval
+from dne_lab.measure.record import Record
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two groups on one stream under one memory; ``strict``: their settings differ in method and heads alone."""
+
+    one: Group
+    other: Group
+    strict: bool
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that both have."""
+        mine = {record.seed for record in self.other.records}
+        return [record.seed for record in self.one.records if record.seed in mine]
+
+    @property
+    def setting(self) -> str:
+        """Data set and tasks, e.g. ``digits100, 50 + 10 x 5``."""
+        return f"{self.one.first.dataset}, {tasks_text(self.one.first.tasks)}"
+
+    def difference(self, value: Callable[[Record], float] = lambda record: record.seen_accuracy[-1]) -> Any:
+        """Mean of ``value`` (default: LA) of one minus the other, seed by seed, and the half width of its 95% interval.
+
+        (None, None) without a common seed; the half width of a single seed is None.
+        """
+        ours, theirs = ({r.seed: value(r) for r in group.records} for group in (self.one, self.other))
+        values = [ours[seed] - theirs[seed] for seed in self.seeds]
+        return interval(values) if values else (None, None)
+
+
+def pairs(
+    groups: Sequence[Group], one: Callable[[Record], bool], other: Callable[[Record], bool], same_heads: bool = False
+) -> list[Pair]:
+    """Every group that ``one`` accepts with every group on the same stream that ``other`` accepts.
+
+    Where some of them differ in method and heads alone, only those are paired: methods with recipes of their own
+    (FOSTER's epochs, say) are compared as they are, variants of one network under equal settings. Runs on validation
+    images are left out, and so are pairs without a common seed. ``same_heads`` asks for equal heads of all experts.
+    """
+    usable = [group for group in groups if not group.first.validation and not group.first.joint]
+    found: list[Pair] = []
+    for mine in (group for group in usable if one(group.first)):
+        fits = [g for g in usable if g is not mine and other(g.first) and stream_of(g.first) == stream_of(mine.first)]
+        if same_heads:
+            fits = [group for group in fits if group.first.heads == mine.first.heads]
+        alike = [group for group in fits if _rest(group.first) == _rest(mine.first)]
+        made = [Pair(mine, group, bool(alike)) for group in alike or fits]
+        found += [pair for pair in made if pair.seeds]
+    strictly = {id(g) for pair in found if pair.strict for g in (pair.one, pair.other)}
+    return [pair for pair in found if pair.strict or not {id(pair.one), id(pair.other)} & strictly]
+
+
+def stream_of(record: Record) -> str:
+    """What two methods must have in common to be compared: images, tasks, classes, memory."""
+    return json.dumps(
+        [record.dataset, record.tasks, record.class_order, record.memory.get("budget"), record.memory.get("policy")]
+    )
+
+
+def is_method(*names: str) -> Callable[[Record], bool]:
+    """A test for records of these methods."""
+    return lambda record: record.method in names
+
+
+def _rest(record: Record) -> str:
+    """The configuration but for method, seed and heads."""
+    network = {name: value for name, value in record.network.items() if name != "heads"}
+    rest: dict[str, Any] = {n: v for n, v in record.config.items() if n not in ("method", "seed", "network", "preset")}
+    return json.dumps([network, rest, record.heads[:1], record.epochs], sort_keys=True)

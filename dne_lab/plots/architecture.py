@@ -1,0 +1,237 @@
+"""Figures 2 and 5: the architecture of a model at hand, drawn from its own modules (`analysis.connections`)."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dne_lab.analysis.connections import STEPS, connections
+from dne_lab.errors import LabError
+from dne_lab.measure.groups import TITLES
+from dne_lab.models.expandable import ExpandableViT
+from dne_lab.plots.figure import Figure
+from dne_lab.plots.style import STYLES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+MOST_HEADS = 24  # with more of them, a column is an expert
+PATCHES = 3  # drawn of each head
+FROZEN, TRAINS = "#e3e3e3", "#303030"
+# A kind of connection has the colour of the variant whose idea it is.
+COLOURS = {
+    "spatial": STYLES["ia"].colour,
+    "class": STYLES["ia"].colour,
+    "joint": STYLES["sta"].colour,
+    "task1": STYLES["dne"].colour,
+    "task2": STYLES["dne"].colour,
+    "lateral": STYLES["progressive"].colour,
+    "linear1": "#8c8c8c",
+    "linear2": "#8c8c8c",
+}
+NAMES = {
+    "spatial": "spatial attention",
+    "class": "class attention",
+    "joint": "joint attention",
+    "task1": "task attention",
+    "task2": "task attention",
+    "lateral": "lateral linear map",
+    "linear1": "linear layer",
+    "linear2": "linear layer",
+}
+STAGES = ("tokens", "after the lateral map", "after attention", "hidden", "out")
+
+
+class Node(NamedTuple):
+    """A token of a head in the drawing."""
+
+    x: float
+    y: float
+    expert: int
+    trains: bool
+
+
+class Link(NamedTuple):
+    """A connection in the drawing: from the token read to the token that reads."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    kind: str
+    strong: bool  # of the expert that trains; in a finished model of the newest
+
+
+class Layout(NamedTuple):
+    """All that is drawn."""
+
+    nodes: list[Node]
+    links: list[Link]
+    experts: dict[int, tuple[float, str]]  # number: middle, caption
+    levels: list[str]
+    width: float
+
+
+def figure_2(network: ExpandableViT, layer: int = 0) -> Figure:
+    """Who reads whom in one block of this network, for one output patch: three patches of each head stand for all.
+
+    From the bottom up: the tokens of every head, attention, the two layers of the mixing. Dark: what trains.
+
+    Args:
+        network: with at least one expert; its table holds the connections of all blocks.
+        layer: the block that is drawn, from 0.
+
+    Raises:
+        LabError: no expert yet, or no such block.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(connections(network))
+    depth = network.network.depth
+    if not 0 <= layer < depth:
+        raise LabError(f"layer {layer}: this network has blocks 0 to {depth - 1}.")
+    name = TITLES.get(network.variant.name, network.variant.name)
+    title = f"{name}: who reads whom in block {layer + 1} of {depth}\n{heads_text(network.heads)}; {PATCHES} of "
+    title += f"{network.grid[0] * network.grid[1]} patches drawn; "
+    title += "dark: trains, light: frozen" if (table["state"] == "trains").any() else "finished: all experts are frozen"
+    plan = layout(table, layer)
+    size = (min(13.0, max(6.4, 1.6 + 0.26 * plan.width)), 1.6 + 0.85 * len(plan.levels))
+    figure_name = f"figure_2_{network.variant.name}"
+    on_axes = functools.partial(_axes, layer=layer)
+    on_plotly = functools.partial(_plotly, layer=layer)
+    return Figure(figure_name, title, table, [], on_axes, on_plotly, size)
+
+
+def heads_text(heads: Sequence[int]) -> str:
+    """``12, 1, 1 heads``; runs of more than three alike are shortened: ``12, 1 x 25 heads``."""
+    runs = [(count, len(list(run))) for count, run in itertools.groupby(heads)]
+    parts = [f"{count} x {times}" if times > 3 else ", ".join([str(count)] * times) for count, times in runs]
+    return f"{', '.join(parts)} heads" if sum(heads) > 1 else "1 head"
+
+
+def layout(table: "pd.DataFrame", layer: int) -> Layout:
+    """Places for the rows of `connections` of one block; links are the rows, head by head."""
+    rows = table[table["layer"] == layer]
+    heads = {int(r): int(h) for r, h in zip(rows["reader"], rows["heads"], strict=True)}
+    merged = sum(heads.values()) > MOST_HEADS
+    steps = [kinds for kinds in STEPS if rows["kind"].isin(kinds).any()]
+    lateral = bool(rows["kind"].eq("lateral").any())
+    levels = [STAGES[0], *(STAGES[1:2] if lateral else ()), *STAGES[2:]]
+    column: dict[tuple[int, int], float] = {}
+    experts: dict[int, tuple[float, str]] = {}
+    x = 0.0
+    for expert, count in heads.items():
+        start = x
+        for head in range(1 if merged else count):
+            column[expert, head] = x + (PATCHES - 1) / 2
+            x += PATCHES + 0.7
+        caption = f"expert {expert}" if len(heads) <= 12 else str(expert)
+        caption += f"\n{count} heads" if merged and count > 1 else ""
+        experts[expert] = ((start + x - 0.7 - 1) / 2, caption)
+        x += 1.6
+    training = {int(r): s == "trains" for r, s in zip(rows["reader"], rows["state"], strict=True)}
+    strong = training if any(training.values()) else {expert: expert == max(heads) for expert in heads}
+    nodes, links = [], []
+    for level in range(len(levels)):
+        for (expert, _), middle in column.items():
+            spread = _spread(middle, level, lateral)
+            nodes += [Node(at, float(level), expert, training[expert]) for at in spread]
+    for level, kinds in enumerate(steps):
+        for kind, reader, read, patches in rows.loc[
+            rows["kind"].isin(kinds), ["kind", "reader", "read", "patches"]
+        ].itertuples(index=False):
+            for (expert, head), middle in column.items():
+                if expert != reader:
+                    continue
+                sources = [at for (other, h), at in column.items() if other == read]
+                if kind in ("spatial", "class") and read == reader and not _reads_others(rows, kind, reader):
+                    sources = [column[expert, head]]  # head by head
+                for at in sources:
+                    links += _links(kind, patches, at, middle, level, lateral, strong[expert])
+    return Layout(nodes, links, experts, levels, x)
+
+
+def _spread(middle: float, level: int, lateral: bool) -> list[float]:
+    """All patches where attention still reads them, one output patch above."""
+    below = level <= (1 if lateral else 0)
+    return [middle + i - (PATCHES - 1) / 2 for i in range(PATCHES)] if below else [middle]
+
+
+def _links(
+    kind: str, patches: str, source: float, target: float, level: int, lateral: bool, strong: bool
+) -> list[Link]:
+    below, above = _spread(source, level, lateral), _spread(target, level + 1, lateral)
+    if patches == "same" and len(below) == len(above):
+        ends = list(zip(below, above, strict=True))
+    else:
+        ends = [(a, b) for a in below for b in above]
+    return [Link((a, b), (float(level), float(level + 1)), kind, strong) for a, b in ends]
+
+
+def _reads_others(rows: "pd.DataFrame", kind: str, reader: int) -> bool:
+    mine = rows[(rows["kind"] == kind) & (rows["reader"] == reader)]
+    return bool((mine["read"] != reader).any())
+
+
+# The drawings -----------------------------------------------------------------------------------------------------
+
+
+def _axes(axes: "Axes", table: "pd.DataFrame", layer: int) -> None:
+    from matplotlib.lines import Line2D
+
+    plan = layout(table, layer)
+    for strong in (False, True):  # on top
+        for link in (one for one in plan.links if one.strong == strong):
+            between = link.kind in ("task1", "task2", "joint", "lateral")
+            axes.plot(link.x, link.y, color=COLOURS[link.kind], linewidth=0.9 if strong else 0.6,
+                      alpha=(0.85 if between else 0.6) if strong else 0.32, zorder=2 + strong,
+                      solid_capstyle="round")  # fmt: skip
+    for trains, face in ((False, FROZEN), (True, TRAINS)):
+        dots = [n for n in plan.nodes if n.trains == trains]
+        axes.scatter([n.x for n in dots], [n.y for n in dots], s=26, marker="s", facecolor=face, edgecolor=TRAINS,
+                     linewidth=0.6, zorder=5)  # fmt: skip
+    for middle, caption in plan.experts.values():
+        axes.text(middle, -0.28, caption, ha="center", va="top", fontsize=8)
+    if len(plan.experts) > 12:
+        axes.set_xlabel("expert")
+    axes.set_yticks(range(len(plan.levels)), plan.levels)
+    axes.set_xticks([])
+    axes.set_xlim(-1.2, plan.width - 0.9)
+    axes.set_ylim(-0.75, len(plan.levels) - 0.7)
+    axes.grid(visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
+    named = {NAMES[link.kind]: COLOURS[link.kind] for link in plan.links}
+    keys = [Line2D([], [], color=colour, label=name) for name, colour in named.items()]
+    axes.legend(handles=keys, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _plotly(figure: Any, table: "pd.DataFrame", layer: int) -> None:
+    plan = layout(table, layer)
+    for kind in dict.fromkeys(link.kind for link in plan.links):
+        for strong in (False, True):
+            mine = [link for link in plan.links if (link.kind, link.strong) == (kind, strong)]
+            if mine:
+                figure.add_scatter(
+                    x=[value for link in mine for value in (*link.x, None)],
+                    y=[value for link in mine for value in (*link.y, None)],
+                    mode="lines",
+                    name=NAMES[kind] + ("" if strong else ", other experts"),
+                    line={"color": COLOURS[kind], "width": 1.4 if strong else 0.7},
+                    opacity=0.8 if strong else 0.3,
+                    hoverinfo="skip",
+                )
+    figure.add_scatter(
+        x=[node.x for node in plan.nodes],
+        y=[node.y for node in plan.nodes],
+        text=[f"expert {n.expert}, {'trains' if n.trains else 'frozen'}" for n in plan.nodes],
+        mode="markers",
+        name="tokens",
+        marker={"symbol": "square", "size": 8, "color": [TRAINS if n.trains else FROZEN for n in plan.nodes],
+                "line": {"width": 1, "color": TRAINS}},
+    )  # fmt: skip
+    experts = plan.experts.values()
+    axis = {"showgrid": False, "zeroline": False}
+    figure.update_layout(
+        xaxis={**axis, "tickvals": [m for m, _ in experts], "ticktext": [c.replace("\n", ", ") for _, c in experts]},
+        yaxis={**axis, "tickvals": list(range(len(plan.levels))), "ticktext": plan.levels},
+    )

@@ -1,0 +1,127 @@
+"""The time a training step needs against the limit that the machine's own measured rates set."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dne_lab.errors import LabError
+from dne_lab.plots.figure import Figure
+from dne_lab.plots.series import NO_RECORD
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+LITERAL, NORMAL, PRODUCTS = "literal path", "normal path", "of it in products and attention"
+PRESET = "cifar100-b50-2"  # of `dne-lab bench` where none is given
+LIMIT = "limit: FLOPs / measured rate"
+LOOKS = {
+    LITERAL: ("o", "circle", "#999999"),
+    NORMAL: ("D", "diamond", "#009e73"),
+    PRODUCTS: ("s", "square", "#56b4e9"),
+    LIMIT: ("_", "line-ew-open", "#000000"),
+}
+
+
+def read_bench(path: str | Path) -> dict[str, Any]:
+    """What ``dne-lab bench --json`` wrote.
+
+    Raises:
+        LabError: no such file, or no benchmark.
+    """
+    path = Path(path)
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LabError(f"{path} cannot be read: {error}. Make it: dne-lab bench --json > {path.name}.") from error
+    if not is_bench(tree):
+        raise LabError(f"{path} is no benchmark: it lacks train_step and seconds. Make it: dne-lab bench --json.")
+    return tree
+
+
+def is_bench(tree: Any) -> bool:
+    """Whether a JSON tree is what ``dne-lab bench --json`` writes."""
+    return isinstance(tree, dict) and {"train_step", "seconds", "batch", "threads"} <= tree.keys()
+
+
+def step_time(bench: Mapping[str, Any]) -> Figure:
+    """Seconds of a training step at each task measured: literal path, normal path, and the limit of the machine.
+
+    The limit is the step's FLOPs divided by the rate that this machine reached in one large matrix product: no program
+    that does these operations can be faster.
+
+    Args:
+        bench: what ``dne-lab bench --json`` wrote. ``seconds`` holds train_step_T of the normal path, ``train_step``
+            how many times as long the literal path takes, ``product_share`` the share of the time in products and
+            attention. The limit needs two keys more, without which it is a row "no record":
+            ``step_flops`` {task: FLOPs of one step on the normal path} and ``rates`` {"float32": FLOP/s}.
+    """
+    import pandas as pd
+
+    rows = []
+    tasks = sorted(int(name.removeprefix("train_step_")) for name in bench["seconds"] if name.startswith("train_step_"))
+    rate = bench.get("rates", {}).get("float32")
+    for task in tasks:
+        seconds, key = float(bench["seconds"][f"train_step_{task}"]), str(task)
+        ratio, share = bench["train_step"].get(key), bench.get("product_share", {}).get(key)
+        flops = bench.get("step_flops", {}).get(key)
+        values = {
+            LITERAL: None if ratio is None else seconds * ratio,
+            NORMAL: seconds,
+            PRODUCTS: None if share is None else seconds * share,
+            LIMIT: None if rate is None or flops is None else flops / rate,
+        }
+        for name, value in values.items():
+            record = NO_RECORD if value is None else "bench"
+            rows.append({"task": task, "what": name, "seconds": value, "GFLOP": None if flops is None else flops / 1e9})
+            rows[-1]["record"] = record
+    frame = pd.DataFrame(rows).astype({"seconds": float, "GFLOP": float})
+    limit = "" if rate is None else " and the machine's limit"
+    title = f"A training step of {bench['batch']} images: time{limit}\n"
+    title += f"DNE, {bench.get('preset', PRESET)}, {bench['threads']} threads of {bench.get('device') or 'cpu'}"
+    if rate is not None:
+        title += f", {rate / 1e9:.0f} GFLOP/s measured"
+    return Figure("step_time", title, frame, ["bench"], _axes, _plotly, (7.0, 3.6))
+
+
+# The drawings -----------------------------------------------------------------------------------------------------
+
+
+def _marks(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame"]]:
+    there = table[table["record"] != NO_RECORD]
+    return [(name, there[there["what"] == name]) for name in LOOKS if (there["what"] == name).any()]
+
+
+def _axes(axes: "Axes", table: "pd.DataFrame") -> None:
+    tasks = sorted(table["task"].unique().tolist())
+    shown = _marks(table)
+    for number, (name, rows) in enumerate(shown):
+        at = [tasks.index(task) + 0.2 * (number - (len(shown) - 1) / 2) for task in rows["task"]]
+        marker, colour = LOOKS[name][0], LOOKS[name][2]
+        axes.plot(at, rows["seconds"], linestyle="", marker=marker, markersize=7, color=colour, label=name)
+        for x, value in zip(at, rows["seconds"], strict=True):
+            axes.annotate(f"{value:.2f}" if value < 10 else f"{value:.1f}", (x, value), (0, 6),
+                          textcoords="offset points", ha="center", fontsize=6.5)  # fmt: skip
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xticks(range(len(tasks)), [str(task) for task in tasks])
+    axes.grid(axis="x", visible=False)
+    axes.margins(x=0.15, y=0.1)
+    axes.set_xlabel("task")
+    axes.set_ylabel("seconds a training step")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _plotly(figure: Any, table: "pd.DataFrame") -> None:
+    for name, rows in _marks(table):
+        figure.add_scatter(
+            x=[str(task) for task in rows["task"]],
+            y=[float(seconds) for seconds in rows["seconds"]],
+            name=name,
+            mode="markers",
+            marker={"symbol": LOOKS[name][1], "color": LOOKS[name][2], "size": 10},
+        )
+    figure.update_layout(
+        xaxis={"title": "task", "type": "category"}, yaxis={"title": "seconds a training step", "type": "log"}
+    )

@@ -1,0 +1,114 @@
+"""Figure of the paper -> notebook -> status: which statements our records agree with, derived, never typed."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dne_lab.analysis.decomposition import KIND, Decomposition
+from dne_lab.analysis.decomposition import find as decompositions
+from dne_lab.errors import LabError
+from dne_lab.measure import cost_records
+from dne_lab.measure import record as records_of
+from dne_lab.measure.record import Record
+from dne_lab.measure.tables import to_markdown
+from dne_lab.plots.claims import CLAIMS, NOT_RUN, OUTCOMES, Claim, Evidence, Judgement
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def evidence(paths: str | Path | Iterable[str | Path]) -> Evidence:
+    """All evidence in these folders: run records, cost records, attention statistics; exact duplicates once.
+
+    Raises:
+        LabError: a path that does not exist, or a damaged record.
+    """
+    folders = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    found: list[Record] = []
+    attention: list[Decomposition] = []
+    for folder in folders:
+        if not folder.exists():
+            raise LabError(f"{folder} does not exist: name a folder that holds records, e.g. figures/records.")
+        for file in sorted(folder.rglob("*.json")):
+            tree = _tree(file)
+            if isinstance(tree, dict) and "method" in tree and "seen_accuracy" in tree:
+                found.append(Record.from_tree(tree, file))
+            elif isinstance(tree, dict) and tree.get("kind") == KIND:
+                attention += decompositions(file)
+    unique = {json.dumps(r.without_timing(), sort_keys=True): r for r in found}
+    return Evidence(list(unique.values()), cost_records.find(folders), attention)
+
+
+def _tree(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LabError(f"{file} is damaged: {error}. Remove it or run it again. {records_of.RUN_FIRST}") from error
+
+
+def details(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame":
+    """One row a comparison: figure, the paper's statement, notebook, status, on which data, what was found.
+
+    A claim without any comparison is one row "not run".
+    """
+    import pandas as pd
+
+    rows = []
+    for claim in claims:
+        for judgement in claim.judge(given) or [Judgement(NOT_RUN, "", "")]:
+            scale = "small scale" if judgement.small_scale else ""
+            rows.append(
+                {"figure": claim.figure, "the paper states": claim.says, "notebook": f"{claim.notebook:02d}"}
+                | {"status": judgement.outcome, "on": judgement.on, "scale": scale, "found": judgement.found}
+            )
+    return pd.DataFrame(rows)
+
+
+def overview(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame":
+    """One row a claim: figure, statement, notebook, status over all comparisons, and the comparisons in words.
+
+    The status lists every outcome that occurred, with their number where there are several; "small scale" where no
+    comparison is at the paper's scale.
+    """
+    import pandas as pd
+
+    rows = []
+    for claim in claims:
+        judged = claim.judge(given)
+        counts = {name: sum(j.outcome == name for j in judged) for name in OUTCOMES}
+        present = {name: count for name, count in counts.items() if count}
+        texts = [name if len(judged) == 1 else f"{name} ({count})" for name, count in present.items()]
+        if len(present) == 1:
+            texts = list(present)
+        status = ", ".join(texts) or NOT_RUN
+        if judged and all(j.small_scale for j in judged):
+            status += "; small scale"
+        by_place: dict[str, list[str]] = {}
+        for j in judged:
+            by_place.setdefault(j.on, []).append(j.found)
+        said = ". ".join(f"{on}: {'; '.join(found)}" for on, found in by_place.items())
+        rows.append({"figure": claim.figure, "the paper states": claim.says, "notebook": f"{claim.notebook:02d}"})
+        rows[-1] |= {"status": status, "found": said}
+    return pd.DataFrame(rows)
+
+
+def to_readme(given: Evidence, notebooks: Path | None = None, claims: Sequence[Claim] = CLAIMS) -> str:
+    """The README's table: `overview` as Markdown; a notebook that is in the folder ``notebooks`` is a link to it."""
+    frame = overview(given, claims)
+    there = {} if notebooks is None else {file.name[:2]: file for file in sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))}
+    frame["notebook"] = [
+        f"[{n}]({there[n].parent.name}/{there[n].name})" if n in there else n for n in frame["notebook"]
+    ]
+    return to_markdown(frame)
+
+
+def main(arguments: Sequence[str]) -> str:
+    """``python -m dne_lab.plots.status DIR...``: the README's table from the records in these folders, in the
+    project's folder (notebooks are linked as they lie in ``notebooks``)."""
+    return to_readme(evidence(arguments or "figures/records"), Path("notebooks"))
+
+
+if __name__ == "__main__":
+    print(main(sys.argv[1:]), end="")

@@ -1,0 +1,60 @@
+"""Which runs are compared with which, and that differences are taken seed by seed."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from invented import record
+
+from dne_lab.measure.groups import groups
+from dne_lab.measure.metrics import forgetting, forgetting_by_task
+from dne_lab.measure.pairs import Pair, is_method, pairs
+from dne_lab.measure.record import Record
+
+
+def runs(method: str, values: Iterable[float], **changes: Any) -> list[Record]:
+    return [record(method, seed, last, **changes) for seed, last in enumerate(values)]
+
+
+def found(records: list[Record], **choice: Any) -> list[Pair]:
+    return pairs(groups(records), is_method("dne"), is_method("ia"), **choice)
+
+
+def test_the_difference_is_paired_by_seed() -> None:
+    (pair,) = found([*runs("dne", (80, 82, 84)), *runs("ia", (70, 74, 72)), record("ia", 9, 10.0)])
+    mean, width = pair.difference()
+    assert pair.strict and pair.seeds == [0, 1, 2] and pair.setting == "digits, 4 + 2 x 3"
+    assert mean == pytest.approx(10.0) and width == pytest.approx(4.3026527 * 2 / 3**0.5)  # 10, 8, 12
+    assert pair.difference(lambda r: float(r.seed))[0] == 0
+    (single,) = found([record("dne"), record("ia", last=79.0)])
+    assert single.difference() == (1.0, None)
+
+
+def test_only_one_stream_one_memory_and_test_images() -> None:
+    ours = record("dne")
+    assert not found([ours, record("ia", tasks=(5, 5))])
+    assert not found([ours, record("ia", memory={"budget": 20, "policy": "shared"})])
+    assert not found([ours, record("ia", validation=0.2)])
+    assert not found([ours, record("ia", 3)])  # no common seed
+    assert found([ours, record("ia", epochs=31)])[0].strict is False
+
+
+def test_equal_settings_go_before_others() -> None:
+    slow, fast = {"config": {"precision": "a"}}, {"config": {"precision": "b"}}
+    made = found([record("dne", **slow), record("dne", **fast), record("ia", **slow), record("ia", **fast)])
+    assert [(p.one.first.config, p.other.first.config) for p in made] == [(slow["config"],) * 2, (fast["config"],) * 2]
+    assert all(p.strict for p in made)
+
+
+def test_heads() -> None:
+    wide = {"heads": [4, 2, 2, 2]}
+    records = [record("dne"), record("dne", **wide), record("ia", **wide)]
+    assert len(found(records)) == 2
+    (pair,) = found(records, same_heads=True)
+    assert pair.one.first.heads == pair.other.first.heads == [4, 2, 2, 2]
+
+
+def test_forgetting_by_task() -> None:
+    matrix = [[90.0], [80.0, 70.0], [85.0, 75.0, 60.0]]
+    assert forgetting_by_task(matrix) == [5.0, -5.0]
+    assert forgetting(matrix) == 0.0 and forgetting([[90.0]]) is None and forgetting_by_task([[90.0]]) == []

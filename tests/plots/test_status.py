@@ -1,0 +1,181 @@
+"""Status of the paper's statements: intervals decide, one seed decides nothing, and nothing is typed."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from invented import record
+
+from dne_lab.analysis.decomposition import FORMAT, Decomposition
+from dne_lab.analysis.shares import LATER
+from dne_lab.errors import LabError
+from dne_lab.measure.cost_records import CostRecord
+from dne_lab.measure.pairs import is_method
+from dne_lab.measure.record import Record
+from dne_lab.plots import claims, status
+from dne_lab.plots.claims import AGREES, CONTRADICTS, NOT_RUN, OPEN, Claim, Evidence, Judgement, compare
+
+STREAM = [50, 10, 10, 10, 10, 10]
+
+
+def runs(method: str, values: Sequence[float], k: int = 1, first: int = 12, **changes: Any) -> list[Record]:
+    base: dict[str, Any] = {"dataset": "cifar100", "tasks": STREAM, "class_order": list(range(100))}
+    base |= {"heads": [first, *[k] * 5]} if method in ("ia", "sta", "dne") else {"heads": [], "network": {"name": "r"}}
+    return [record(method, seed, last, **{**base, **changes}) for seed, last in enumerate(values)]
+
+
+def judged(figure: str, says: str, *records: Sequence[Record], **more: Any) -> list[Judgement]:
+    (claim,) = [c for c in claims.CLAIMS if c.figure == figure and says in c.says]
+    return claim.judge(Evidence([r for some in records for r in some], **more))
+
+
+@given(st.floats(-50, 50), st.one_of(st.none(), st.floats(0, 50)))
+def test_an_outcome_needs_an_interval_beside_zero(mean: float, width: float | None) -> None:
+    told = claims.outcome(mean, width)
+    if width is None or mean - width <= 0 <= mean + width:
+        assert told == OPEN
+    else:
+        assert told == (AGREES if mean > 0 else CONTRADICTS)
+        assert claims.outcome(-mean, width) != told
+
+
+@pytest.mark.parametrize(
+    ("sta", "expected"),
+    [((60, 61, 62), AGREES), ((80, 81, 82), CONTRADICTS), ((69, 72, 72), OPEN), ((60,), OPEN)],
+)
+def test_figure_4_right(sta: tuple[float, ...], expected: str) -> None:
+    (one,) = judged("figure 4 right", "STA", runs("ia", (70, 71, 72)), runs("sta", sta))
+    assert one.outcome == expected and one.on == "cifar100, 50 + 10 x 5" and one.small_scale
+    assert ("one seed" in one.found) == (len(sta) == 1)
+    assert one.found.startswith("STA (k = 1) - IA (k = 1): ")
+
+
+def test_what_costs_less_is_no_evidence() -> None:
+    dne, cheap, dear = (
+        runs(m, v, flops_literal=f) for m, v, f in (("dne", (70, 71), 100), ("ia", (10, 11), 50), ("ia", (60, 61), 95))
+    )
+    says = "above IA that costs as much"
+    assert judged("figure 1 right", says, dne, cheap) == []
+    assert [j.outcome for j in judged("figure 1 right", says, dne, dear)] == [AGREES]
+
+
+def test_more_heads() -> None:
+    even = [runs("ia", (50 + k, 52 + k), k, k, params={"total": k}) for k in (1, 4, 12)]
+    (one,) = judged("figure 1 right", "many heads", *even, runs("ia", (99, 99)))
+    assert one.outcome == AGREES and one.found.startswith("IA (k = 12) - IA (k = 1): +11.0 ± 0.0")
+    widths = [runs("dne", v, k, params={"total": k}) for k, v in ((1, (70, 71)), (2, (20, 20)), (4, (60, 61)))]
+    (two,) = judged("figure 6 a, b; table 1", "gains from more heads", *widths)
+    assert two.outcome == CONTRADICTS and "DNE (k = 4) - DNE (k = 1)" in two.found
+
+
+@pytest.mark.parametrize(
+    ("wide", "expected"), [((70.2, 71.1), AGREES), ((75, 76), CONTRADICTS), ((70, 75), OPEN), ((70,), OPEN)]
+)
+def test_no_gain_from_width(wide: tuple[float, ...], expected: str) -> None:
+    networks = [runs("icarl", v, params={"total": n}, network={"width": n}) for n, v in ((10, (70, 71)), (40, wide))]
+    (one,) = judged("figure 6 a, b", "do not gain from width", *networks)
+    assert one.outcome == expected
+
+
+def test_rivals_by_step() -> None:
+    dne = runs("dne", (70, 71, 72))
+    der = runs("der", (60, 61, 63), epochs=170)
+    assert [j.outcome for j in judged("figure 6 a, b; table 1", "above DER", dne, der)] == [AGREES]
+    assert judged("table 2", "above DER", dne, der) == [] == judged("figure 6 f", "above DER", dne, der)
+    many = {"tasks": [50, *[2] * 25]}
+    both = [runs(m, v, **many) for m, v in (("dne", (50, 51)), ("der", (60, 61)))]
+    both[0] = runs("dne", (50, 51), **many, heads=[12, *[1] * 25])
+    assert [j.outcome for j in judged("figure 6 f", "above DER", *both)] == [CONTRADICTS]
+
+
+def test_deeper_fosters() -> None:
+    made = [runs("foster", (60, 61), network={"backbone": f"resnet{n}"}) for n in (18, 34, 101)]
+    found = judged("figure 6 c, d", "deeper backbones", runs("dne", (70, 71)), *made)
+    assert [j.outcome for j in found] == [AGREES] * 2
+
+
+def counts(method: str, k: int | None, values: Sequence[float], step: int = 2) -> CostRecord:
+    rows = [{"task": i + 1, "flops_literal": int(v * 1e9)} for i, v in enumerate(values)]
+    return CostRecord(method, k, (50, *[step] * (len(values) - 1)), tuple(rows))
+
+
+def test_counts() -> None:
+    dne = counts("dne", 1, [1.0 + 0.1 * i for i in range(26)])
+    for base, expected in ((2.0, AGREES), (0.5, CONTRADICTS)):
+        der = counts("der", None, [base * (i + 1) for i in range(26)])
+        (one,) = judged("figure 6 e", "below DER", costs=[dne, der])
+        assert one.outcome == expected and ("above at tasks [2]" in one.found) == (expected == CONTRADICTS)
+    assert judged("figure 6 e", "below DER", costs=[dne]) == []
+    printed = judged("tables 1 and 2", "printed F", costs=[counts("dne", 1, [1, 1, 1.19, 2, 2, 2.54], 10)])
+    assert [(j.outcome, j.found) for j in printed] == [
+        (CONTRADICTS, "k = 1, 6 tasks: printed 2.68, counted 2.54 G"),
+        (AGREES, "k = 1, 3 tasks: printed 1.19, counted 1.19 G"),
+    ]
+
+
+def attention(method: str, seed: int, share: float) -> Decomposition:
+    filled = {f.name: None for f in dataclasses.fields(Decomposition)}
+    known = {"method": method, "dataset": "digits", "tasks": [4, 2, 2, 2], "heads": [3, 1, 1, 1], "seed": seed}
+    known |= {"epochs": 30, "finished": True, "kind": "attention", "format": FORMAT}
+    return Decomposition(
+        **{**filled, **known, "moments": {"trained": {"same_patch": {LATER: [share, share - 1, share + 1]}}}}
+    )
+
+
+def test_attention_records() -> None:
+    records = [attention(m, s, v + s) for m, v in (("ia", 10.0), ("sta", 20.0)) for s in range(3)]
+    (one,) = judged("figure 4 left", "same patch", attention=records)
+    assert one.outcome == AGREES and one.found == "STA - IA: +10 ± 0 points, 3 seeds" and one.on == "digits, 4 + 2 x 3"
+    assert judged("figure 4 left", "same patch", attention=records[:3]) == []
+
+
+def test_without_evidence_nothing_is_run_but_what_is_derived() -> None:
+    table = status.overview(Evidence())
+    assert table[table["status"] != NOT_RUN]["figure"].tolist() == ["section 3"]
+    assert len(table) == len(claims.CLAIMS) and len(status.details(Evidence())) == len(table)
+    unfinished = [record("ia", done=1), record("sta", done=1), record("sta", validation=0.2), record("ia")]
+    assert status.overview(Evidence(unfinished)).equals(table)
+
+
+def test_a_claim_of_your_own_and_its_row() -> None:
+    mine = Claim("my figure", "IA is below DNE", 11, compare(is_method("ia"), is_method("dne"), -1))
+    other = Claim("none", "nothing", 3, lambda evidence: [])
+    more = {"dataset": "digits100", "tasks": [50, 50], "heads": [3, 1], "class_order": list(range(100))}
+    given_ = Evidence(
+        [*runs("ia", (60, 61)), *runs("dne", (70, 71)), record("ia", last=80.0, **more), record("dne", **more)]
+    )
+    table = status.overview(given_, [mine, other])
+    assert table["status"].tolist() == ["agrees (1), not told apart (1); small scale", NOT_RUN]
+    assert status.details(given_, [mine, other])["status"].tolist() == [AGREES, OPEN, NOT_RUN]
+    lines = status.to_readme(given_, claims=[mine, other]).splitlines()
+    assert lines[2].startswith(
+        "| my figure | IA is below DNE | 11 | agrees (1), not told apart (1); small scale | cifar"
+    )
+    assert lines[3] == "| none | nothing | 03 | not run |  |"
+
+
+def test_notebooks_are_linked_where_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (folder / "08_accuracy_against_scale.ipynb").touch()
+    text = status.to_readme(Evidence(), folder)
+    assert "[08](notebooks/08_accuracy_against_scale.ipynb)" in text and "| 04 |" in text
+
+
+def test_evidence_is_found_in_folders(tmp_path: Path) -> None:
+    one = record()
+    for name in ("a.json", "b.json"):  # the same run twice is one
+        one.write(tmp_path / name)
+    kept = attention("ia", 0, 10.0)
+    kept.write(tmp_path / "attention.json")
+    found = status.evidence(tmp_path)
+    assert list(found.records) == [one] and list(found.attention) == [kept]
+    (tmp_path / "c.json").write_text("{")
+    with pytest.raises(LabError, match=r"c\.json is damaged"):
+        status.evidence([tmp_path])
+    with pytest.raises(LabError, match="does not exist: name a folder that holds records"):
+        status.evidence(tmp_path / "none")

@@ -1,0 +1,57 @@
+"""The figures of a report: what each input fills, the same bytes twice, and several data sets under one name."""
+
+import json
+from pathlib import Path
+
+import pytest
+from invented import record
+
+from dne_lab import reporting
+from dne_lab.errors import LabError
+
+RECORDS = Path(__file__).parents[1] / "figures" / "records"
+
+
+def test_records_fill_what_they_can() -> None:
+    assert list(reporting.drawings([record("joint")])) == ["accuracy_by_task", "accuracy_against_cost"]
+    both = [record("ia"), record("sta", last=81.0)]
+    assert list(reporting.drawings(both))[2:] == ["forgetting", "figure_4_right", "figure_6a"]
+    tuned = [*both, record("dne", validation=0.2)]
+    assert "dne" not in reporting.drawings(tuned)["figure_6a"].table["method"].iloc[:2].tolist()
+    assert list(reporting.drawings(tuned[2:])) == ["accuracy_by_task", "accuracy_against_cost"]
+    streams = [record("ia"), record("ia", tasks=(5, 5), heads=[4, 1])]
+    assert list(reporting.drawings(streams))[2:] == ["forgetting_4+2x3", "forgetting_5+5"]
+    many = {"tasks": (50, *[2] * 25), "heads": [12, *[1] * 25], "class_order": list(range(100)), "dataset": "cifar100"}
+    found = reporting.drawings([record("der", **{**many, "heads": []}), record("dne", **many)])
+    assert list(found)[2:] == ["forgetting", "figure_1_right", "figure_6a", "figure_6f"]
+
+
+def test_counts_and_benchmarks_are_no_runs(tmp_path: Path) -> None:
+    places = [RECORDS / "cost", RECORDS / "timing"]
+    assert reporting.find(places) == []
+    one, two = (reporting.figures([], tmp_path / name, paths=places) for name in ("one", "two"))
+    assert sorted(path.name for path in one) == sorted(
+        f"{name}.{suffix}" for name in ("cost_growth", "figure_6e", "step_time") for suffix in ("csv", "png")
+    )
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    record().write(tmp_path / "run" / "record.json")
+    assert len(reporting.find([*places, tmp_path / "run"])) == 1
+    (tmp_path / "run" / "bench.json").write_text((RECORDS / "timing" / "bench.json").read_text())
+    assert len(reporting.find([tmp_path / "run"])) == 1  # beside a run
+    with pytest.raises(LabError, match="no record in this folder"):
+        reporting.find([tmp_path / "one"])
+
+
+def test_several_data_sets_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    runs = [record("ia"), record("ia", dataset="digits100")]
+    written = reporting.figures(runs, tmp_path, "mine")
+    assert len(set(written)) == len(written)
+    names = {path.name for path in written}
+    assert {"mine.csv", "mine_digits_accuracy_by_task.csv", "mine_digits100_accuracy_by_task.csv"} <= names
+
+
+def test_a_broken_count_is_told(tmp_path: Path) -> None:
+    rows = json.loads((RECORDS / "cost" / "dne-k1-50+10x5.json").read_text())
+    (tmp_path / "dne-k1-50+10x4.json").write_text(json.dumps(rows))
+    with pytest.raises(LabError, match="does not hold the cost of 5 tasks"):
+        reporting.find([tmp_path])
