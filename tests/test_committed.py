@@ -64,6 +64,17 @@ def test_the_committed_runs_are_the_preset(digits: list[record.Record]) -> None:
         assert config.identity() == run.config and config.sha256 == run.config_sha256
 
 
+def test_fine_tuning_and_replay_on_digits_are_the_preset(digits: list[record.Record]) -> None:
+    runs = record.find(FIGURES / "records" / "digits-one-network")
+    seeds = {name: [run.seed for run in runs if run.method == name] for name in ("finetune", "replay")}
+    assert seeds["finetune"] == seeds["replay"] and len(seeds["replay"]) >= 3 and len(runs) == 2 * len(seeds["replay"])
+    for run in runs:
+        config = presets.resolve("digits", method=run.method, seed=run.seed)
+        assert run.finished and config.identity() == run.config and config.sha256 == run.config_sha256
+        # Learned alike on task 1: what fine-tuning and replay do differently begins after it.
+        assert run.accuracy[0] == next(r for r in runs if r.seed == run.seed).accuracy[0]
+
+
 def test_the_table_in_the_readme(digits: list[record.Record]) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     columns = ["method", "LA", "LA +-", "AA", "AA +-", "D", "forgetting", "F literal (G)", "F spent (G)", "params (M)"]
