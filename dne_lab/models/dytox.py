@@ -162,10 +162,10 @@ class DyToxViT(ExpandableViT):
         experts = list(self.experts)
         x = [literal.embed(experts[0], self.patches(images), with_token=False)]  # type: ignore[arg-type]
         for layer in encoder:
-            x = literal.block(self, experts, layer, x)  # type: ignore[arg-type]
+            x = literal.block(self, experts, layer, x).r  # type: ignore[arg-type]
         found = []
         for token, layer_norm in zip(self.tokens, self.norms, strict=True):
             seen = torch.cat([token.expand(len(images), 1, -1), x[0]], 1)
-            (out,) = literal.block(self, experts, last, [seen])  # type: ignore[arg-type]
+            (out,) = literal.block(self, experts, last, [seen]).r  # type: ignore[arg-type]
             found.append(layer_norm(out[:, 0]))
         return found
