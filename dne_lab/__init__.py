@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dne_lab.training.api import open as open
     from dne_lab.training.api import start as start
     from dne_lab.training.api import train as train
+    from dne_lab.widgets.explorer import explore as explore
+    from dne_lab.widgets.runs import explore_runs as explore_runs
 
 # Imported when first used, so that `dne-lab --help` answers before torch is loaded.
 _WHERE = {
@@ -36,6 +38,8 @@ _WHERE = {
     "attention_groups": "dne_lab.analysis.groups",
     "Labelling": "dne_lab.analysis.labelling",
     "probe": "dne_lab.analysis.probe",
+    "explore": "dne_lab.widgets.explorer",
+    "explore_runs": "dne_lab.widgets.runs",
     "Variant": "dne_lab.models.variants",
     "LabError": "dne_lab.errors",
 }
@@ -48,6 +52,8 @@ __all__ = [
     "ablate",
     "ablation_sweep",
     "attention_groups",
+    "explore",
+    "explore_runs",
     "open",
     "probe",
     "start",

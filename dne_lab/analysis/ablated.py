@@ -31,6 +31,7 @@ class Ablation:
         empty_rows: rows, over all images, of which "mask" left nothing; they stay 0.
         old_readouts_identical: whether the read-outs of all experts before the first one touched are the same to the
             last bit; None if expert 1 was touched.
+        moved: for each expert the largest change of any of its outputs (read-outs); exactly 0.0 are the same bits.
         groups_before, groups_after: the attention groups of all attention that has rows for the labelling, or None.
             Under "zero" and "mean" rows do not sum to 1, and shares after are in units of a whole row.
     """
@@ -40,6 +41,7 @@ class Ablation:
         self.first = min(removal.experts)
         self.mass, self.empty_rows = float("nan"), 0
         self.old_readouts_identical: bool | None = None if self.first == 1 else True
+        self.moved: list[float] = []
         self.groups_before: AttentionGroups | None = None
         self.groups_after: AttentionGroups | None = None
         self.before = self.after = self.index = torch.zeros(0)
@@ -49,6 +51,8 @@ class Ablation:
     def add(self, some: Part, before: Output, after: Output) -> None:
         """Takes the outputs of a batch."""
         self._parts.append((before.logits.float().cpu(), after.logits.float().cpu(), some.numbers, some.labels))
+        largest = [float((new - old).abs().max()) for old, new in zip(before.readouts, after.readouts, strict=True)]
+        self.moved = [max(pair) for pair in zip(self.moved or largest, largest, strict=True)]
         for one, other in zip(before.readouts[: self.first - 1], after.readouts, strict=False):
             self.old_readouts_identical = bool(self.old_readouts_identical and torch.equal(one, other))
 

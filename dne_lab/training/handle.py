@@ -1,7 +1,7 @@
 """What a run shows and keeps: everything of `Run` that is not the loop."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,6 +72,7 @@ class Handle:
                 f"data.validation = {config.data.validation}, but the stream has {self.whole_stream.validation}."
             )
         self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
+        self.viewers: list[Callable[[Any], None]] = []  # of `watch`: shown the run after every epoch and task
         self.keeps_exemplars = cls.uses_memory and not cls.joint
         saving.restore(self)
 
@@ -149,6 +150,28 @@ class Handle:
         ``stream`` is needed for arrays in memory; ``settings`` are those of the constructor.
         """
         return saving.open_run(cls, Path(path), stream, settings)
+
+    def watch(self) -> Any:
+        """A view for a notebook that follows the training: where it is, losses by epoch, accuracy after each task.
+
+        Call it before `train` or `next_task`, as the last line of its own cell.
+
+        Raises:
+            LabError: no ipywidgets here.
+        """
+        try:
+            from dne_lab.widgets.runs import watch
+        except ImportError as error:
+            raise LabError(
+                f"run.watch() needs ipywidgets, anywidget and matplotlib ({error}): pip install them, or look at "
+                "run.curves and run.record.table()."
+            ) from error
+        return watch(self)
+
+    def show(self) -> None:
+        """Shows the run to its viewers."""
+        for viewer in self.viewers:
+            viewer(self)
 
     # Keeping it ----------------------------------------------------------------------------------------------------
 

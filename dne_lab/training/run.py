@@ -79,6 +79,7 @@ class Run(Handle):
                 self._learn_stage(task, stages[self.cursor.stage])
             taskend.finish(self, task)
             self.write_unwritten()
+            self.show()
             result = f"accuracy {self.record.seen_accuracy[-1]:.1f}%"
         finally:
             self._bar.close(result)
@@ -148,6 +149,7 @@ class Run(Handle):
             self.state.curves.append(row | self.reader.means(self.state))
             self.state.cursor = Cursor(task, self.cursor.stage, epoch + 1)
         self.clock.spend(self.state, "learning")
+        self.show()
 
     def _index(self, task: Task, stage: Stage) -> Tensor:
         """The numbers of the training images of a stage, (n,) int64."""

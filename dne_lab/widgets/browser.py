@@ -1,0 +1,264 @@
+"""The two widgets with JavaScript of their own: pictures in patches that can be clicked, and a button that downloads.
+
+Everything they need is in this file; the browser asks nobody else for anything.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anywidget
+import numpy as np
+import traitlets
+from numpy.typing import NDArray
+
+_PATCHES = """
+function bytes(view) { return view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength); }
+
+function render({ model, el }) {
+  const root = document.createElement("div");
+  root.className = "dne-patches";
+  root.tabIndex = 0;
+  root.setAttribute("role", "application");
+  root.dataset.lmSuppressShortcuts = "true";  // arrow keys move the patch, not the notebook's cells
+  const row = document.createElement("div");
+  row.className = "dne-row";
+  const told = document.createElement("div");
+  told.className = "dne-told";
+  told.setAttribute("aria-live", "polite");
+  root.append(row, told);
+  el.append(root);
+  let canvases = [];
+
+  const scene = () => model.get("scene");
+  const grid = () => scene().grid;
+  const height = (panel) => panel.side * grid()[0] / grid()[1];
+  const where = (patch) => `patch ${patch} (row ${Math.floor(patch / grid()[1])}, column ${patch % grid()[1]})`;
+
+  function value(panel, patch) {
+    const cells = grid()[0] * grid()[1];
+    if (panel.numbers < 0) return "";
+    const all = new Float32Array(bytes(scene().numbers));
+    const number = all[panel.numbers * cells + patch];
+    return Number.isNaN(number) ? "" : `: ${panel.unit} ${Number(number.toPrecision(3))}`;
+  }
+
+  function say(panel, patch) { told.textContent = `${panel.title}, ${where(patch)}${value(panel, patch)}`; }
+
+  function rest() {
+    const hint = model.get("hint");
+    told.textContent = hint && scene().panels.length ? `chosen: ${where(model.get("patch"))}. ${hint}` : "";
+  }
+
+  function build() {
+    row.replaceChildren();
+    canvases = scene().panels.map((panel, place) => {
+      const figure = document.createElement("figure");
+      const canvas = document.createElement("canvas");
+      const caption = document.createElement("figcaption");
+      caption.textContent = panel.title;
+      figure.style.width = `${panel.side}px`;
+      canvas.style.width = `${panel.side}px`;
+      canvas.style.height = `${height(panel)}px`;
+      figure.append(canvas, caption);
+      row.append(figure);
+      const patch = (event) => {
+        const box = canvas.getBoundingClientRect(), [rows, columns] = grid();
+        const y = Math.floor((event.clientY - box.top) / box.height * rows);
+        const x = Math.floor((event.clientX - box.left) / box.width * columns);
+        return Math.min(rows - 1, Math.max(0, y)) * columns + Math.min(columns - 1, Math.max(0, x));
+      };
+      canvas.addEventListener("pointermove", (event) => say(scene().panels[place], patch(event)));
+      canvas.addEventListener("pointerleave", rest);
+      canvas.addEventListener("click", (event) => { choose(patch(event)); root.focus(); });
+      return canvas;
+    });
+  }
+
+  function paint() {
+    const pixels = new Uint8Array(bytes(scene().pixels)), [rows, columns] = grid(), chosen = model.get("patch");
+    let at = 0;
+    scene().panels.forEach((panel, place) => {
+      const [high, wide] = panel.size, small = new OffscreenCanvas(wide, high);
+      const data = new ImageData(wide, high);
+      for (let i = 0; i < high * wide; i++) {
+        data.data.set(pixels.subarray(at, at + 3), 4 * i);
+        data.data[4 * i + 3] = 255;
+        at += 3;
+      }
+      small.getContext("2d").putImageData(data, 0, 0);
+      const canvas = canvases[place], ratio = window.devicePixelRatio || 1;
+      const side = Math.round(panel.side * ratio), tall = Math.round(height(panel) * ratio);
+      canvas.width = side;
+      canvas.height = tall;
+      const pen = canvas.getContext("2d"), dy = tall / rows, dx = side / columns;
+      pen.imageSmoothingEnabled = false;
+      pen.drawImage(small, 0, 0, side, tall);
+      if (panel.lines) {
+        pen.fillStyle = "rgba(255, 255, 255, 0.35)";
+        for (let i = 1; i < rows; i++) pen.fillRect(0, i * dy, side, ratio);
+        for (let i = 1; i < columns; i++) pen.fillRect(i * dx, 0, ratio, tall);
+      }
+      if (panel.texts.length && dy > 11 * ratio) {
+        pen.font = `${Math.round(Math.min(13 * ratio, dy * 0.6))}px sans-serif`;
+        pen.textAlign = "center";
+        pen.textBaseline = "middle";
+        panel.texts.forEach((text, i) => {
+          pen.fillStyle = panel.dark[i] ? "white" : "black";
+          pen.fillText(text, (i % columns + 0.5) * dx, (Math.floor(i / columns) + 0.5) * dy);
+        });
+      }
+      const x = (chosen % columns) * dx, y = Math.floor(chosen / columns) * dy;
+      for (const [colour, width] of [["black", 4], ["white", 2]]) {
+        pen.strokeStyle = colour;
+        pen.lineWidth = width * ratio;
+        pen.strokeRect(x, y, dx, dy);
+      }
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", `${panel.title}, ${where(chosen)}${value(panel, chosen)}`);
+    });
+    root.setAttribute("aria-label", model.get("label"));
+  }
+
+  let shape = "";
+  function update() {
+    const now = JSON.stringify([scene().grid, scene().panels.map((panel) => [panel.title, panel.side])]);
+    if (now !== shape) { build(); shape = now; }
+    paint();
+    rest();
+  }
+
+  function choose(patch) {
+    if (patch === model.get("patch")) return;
+    model.set("patch", patch);
+    model.save_changes();
+  }
+
+  root.addEventListener("keydown", (event) => {
+    const [rows, columns] = grid(), patch = model.get("patch");
+    const y = Math.floor(patch / columns), x = patch % columns;
+    const to = {
+      ArrowLeft: [y, x - 1], ArrowRight: [y, x + 1], ArrowUp: [y - 1, x], ArrowDown: [y + 1, x],
+      Home: [y, 0], End: [y, columns - 1], PageUp: [0, x], PageDown: [rows - 1, x],
+    }[event.key];
+    if (!to) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (to[0] >= 0 && to[0] < rows && to[1] >= 0 && to[1] < columns) choose(to[0] * columns + to[1]);
+  });
+
+  for (const name of ["scene", "patch", "label", "hint"]) model.on(`change:${name}`, update);
+  update();
+  return () => { for (const name of ["scene", "patch", "label", "hint"]) model.off(`change:${name}`, update); };
+}
+export default { render };
+"""
+
+_STYLE = """
+.dne-patches { outline-offset: 2px; padding: 2px; border-radius: 2px; width: fit-content;
+  min-width: 300px; max-width: 100%; }
+.dne-patches:focus-visible { outline: 2px solid #0072b2; }
+.dne-row { display: flex; flex-wrap: wrap; gap: 10px; align-items: flex-start; }
+.dne-row figure { margin: 0; }
+.dne-row canvas { display: block; cursor: crosshair; }
+.dne-row figcaption { font-size: 12px; line-height: 16px; min-height: 16px; text-align: center;
+  color: var(--jp-ui-font-color1, #222); }
+.dne-told { font-size: 12px; line-height: 18px; min-height: 36px; width: 0; min-width: 100%;
+  color: var(--jp-ui-font-color1, #222); }
+"""
+
+_SAVE = """
+function render({ model, el }) {
+  const button = document.createElement("button");
+  button.className = "jupyter-button widget-button lm-Widget";
+  button.style.width = "auto";
+  button.style.marginRight = "8px";
+  button.textContent = model.get("text");
+  button.addEventListener("click", () => model.send("save"));
+  const write = (file, buffers) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([buffers[0]], { type: file.type }));
+    link.download = file.name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  };
+  model.on("msg:custom", write);
+  el.append(button);
+  return () => model.off("msg:custom", write);
+}
+export default { render };
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One picture or map in a row of them.
+
+    Attributes:
+        title: what it is.
+        pixels: (h, w, 3) uint8; a map has a pixel a patch.
+        side: width on the screen; patches are square.
+        numbers: a number a patch, told where the pointer is; None for a picture.
+        unit: what the numbers are.
+        lines: draw the patch grid.
+        texts: a word in each patch.
+    """
+
+    title: str
+    pixels: NDArray[np.uint8]
+    side: int
+    numbers: NDArray[Any] | None = None
+    unit: str = "attention"
+    lines: bool = False
+    texts: tuple[str, ...] = ()
+
+
+def scene(panels: Sequence[Panel], grid: tuple[int, int]) -> dict[str, Any]:
+    """What the browser draws: a description, all pixels one after the other, all numbers as float32."""
+    told: list[dict[str, Any]] = []
+    numbers = [p.numbers for p in panels if p.numbers is not None]
+    for panel in panels:
+        place = -1 if panel.numbers is None else sum(p["numbers"] >= 0 for p in told)
+        dark = panel.pixels.reshape(-1, 3).mean(1) < 128 if panel.texts else ()
+        told.append(
+            {"title": panel.title, "side": panel.side, "size": list(panel.pixels.shape[:2]), "numbers": place}
+            | {"unit": panel.unit, "lines": panel.lines, "texts": list(panel.texts), "dark": [bool(d) for d in dark]}
+        )
+    pixels = b"".join(np.ascontiguousarray(panel.pixels, dtype=np.uint8).tobytes() for panel in panels)
+    return {
+        "grid": list(grid),
+        "panels": told,
+        "pixels": pixels,
+        "numbers": b"".join(np.asarray(n, dtype="<f4").tobytes() for n in numbers),
+    }
+
+
+class Patches(anywidget.AnyWidget):
+    """A row of pictures that share one patch grid; a click, or the arrow keys, choose the patch.
+
+    ``scene`` is made by `scene`; ``patch`` counts from 0 row by row; ``label`` is what a screen reader says.
+    """
+
+    _esm = _PATCHES
+    _css = _STYLE
+    scene = traitlets.Dict({"grid": [1, 1], "panels": [], "pixels": b"", "numbers": b""}).tag(sync=True)
+    patch = traitlets.Int(0).tag(sync=True)
+    label = traitlets.Unicode("pictures in patches").tag(sync=True)
+    hint = traitlets.Unicode("Click a patch, or move it with the arrow keys.").tag(sync=True)
+
+
+class Download(anywidget.AnyWidget):
+    """A button that saves what ``make`` gives, (file name, MIME type, content), where the browser saves downloads."""
+
+    _esm = _SAVE
+    text = traitlets.Unicode("save").tag(sync=True)
+
+    def __init__(self, text: str, make: Callable[[], tuple[str, str, bytes]]) -> None:
+        super().__init__(text=text)
+        self._make = make
+        self.on_msg(self._asked)
+
+    def _asked(self, widget: Any, content: Any, buffers: Any) -> None:
+        if content == "save":
+            name, kind, data = self._make()
+            self.send({"name": name, "type": kind}, [data])

@@ -1,0 +1,103 @@
+"""`lab.explore`: pictures, and a tab for each way of looking at what a network does with them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+from torch import nn
+
+from dne_lab.errors import LabError
+from dne_lab.widgets import drawing
+from dne_lab.widgets.looking import LookingExplorer
+from dne_lab.widgets.part import Part, slider
+from dne_lab.widgets.subject import Images, Subject
+from dne_lab.widgets.task import TaskExplorer
+from dne_lab.widgets.what_if import WhatIfExplorer
+
+TABS: Mapping[str, type[Part]] = {"task": TaskExplorer, "looking": LookingExplorer, "what_if": WhatIfExplorer}
+
+
+class Explorer(widgets.VBox):
+    """An image above, explorers in tabs below.
+
+    Attributes: ``image`` (the slider), ``upload``, ``tabs``, ``parts`` (the explorers by name);
+    ``parts["task"].figure()`` is what that tab shows, as a figure.
+    """
+
+    def __init__(self, subject: Subject, tab: str) -> None:
+        super().__init__()
+        self.subject = subject
+        self.image = slider("image", 0, 0, len(subject.images) - 1)
+        self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="your own image", icon="")
+        self.upload.layout.width = "auto"
+        self.told = widgets.HTML()
+        self.parts = {name: kind(subject) for name, kind in TABS.items()}
+        self.tabs = widgets.Tab(list(self.parts.values()), titles=[part.title for part in self.parts.values()])
+        self.tabs.selected_index = list(self.parts).index(tab)
+        self.children = (widgets.HBox([self.image, self.upload, self.told]), self.tabs)
+        self.layout.max_width = "1000px"
+        self.image.observe(self._move, "value")
+        self.upload.observe(self._uploaded, "value")
+        self.tabs.observe(self._turn, "selected_index")
+        self._turn()
+
+    @property
+    def part(self) -> Part:
+        """The explorer that is seen."""
+        return list(self.parts.values())[self.tabs.selected_index or 0]
+
+    def _move(self, change: Any) -> None:
+        self.told.value = self.subject.told[self.image.value]
+        for part in self.parts.values():
+            part.stale, part.image = True, self.image.value
+        self.part.refresh()  # the others when they are turned to
+
+    def _turn(self, change: Any = None) -> None:
+        if self.part.stale:
+            self.part.refresh()
+
+    def _uploaded(self, change: Any) -> None:
+        files = self.upload.value
+        self.upload.unobserve(self._uploaded, "value")
+        self.upload.value = ()  # the file's bytes are not kept
+        self.upload.observe(self._uploaded, "value")
+        for file in files:
+            try:
+                number = self.subject.add(bytes(file["content"]), file["name"])
+            except LabError as error:
+                self.told.value = drawing.sentence(f"{file['name']}: {error}", wrong=True)
+                return
+            self.image.max = number
+            self.image.value = number
+
+
+def explore(
+    model: nn.Module | Mapping[str, nn.Module],
+    images: Images,
+    names: Sequence[str] = (),
+    tab: str = "task",
+) -> widgets.DOMWidget:
+    """Explorers of a network's attention, for JupyterLab and Voilà.
+
+    Args:
+        model: ``run.model``, or several by name, ``{"IA": ia.model, "STA": sta.model}``, to look at side by side.
+        images: ``stream.test_images(16)``, or a uint8 tensor (B, C, H, W) without labels.
+        names: of the classes by rank, such as ``stream.class_names``.
+        tab: which explorer is seen first: task, looking or what_if.
+
+    Returns:
+        a widget; where there is nothing to explore, one that says why.
+    """
+    if tab not in TABS:
+        raise LabError(f"tab = {tab!r}: must be one of {', '.join(TABS)}.")
+    try:
+        models = dict(model) if isinstance(model, Mapping) else {_name(model): model}
+        subject = Subject(models, images, names)
+    except LabError as error:
+        return widgets.HTML(drawing.sentence(str(error), wrong=True))
+    return Explorer(subject, tab)
+
+
+def _name(model: Any) -> str:
+    variant = getattr(model, "variant", None)
+    return str(getattr(variant, "name", "model")).upper()

@@ -1,0 +1,141 @@
+"""What the explorers share: sliders that keep to what a model has, a view that follows them, and its two downloads."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from dne_lab.errors import LabError
+from dne_lab.plots.figure import Figure
+from dne_lab.widgets import drawing
+from dne_lab.widgets.browser import Download, Patches
+from dne_lab.widgets.subject import Subject
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def _wide() -> Any:
+    return widgets.Layout(width="268px")
+
+
+def slider(label: str, value: int, low: int, high: int) -> Any:
+    """A slider of whole numbers that reports when it comes to rest."""
+    return widgets.IntSlider(
+        value, min=low, max=high, description=label, continuous_update=False, layout=_wide(), style=described()
+    )
+
+
+def dropdown(label: str, options: Sequence[Any], value: Any = None) -> Any:
+    """A choice among (words, value) pairs or words."""
+    made = widgets.Dropdown(options=options, description=label, layout=_wide(), style=described())
+    if value is not None:
+        made.value = value
+    return made
+
+
+def html(name: str) -> Any:
+    """A place for text and drawings; ``name`` is its class on the page."""
+    made = widgets.HTML()
+    made.add_class(name)
+    return made
+
+
+def described() -> dict[str, str]:
+    """Room for labels that are words."""
+    return {"description_width": "96px"}
+
+
+def limit(control: Any, low: int, high: int) -> None:
+    """New ends for a slider; its value moves only if it has to."""
+    value = min(max(control.value, low), high)
+    control.min, control.max = min(low, control.min), max(high, control.max)
+    control.value = value
+    control.min, control.max = low, high
+    control.disabled = low == high
+
+
+class Part(widgets.VBox):
+    """One explorer: controls above, a view below.
+
+    Subclasses set controls, then call `begin`; `update` computes the view and puts it on the screen, `figure` draws the
+    same statically. A `LabError` in `update` is shown as a sentence in place of the view.
+    """
+
+    title = ""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self.subject = subject
+        self.image = 0
+        self.message = html("dne-message")
+        self.said = html("dne-said")  # prediction and truth
+        self.patches = Patches()
+        self.view = widgets.VBox()
+        self.saving = widgets.HBox(
+            [Download("save picture (PNG)", self._png), Download("save numbers (CSV)", self._csv)],
+            layout=widgets.Layout(margin="6px 0 0 0"),
+        )
+        self._quiet = False
+        self.stale = True
+
+    def begin(self, rows: Sequence[Sequence[Any]], view: Sequence[Any]) -> None:
+        """Puts the parts in their places and follows the controls (those with a value)."""
+        lines = [widgets.HBox(list(row), layout=widgets.Layout(flex_flow="row wrap")) for row in rows]
+        self.view.children = (*view, self.saving)
+        self.children = (*lines, self.said, self.message, self.view)
+        for control in [control for row in rows for control in row if hasattr(control, "value")]:
+            control.observe(self._changed, "value")
+        self.patches.observe(self._changed, "patch")
+
+    def _changed(self, change: Any) -> None:
+        if not self._quiet:
+            self.refresh()
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Changes of controls inside do not compute the view anew."""
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
+
+    def show(self, image: int) -> None:
+        """Another image."""
+        self.image = image
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Computes the view anew; what cannot be seen is said in a sentence."""
+        self.stale = False
+        try:
+            with self.quietly():
+                self.update()
+        except LabError as error:
+            self.message.value = drawing.sentence(str(error), wrong=True)
+            self.view.layout.display = "none"
+        else:
+            self.message.value = ""
+            self.view.layout.display = ""
+
+    def update(self) -> None:
+        """Brings the screen up to date; raises a `LabError` where there is nothing to see."""
+        raise NotImplementedError
+
+    def figure(self) -> Figure:
+        """What is on the screen, as a figure with its table."""
+        raise NotImplementedError
+
+    def numbers(self) -> "pd.DataFrame":
+        """Every number on the screen."""
+        raise NotImplementedError
+
+    def _png(self) -> tuple[str, str, bytes]:
+        figure = self.figure()
+        return f"{figure.name}.png", "image/png", figure.image("png")
+
+    def _csv(self) -> tuple[str, str, bytes]:
+        text = self.numbers().to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        return f"{self.figure().name}.csv", "text/csv", text.encode()

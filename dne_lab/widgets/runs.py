@@ -1,0 +1,197 @@
+"""Runs side by side, from a folder; and one run while it trains."""
+
+import asyncio
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from dne_lab.analysis import runs as found_runs
+from dne_lab.analysis.runs import RunView
+from dne_lab.errors import LabError
+from dne_lab.plots.figure import Figure
+from dne_lab.plots.runs import Series, runs_figure, series
+from dne_lab.plots.style import DASHES, OTHERS, STYLES, style
+from dne_lab.widgets import charts, drawing
+from dne_lab.widgets.browser import Download
+from dne_lab.widgets.part import described, html
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dne_lab.training.handle import Handle
+
+SECONDS = 2.0  # between two looks at a folder that is followed
+
+
+class RunsExplorer(widgets.VBox):
+    """Accuracy, cost and attention of the runs chosen from a folder; ``follow`` looks again every two seconds."""
+
+    def __init__(self, folder: Path, attention: Path | None = None) -> None:
+        super().__init__()
+        self.path, self.attention = folder, attention
+        self.folder = widgets.Text(str(folder), description="folder", continuous_update=False, style=described())
+        self.folder.layout.width = "420px"
+        self.follow = widgets.Checkbox(description="follow runs that are still going", indent=False)
+        self.chosen = widgets.SelectMultiple(description="runs", rows=8, style=described())
+        self.chosen.layout.width = "640px"
+        self.message = widgets.HTML()
+        self.curves, self.losses, self.table = html("dne-curves"), html("dne-losses"), html("dne-table")
+        saving = [Download("save picture (PNG)", self._png), Download("save numbers (CSV)", self._csv)]
+        self.view = widgets.VBox(
+            [
+                widgets.HBox([self.curves, self.losses], layout=widgets.Layout(flex_flow="row wrap")),
+                self.table,
+                widgets.HBox(saving),
+            ]
+        )
+        self.children = (widgets.HBox([self.folder, self.follow]), self.chosen, self.message, self.view)
+        self.layout.max_width = "1000px"
+        self.runs: list[RunView] = []
+        self._seen: Any = None
+        self._task: asyncio.Task[None] | None = None
+        self.folder.observe(self._moved, "value")
+        self.chosen.observe(lambda change: self.draw(), "value")
+        self.follow.observe(self._followed, "value")
+        self._moved()
+
+    def _moved(self, change: Any = None) -> None:
+        self.path, self._seen = Path(self.folder.value).expanduser(), None
+        self.look()
+
+    def look(self) -> bool:
+        """Reads the folder again if a file of it has changed; whether one has."""
+        now = found_runs.changed(self.path) if self.path.is_dir() else ()
+        if now == self._seen:
+            return False
+        self._seen = now
+        before, first = set(self.chosen.value), not self.runs
+        try:
+            self.runs = found_runs.find(self.path, self.attention)
+        except LabError as error:
+            self.runs = []
+            self.message.value = drawing.sentence(str(error), wrong=True)
+        names = [run.name for run in self.runs]
+        self.chosen.options = [(f"{run.name}: {run.label}", run.name) for run in self.runs]
+        kept = tuple(name for name in names if name in before) or (tuple(names[:6]) if first else ())
+        self.chosen.value = kept
+        self.draw()
+        return True
+
+    def shown(self) -> list[RunView]:
+        """The chosen runs."""
+        return [run for run in self.runs if run.name in self.chosen.value]
+
+    def draw(self) -> None:
+        """Draws the chosen runs."""
+        shown = self.shown()
+        self.view.layout.display = "" if shown else "none"
+        if not shown:
+            if self.runs:
+                self.message.value = drawing.sentence("Choose one or more runs above.")
+            return
+        self.message.value = ""
+        self.curves.value = charts.lines(series(shown), "classes seen", "accuracy over the classes seen (%)")
+        self.losses.value = _losses(shown)
+        title = (
+            "runs side by side (same patch: share of attention on the query's own patch, by dne-lab report --attention)"
+        )
+        self.table.value = drawing.table(found_runs.table(shown), title, digits=2)
+
+    def _followed(self, change: Any) -> None:
+        if not self.follow.value or (self._task is not None and not self._task.done()):
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # outside a notebook there is nobody who would look
+            return
+        self._task = loop.create_task(_follow(weakref.ref(self)))
+
+    def figure(self) -> Figure:
+        """The chosen runs, drawn statically."""
+        return runs_figure(self.shown())
+
+    def _png(self) -> tuple[str, str, bytes]:
+        return "runs.png", "image/png", self.figure().image("png")
+
+    def _csv(self) -> tuple[str, str, bytes]:
+        return "runs.csv", "text/csv", self.figure().csv().encode()
+
+
+async def _follow(explorer: "weakref.ref[RunsExplorer]") -> None:
+    """Looks at the folder as long as the explorer is there and its box is ticked."""
+    while True:
+        await asyncio.sleep(SECONDS)
+        there = explorer()
+        if there is None or not there.follow.value or there.comm is None:
+            return
+        there.look()
+        del there
+
+
+def _losses(shown: Sequence[RunView]) -> str:
+    lines = []
+    for place, run in enumerate(shown):
+        frame = found_runs.losses(run.curves)
+        lines += (
+            loss_lines(frame, run.name, DASHES[place % len(DASHES)][0], style(run.record.method)) if len(frame) else []
+        )
+    return charts.lines(lines, "epoch of the run", "training loss, all terms together") if lines else ""
+
+
+def loss_lines(frame: "pd.DataFrame", name: str, dash: str, look: Any) -> list[Series]:
+    """The sum of the losses of each epoch as a line."""
+    terms = [column for column in frame.columns if column not in ("epoch of the run", "task", "stage", "epoch", "lr")]
+    total = frame[terms].sum(axis=1)
+    return [Series(name, frame["epoch of the run"].tolist(), total.tolist(), look, dash)]
+
+
+class LiveRun(widgets.VBox):
+    """One run while it trains: where it is, every loss by epoch, accuracy after each task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place, self.losses, self.accuracy = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        both = widgets.HBox([self.losses, self.accuracy], layout=widgets.Layout(flex_flow="row wrap"))
+        self.children = (self.place, both)
+        self.layout.max_width = "1000px"
+
+    def show(self, run: "Handle") -> None:
+        """Brings the screen up to date with a run."""
+        rows = run.curves
+        last = rows[-1] if rows else None
+        told = "finished" if run.finished else f"task {run.cursor.task} of {len(run.stream)}"
+        if last is not None and not run.finished:
+            told += f", last epoch: {last['epoch']} of stage {last['stage']} in task {last['task']}"
+        self.place.value = drawing.sentence(f"{run.config.method}, seed {run.config.seed}: {told}")
+        frame = found_runs.losses(rows)
+        terms = [name for name in frame.columns if name not in ("epoch of the run", "task", "stage", "epoch", "lr")]
+        looks = [*STYLES.values(), *OTHERS]
+        lines = []
+        for place, name in enumerate(terms):
+            there = frame[frame[name].notna()]
+            x, y = there["epoch of the run"].tolist(), there[name].tolist()
+            lines.append(Series(name, x, y, looks[(place + 1) % len(looks)], DASHES[place % len(DASHES)][0]))
+        self.losses.value = charts.lines(lines, "epoch of the run", "training losses")
+        view = RunView(run.config.method, run.record)
+        self.accuracy.value = charts.lines(series([view]), "classes seen", "accuracy over the classes seen (%)")
+
+
+def watch(run: "Handle") -> LiveRun:
+    """A view of a run that follows its training; `Run.watch` calls this."""
+    live = LiveRun()
+    live.show(run)
+    run.viewers.append(live.show)
+    return live
+
+
+def explore_runs(folder: str | Path = "runs", attention: str | Path = "figures/records/attention") -> RunsExplorer:
+    """Runs of a folder side by side, for JupyterLab and Voilà; also runs that are still going in another process.
+
+    Args:
+        folder: where the runs are, or the records of runs.
+        attention: where `dne-lab report --attention` has written what it measured of them; it need not exist.
+    """
+    return RunsExplorer(Path(folder), Path(attention))

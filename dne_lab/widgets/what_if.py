@@ -1,0 +1,150 @@
+"""What if: connections, experts or groups switched off by hand."""
+
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+import numpy as np
+
+from dne_lab.analysis import views
+from dne_lab.analysis.what_if import Choice, WhatIf, accuracy, what_if
+from dne_lab.data.stream import Batch
+from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
+from dne_lab.plots import attention_views as plots
+from dne_lab.plots.figure import Figure
+from dne_lab.plots.style import GROUP_WORDS
+from dne_lab.plots.what_if import AFTER, BEFORE, moved_words, what_if_figure
+from dne_lab.widgets import drawing
+from dne_lab.widgets.part import Part, described, dropdown, html
+from dne_lab.widgets.subject import Subject
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUBSET = 256  # labelled images on which the accuracy is counted
+ANY: Any = None
+HOW = {"mask": "mask: rest scaled", "zero": "zero: rest kept"}
+KIND_WORDS = {
+    SPATIAL: "spatial attention",
+    JOINT: "joint attention",
+    TASK1: "first task block",
+    TASK2: "second task block",
+    CLASS: "class attention",
+}
+
+
+class WhatIfExplorer(Part):
+    """Image, what is off and where; logits, every expert's output and the accuracy before and after."""
+
+    title = "What if"
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        names = list(subject.models)
+        connected = [n for n in names if {JOINT, TASK1, TASK2} & {e[0] for e in views.entries(subject.models[n])}]
+        self.model = dropdown("model", names, [*connected, *names][0])
+        self.reads = dropdown("switch off", [("nothing", ANY)])
+        self.expert = dropdown("as read by", [("all", ANY)])
+        self.kind = dropdown("in attention", [("everywhere", ANY)])
+        self.layer = dropdown("in layer", [("all layers", ANY)])
+        self.how = dropdown("weights", [(words, how) for how, words in HOW.items()])
+        self.group = widgets.SelectMultiple(description="only groups", rows=4, style=described())
+        self.group.layout = widgets.Layout(width="340px")
+        self.picture = widgets.HTML()
+        self.classes = html("dne-classes")
+        self.moved = html("dne-moved")
+        self.accuracy = html("dne-accuracy")
+        self.result: WhatIf | None = None
+        self._counted: pd.DataFrame | None = None
+        self._fitted = ""
+        with self.quietly():
+            self._fit()
+        wrapped = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
+        self.begin(
+            [[self.model, self.reads, self.expert], [self.kind, self.layer, self.how], [self.group]],
+            [
+                widgets.HBox([self.picture, self.classes], layout=wrapped),
+                widgets.HBox([self.moved, self.accuracy], layout=wrapped),
+            ],
+        )
+
+    def _fit(self) -> None:
+        """Makes the controls offer what the model has."""
+        if self._fitted == self.model.value:
+            return
+        network = self.subject.models[self.model.value]
+        there = views.entries(network)
+        kinds = list(dict.fromkeys(kind for kind, *_ in there))
+        numbers = range(1, len(network.heads) + 1)
+        experts = [(f"expert {number}", number) for number in numbers]
+        self.reads.options = [("no expert", ANY), ("all other experts", "others"), *experts]
+        self.expert.options = [("all", ANY), *experts]
+        self.kind.options = [("everywhere", ANY), *((KIND_WORDS[kind], kind) for kind in kinds)]
+        self.layer.options = [("all layers", ANY), *((f"layer {n}", n) for n in sorted({n for _, n, *_ in there}))]
+        # where one head reads another
+        across = {"SPDH": bool({JOINT, TASK1, TASK2} & {*kinds}), "DPDH": JOINT in kinds}
+        groups = [name for name in views.GROUP_NAMES if across.get(name, True)]
+        self.group.options = [(f"{name}: {GROUP_WORDS[name]}", name) for name in groups]
+        self._fitted = self.model.value
+
+    def choice(self) -> Choice:
+        """What the controls say."""
+        return Choice(
+            self.reads.value, self.expert.value, self.kind.value, self.layer.value, self.group.value, self.how.value
+        )
+
+    def update(self) -> None:
+        self._fit()
+        choice, name = self.choice(), self.model.value
+        network, image = self.subject.models[name], self.subject.images[self.image]
+        self.said.value = drawing.sentence(self.subject.prediction(name, self.image))
+        self.result = what_if(network, image[None], choice)
+        self.said.value += drawing.sentence(self.result.what)
+        self.picture.value = drawing.image(plots.picture(image), 150, "the image")
+        table = self.result.classes()
+        table.insert(0, "name", [self.subject.name(rank) for rank in table.pop("class")])
+        before, after = (int(logits[0].argmax()) for logits in (self.result.before, self.result.after))
+        verdict = "stays" if before == after else f"changes to {self.subject.name(after)}"
+        self.classes.value = drawing.pairs(
+            list(table["name"]),
+            table["softmax before"].to_numpy(),
+            table["softmax after"].to_numpy(),
+            (BEFORE, AFTER),
+            f"softmax of the best classes; the prediction {verdict}",
+        ) + drawing.table(table, "", digits=3)
+        self.moved.value = drawing.facts(
+            [f"expert {number}" for number in range(1, len(self.result.moved) + 1)],
+            moved_words(self.result.moved),
+            "outputs of the experts",
+        )
+        # The image's answer is on the screen by now; the labelled images take longer.
+        self._counted = self._accuracy(choice)
+        self.accuracy.value = self._accuracy_words()
+
+    def _accuracy(self, choice: Choice) -> "pd.DataFrame | None":
+        found = self.subject.labelled()
+        if found is None:
+            return None
+        step = -(-len(found.index) // SUBSET)
+        return accuracy(self.subject.models[self.model.value], Batch(*(part[::step] for part in found)), choice)
+
+    def _accuracy_words(self) -> str:
+        if self._counted is None:
+            return drawing.sentence("No accuracy: these images have no labels.")
+        told = self._counted[["task", "images", "before %", "after %", "loss", "+-"]]
+        return drawing.table(told.astype({"task": str}), "accuracy on the labelled images given", digits=1)
+
+    def figure(self) -> Figure:
+        self.update()
+        assert self.result is not None
+        image = self.subject.images[self.image]
+        return what_if_figure(self.result, image, self.subject.names, self._counted)
+
+    def numbers(self) -> "pd.DataFrame":
+        import pandas as pd
+
+        self.update()
+        assert self.result is not None
+        old, new = (logits[0].double().numpy() for logits in (self.result.before, self.result.after))
+        ranks = np.arange(len(old))
+        names = [self.subject.name(int(rank)) for rank in ranks]
+        return pd.DataFrame({"class": ranks, "name": names, "logit before": old, "logit after": new})

@@ -1,0 +1,153 @@
+"""The explorers in a real JupyterLab and a real Voilà: by mouse and keyboard, after a reload, without asking anybody
+outside this machine."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import served
+
+REQUIRED = os.environ.get("DNE_LAB_BROWSER") == "required"
+ICONS = re.compile(r"https://cdn\.jsdelivr\.net/npm/@fortawesome/fontawesome-free@[^/]+/css/(all|v4-shims)\.min\.css")
+SLOW = 3.0  # seconds; CI shares its cores, figures/records/timing/explorers.json has what an idle machine needs
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = served.browser_path()
+    if path is None and not REQUIRED:
+        pytest.skip("no browser here: install chromium, or set DNE_LAB_BROWSER=required to fail instead")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=list(served.QUIET))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return served.laboratory(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="module")
+def jupyterlab(folder: Path, tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[served.Served]:
+    with served.serving("jupyterlab", folder, tmp_path_factory.mktemp("state")) as server:
+        yield server
+
+
+def slider(page: Any, name: str) -> Any:
+    """The handle of the visible slider with this label."""
+    return page.locator(f'.widget-slider:visible:has(label:text-is("{name}")) .noUi-handle').first
+
+
+def text(page: Any, selector: str, place: int = 0) -> str:
+    return str(page.locator(f"{selector}:visible").nth(place).inner_text())
+
+
+def pixels(page: Any, number: int = 0) -> str:
+    """A visible canvas as a data address."""
+    return str(page.locator(".dne-patches:visible canvas").nth(number).evaluate("canvas => canvas.toDataURL()"))
+
+
+def clean(seen: served.Watched) -> None:
+    assert seen.outside == [] and seen.complaints == []
+
+
+def test_notebook_06_in_jupyterlab(jupyterlab: served.Served, browser: Any) -> None:
+    seen = served.Watched(browser, jupyterlab)
+    page = seen.page
+    seen.run_notebook("06_task_attention_explorer.ipynb")
+    page.locator(".dne-bars:visible").first.wait_for(timeout=30_000)
+    seen.bring(".dne-bars")
+    first, map_before = text(page, ".dne-bars"), pixels(page, 1)
+    slider(page, "layer").focus()
+    assert seen.seconds(".dne-bars", "ArrowRight") < SLOW
+    second = text(page, ".dne-bars")
+    assert second != first and pixels(page, 1) != map_before
+    page.locator(".dne-patches:visible canvas").first.click(position={"x": 30, "y": 30})
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.dne-bars')].some(e => e.innerText.includes('patch 9 '))"
+    )
+    assert seen.seconds(".dne-bars", "ArrowDown") < SLOW  # the click has put the focus there
+    third = text(page, ".dne-bars")
+    assert "patch 17 (row 2, column 1)" in third and third != second
+    page.locator(".dne-patches:visible canvas").nth(2).hover(position={"x": 5, "y": 5})
+    assert re.search(r"expert 1 head 0, patch 0 \(row 0, column 0\): attention 0\.\d+", text(page, ".dne-told", 1))
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="save numbers (CSV)").locator("visible=true").click()
+    table = Path(saved.value.path()).read_text()
+    assert saved.value.suggested_filename == "task_attention.csv" and table.startswith("row,column,key expert")
+
+    page.get_by_role("tab", name="Spatial and joint").click()
+    page.locator(".dne-shares:visible").nth(1).wait_for(timeout=10_000)
+    shares = text(page, ".dne-shares", 1)
+    page.locator(".dne-patches:visible").first.focus()
+    assert seen.seconds(".dne-shares", "ArrowRight") < SLOW
+    assert text(page, ".dne-shares", 1) != shares
+
+    seen.reload()
+    page.locator(".dne-shares:visible").first.wait_for(timeout=60_000)
+    seen.bring(".dne-shares")
+    before, map_before = text(page, ".dne-shares"), pixels(page, 1)
+    slider(page, "layer").focus()
+    assert seen.seconds(".dne-shares", "ArrowRight") < SLOW
+    assert text(page, ".dne-shares") != before and pixels(page, 1) != map_before
+    clean(seen)
+    page.close()
+
+
+def test_notebook_07_in_jupyterlab(jupyterlab: served.Served, browser: Any) -> None:
+    seen = served.Watched(browser, jupyterlab)
+    page = seen.page
+    seen.run_notebook("07_what_if.ipynb")
+    page.locator(".dne-classes:visible").first.wait_for(timeout=30_000)
+    seen.bring(".dne-classes")
+    classes, accuracy = text(page, ".dne-classes"), text(page, ".dne-accuracy")
+    off = page.locator('.widget-dropdown:visible:has(label:text-is("switch off")) select')
+    off.focus()
+    page.keyboard.press("ArrowDown")  # all other experts
+    assert seen.seconds(".dne-classes", "ArrowDown") < SLOW  # expert 1
+    page.wait_for_function(
+        "before => [...document.querySelectorAll('.dne-accuracy')].every(e => e.innerText !== before)", arg=accuracy
+    )
+    assert text(page, ".dne-classes") != classes and "bit for bit the same" in text(page, ".dne-moved")
+    classes = text(page, ".dne-classes")
+    slider(page, "image").focus()
+    assert seen.seconds(".dne-classes", "ArrowRight") < SLOW
+    assert text(page, ".dne-classes") != classes
+    page.get_by_role("tab", name="Task attention").click()
+    page.locator(".dne-patches:visible canvas").first.click(position={"x": 20, "y": 20})
+    page.get_by_role("tab", name="What if").click()
+
+    seen.reload()
+    page.locator(".dne-classes:visible").first.wait_for(timeout=60_000)
+    seen.bring(".dne-classes")
+    assert off.locator("option:checked").inner_text() == "expert 1"
+    before = text(page, ".dne-classes")
+    slider(page, "image").focus()
+    assert seen.seconds(".dne-classes", "ArrowRight") < SLOW
+    assert text(page, ".dne-classes") != before
+    clean(seen)
+    page.close()
+
+
+def test_notebook_06_under_voila(folder: Path, tmp_path: Path, browser: Any) -> None:
+    with served.serving("voila", folder / "06_task_attention_explorer.ipynb", tmp_path) as server:
+        seen = served.Watched(browser, server, width=1000)
+        page = seen.page
+        page.goto(server.address)
+        page.locator(".dne-bars:visible").first.wait_for(timeout=90_000)
+        assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")  # nothing to the side
+        first, picture = text(page, ".dne-bars"), pixels(page, 1)
+        slider(page, "layer").focus()
+        assert seen.seconds(".dne-bars", "ArrowRight") < SLOW
+        assert text(page, ".dne-bars") != first and pixels(page, 1) != picture
+        page.locator(".dne-patches:visible canvas").first.click(position={"x": 30, "y": 30})
+        page.wait_for_function("() => document.querySelector('.dne-bars').innerText.includes('patch 9 ')")
+        assert all(ICONS.fullmatch(asked) for asked in seen.outside)  # Voilà's own icons
+        assert all("Failed to load resource" in said for said in seen.complaints) and len(seen.complaints) <= 2
+        page.close()

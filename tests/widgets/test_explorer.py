@@ -1,0 +1,300 @@
+"""The explorers without a browser: every control to its ends, odd models and images, and what is told instead of a
+traceback."""
+
+import copy
+import datetime
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from PIL import Image
+from tiny import AUTHORS, PAPER
+
+import dne_lab as lab
+from dne_lab.analysis.what_if import Choice
+from dne_lab.data.stream import Batch
+from dne_lab.errors import LabError
+from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
+from dne_lab.plots.attention_views import heat
+from dne_lab.widgets.explorer import Explorer
+from dne_lab.widgets.subject import Subject, fit
+
+HEADS = (3, 1, 2)
+
+
+def explorer(
+    variants: Any = (DNE, STA, IA), heads: Any = HEADS, tab: str = "task", labels: bool = True, **style: Any
+) -> Explorer:
+    models = {variant.name: tiny.model(variant, heads, **{**AUTHORS, **style}) for variant in variants}
+    pixels = tiny.images(6)
+    images = Batch(pixels, torch.arange(6) % 4, torch.arange(6)) if labels else pixels
+    made = lab.explore(models, images, names=["cat", "dog"], tab=tab)
+    assert isinstance(made, Explorer)
+    return made
+
+
+def sliders(part: Any) -> list[Any]:
+    return [control for control in vars(part).values() if hasattr(control, "min") and hasattr(control, "max")]
+
+
+def dropdowns(part: Any) -> list[Any]:
+    return [
+        c
+        for c in vars(part).values()
+        if hasattr(c, "options") and hasattr(c, "index") and not isinstance(c.index, tuple)
+    ]
+
+
+def seen(part: Any) -> tuple[Any, ...]:
+    """Everything on the screen of a part."""
+    shown = [control.value for control in vars(part).values() if type(control).__name__ == "HTML"]
+    shown += [html.value for name in ("tables",) for html in getattr(part, name, [])]
+    maps = (
+        [part.patches, *([part.maps] if hasattr(part.maps, "scene") else part.maps)]
+        if hasattr(part, "maps")
+        else [part.patches]
+    )
+    return (*shown, *(bytes(m.scene["pixels"]) for m in maps), *(bytes(m.scene["numbers"]) for m in maps))
+
+
+@pytest.mark.parametrize("style", [PAPER, AUTHORS], ids=tiny.names)
+@pytest.mark.parametrize("tab", ["task", "looking", "what_if"])
+def test_every_control_works_to_its_ends_and_the_view_follows(tab: str, style: dict[str, Any]) -> None:
+    made = explorer(tab=tab, **style)
+    part = made.part
+    for control in [made.image, *sliders(part)]:
+        for value in (control.max, control.min, control.max):
+            control.value = value
+            assert part.message.value == ""
+    for control in dropdowns(part):
+        first = control.value
+        for _, value in (
+            list(control.options) if isinstance(control.options[0], tuple) else [(v, v) for v in control.options]
+        ):
+            before = seen(part)
+            changed = control.value != value
+            control.value = value
+            assert not changed or part.message.value or seen(part) != before or tab == "what_if"
+        control.value = first
+    for patch in range(6):
+        part.patches.patch = patch
+        assert (part.message.value == "" and f"patch {patch} " in "".join(map(str, seen(part)))) or tab == "what_if"
+
+
+def test_task_attention_shows_the_numbers_of_the_view() -> None:
+    made = explorer()
+    part: Any = made.part
+    assert part.model.options == ("dne",) and part.expert.value == 3 and (part.expert.min, part.expert.max) == (2, 3)
+    part.head.value, part.patches.patch = 1, 5
+    view = part.current()
+    numbers = np.frombuffer(part.maps.scene["numbers"], dtype="<f4").reshape(6, 6)
+    assert np.allclose(numbers, view.weights.T)
+    assert [panel["title"] for panel in part.maps.scene["panels"]] == view.names
+    read = np.frombuffer(part.patches.scene["numbers"], dtype="<f4")
+    assert read.tolist() == view.most_read.tolist() and part.patches.scene["panels"][1]["texts"] == [
+        str(n) for n in view.most_read
+    ]
+    for name, value in zip(view.names, view.weights[5], strict=True):
+        assert f"{name}: attention {value:.4g}, uniform 0.1667" in part.bars.value
+    pixels = np.frombuffer(part.maps.scene["pixels"], dtype=np.uint8).reshape(6, 6, 3)
+    top = float(part.scale.value.split("</text></svg>")[0].rsplit(">", 1)[1])
+    assert np.abs(pixels.astype(int) - heat(view.weights.T, top).astype(int)).max() <= 1
+    part.expert.value = 2
+    assert part.head.value == 0 and part.head.disabled and len(part.current().names) == 4
+
+
+def test_the_image_changes_what_is_seen_and_hidden_tabs_wait() -> None:
+    made = explorer()
+    task, looking = made.parts["task"], made.parts["looking"]
+    assert not task.stale and looking.stale
+    before = seen(task)
+    made.image.value = 3
+    assert seen(task) != before and looking.stale and task.image == looking.image == 3
+    made.tabs.selected_index = 1
+    assert not looking.stale and looking.message.value == ""
+    truth = "truth class 3" in looking.said.value
+    assert truth and ("right" in looking.said.value or "wrong" in looking.said.value)
+
+
+def test_ia_and_sta_look_side_by_side() -> None:
+    made = explorer(tab="looking")
+    part: Any = made.part
+    assert part.shown() == ["ia", "sta"]
+    ia, sta = part.current().values()
+    assert (ia.kind, sta.kind) == ("spatial", "joint") and len(ia.names) == 1 and len(sta.names) == 6
+    assert (
+        f"{ia.frame()['share %'][0]:.2f}" in part.tables[0].value
+        and f"{sta.frame()['share %'][1]:.2f}" in part.tables[1].value
+    )
+    part.expert.value = 1
+    assert [view.kind for view in part.current().values()] == ["spatial", "spatial"]
+    part.right.value = ""
+    assert part.shown() == ["ia"] and part.columns[1].layout.display == "none"
+    part.left.value = "dne"
+    assert list(part.current()) == ["dne"] and part.message.value == ""
+
+
+def test_what_if_changes_logits_and_keeps_old_outputs() -> None:
+    made = explorer(tab="what_if", variants=(IA, STA, DNE))
+    part: Any = made.part
+    assert part.model.value == "sta" and "nothing is off" in part.said.value and part.result.moved == [0.0, 0.0, 0.0]
+    part.model.value = "dne"
+    part.reads.value = 1
+    assert part.result.moved[0] == 0.0 and part.result.moved[2] > 0 and "keys of expert 1" in part.said.value
+    assert 'expert 1</td><td style="padding-left: 10px">bit for bit the same' in part.moved.value
+    part.expert.value = 3
+    assert part.result.moved[:2] == [0.0, 0.0] and part.result.moved[2] > 0
+    assert "accuracy on the labelled images" in part.accuracy.value and ">all<" in part.accuracy.value
+    part.kind.value, part.how.value, part.layer.value = "task2", "zero", 0
+    assert part.choice() == Choice(1, 3, "task2", 0, (), "zero")
+    part.expert.value = 1
+    assert "task2" in part.message.value and part.view.layout.display == "none"
+    part.expert.value = None
+    assert part.message.value == "" and part.view.layout.display == ""
+    part.reads.value, part.group.value = None, ("SPSH", "SPDH")
+    assert "SPSH + SPDH" in part.said.value and len(part.numbers()) == 6
+    part.model.value = "ia"
+    assert part.group.value == () and part.reads.value is None and "nothing is off" in part.said.value
+    assert [name for _, name in part.group.options] == ["SPSH", "DPSH"]
+
+
+@pytest.mark.parametrize("tab", ["task", "looking", "what_if"])
+def test_each_view_saves_png_and_csv(tab: str) -> None:
+    part = explorer(tab=tab).part
+    name, kind, picture = part._png()
+    assert name.endswith(".png") and kind == "image/png" and Image.open(io.BytesIO(picture)).width > 500
+    name, kind, text = part._csv()
+    table = pd.read_csv(io.BytesIO(text))
+    assert name.endswith(".csv") and kind == "text/csv" and len(table) > 3
+    sent: list[Any] = []
+    button = part.saving.children[1]
+    button.send = lambda content, buffers: sent.append((content["name"], buffers[0]))
+    button._asked(button, "save", [])
+    assert sent == [(name, text)]
+
+
+def test_a_model_without_task_attention_gets_a_sentence() -> None:
+    made = explorer(variants=(IA,))
+    assert "ia (ia) has no task attention: its experts mix features by mlp" in made.part.message.value
+    assert made.part.view.layout.display == "none"
+    made.tabs.selected_index = 1
+    assert made.part.message.value == ""
+
+
+def test_one_expert_alone() -> None:
+    made = explorer(variants=(DNE, STA), heads=(3,))
+    assert "has one expert so far. Task attention begins with the second" in made.part.message.value
+    for tab in (1, 2):
+        made.tabs.selected_index = tab
+        assert made.part.message.value == ""
+    assert made.parts["looking"].expert.max == 1
+
+
+def test_a_run_without_sta_and_a_variant_with_linear_connections() -> None:
+    made = explorer(variants=(PROGRESSIVE, DNE), tab="looking")
+    assert made.part.message.value == "" and made.part.shown() == ["progressive", "dne"]
+    made.tabs.selected_index = 0
+    assert made.part.model.options == ("dne",) and made.part.message.value == ""
+
+
+def test_26_experts() -> None:
+    made = explorer(variants=(DNE, STA), heads=(3, *[1] * 25), labels=False)
+    part: Any = made.part
+    assert part.expert.max == 26 and len(part.maps.scene["panels"]) == 28
+    for tab in (1, 2):
+        made.tabs.selected_index = tab
+        assert made.part.message.value == ""
+    what: Any = made.part
+    what.reads.value = 25
+    assert what.result.moved[:25] == [0.0] * 25 and what.result.moved[25] > 0
+    assert "these images have no labels" in what.accuracy.value
+
+
+def test_a_compiled_model_gets_a_sentence() -> None:
+    whole = torch.compile(tiny.model(DNE, (1, 1)))
+    told = lab.explore(whole, tiny.images(1))
+    assert not isinstance(told, Explorer) and "is compiled" in told.value and "model._orig_mod" in told.value
+    inside = copy.deepcopy(tiny.model(DNE, (1, 1)))
+    inside.compile()
+    assert "copy.deepcopy(model)" in lab.explore(inside, tiny.images(1)).value
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (torch.zeros(2, 3, 9, 12, dtype=torch.uint8), "takes uint8 images of shape (B, 3, 8, 12)"),
+        (torch.zeros(2, 3, 8, 12), "given: float32"),
+        (torch.zeros(0, 3, 8, 12, dtype=torch.uint8), "there is no image to look at"),
+        ("cat.png", "there is no image to look at"),
+    ],
+)
+def test_images_that_do_not_fit_get_a_sentence(images: Any, told: str) -> None:
+    assert told in lab.explore(tiny.model(), images).value
+
+
+def test_other_things_that_cannot_be_explored() -> None:
+    assert "there is no model to look at" in lab.explore({}, tiny.images()).value
+    assert "no expert yet" in lab.explore(tiny.model(heads=()), tiny.images()).value
+    sizes = {"one": tiny.model(shape=(3, 8, 8)), "other": tiny.model()}
+    assert "different sizes" in lab.explore(sizes, tiny.images()).value
+    with pytest.raises(LabError, match=r"tab = 'maps': must be one of task, looking, what_if"):
+        lab.explore(tiny.model(), tiny.images(), tab="maps")
+
+
+def test_models_with_other_patches_are_not_put_side_by_side() -> None:
+    models = {"ia": tiny.model(IA), "sta": tiny.model(STA, patch=2)}
+    made: Any = lab.explore(models, tiny.images(), tab="looking")
+    assert made.part.shown() == ["ia"]
+    made.part.patches.patch = 5
+    made.part.right.value = "sta"
+    assert "cut images into different patches" in made.part.message.value
+    made.part.left.value = "sta"
+    assert made.part.message.value == "" and made.part.current()["sta"].grid == (4, 6)
+
+
+def png(width: int, height: int, mode: str = "RGB") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)).convert(mode).save(
+        file, "PNG"
+    )
+    return file.getvalue()
+
+
+def uploaded(name: str, content: bytes) -> dict[str, Any]:
+    """As the browser hands it over."""
+    told = {"name": name, "type": "", "size": len(content), "last_modified": datetime.datetime.now(tz=datetime.UTC)}
+    return told | {"content": memoryview(content)}
+
+
+def test_a_file_of_ones_own_is_fitted_and_seen() -> None:
+    made = explorer()
+    made.upload.value = (uploaded("cat.png", png(50, 40)),)
+    assert (
+        made.image.value == made.image.max == 6 and "cat.png: fitted from 50 x 40 to 12 x 8 pixels" in made.told.value
+    )
+    assert "truth unknown" in made.part.said.value and made.upload.value == ()
+    made.image.value = 0
+    assert made.told.value == ""
+    made.upload.value = (uploaded("cat.txt", b"cat"),)
+    assert "cat.txt: this file is no image that can be read" in made.told.value and made.image.value == 0
+    made.upload.value = (uploaded("dog.png", png(12, 8)),)
+    assert made.told.value == "dog.png: as it is" and made.image.value == 7
+
+
+def test_fitting_takes_the_middle_and_knows_grey() -> None:
+    image, told = fit(png(30, 8), (3, 8, 12))
+    assert image.shape == (3, 8, 12) and image.dtype == torch.uint8 and "fitted from 30 x 8" in told
+    grey, _ = fit(png(12, 8, "L"), (1, 8, 12))
+    assert grey.shape == (1, 8, 12)
+    assert fit(png(12, 8, "RGBA"), (3, 8, 12))[0].shape == (3, 8, 12)
+
+
+def test_memory_is_bounded() -> None:
+    subject = Subject({"dne": tiny.model(DNE, HEADS)}, tiny.images(30))
+    for image in range(30):
+        subject.map("dne", image, "task1", 0, 2)
+    assert len(subject._maps) == 16
