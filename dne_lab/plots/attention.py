@@ -118,7 +118,7 @@ def along_training(found: Iterable[Decomposition]) -> Figure:
                 | {"uniform %": float(same[0]["uniform %"]), "seeds": len(tables)}
             )
     members = [member for several in made.values() for member in several]
-    heading = f"Attention on the query's own patch, times its uniform share: {_scale(members)}\nexperts 2, 3, ..."
+    heading = f"Attention on the query's own patch, times its uniform share; experts 2, 3, ...\n{_scale(members)}"
     frame = pd.DataFrame(rows).astype({"+-": float})
     return Figure(
         "attention_along_training", heading, frame, [m.run for m in members], drawn.moments_axes, drawn.moments_plotly
@@ -151,7 +151,7 @@ def attention_at_start(found: Iterable[Decomposition]) -> Figure:
                     | {"paper, trained %": printed.get(method), "seeds": len(several), "images": several[0].images}
                 )
     frame = pd.DataFrame(rows).astype({"+-": float, "paper, trained %": float})
-    heading = "Same-patch attention of untrained networks, by part of the gated attention"
+    heading = f"Same-patch attention of untrained networks\nby part of the gated attention: {_scale(members)}"
     size = (7.4, 1.2 + 0.3 * frame[["series", "scope"]].drop_duplicates().shape[0])
     return Figure(
         "attention_at_start", heading, frame, [m.run for m in members], drawn.start_axes, drawn.start_plotly, size
