@@ -60,6 +60,13 @@ def test_figure_1_takes_ia_with_even_heads_only() -> None:
     assert legend(drawn(figure)) == ["IA", "DNE", "DER", "printed (table 1)"]
 
 
+def test_two_settings_of_one_network_are_named_by_what_differs() -> None:
+    runs = [run("dne"), run("dne", epochs=12), run("ia", first=1), run("ia", first=1, epochs=12)]
+    named = rows(tradeoff.figure_1_right(runs), source="ours")["series"].tolist()
+    wanted = [f"{name}, {number} epochs" for name in ("IA, 1 head each", "DNE (k = 1)") for number in (12, 500)]
+    assert sorted(named) == sorted(wanted)
+
+
 @pytest.mark.parametrize(
     "make", [tradeoff.figure_1_right, tradeoff.figure_6ab, tradeoff.figure_6cd], ids=lambda make: make.__name__
 )
