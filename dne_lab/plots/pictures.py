@@ -39,8 +39,10 @@ def classes_by_task(stream: ClassStream) -> Figure:
     return _figure(f"{stream.name}_classes", heading, table, images, "task", "class")
 
 
-def pictures(images: Tensor, captions: Sequence[object], title: str, name: str = "pictures") -> Figure:
-    """(B, C, H, W) uint8 images with a caption each, 12 in a row.
+def pictures(
+    images: Tensor, captions: Sequence[object], title: str, name: str = "pictures", columns: int = MOST
+) -> Figure:
+    """(B, C, H, W) uint8 images with a caption each, ``columns`` in a row.
 
     Raises:
         LabError: not as many captions as images, or no image.
@@ -49,7 +51,7 @@ def pictures(images: Tensor, captions: Sequence[object], title: str, name: str =
 
     if len(images) != len(captions) or not len(images):
         raise LabError(f"pictures: {len(images)} images and {len(captions)} captions. Give one caption an image.")
-    rows = [{"row": at // MOST + 1, "caption": str(text), "drawn": True} for at, text in enumerate(captions)]
+    rows = [{"row": at // columns + 1, "caption": str(text), "drawn": True} for at, text in enumerate(captions)]
     return _figure(name, title, pd.DataFrame(rows), images, "row", "caption")
 
 

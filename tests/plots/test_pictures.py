@@ -49,6 +49,8 @@ def test_pictures_with_captions() -> None:
     assert figure.table["caption"].tolist() == list(NAMES)
     many = pictures(photographs(4).repeat(4, 1, 1, 1), range(16), "Two rows")
     assert many.table["row"].tolist() == [1] * 12 + [2] * 4 and many.size[0] > 6
+    ten = pictures(photographs(4).repeat(4, 1, 1, 1), range(16), "Two rows", columns=10)
+    assert ten.table["row"].tolist() == [1] * 10 + [2] * 6 and ten.size[0] < many.size[0]
     with pytest.raises(LabError, match="4 images and 3 captions"):
         pictures(photographs(4), NAMES[:3], "")
     with pytest.raises(LabError, match="0 images and 0 captions"):
