@@ -47,7 +47,7 @@ def _measurements_alone(path: Path) -> bool:
 
     if _packed(path) or not path.exists():
         return False
-    if not cost_records.find([path]) and not _benchmarks([path]):
+    if not (cost_records.find([path]) or _benchmarks([path]) or _instruments([path])):
         return False
     try:
         return not records_of.find(path)
@@ -61,6 +61,17 @@ def _benchmarks(paths: Iterable[Path]) -> list[dict[str, Any]]:
     files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
     trees = [tree_of(file) for file in files if file.suffix == ".json"]
     return [tree for tree in trees if is_bench(tree)]
+
+
+def _instruments(paths: Iterable[Path]) -> dict[str, Figure]:
+    """The figures of attention and ablation records."""
+    from dne_lab.analysis import kept
+    from dne_lab.analysis.ablation_record import AblationRecord
+    from dne_lab.analysis.decomposition import Decomposition
+    from dne_lab.plots import ablation, attention
+
+    paths = [path for path in paths if path.is_dir() or path.suffix == ".json"]
+    return attention.drawings(kept.among(paths, Decomposition)) | ablation.drawings(kept.among(paths, AblationRecord))
 
 
 def text(records: Sequence[Record], latex: bool = False) -> str:
@@ -134,7 +145,8 @@ def architectures(paths: Iterable[str | Path]) -> dict[str, Figure]:
 
 
 def measurements(paths: Iterable[str | Path]) -> dict[str, Figure]:
-    """The figures of counts and benchmarks among the paths: cost growth, figure 6 e, the time of a training step."""
+    """The figures of what was counted and measured: cost growth, figure 6 e, the time of a training step, attention
+    (figure 4 left and ours), ablation."""
     from dne_lab.measure import cost_records
     from dne_lab.plots import growth, limits
 
@@ -145,7 +157,7 @@ def measurements(paths: Iterable[str | Path]) -> dict[str, Figure]:
         made["figure_6e"] = growth.figure_6e(costs)
     if benchmarks:
         made["step_time"] = limits.step_time(benchmarks[0])
-    return made
+    return made | _instruments(places)
 
 
 def figures(

@@ -1,15 +1,14 @@
 """What a run loses when its later experts' attention is taken out, group by group and connection by connection."""
 
-import dataclasses
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from dne_lab.analysis import kept
 from dne_lab.analysis.ablated import ALL
 from dne_lab.analysis.choice import kinds_with_rows
 from dne_lab.analysis.cutter import MASK
@@ -18,13 +17,11 @@ from dne_lab.analysis.pairs import pairs_of
 from dne_lab.analysis.removal import OTHERS, Removal, crossing_kinds, network_of, removal, views_of
 from dne_lab.analysis.sweep import ablation_sweep, removals
 from dne_lab.errors import LabError
-from dne_lab.files import write_text
 from dne_lab.models.attention import CLASS, TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training.run import Run
 
 KIND, FORMAT = "ablation", 1
-AGAIN = "Make it again: dne-lab report RUN --ablation N."
 OTHER_HEADS = ("SPDH", "DPDH")
 
 
@@ -38,6 +35,8 @@ class AblationRecord:
     both) of ``expert`` (0: of all later experts at once), at all layers; ``by task`` is the loss on each task.
     ``sweep`` has the rows of `Sweep.table`; none where experts do not read each other.
     """
+
+    AGAIN: ClassVar[str] = "Make it again: dne-lab report RUN --ablation N."
 
     run: str
     method: str
@@ -66,7 +65,7 @@ class AblationRecord:
 
     def write(self, path: Path) -> None:
         """Writes the JSON file, atomically."""
-        write_text(path, json.dumps(dataclasses.asdict(self), separators=(",", ":"), allow_nan=False) + "\n")
+        kept.write(self, path)
 
 
 def find(paths: Path | Iterable[Path]) -> list[AblationRecord]:
@@ -75,22 +74,7 @@ def find(paths: Path | Iterable[Path]) -> list[AblationRecord]:
     Raises:
         LabError: none there, a damaged one, or one of another version.
     """
-    given = [paths] if isinstance(paths, Path) else list(paths)
-    files = [file for path in given for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
-    found = []
-    for file in files:
-        try:
-            tree = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise LabError(f"{file} cannot be read ({error}). {AGAIN}") from error
-        if not isinstance(tree, dict) or tree.get("kind") != KIND:
-            continue
-        if tree.get("format") != FORMAT or set(tree) != {f.name for f in dataclasses.fields(AblationRecord)}:
-            raise LabError(f"{file}: ablation record of another version. {AGAIN}")
-        found.append(AblationRecord(**tree))
-    if not found:
-        raise LabError(f"{', '.join(map(str, given))}: no ablation record there. {AGAIN}")
-    return found
+    return kept.find(paths, AblationRecord)
 
 
 def study(run: Run, images: int, how: str = MASK, batch_size: int = 64, progress: bool = True) -> AblationRecord:

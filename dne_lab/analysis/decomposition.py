@@ -1,12 +1,11 @@
 """The attention of one run sorted into groups at every moment of its training, as a record beside its own."""
 
-import dataclasses
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from dne_lab.analysis import kept
 from dne_lab.analysis.groups import attention_groups
 from dne_lab.analysis.history import newcomer, untrained
 from dne_lab.analysis.hosts.base import CONTENT, POSITION
@@ -14,7 +13,6 @@ from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.null import ACROSS
 from dne_lab.analysis.shares import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
 from dne_lab.errors import LabError
-from dne_lab.files import write_text
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training.run import Run
 
@@ -36,6 +34,8 @@ class Decomposition:
     model), and under gpsa "initialisation, content", ", position" and the same of "trained". ``before`` has the
     groups of each expert before it learned, on its trained predecessors. ``flow`` says who reads whom.
     """
+
+    AGAIN: ClassVar[str] = "Make it again: dne-lab report RUN --attention N."
 
     run: str
     method: str
@@ -78,7 +78,7 @@ class Decomposition:
 
     def write(self, path: Path) -> None:
         """Writes the JSON file, atomically."""
-        write_text(path, json.dumps(dataclasses.asdict(self), separators=(",", ":"), allow_nan=False) + "\n")
+        kept.write(self, path)
 
 
 def find(paths: Path | Iterable[Path]) -> list[Decomposition]:
@@ -87,28 +87,7 @@ def find(paths: Path | Iterable[Path]) -> list[Decomposition]:
     Raises:
         LabError: none there, a damaged one, or one of another version.
     """
-    given = [paths] if isinstance(paths, Path) else list(paths)
-    files = [file for path in given for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
-    found = []
-    for file in files:
-        try:
-            tree = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise LabError(
-                f"{file} cannot be read ({error}). Make it again: dne-lab report RUN --attention N."
-            ) from error
-        if not isinstance(tree, dict) or tree.get("kind") != KIND:
-            continue
-        names = {f.name for f in dataclasses.fields(Decomposition)}
-        if tree.get("format") != FORMAT or set(tree) != names:
-            raise LabError(
-                f"{file}: attention record of another version. Make it again: dne-lab report RUN --attention N."
-            )
-        found.append(Decomposition(**tree))
-    if not found:
-        where = ", ".join(map(str, given))
-        raise LabError(f"{where}: no attention record there. Make one first: dne-lab report RUN --attention 500.")
-    return found
+    return kept.find(paths, Decomposition)
 
 
 def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True) -> Decomposition:

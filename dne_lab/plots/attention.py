@@ -8,7 +8,7 @@ import numpy as np
 from dne_lab import paper
 from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposition
 from dne_lab.analysis.labelling import GROUPS as LABELS
-from dne_lab.analysis.shares import frame_of
+from dne_lab.analysis.shares import FIRST, LATER, frame_of
 from dne_lab.errors import LabError
 from dne_lab.measure.groups import EXPANSION, TITLES
 from dne_lab.measure.metrics import interval
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MEANS = ("share %", "uniform %", "effective keys", "keys", "mass per connection %", "uniform mass %")
 COLUMNS = ["series", "method", "preset", "group", "share %", "low", "high", *MEANS[1:], "seeds", "images"]
 SAME = ("SPSH", "SPDH")
+PARTS = {"content": f"{INITIAL}, content", "position": f"{INITIAL}, position", "attention": INITIAL}
 
 
 def attention_groups(found: Iterable[Decomposition]) -> Figure:
@@ -55,7 +56,7 @@ def attention_groups(found: Iterable[Decomposition]) -> Figure:
     frame = pd.DataFrame(rows, columns=COLUMNS).astype({"seeds": "Int64", "images": "Int64"})
     heading = "Attention of experts 2, 3, ... by kind of key; pale half of a bar: uniform attention\n"
     heading += _scale([member for members in made.values() for member in members])
-    size = (2.4 + 0.95 * frame["series"].nunique(), 4.0)
+    size = (2.4 + 1.1 * frame["series"].nunique(), 4.0)
     ids = [member.run for members in made.values() for member in members]
     return Figure("attention_groups", heading, frame, ids, drawn.groups_axes, drawn.groups_plotly, size)
 
@@ -124,6 +125,39 @@ def along_training(found: Iterable[Decomposition]) -> Figure:
     )
 
 
+def attention_at_start(found: Iterable[Decomposition]) -> Figure:
+    """Same-patch share of untrained networks, part by part: what the gate mixes, and the mixture (gpsa).
+
+    Expert 1 starts on a 3 x 3 neighbourhood, later experts do not: the positional start alone gives expert 1 a
+    same-patch share far above the uniform one. The paper's share of trained IA stands beside it.
+
+    Raises:
+        LabError: no decomposition of a gated network.
+    """
+    import pandas as pd
+
+    printed = paper.attention_shares().set_index("model")["same_patch_percent"]
+    rows: list[dict[str, Any]] = []
+    members = [member for member in found if f"{INITIAL}, position" in member.moments]
+    for (preset, method), several in _settings(members, INITIAL).items():
+        for scope in (FIRST, LATER):
+            for part, moment in PARTS.items():
+                mean, width = interval([member.same_patch(moment, scope).value for member in several])
+                table = several[0].patches(moment, scope)
+                rows.append(
+                    {"series": f"{TITLES.get(method, method)}, {preset}", "method": method, "preset": preset}
+                    | {"scope": scope, "part": part, "same patch %": mean, "+-": width}
+                    | {"uniform %": float(table[table["group"].isin(SAME)]["uniform %"].sum())}
+                    | {"paper, trained %": printed.get(method), "seeds": len(several), "images": several[0].images}
+                )
+    frame = pd.DataFrame(rows).astype({"+-": float, "paper, trained %": float})
+    heading = "Same-patch attention of untrained networks,\nby part of the gated attention"
+    size = (7.4, 1.2 + 0.3 * frame[["series", "scope"]].drop_duplicates().shape[0])
+    return Figure(
+        "attention_at_start", heading, frame, [m.run for m in members], drawn.start_axes, drawn.start_plotly, size
+    )
+
+
 def expert_flow(member: Decomposition) -> Figure:
     """Who reads whom in one run: the share of expert t's attention (rows) that goes to each expert (columns).
 
@@ -152,11 +186,13 @@ def expert_flow(member: Decomposition) -> Figure:
 
 def drawings(found: Sequence[Decomposition]) -> dict[str, Figure]:
     """The figures that these decompositions can fill, by name; one flow a method and preset, of its first seed."""
+    gated = [member for member in found if len(member.heads) > 1 and f"{INITIAL}, position" in member.moments]
+    made = {"attention_at_start": attention_at_start(gated)} if gated else {}
     later = [member for member in found if len(member.heads) > 1 and TRAINED in member.moments]
     if not later:
-        return {}
+        return made
     makers: tuple[Callable[[list[Decomposition]], Figure], ...] = (attention_groups, fragmentation, along_training)
-    made = {figure.name: figure for figure in (maker(later) for maker in makers)}
+    made |= {figure.name: figure for figure in (maker(later) for maker in makers)}
     for (preset, method), members in _settings(later, TRAINED).items():
         if members[0].flow:
             made[f"expert_flow_{method}_{preset.replace(',', '+')}"] = expert_flow(members[0])

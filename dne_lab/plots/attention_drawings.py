@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PAPER, SAME_PATCH, DIFFERENT_PATCH = "paper", "same patch", "different patch"
+START = {"content": ("o", "#56b4e9"), "position": ("s", "#e69f00"), "attention": ("D", "#0072b2")}  # marker, colour
 
 
 def groups_axes(axes: "Axes", table: "pd.DataFrame") -> None:
@@ -136,6 +137,43 @@ def _lines(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame", Any, str]]:
         (str(name), rows, style(str(rows["method"].iloc[0])), dashes[rows["preset"].iloc[0]])
         for name, rows in table.groupby("series", sort=False)
     ]
+
+
+def start_axes(axes: "Axes", table: "pd.DataFrame") -> None:
+    """Same-patch shares of each part as dots on one line a series and scope."""
+    lines = table[["series", "scope"]].drop_duplicates().to_numpy().tolist()
+    for place, (name, scope) in enumerate(lines):
+        rows = table[(table["series"] == name) & (table["scope"] == scope)].set_index("part")
+        axes.plot(rows["same patch %"], [place] * len(rows), color="#cccccc", linewidth=1, zorder=1)
+        for part, (marker, colour) in START.items():
+            axes.plot(rows.loc[part, "same patch %"], place, marker=marker, color=colour, linestyle="", zorder=2)
+        axes.plot(rows["uniform %"].iloc[0], place, marker="|", color="black", markersize=12, linestyle="")
+        if rows["paper, trained %"].notna().any():
+            axes.plot(rows["paper, trained %"].iloc[0], place, marker="x", color="#d55e00", linestyle="")
+    for part, (marker, colour) in START.items():
+        axes.plot([], [], marker=marker, color=colour, linestyle="", label=part)
+    axes.plot([], [], marker="|", color="black", markersize=12, linestyle="", label="uniform attention")
+    axes.plot([], [], marker="x", color="#d55e00", linestyle="", label="the paper, trained")
+    axes.set_yticks(range(len(lines)), [f"{name}: {scope}" for name, scope in lines])
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("same-patch share of the attention (%)")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def start_plotly(figure: Any, table: "pd.DataFrame") -> None:
+    """Same-patch shares of each part as dots on one line a series and scope."""
+    for part, (_, colour) in START.items():
+        rows = table[table["part"] == part]
+        figure.add_scatter(
+            x=[float(v) for v in rows["same patch %"]],
+            y=[f"{name}: {scope}" for name, scope in zip(rows["series"], rows["scope"], strict=True)],
+            mode="markers",
+            name=part,
+            marker={"color": colour, "size": 9},
+        )
+    figure.update_layout(xaxis_title="same-patch share of the attention (%)", xaxis_rangemode="tozero")
+    figure.update_yaxes(autorange="reversed")
 
 
 def _flow_blocks(table: "pd.DataFrame") -> list[tuple[str, np.ndarray]]:

@@ -101,7 +101,7 @@ def test_an_unfinished_run_has_its_start_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
-    with pytest.raises(LabError, match=r"no attention record there\. Make one first"):
+    with pytest.raises(LabError, match=r"no attention record there\. Make it again"):
         decomposition.find(tmp_path)
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(LabError, match=r"a\.json cannot be read"):

@@ -103,3 +103,26 @@ def test_networks_without_later_experts_fill_no_figure(found: list[Decomposition
         attention.attention_groups([alone])
     with pytest.raises(LabError, match="two attention records of ia, tiny, of one seed"):
         attention.attention_groups([found[0], dataclasses.replace(found[0], run="another")])
+
+
+def test_the_start_is_drawn_part_by_part() -> None:
+    """A mixture lies between its parts, and without a gate there are none."""
+    model = tiny.model(IA, (9, 1), shape=(3, 32, 32), shake=0, **tiny.AUTHORS)
+    parts = {}
+    for moment, part in (
+        (INITIAL, "attention"),
+        (f"{INITIAL}, content", "content"),
+        (f"{INITIAL}, position", "position"),
+    ):
+        groups = attention_groups(
+            model, tiny.images(4, (3, 32, 32)), kind="spatial", layer=0, part=part, progress=False
+        )  # fmt: skip
+        parts[moment] = groups.to_dict()
+    started = decomposed(IA, moments=parts)
+    table = attention.attention_at_start([started]).table.set_index(["scope", "part"])["same patch %"]
+    for scope in ("expert 1", "experts >= 2"):
+        values = [table[scope, part] for part in ("content", "position")]
+        assert min(values) <= table[scope, "attention"] <= max(values)
+    assert attention.drawings([started]).keys() == {"attention_at_start"}
+    with pytest.raises(LabError):
+        attention.attention_at_start([decomposed(IA)])
