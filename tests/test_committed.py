@@ -11,8 +11,10 @@ import tiny
 import torch
 
 import dne_lab as lab
-from dne_lab import presets, reporting
+from dne_lab import decomposing, presets, reporting
+from dne_lab.analysis import decomposition
 from dne_lab.measure import record, tables
+from dne_lab.measure.metrics import interval
 from dne_lab.models import literal
 from dne_lab.plots import status
 
@@ -116,6 +118,37 @@ def test_the_architecture_of_the_committed_models() -> None:
         assert (FIGURES / f"cifar100_small_{name}.png").stat().st_size > 10_000
 
 
+INSTRUMENTS = ("attention",)
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_the_figures_of_the_instruments(name: str) -> None:
+    made = reporting.measurements([FIGURES / "records" / name])
+    assert len(made) > 3
+    for kind, figure in made.items():
+        same(FIGURES / f"{kind}.csv", figure.table)
+        assert (FIGURES / f"{kind}.png").stat().st_size > 10_000
+
+
+def test_what_attention_does_as_the_readme_says() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = decomposition.find(FIGURES / "records" / "attention")
+    assert tables.to_markdown(decomposing.summary(found)) in readme
+    by = {(member.preset, member.method, member.seed): member for member in found}
+    gains = [
+        by["digits100", "sta", s].same_patch().value - by["digits100", "ia", s].same_patch().value for s in range(3)
+    ]
+    assert "{:.1f} ± {:.1f} points, not told".format(*interval(gains)) in " ".join(readme.split())
+    small = [by["cifar100-small", method, 0] for method in ("ia", "sta")]
+    assert "{:.1f} and {:.1f}% on CIFAR-100".format(*(m.same_patch().value for m in small)) in " ".join(readme.split())
+    for member in (m for m in found if m.method in ("ia", "sta") and "trained" in m.moments):
+        assert member.same_patch("trained, content").value < member.patches()["uniform %"][:2].sum()
+    start = by["cifar100-b50-10", "ia", 0]
+    told = [start.same_patch(f"initialisation{part}", "expert 1").value for part in (", position", "")]
+    assert f"{told[0]:.1f}% on the own patch" in " ".join(readme.split())
+    assert f"by the gate it is {told[1]:.1f}%" in " ".join(readme.split())
+
+
 def test_no_committed_figure_is_of_unknown_origin() -> None:
     tables_alone = {"digits_tuning", "digits100_tuning", DIGITS, *(name.replace("-", "_") for name in RUNS)}
     known = {f"{DIGITS}_{kind}" for kind in reporting.drawings(record.find(FIGURES / "records" / DIGITS))}
@@ -124,7 +157,8 @@ def test_no_committed_figure_is_of_unknown_origin() -> None:
         known |= {f"{name.replace('-', '_')}_{kind}" for kind in reporting.drawings(runs)}
     checkpoints = sorted((FIGURES / "checkpoints").glob("*.safetensors"))
     known |= {f"cifar100_small_{kind}" for kind in reporting.architectures(checkpoints)}
-    known |= reporting.measurements([FIGURES / "records" / "cost", FIGURES / "records" / "timing"]).keys()
+    instruments = [FIGURES / "records" / name for name in INSTRUMENTS]
+    known |= reporting.measurements([FIGURES / "records" / "cost", FIGURES / "records" / "timing", *instruments]).keys()
     assert {file.stem for file in FIGURES.glob("*.png")} == known
     assert {file.stem for file in FIGURES.glob("*.csv")} == known | tables_alone
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from dne_lab.analysis.ablation_record import AblationRecord
 from dne_lab.errors import LabError
+from dne_lab.measure.groups import TITLES
 from dne_lab.measure.metrics import interval
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ def settings(found: Iterable[AblationRecord]) -> dict[Setting, list[AblationReco
         LabError: two of the same run, or numbers of images that differ within a setting.
     """
     made: dict[Setting, list[AblationRecord]] = {}
-    for record in sorted(found, key=lambda r: (r.preset, r.how, r.seed)):
+    order = {method: place for place, method in enumerate(TITLES)}
+    found = sorted(found, key=lambda r: (r.preset, r.how, order.get(r.method, len(order)), r.method, r.seed))
+    for record in found:
         made.setdefault((record.preset, record.method, record.how), []).append(record)
     for members in made.values():
         seeds, images = [m.seed for m in members], {m.images for m in members}

@@ -64,7 +64,8 @@ def ablation_matrix(found: Iterable[AblationRecord]) -> Figure:
         raise LabError("ablation_matrix: records of several methods in one figure: draw one figure for each.")
     table, how = sweep_table(members), members[0].how
     title = TITLES.get(members[0].method, members[0].method)
-    heading = f"{title}: accuracy lost (points) when a connection is {HOW_WORDS[how]} ({how})\n{_scale(members, False)}"
+    heading = f"{title}: accuracy lost (points) without a connection\n"
+    heading += f"{HOW_WORDS[how]} ({how})\n{_scale(members, False)}"
     whole, _, _, _ = _mosaic(table)
     height, width = whole.shape
     size = (2.0 + 0.36 * width, 1.6 + 0.36 * height)
@@ -102,7 +103,7 @@ def _series(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame"]]:
 
 def _name(row: Any) -> str:
     what = "all that is read of other experts" if row["removed"] == OTHERS else row["removed"]
-    return f"{TITLES.get(row['method'], row['method'])}, {row['kind']}: {what} ({row['mass %']:.0f}% of the rows)"
+    return f"{TITLES.get(row['method'], row['method'])}, {row['kind']}: {what} ({row['mass %']:.0f}% of the attention)"
 
 
 def _groups_axes(axes: "Axes", table: "pd.DataFrame") -> None:
@@ -141,23 +142,23 @@ Block = tuple[str, int, int]  # name, first row, first column
 
 
 def _mosaic(table: "pd.DataFrame") -> tuple[NDArray[Any], list[Block], list[int], list[int]]:
-    """All matrices in one, kinds below each other and layers side by side, with a gap between; NaN is no connection.
+    """All matrices in one, in rows as long as a kind has layers, with a gap between them; NaN is no connection.
 
     Also the blocks, the experts that read and those that are read.
     """
     readers, sources = sorted(table["expert"].unique()), sorted(table["reads"].unique())
-    kinds = list(dict.fromkeys(table["kind"]))
-    columns = {kind: list(dict.fromkeys(table[table["kind"] == kind]["layer"])) for kind in kinds}
+    places = list(dict.fromkeys(zip(table["kind"], table["layer"], strict=True)))
+    kinds = [kind for kind, _ in places]
+    side = max(kinds.count(kind) for kind in kinds)
     high, wide = len(readers) + 2, len(sources) + 1
-    whole = np.full((high * len(kinds) - 2, wide * max(map(len, columns.values())) - 1), np.nan)
+    whole = np.full((high * -(-len(places) // side) - 2, wide * side - 1), np.nan)
     blocks: list[Block] = []
-    for down, kind in enumerate(kinds):
-        for across, layer in enumerate(columns[kind]):
-            rows = table[(table["kind"] == kind) & (table["layer"] == layer)]
-            name = "all kinds and layers" if kind == "all" else f"{kind}, layer {layer}"
-            blocks.append((name, high * down, wide * across))
-            for reader, source, loss in zip(rows["expert"], rows["reads"], rows["loss"], strict=True):
-                whole[high * down + readers.index(reader), wide * across + sources.index(source)] = loss
+    for number, (kind, layer) in enumerate(places):
+        top, left = high * (number // side), wide * (number % side)
+        blocks.append(("all kinds and layers" if kind == "all" else f"{kind}, layer {layer}", top, left))
+        rows = table[(table["kind"] == kind) & (table["layer"] == layer)]
+        for reader, source, loss in zip(rows["expert"], rows["reads"], rows["loss"], strict=True):
+            whole[top + readers.index(reader), left + sources.index(source)] = loss
     return whole, blocks, readers, sources
 
 

@@ -29,10 +29,10 @@ def test_groups_are_a_mark_each() -> None:
     figure = ablation_groups(found)
     axes = drawn(figure)
     names = [text.get_text() for text in axes.get_yticklabels()]
-    assert len(names) == 4 + 2 and names[0] == "DNE, task1: SPSH (40% of the rows)"
+    assert len(names) == 4 + 2 and names[2] == "DNE, task1: SPSH (40% of the attention)"
     marks = [line for line in axes.lines if line.get_marker() in ("D", "s")]
-    assert [float(line.get_xdata()[0]) for line in marks] == pytest.approx([3.0] * 4 + [2.0] * 2)
-    assert [line.get_color() for line in marks] == [style("dne").colour] * 4 + [style("sta").colour] * 2
+    assert [float(line.get_xdata()[0]) for line in marks] == pytest.approx([2.0] * 2 + [3.0] * 4)
+    assert [line.get_color() for line in marks] == [style("sta").colour] * 2 + [style("dne").colour] * 4
     assert "(mask)" in figure.title and "small scale, 100 test images" in figure.title and "3 seeds" in figure.title
     assert len(figure.records) == 4 and "loss task 3" in figure.table
     assert "one seed, 95% interval over images" in ablation_groups([invented()]).title
