@@ -12,9 +12,11 @@ import torch
 
 import dne_lab as lab
 from dne_lab import presets, reporting
+from dne_lab.analysis import ablation_record
 from dne_lab.measure import record, tables
 from dne_lab.models import literal
 from dne_lab.plots import status
+from dne_lab.plots.ablation import drawings as ablation_figures
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"
@@ -197,3 +199,23 @@ def test_the_speed_in_the_readme() -> None:
     assert rows["prediction, task 26"][0] == f"{bench['inference']['26']:.1f}"
     assert bench["calls_per_forward"]["11"] == bench["calls_per_forward"]["26"]
     assert min(bench["product_share"].values()) >= 0.7
+
+
+# What is lost without attention ------------------------------------------------------------------------------------
+
+
+def test_the_tables_and_figures_of_the_ablations() -> None:
+    found = ablation_record.find(FIGURES / "records" / "ablation")
+    for name, figure in ablation_figures(found).items():
+        same(FIGURES / f"{name}.csv", figure.table)
+        assert (FIGURES / f"{name}.png").stat().st_size > 10_000
+    by_preset = {preset: [r for r in found if r.preset == preset] for preset in ("digits100", "cifar100-small")}
+    assert {(r.method, r.seed) for r in by_preset["digits100"]} == {
+        (m, s) for m in ("ia", "sta", "dne") for s in (0, 1, 2)
+    }
+    assert {(r.method, r.seed) for r in by_preset["cifar100-small"]} == {(m, 0) for m in ("ia", "sta", "dne")}
+    for one in found:
+        config = presets.resolve(one.preset, method=one.method, seed=one.seed)
+        assert (config.sha256, one.how, one.images) == (one.config_sha256, "mask", 2000)
+        assert bool(one.sweep) == (one.method != "ia")
+        assert one.accuracy["all"] == pytest.approx(one.LA, abs=0.01 if one.preset == "digits100" else 1.5)
