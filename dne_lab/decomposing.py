@@ -11,7 +11,7 @@ from dne_lab.data.stream import from_config
 from dne_lab.errors import LabError
 from dne_lab.measure import tables
 from dne_lab.measure.record import RUN_FIRST
-from dne_lab.plots.attention import SAME, drawings
+from dne_lab.plots.attention import SAME, along_training, attention_groups, drawings, fragmentation
 from dne_lab.plots.figure import Figure
 from dne_lab.training import portable
 from dne_lab.training.api import open as open_run
@@ -101,6 +101,34 @@ def overview(found: Iterable[Decomposition]) -> "pd.DataFrame":
                 | {"effective keys": float(whole["effective keys"]), "keys": float(whole["keys"])}
             )
     return pd.DataFrame(rows)
+
+
+def summary(found: Iterable[Decomposition]) -> "pd.DataFrame":
+    """One row a method and preset, the paper's first: same-patch share with its interval (over seeds, or over images of
+    one seed), its uniform value, what it was untrained and is under the null model, and keys in effective use."""
+    import pandas as pd
+
+    found = list(found)
+    shares, moments, layers = (make(found).table for make in (attention_groups, along_training, fragmentation))
+    same = shares[shares["group"] == "same patch"]
+    at = moments.pivot_table("same patch %", "series", "moment").reindex(columns=[INITIAL, SHUFFLED])
+    used = layers.groupby("series")[["effective keys", "keys"]].mean()
+    frame = pd.DataFrame(
+        {
+            "attention of": same["series"],
+            "seeds": same["seeds"],
+            "same patch %": same["share %"],
+            "low": same["low"],
+            "high": same["high"],
+            "uniform %": same["uniform %"],
+            "untrained %": [at[INITIAL].get(name) for name in same["series"]],
+            "shuffled %": [at[SHUFFLED].get(name) for name in same["series"]],
+            "effective keys": [used["effective keys"].get(name) for name in same["series"]],
+            "keys": [used["keys"].get(name) for name in same["series"]],
+        }
+    )
+    floats = [name for name in frame if name not in ("attention of", "seeds")]
+    return frame.astype(dict.fromkeys(floats, float)).reset_index(drop=True)
 
 
 def text(found: Iterable[Decomposition]) -> str:

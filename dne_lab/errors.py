@@ -1,14 +1,24 @@
 """The error that a user sees: what was wrong, what was given, what is allowed."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
 class LabError(ValueError):
     """A wrong value or missing thing, described so that the reader knows what to do next.
 
-    The command line prints its message without a traceback and exits with status 2.
+    The command line prints its message without a traceback and exits with status 2; so does a notebook cell.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback: the line of the cell that led here, and the message.
+
+        ``raise`` in the debugger (``%debug``) still shows every frame.
+        """
+        frames = traceback.extract_tb(self.__traceback__)
+        line = next((frame.line for frame in frames if frame.name == "<module>" and frame.line), None)
+        return [*([f"in: {line}"] if line else []), f"LabError: {self}"]
 
 
 def unknown(what: str, given: object, allowed: Iterable[str]) -> LabError:

@@ -19,7 +19,7 @@ import nbformat
 
 FOLDER = Path(__file__).parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
-LINKS = "<!--links-->"  # starts the last line of the first and of the last cell
+LINKS = "<!--links-->"  # stands above the last line of the first and of the last cell
 LINES = 14  # of a code cell
 BYTES = 1_000_000
 METADATA = {
@@ -88,7 +88,7 @@ def title(notebook: Any) -> str:
 
 
 def links(path: Path, folder: Path = FOLDER) -> str:
-    """The line that leads to the notebooks before and after this one."""
+    """The lines that lead to the notebooks before and after this one."""
     every = notebooks(folder)
     place = every.index(path)
     parts = []
@@ -96,14 +96,15 @@ def links(path: Path, folder: Path = FOLDER) -> str:
         parts.append(f"previous: [{title(read(every[place - 1]))}]({every[place - 1].name})")
     if place + 1 < len(every):
         parts.append(f"next: [{title(read(every[place + 1]))}]({every[place + 1].name})")
-    return LINKS + " · ".join(parts)
+    # A line that starts with a comment is HTML to its end: the links stand in a paragraph of their own.
+    return f"{LINKS}\n\n{' · '.join(parts)}".rstrip()
 
 
-def linked(notebook: Any, line: str) -> Any:
-    """The notebook with this line at the end of its first and of its last cell, in place of an older one."""
+def linked(notebook: Any, lines: str) -> Any:
+    """The notebook with these lines at the end of its first and of its last cell, in place of older ones."""
     for cell in {0: notebook.cells[0], 1: notebook.cells[-1]}.values():
         text = re.sub(rf"\s*^{LINKS}.*\Z", "", cell.source, flags=re.MULTILINE | re.DOTALL)
-        cell.source = f"{text.rstrip()}\n\n{line}"
+        cell.source = f"{text.rstrip()}\n\n{lines}"
     return notebook
 
 

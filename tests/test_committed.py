@@ -11,9 +11,10 @@ import tiny
 import torch
 
 import dne_lab as lab
-from dne_lab import ablating, presets, reporting
-from dne_lab.analysis import ablation_record
+from dne_lab import ablating, decomposing, presets, reporting
+from dne_lab.analysis import ablation_record, decomposition
 from dne_lab.measure import record, tables
+from dne_lab.measure.metrics import interval
 from dne_lab.models import literal
 from dne_lab.plots import status
 from dne_lab.plots.ablation import drawings as ablation_figures
@@ -64,6 +65,17 @@ def test_the_committed_runs_are_the_preset(digits: list[record.Record]) -> None:
         assert config.identity() == run.config and config.sha256 == run.config_sha256
 
 
+def test_fine_tuning_and_replay_on_digits_are_the_preset(digits: list[record.Record]) -> None:
+    runs = record.find(FIGURES / "records" / "digits-one-network")
+    seeds = {name: [run.seed for run in runs if run.method == name] for name in ("finetune", "replay")}
+    assert seeds["finetune"] == seeds["replay"] and len(seeds["replay"]) >= 3 and len(runs) == 2 * len(seeds["replay"])
+    for run in runs:
+        config = presets.resolve("digits", method=run.method, seed=run.seed)
+        assert run.finished and config.identity() == run.config and config.sha256 == run.config_sha256
+        # Learned alike on task 1: what fine-tuning and replay do differently begins after it.
+        assert run.accuracy[0] == next(r for r in runs if r.seed == run.seed).accuracy[0]
+
+
 def test_the_table_in_the_readme(digits: list[record.Record]) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     columns = ["method", "LA", "LA +-", "AA", "AA +-", "D", "forgetting", "F literal (G)", "F spent (G)", "params (M)"]
@@ -107,6 +119,37 @@ def test_the_architecture_of_the_committed_models() -> None:
         assert (FIGURES / f"cifar100_small_{name}.png").stat().st_size > 10_000
 
 
+INSTRUMENTS = ("attention",)
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_the_figures_of_the_instruments(name: str) -> None:
+    made = reporting.measurements([FIGURES / "records" / name])
+    assert len(made) > 3
+    for kind, figure in made.items():
+        same(FIGURES / f"{kind}.csv", figure.table)
+        assert (FIGURES / f"{kind}.png").stat().st_size > 10_000
+
+
+def test_what_attention_does_as_the_readme_says() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = decomposition.find(FIGURES / "records" / "attention")
+    assert tables.to_markdown(decomposing.summary(found)) in readme
+    by = {(member.preset, member.method, member.seed): member for member in found}
+    gains = [
+        by["digits100", "sta", s].same_patch().value - by["digits100", "ia", s].same_patch().value for s in range(3)
+    ]
+    assert "{:.1f} ± {:.1f} points, not told".format(*interval(gains)) in " ".join(readme.split())
+    small = [by["cifar100-small", method, 0] for method in ("ia", "sta")]
+    assert "{:.1f} and {:.1f}% on CIFAR-100".format(*(m.same_patch().value for m in small)) in " ".join(readme.split())
+    for member in (m for m in found if m.method in ("ia", "sta") and "trained" in m.moments):
+        assert member.same_patch("trained, content").value < member.patches()["uniform %"][:2].sum()
+    start = by["cifar100-b50-10", "ia", 0]
+    told = [start.same_patch(f"initialisation{part}", "expert 1").value for part in (", position", "")]
+    assert f"{told[0]:.1f}% on the own patch" in " ".join(readme.split())
+    assert f"by the gate it is {told[1]:.1f}%" in " ".join(readme.split())
+
+
 def test_no_committed_figure_is_of_unknown_origin() -> None:
     tables_alone = {"digits_tuning", "digits100_tuning", DIGITS, *(name.replace("-", "_") for name in RUNS)}
     known = {f"{DIGITS}_{kind}" for kind in reporting.drawings(record.find(FIGURES / "records" / DIGITS))}
@@ -115,7 +158,8 @@ def test_no_committed_figure_is_of_unknown_origin() -> None:
         known |= {f"{name.replace('-', '_')}_{kind}" for kind in reporting.drawings(runs)}
     checkpoints = sorted((FIGURES / "checkpoints").glob("*.safetensors"))
     known |= {f"cifar100_small_{kind}" for kind in reporting.architectures(checkpoints)}
-    known |= reporting.measurements([FIGURES / "records" / "cost", FIGURES / "records" / "timing"]).keys()
+    instruments = [FIGURES / "records" / name for name in INSTRUMENTS]
+    known |= reporting.measurements([FIGURES / "records" / "cost", FIGURES / "records" / "timing", *instruments]).keys()
     assert {file.stem for file in FIGURES.glob("*.png")} == known
     assert {file.stem for file in FIGURES.glob("*.csv")} == known | tables_alone
 
@@ -209,11 +253,9 @@ def test_the_tables_and_figures_of_the_ablations() -> None:
     for name, figure in ablation_figures(found).items():
         same(FIGURES / f"{name}.csv", figure.table)
         assert (FIGURES / f"{name}.png").stat().st_size > 10_000
-    by_preset = {preset: [r for r in found if r.preset == preset] for preset in ("digits100", "cifar100-small")}
-    assert {(r.method, r.seed) for r in by_preset["digits100"]} == {
-        (m, s) for m in ("ia", "sta", "dne") for s in (0, 1, 2)
-    }
-    assert {(r.method, r.seed) for r in by_preset["cifar100-small"]} == {(m, 0) for m in ("ia", "sta", "dne")}
+    seeds = {"digits100": (0, 1, 2)}
+    wanted = {(preset, method, seed) for preset in seeds for method in ("ia", "sta", "dne") for seed in seeds[preset]}
+    assert {(one.preset, one.method, one.seed) for one in found} == wanted and len(found) == len(wanted)
     for one in found:
         config = presets.resolve(one.preset, method=one.method, seed=one.seed)
         assert (config.sha256, one.how, one.images) == (one.config_sha256, "mask", 2000)

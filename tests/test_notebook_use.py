@@ -55,7 +55,7 @@ def stepped(kind: str, content: dict[str, Any]) -> bool:
 
 
 class Kernel:
-    """A Jupyter kernel, cell by cell."""
+    """A Jupyter kernel, cell by cell; ``shown`` is what a cell shows of the error it ended with."""
 
     def __init__(self, folder: Path) -> None:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -71,6 +71,7 @@ class Kernel:
         moment after the progress bar has begun to move."""
         asked = self.client.execute(cell)
         printed, error, pressed = "", "", False
+        self.shown = ""
         while True:
             message: dict[str, Any] = self.client.get_iopub_msg(timeout=90)
             if message["parent_header"].get("msg_id") != asked:
@@ -79,7 +80,7 @@ class Kernel:
             if kind == "stream" and content["name"] == "stdout":
                 printed += content["text"]
             if kind == "error":
-                error = content["ename"]
+                error, self.shown = content["ename"], "\n".join(content["traceback"])
             if kind == "status" and content["execution_state"] == "idle":
                 return printed, error
             if interrupt and not pressed and stepped(kind, content):
@@ -112,3 +113,13 @@ def test_an_interrupted_cell_leaves_a_run_to_look_at_that_goes_on_to_the_same_en
     printed, error = kernel.run(COMPARE)
     assert error == ""
     assert json.loads(printed) == {"finished": True, "records": True, "weights": True, "curves": True, "moved": True}
+
+
+def test_an_error_of_the_user_is_one_sentence_in_the_cell(kernel: Kernel) -> None:
+    assert kernel.run("import dne_lab as lab\n\n\ndef mine(path):\n    return lab.open(path)")[1] == ""
+    assert kernel.run("here = 1\nmine('no such run')")[1] == "LabError"
+    line, sentence = kernel.shown.split("\n")
+    assert line == "in: mine('no such run')"
+    assert sentence.startswith("LabError: no such run ") and "Traceback" not in kernel.shown
+    assert kernel.run("mine(3 / 0)")[1] == "ZeroDivisionError"
+    assert "Traceback" in kernel.shown

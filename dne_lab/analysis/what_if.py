@@ -12,6 +12,7 @@ from dne_lab.analysis.ablation import ablate
 from dne_lab.analysis.cutter import MASK
 from dne_lab.analysis.images import evaluating, parts
 from dne_lab.data.stream import Batch
+from dne_lab.errors import LabError
 from dne_lab.models.expandable import ExpandableViT
 
 if TYPE_CHECKING:
@@ -46,9 +47,14 @@ class Choice:
         return self.reads is None and not self.group
 
     def arguments(self, experts: int) -> dict[str, Any]:
-        """The arguments of `ablate`, for a network of so many experts."""
+        """The arguments of `ablate`, for a network of so many experts; a `LabError` where no later one is left."""
         readers: Any = self.expert
-        if readers is None and isinstance(self.reads, int) and self.reads < experts:
+        if readers is None and isinstance(self.reads, int):
+            if self.reads >= experts:
+                raise LabError(
+                    f"no later expert reads expert {self.reads}, the newest. Choose an earlier one, or name the "
+                    f"reader: as read by expert {self.reads} itself."
+                )
             readers = list(range(self.reads + 1, experts + 1))
         found = {"reads": self.reads, "expert": readers, "kind": self.kind, "layer": self.layer}
         return {**found, "group": self.group or None, "how": self.how}

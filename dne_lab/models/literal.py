@@ -4,6 +4,9 @@ Expert by expert, keys and values projected, one linear map a head, scores and p
 or batched. It reads the parameters of an `ExpandableViT` and has no hook points.
 """
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +20,20 @@ from dne_lab.models.expert import (
     TaskAttentionParameters,
     position_probabilities,
 )
+
+
+class Layer(NamedTuple):
+    """What one block computes, in each list an entry an expert; n tokens, H_t heads, C_t = H_t D.
+
+    ``s`` (B, n, C_t) behind spatial attention (eq. 12, 16); ``z`` (B, n, H_t, D), its heads behind LN; ``o``
+    (B, n, H_t, gamma D), the heads of the hidden features (eq. 18) as the second task attention block reads them
+    (behind LN, if there is one); ``r`` (B, n, C_t), the block's output (eq. 17).
+    """
+
+    s: list[Tensor]
+    z: list[Tensor]
+    o: list[Tensor]
+    r: list[Tensor]
 
 
 def forward(model: ExpandableViT, images: Tensor, teacher: ExpandableViT | None = None) -> Output:
@@ -46,15 +63,23 @@ def classify(classifier: ExpandableClassifier, outs: list[Tensor]) -> Tensor:
 
 def readouts(model: ExpandableViT, images: Tensor) -> list[Tensor]:
     """One (B, C_t) read-out an expert, computed expert by expert and layer by layer."""
+    r: list[Tensor] = []
+    for layer in layers(model, images):
+        r = layer.r
+    return [e.norm(x[:, 0]) for e, x in zip(model.experts, r, strict=True)]  # type: ignore[operator]
+
+
+def layers(model: ExpandableViT, images: Tensor) -> Iterator[Layer]:
+    """(B, C, H, W) uint8 -> what each block computes, block by block."""
     patches = model.patches(images)
     experts: list[Expert] = list(model.experts)  # type: ignore[arg-type]
     x = [_embed(e, patches, model.network.readout == "cls_token") for e in experts]
-    last = model.network.depth - 1
-    for layer in range(model.network.depth):
-        if layer == last and model.network.readout == "class_attention":
+    for number in range(model.network.depth):
+        if number == model.network.depth - 1 and model.network.readout == "class_attention":
             x = [torch.cat([e.class_token.expand(len(patches), 1, -1), r], 1) for e, r in zip(experts, x, strict=True)]
-        x = _layer(model, experts, layer, x)
-    return [e.norm(r[:, 0]) for e, r in zip(experts, x, strict=True)]
+        found = _layer(model, experts, number, x)
+        yield found
+        x = found.r
 
 
 def _embed(expert: Expert, patches: Tensor, with_token: bool) -> Tensor:
@@ -62,8 +87,8 @@ def _embed(expert: Expert, patches: Tensor, with_token: bool) -> Tensor:
     return torch.cat([expert.class_token.expand(len(x), 1, -1), x], 1) if with_token else x
 
 
-def _layer(model: ExpandableViT, experts: list[Expert], layer: int, x: list[Tensor]) -> list[Tensor]:
-    """One block of every expert: (B, n, C_t) an expert -> the same."""
+def _layer(model: ExpandableViT, experts: list[Expert], layer: int, x: list[Tensor]) -> Layer:
+    """One block of every expert, from (B, n, C_t) an expert."""
     width = model.network.head_width
     reads_out = layer == model.network.depth - 1 and model.network.readout == "class_attention"
     blocks: list[ExpertBlock] = [e.blocks[layer] for e in experts]  # type: ignore[misc]
@@ -84,8 +109,8 @@ def _layer(model: ExpandableViT, experts: list[Expert], layer: int, x: list[Tens
     z = [_heads(b.norm2(r), width) for b, r in zip(blocks, s, strict=True)]
     o = [F.gelu(_mix(b.mix1, z[: t + 1])) for t, b in enumerate(blocks)]
     o = [h if b.norm_hidden is None else b.norm_hidden(h) for b, h in zip(blocks, o, strict=True)]
-    z = [_heads(h, model.network.ratio * width) for h in o]
-    return [r + _mix(b.mix2, z[: t + 1]) for t, (b, r) in enumerate(zip(blocks, s, strict=True))]
+    o = [_heads(h, model.network.ratio * width) for h in o]
+    return Layer(s, z, o, [r + _mix(b.mix2, o[: t + 1]) for t, (b, r) in enumerate(zip(blocks, s, strict=True))])
 
 
 def _heads(x: Tensor, width: int) -> Tensor:

@@ -151,7 +151,7 @@ def attention_at_start(found: Iterable[Decomposition]) -> Figure:
                     | {"paper, trained %": printed.get(method), "seeds": len(several), "images": several[0].images}
                 )
     frame = pd.DataFrame(rows).astype({"+-": float, "paper, trained %": float})
-    heading = "Same-patch attention of untrained networks, by part of the gated attention"
+    heading = "Same-patch attention of untrained networks,\nby part of the gated attention"
     size = (7.4, 1.2 + 0.3 * frame[["series", "scope"]].drop_duplicates().shape[0])
     return Figure(
         "attention_at_start", heading, frame, [m.run for m in members], drawn.start_axes, drawn.start_plotly, size

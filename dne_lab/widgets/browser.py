@@ -12,6 +12,18 @@ import numpy as np
 import traitlets
 from numpy.typing import NDArray
 
+# Keys pressed inside an explorer are the explorer's: JupyterLab would otherwise move between cells with the arrow keys.
+_KEYS = """
+function keepKeys(el, tries = 100) {
+  const output = el.closest(".jp-OutputArea-output");
+  if (output && !output.dataset.dneKeys) {
+    output.dataset.dneKeys = "kept";  // JupyterLab looks at the element that has the focus
+    output.addEventListener("focusin", (event) => { event.target.dataset.lmSuppressShortcuts = "true"; });
+  }
+  if (!output && tries) setTimeout(() => keepKeys(el, tries - 1), 100);
+}
+"""
+
 _PATCHES = """
 function bytes(view) { return view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength); }
 
@@ -20,7 +32,6 @@ function render({ model, el }) {
   root.className = "dne-patches";
   root.tabIndex = 0;
   root.setAttribute("role", "application");
-  root.dataset.lmSuppressShortcuts = "true";  // arrow keys move the patch, not the notebook's cells
   const row = document.createElement("div");
   row.className = "dne-row";
   const told = document.createElement("div");
@@ -28,6 +39,7 @@ function render({ model, el }) {
   told.setAttribute("aria-live", "polite");
   root.append(row, told);
   el.append(root);
+  keepKeys(el);
   let canvases = [];
 
   const scene = () => model.get("scene");
@@ -184,6 +196,7 @@ function render({ model, el }) {
   };
   model.on("msg:custom", write);
   el.append(button);
+  keepKeys(el);
   return () => model.off("msg:custom", write);
 }
 export default { render };
@@ -239,7 +252,7 @@ class Patches(anywidget.AnyWidget):
     ``scene`` is made by `scene`; ``patch`` counts from 0 row by row; ``label`` is what a screen reader says.
     """
 
-    _esm = _PATCHES
+    _esm = _KEYS + _PATCHES
     _css = _STYLE
     scene = traitlets.Dict({"grid": [1, 1], "panels": [], "pixels": b"", "numbers": b""}).tag(sync=True)
     patch = traitlets.Int(0).tag(sync=True)
@@ -250,7 +263,7 @@ class Patches(anywidget.AnyWidget):
 class Download(anywidget.AnyWidget):
     """A button that saves what ``make`` gives, (file name, MIME type, content), where the browser saves downloads."""
 
-    _esm = _SAVE
+    _esm = _KEYS + _SAVE
     text = traitlets.Unicode("save").tag(sync=True)
 
     def __init__(self, text: str, make: Callable[[], tuple[str, str, bytes]]) -> None:

@@ -157,6 +157,8 @@ def _table(rows: str, title: str) -> str:
 def table(frame: "pd.DataFrame", title: str, digits: int = 2) -> str:
     """A data frame as a plain table: words left, numbers right with fixed decimals, blanks where there is nothing."""
     words = {name for name in frame.columns if not np.issubdtype(np.asarray(frame[name]).dtype, np.number)}
+    numbers = [name for name in frame.columns if name not in words]
+    whole = {n for n in numbers if "%" not in str(n) and (frame[n].dropna() % 1 == 0).all()}
     head = "".join(
         f'<th style="text-align: {"left" if name in words else "right"}; {HEAD}">{escape(str(name))}</th>'
         for name in frame.columns
@@ -169,8 +171,7 @@ def table(frame: "pd.DataFrame", title: str, digits: int = 2) -> str:
                 cells.append(f'<td style="padding: 0 0 0 10px">{escape("" if value is None else str(value))}</td>')
             else:
                 blank = value is None or math.isnan(value)
-                whole = not blank and float(value).is_integer() and "%" not in str(name)
-                cells.append(_cell("" if blank else f"{value:.0f}" if whole else f"{value:.{digits}f}"))
+                cells.append(_cell("" if blank else f"{value:.0f}" if name in whole else f"{value:.{digits}f}"))
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return _table(f"<tr>{head}</tr>{''.join(rows)}", title)
 

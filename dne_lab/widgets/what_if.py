@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUBSET = 256  # labelled images on which the accuracy is counted
-ANY: Any = None
+ANY = ""  # a Dropdown takes None for "nothing is chosen"
 HOW = {"mask": "mask: rest scaled", "zero": "zero: rest kept"}
 KIND_WORDS = {
     SPATIAL: "spatial attention",
@@ -88,9 +88,9 @@ class WhatIfExplorer(Part):
 
     def choice(self) -> Choice:
         """What the controls say."""
-        return Choice(
-            self.reads.value, self.expert.value, self.kind.value, self.layer.value, self.group.value, self.how.value
-        )
+        controls = {"reads": self.reads, "expert": self.expert, "kind": self.kind, "layer": self.layer}
+        chosen: dict[str, Any] = {n: None if control.value == ANY else control.value for n, control in controls.items()}
+        return Choice(**chosen, group=self.group.value, how=self.how.value)
 
     def update(self) -> None:
         self._fit()

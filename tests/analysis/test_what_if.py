@@ -89,6 +89,9 @@ def test_a_model_in_training_is_looked_at_in_evaluation() -> None:
 
 
 def test_what_is_not_there_is_told() -> None:
+    with pytest.raises(LabError, match=r"no later expert reads expert 3, the newest.*as read by expert 3 itself"):
+        what_if(tiny.model(DNE, HEADS), tiny.images(1), Choice(reads=3))
+    assert what_if(tiny.model(DNE, HEADS), tiny.images(1), Choice(reads=3, expert=3)).moved[2] > 1e-4
     with pytest.raises(LabError, match=r"An expert reads itself and earlier experts only"):
         what_if(tiny.model(IA, HEADS), tiny.images(1), Choice(reads=1))
     with pytest.raises(LabError, match="task1"):

@@ -1,6 +1,7 @@
 """The plain loops of `reference`, the literal path and the normal path are one function."""
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -53,6 +54,36 @@ def test_all_three_ways_agree(variant: Variant, choice: dict[str, Any]) -> None:
     truth = reference.forward(model.double(), images)  # now with the normalisation constants in float64
     for output in both(model, images):
         assert tiny.difference([output.logits, *output.readouts], [truth.logits, *truth.readouts]) < FLOAT64
+
+
+@pytest.mark.parametrize("style", tiny.STYLES, ids=tiny.names)
+def test_what_a_layer_hands_out_is_what_the_next_step_reads(style: dict[str, Any]) -> None:
+    """Eq. 16-23 on the intermediate tensors alone, for the newest of experts with 3, 1 and 2 heads."""
+    model, images = tiny.model(DNE, (3, 1, 2), **style), tiny.images(2)
+    with torch.no_grad():
+        found = list(literal.layers(model, images))
+        assert len(found) == model.network.depth
+        for layer, (s, z, o, r) in zip(tiny.expert(model, 3).blocks, found, strict=True):
+            assert torch.equal(layer.norm2(s[-1]).unflatten(-1, (2, -1)), z[-1])
+            hidden = torch.nn.functional.gelu(reference_tab(layer.mix1, z))
+            if layer.norm_hidden is not None:
+                hidden = layer.norm_hidden(hidden.flatten(2)).unflatten(-1, (2, -1))
+            assert tiny.difference(hidden, o[-1]) < FLOAT32
+            assert tiny.difference(s[-1] + reference_tab(layer.mix2, o).flatten(2), r[-1]) < FLOAT32
+        assert torch.equal(tiny.expert(model, 3).norm(found[-1].r[-1][:, 0]), literal.readouts(model, images)[-1])
+
+
+def reference_tab(tab: Any, z: list[Tensor]) -> Tensor:
+    """Eq. 19-23 patch by patch and head by head, (B, n, H_t, D_out)."""
+    heads = torch.cat(z, 2)
+    out = torch.zeros(*z[-1].shape[:3], tab.w_v.shape[2])
+    for image, patch, i in itertools.product(*map(range, z[-1].shape[:3])):
+        q = z[-1][image, patch, i] @ tab.w_q
+        c = torch.stack([q @ (heads[image, patch, j] @ tab.w_k) for j in range(heads.shape[2])])
+        a = (c / len(q) ** 0.5).softmax(0)
+        for j in range(heads.shape[2]):
+            out[image, patch, i] += tab.scale[i] * a[j] * (heads[image, patch, j] @ tab.w_v[j] + tab.b_v[j])
+    return out
 
 
 @pytest.mark.parametrize("style", tiny.STYLES, ids=tiny.names)

@@ -106,11 +106,22 @@ def test_links_are_renewed_and_not_repeated(tmp_path: Path) -> None:
         execute.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
     middle = tmp_path / "02_b.ipynb"
     line = execute.links(middle, tmp_path)
-    assert line == "<!--links-->previous: [First *one*](01_a.ipynb) · next: [Third](04_d.ipynb)"
-    assert execute.links(tmp_path / "01_a.ipynb", tmp_path) == "<!--links-->next: [Second](02_b.ipynb)"
+    assert line == "<!--links-->\n\nprevious: [First *one*](01_a.ipynb) · next: [Third](04_d.ipynb)"
+    assert execute.links(tmp_path / "01_a.ipynb", tmp_path) == "<!--links-->\n\nnext: [Second](02_b.ipynb)"
     once = execute.linked(execute.read(middle), line)
     assert [cell.source for cell in once.cells] == [f"# Second\n\n{line}", f"The end.\n\n{line}"]
     assert execute.linked(once, line) == once and execute.title(once) == "Second"
+
+
+def test_links_are_links_where_a_notebook_is_shown(executed: Path, tmp_path: Path) -> None:
+    nbconvert = pytest.importorskip("nbconvert")
+    for name in ("02_before", "03_tiny", "04_after"):
+        shutil.copy(executed, tmp_path / f"{name}.ipynb")
+    path = tmp_path / "03_tiny.ipynb"
+    shown, _ = nbconvert.HTMLExporter().from_notebook_node(
+        execute.linked(execute.read(path), execute.links(path, tmp_path))
+    )
+    assert shown.count('<a href="02_before.ipynb">') == shown.count('<a href="04_after.ipynb">') == 2
 
 
 # The teeth ------------------------------------------------------------------------------------------------------------

@@ -99,6 +99,7 @@ def measure() -> dict[str, Any]:
             before = resident(seen.server), heap(page)
             back_and_forth(seen, ".dne-bars", ("ArrowRight", "ArrowLeft"), CHANGES)
             after = resident(seen.server), heap(page)
+            outside, complaints = list(seen.outside), list(seen.complaints)
         browser.close()
     return {
         "command": "python tests/widgets/latency.py",
@@ -119,8 +120,8 @@ def measure() -> dict[str, Any]:
             "page_before": round(before[1], 1),
             "page_after": round(after[1], 1),
         },
-        "outside_requests": len(seen.outside),
-        "console_errors": seen.complaints,
+        "outside_requests": outside,
+        "console_errors": complaints,
         "torch": torch.__version__,
         "threads": 1,
         "cores": os.cpu_count(),
