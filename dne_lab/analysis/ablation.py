@@ -57,7 +57,7 @@ def ablate(
         images: a `Batch` (stream.test_images), a tensor, or any number of them in a list; uint8. Accuracies need a
             `Batch`, which has labels; of images whose class the network has not learned only logits are kept.
         kind, layer, expert, head: whose attention, as in `probe`: ``expert`` and ``head`` are the query's.
-        reads: the experts whose keys go, or "others": all but the query's own.
+        reads: the experts whose keys go, or "others": all but the query's own, or "between": those but expert 1.
         key_head: the heads, within their expert, whose keys go.
         group: one or several names of ``labelling``, such as ("SPDH", "DPDH"), or "class" for class-token keys. Without
             ``kind``: in every kind of attention that has rows for the labelling; so the four groups leave class
