@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from dne_lab.arguments import Device, Json, Preset, Seeds, Settings, numbers, program, settings
+from dne_lab.arguments import METHODS, Device, Json, Preset, Seeds, Settings, numbers, program, settings
 from dne_lab.errors import LabError
 
 
@@ -68,9 +68,7 @@ def reproduce(
 
 @app.command()
 def run(
-    methods: Annotated[
-        str, typer.Argument(metavar="METHOD[,METHOD...]", help="ia, sta, dne, progressive, joint, finetune, replay.")
-    ],
+    methods: Annotated[str, typer.Argument(metavar="METHOD[,METHOD...]", help=METHODS)],
     preset: Preset = "digits",
     changes: Settings = None,
     seeds: Seeds = "0",
@@ -177,9 +175,7 @@ def report(
 
 @app.command()
 def cost(
-    method: Annotated[
-        str, typer.Argument(metavar="METHOD", help="ia, sta, dne, progressive, joint, finetune, replay.")
-    ],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help=METHODS)],
     tasks: Annotated[str, typer.Option(help="Classes of each task, e.g. 50,10,10.")],
     heads: Annotated[str | None, typer.Option(help="Heads: k (later experts), first,later, or one a task.")] = None,
     preset: Preset = "cifar100-b50-10",
@@ -207,8 +203,11 @@ def cost(
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    heads_text, size = ",".join(map(str, config.network.heads)), " x ".join(map(str, shape))
-    print(f"{method}, heads {heads_text} (the last repeats), images {size}\n{costs.text(rows)}")
+    network = base.create(config, stream).network_settings()
+    told = f"{network['name']}, width {network['width']}" if "width" in network else ""
+    if "heads" in network:
+        told = f"heads {','.join(map(str, network['heads']))}{' (the last repeats)' * (len(network['heads']) > 1)}"
+    print(f"{method}, {told or 'own network'}, images {' x '.join(map(str, shape))}\n{costs.text(rows)}")
 
 
 @app.command()

@@ -225,13 +225,16 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
     *parents, leaf = name.split(".")
     node: Any = tree
     for part in parents:
+        if parents[0] == "options" and isinstance(node, dict):
+            node.setdefault(part, {})  # a group of the method's own, which it checks when it is created
         node = node.get(part) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or (leaf not in node and parents != ["options"]):
+    if not isinstance(node, dict) or (leaf not in node and parents[:1] != ["options"]):
         known = fields.names(Config)
         raise unknown("field", name, [n for n in known if n.split(".")[0] == name.split(".")[0]] or known)
     if isinstance(node.get(leaf), dict):  # a group of fields
         if not isinstance(value, dict):
-            raise unknown("field", name, [n for n in fields.names(Config) if n.startswith(f"{name}.")])
+            known = [n for n in fields.names(Config) if n.startswith(f"{name}.")]
+            raise unknown("field", name, known or [f"{name}.NAME"])
         for inner, wanted in value.items():
             _set(tree, f"{name}.{inner}", wanted)
         return

@@ -1,7 +1,8 @@
 """Presets: partial configurations, composed left to right; a later one wins, and ``--set`` wins over all.
 
-There are three kinds: the images, sizes and schedule of an experiment (digits, cifar100-b50-10, ...), the switches of
-the network and its loss (paper-text, authors-code; the latter are also the defaults), and a schedule (paper-schedule).
+There are four kinds: the images, sizes and schedule of an experiment (digits, cifar100-b50-10, ...), the switches of
+the network and its loss (paper-text, authors-code; the latter are also the defaults), a schedule (paper-schedule), and
+what one method brings (icarl-published: its own recipe; icarl-small: width and learning rate for small runs).
 """
 
 import copy
@@ -102,6 +103,50 @@ CIFAR100_SMALL: Tree = _merge(
     },
 )
 
+# The recipes that iCaRL, PODNet and DyTox were published with, and that of DER's first stage without its reset for
+# joint training, fine-tuning and replay on a residual network. Every field is given: they are laid over any experiment.
+PLAIN: Tree = {"momentum": 0.9, "min_lr": 0.0, "warmup": 0, "warmup_lr": 0.0, "milestones": [], "factor": 0.1}
+SGD: Tree = PLAIN | {"optimizer": "sgd", "batch": 128, "clip": None, "augment": ["crop", "flip", "brightness"]}
+
+
+def _sgd(epochs: int, lr: float, weight_decay: float, schedule: str = "milestones", **fields: Any) -> Tree:
+    return SGD | {"epochs": epochs, "lr": lr, "weight_decay": weight_decay, "schedule": schedule} | fields
+
+
+PUBLISHED: dict[str, Tree] = {
+    "icarl": {
+        "learn": _sgd(200, 0.1, 5e-4, milestones=[60, 120, 170]),
+        "options": {"later": {"epochs": 170, "weight_decay": 2e-4, "milestones": [80, 120]}},
+    },
+    "icarl-bce": {
+        "learn": _sgd(70, 2.0, 5e-5, milestones=[49, 63], factor=0.2),
+        "options": {"loss": "bce"},
+    },
+    "podnet": {
+        "learn": _sgd(160, 0.1, 5e-4, "cosine", clip=5.0),
+        "tune": _sgd(20, 0.05, 5e-4, "constant", clip=5.0),
+        "memory": {"budget": 2000, "policy": "fixed"},
+    },
+    "dytox": _merge(AUTHORS_CODE, PAPER_SCHEDULE, PAPER_MEMORY, {"options": {"shuffle_tune": False}}),
+    "resnet": {
+        "learn": _sgd(170, 0.1, 5e-4, warmup=10, milestones=[110, 130]),
+        "tune": _sgd(30, 0.1, 5e-4, milestones=[15]),
+    },
+}
+
+# For digits100 and cifar100-small: residual networks that start at 16 channels.
+SMALL_SGD: Tree = {"optimizer": "sgd", "weight_decay": 5e-4}
+SMALL: dict[str, Tree] = {
+    "icarl": {"options": {"width": 16}, "learn": SMALL_SGD | {"lr": 0.2}},
+    "podnet": {
+        "options": {"width": 16},
+        "learn": SMALL_SGD | {"lr": 0.2, "clip": 5.0},
+        "tune": SMALL_SGD | {"lr": 0.05, "clip": 5.0},
+    },
+    "dytox": {"learn": {"lr": 4e-3}, "tune": {"lr": 3e-3}},
+    "resnet": {"options": {"width": 16}, "learn": SMALL_SGD | {"lr": 0.2}, "tune": SMALL_SGD | {"lr": 0.05}},
+}
+
 PRESETS: dict[str, Tree] = {
     "paper-text": PAPER_TEXT,
     "authors-code": AUTHORS_CODE,
@@ -113,6 +158,8 @@ PRESETS: dict[str, Tree] = {
     **{f"cifar100-b50-{step}": _paper("cifar100", step, {}) for step in (2, 5, 10, 25)},
     "imagenet100-b50-10": _paper("folder", 10, {"data": {"size": 224}, "network": {"patch": 16}}),
     "imagenet100-b50-10-patch32": _paper("folder", 10, {"data": {"size": 224}, "network": {"patch": 32}}),
+    **{f"{name}-published": tree for name, tree in PUBLISHED.items()},
+    **{f"{method}-small": tree for method, tree in SMALL.items()},
 }
 
 

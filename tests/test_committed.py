@@ -17,7 +17,6 @@ from dne_lab.measure import record, tables
 from dne_lab.measure.metrics import interval
 from dne_lab.models import literal
 from dne_lab.plots import status
-from dne_lab.plots.ablation import drawings as ablation_figures
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"
@@ -119,13 +118,13 @@ def test_the_architecture_of_the_committed_models() -> None:
         assert (FIGURES / f"cifar100_small_{name}.png").stat().st_size > 10_000
 
 
-INSTRUMENTS = ("attention",)
+INSTRUMENTS = ("attention", "ablation")
 
 
 @pytest.mark.parametrize("name", INSTRUMENTS)
 def test_the_figures_of_the_instruments(name: str) -> None:
     made = reporting.measurements([FIGURES / "records" / name])
-    assert len(made) > 3
+    assert len(made) >= 3
     for kind, figure in made.items():
         same(FIGURES / f"{kind}.csv", figure.table)
         assert (FIGURES / f"{kind}.png").stat().st_size > 10_000
@@ -248,11 +247,8 @@ def test_the_speed_in_the_readme() -> None:
 # What is lost without attention ------------------------------------------------------------------------------------
 
 
-def test_the_tables_and_figures_of_the_ablations() -> None:
+def test_the_records_of_the_ablations_and_their_table_in_the_readme() -> None:
     found = ablation_record.find(FIGURES / "records" / "ablation")
-    for name, figure in ablation_figures(found).items():
-        same(FIGURES / f"{name}.csv", figure.table)
-        assert (FIGURES / f"{name}.png").stat().st_size > 10_000
     seeds = {"digits100": (0, 1, 2)}
     wanted = {(preset, method, seed) for preset in seeds for method in ("ia", "sta", "dne") for seed in seeds[preset]}
     assert {(one.preset, one.method, one.seed) for one in found} == wanted and len(found) == len(wanted)

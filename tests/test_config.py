@@ -188,3 +188,14 @@ def test_rates_follow_the_schedules():
     steps = Recipe(epochs=10, lr=1.0, schedule="milestones", milestones=(4, 8), factor=0.1)
     assert [steps.rate(e) for e in (3.9, 4, 7.9, 8)] == pytest.approx([1, 0.1, 0.1, 0.01])
     assert Recipe(schedule="constant", lr=0.3).rate(99) == 0.3
+
+
+def test_a_group_within_the_options_is_set_field_by_field():
+    one = Config().with_changes({"options.later.epochs": "4", "options.later.lr": 0.1, "options.loss": "bce"})
+    assert one.options == {"later": {"epochs": "4", "lr": 0.1}, "loss": "bce"}
+    assert one.with_changes({"options.later.lr": 0.2}).options["later"] == {"epochs": "4", "lr": 0.2}
+    assert from_dict(one.to_dict()) == one
+    with pytest.raises(LabError, match=r"unknown field 'options\.later'.*options\.later\.NAME"):
+        one.with_changes({"options.later": 3})
+    with pytest.raises(LabError, match=r"unknown field 'options\.loss\.x'"):
+        one.with_changes({"options.loss.x": 3})

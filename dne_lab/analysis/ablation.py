@@ -17,7 +17,7 @@ from dne_lab.analysis.images import Images, Part, evaluating, parts
 from dne_lab.analysis.labelling import Labelling
 from dne_lab.analysis.probe import ATTENTION, probe
 from dne_lab.analysis.probe_selection import Names, Numbers
-from dne_lab.analysis.removal import Reads, Removal, network_of, removal
+from dne_lab.analysis.removal import Reads, Removal, Views, network_of, removal
 from dne_lab.analysis.shares import AttentionGroups
 from dne_lab.errors import LabError
 from dne_lab.models.attention import Axes
@@ -41,6 +41,7 @@ def ablate(
     batch_size: int = 64,
     replicates: int = REPLICATES,
     progress: bool = True,
+    views: Views | None = None,
 ) -> Ablation:
     """Takes connections out of a network's attention and says what changes.
 
@@ -70,13 +71,14 @@ def ablate(
         batch_size: images at a time.
         replicates: of the bootstrap over images, for the groups.
         progress: show a bar.
+        views: what `removal.views_of` found of this network before, which spares a pass of one image.
 
     Raises:
         LabError: nothing selected, a choice that does not exist or has no such entry (lists what there is), an unknown
             ``how``, images of another size, no image. Hooks are gone then too.
     """
     network = network_of(model)
-    taken = removal(network, kind, layer, expert, head, reads, key_head, group, labelling)
+    taken = removal(network, kind, layer, expert, head, reads, key_head, group, labelling, views)
     cutter = Cutter(taken, how)
     chosen = labellings.find(labelling, network.heads, network.grid)
     there = dict.fromkeys(entry[0] for entry in find_host(network).entries)

@@ -35,6 +35,9 @@ class View(NamedTuple):
     shape: tuple[int, ...]
 
 
+Views = dict[Key, View]  # by kind, layer and expert
+
+
 def network_of(model: Any) -> ExpandableViT:
     """The one `ExpandableViT` that ``model`` is or holds.
 
@@ -111,7 +114,7 @@ def removal(
     key_head: Numbers = None,
     group: Names = None,
     labelling: str | Labelling = "groups",
-    views: dict[Key, View] | None = None,
+    views: Views | None = None,
 ) -> Removal:
     """The entries that are of all the given kinds at once; the arguments are those of `ablate`.
 

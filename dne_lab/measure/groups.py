@@ -11,12 +11,15 @@ from dne_lab.measure.record import Record
 
 TITLES = {
     "joint": "Joint",
+    "joint-resnet": "Joint (ResNet)",
     "ia": "IA",
     "sta": "STA",
     "dne": "DNE",
     "progressive": "Progressive",
     "finetune": "Finetune",
     "replay": "Replay",
+    "finetune-resnet": "Finetune (ResNet)",
+    "replay-resnet": "Replay (ResNet)",
     "icarl": "iCaRL",
     "podnet": "PODNet",
     "der": "DER",
@@ -108,7 +111,8 @@ def groups(records: Iterable[Record]) -> list[Group]:
 def joint_of(group: Group, others: Sequence[Group], same_network: bool = True) -> Group | None:
     """The joint model of a group's data set and preset, with the group's network or with another one.
 
-    Among several that differ in epochs the one with the group's own is taken; None if there is none, or no single one.
+    A method may have a recipe of its own (`learn`), which its joint model need not share. Among several joint models
+    the one of equal recipe is taken, else the one of as many epochs; None if there is none, or no single one.
     """
     fits = [
         other
@@ -117,15 +121,25 @@ def joint_of(group: Group, others: Sequence[Group], same_network: bool = True) -
         and _data(other.first) == _data(group.first)
         and (_network(other.first) == _network(group.first)) == same_network
     ]
-    if len(fits) > 1:
-        fits = [other for other in fits if other.first.epochs == group.first.epochs]
+    for alike in (_recipe, _epochs):
+        if len(fits) > 1:
+            fits = [other for other in fits if alike(other.first) == alike(group.first)] or fits
     return fits[0] if len(fits) == 1 else None
 
 
 def _data(record: Record) -> list[Any]:
-    """Images, classes, split and how they are learned; not how the classes are cut into tasks, which Joint ignores."""
-    how = [record.config.get(name) for name in ("learn", "loss")] if record.config else [record.preset]
-    return [record.dataset, sorted(record.class_order), record.validation, *how]
+    """Images, classes, split and objective; not how the classes are cut into tasks, which Joint ignores."""
+    how = record.config.get("loss") if record.config else record.preset
+    return [record.dataset, sorted(record.class_order), record.validation, how]
+
+
+def _epochs(record: Record) -> int:
+    return record.epochs
+
+
+def _recipe(record: Record) -> Any:
+    """How the first stage is optimised, where the record says so."""
+    return record.config.get("learn")
 
 
 def _network(record: Record) -> dict[str, Any]:

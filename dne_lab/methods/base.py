@@ -3,9 +3,10 @@
 The loop (`dne_lab.training.run`) owns devices, epochs, batches, logging, checkpoints and the exemplar memory.
 """
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.errors import LabError, unknown
 
 TASK_AND_MEMORY, BALANCED = "task+memory", "balanced"
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,15 @@ class Stage:
     """One optimisation.
 
     ``data`` is "task+memory" (the task's images and the exemplars of old classes) or "balanced" (the class-balanced
-    memory, chosen just before). ``keep_optimizer`` carries the optimiser over from the stage before.
+    memory, chosen just before). ``keep_optimizer`` carries the optimiser over from the stage before. Without
+    ``shuffle`` every epoch shows the images in the same order, class by class.
     """
 
     name: str
     recipe: Recipe
     data: str = TASK_AND_MEMORY
     keep_optimizer: bool = False
+    shuffle: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Method(nn.Module):
     ``uses_memory``: exemplars are kept and mixed in. ``joint``: all classes arrive as one task (an upper bound).
     ``shares_first_task``: task 1 is the same as that of every other such method, so comparisons train it once a seed.
     ``Options``: a frozen dataclass of the method's own switches, set by ``--set options.NAME=VALUE``.
+    ``training_only``: how the names of weights begin that a finished task no longer needs (a teacher).
     """
 
     name: ClassVar[str] = ""
@@ -50,6 +55,7 @@ class Method(nn.Module):
     joint: ClassVar[bool] = False
     shares_first_task: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
+    training_only: ClassVar[tuple[str, ...]] = ()
     registry: ClassVar[dict[str, type["Method"]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -119,15 +125,27 @@ class Method(nn.Module):
     def finish(self, task: Task, exemplars: Iterator[Batch]) -> None:
         """Called after a task's last stage with clean exemplars of all classes, under no_grad. Default: nothing."""
 
+    def network_settings(self) -> dict[str, Any]:
+        """What names the network in records, JSON-able: runs with equal ones share a joint model. Default: nothing."""
+        return {}
+
     # What the loop relies on ---------------------------------------------------------------------------------------
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """What `task_NN.safetensors` keeps of this task, so that `load_task_states` can rebuild any prefix."""
-        return self.state_dict()
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(self.training_only)}
 
     def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
         """Sets the weights from the states of tasks 1..t (after `enter` was replayed for them)."""
-        self.load_state_dict(states[-1])
+        self.load_kept(states[-1])
+
+    def load_kept(self, state: dict[str, Tensor]) -> None:
+        """Loads a state in which nothing may be missing but what only training needs; a KeyError names what is."""
+        missing, unexpected = self.load_state_dict(state, strict=False)
+        wanted = [name for name in missing if not name.startswith(self.training_only)]
+        unexpected = [name for name in unexpected if not name.startswith(self.training_only)]
+        if wanted or unexpected:
+            raise KeyError(f"missing: {wanted}; unexpected: {unexpected}")
 
     def train(self, mode: bool = True) -> "Method":
         """Training mode for modules that hold a trainable parameter; all others stay in evaluation mode."""
@@ -140,6 +158,16 @@ class Method(nn.Module):
     def parameters_to_train(self) -> dict[str, nn.Parameter]:
         """Named parameters that the optimiser gets."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+def frozen(module: M) -> M:
+    """A copy that does not train, such as a teacher."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+def changed(recipe: Recipe, changes: dict[str, Any], name: str) -> Recipe:
+    """A recipe with other values of some fields; ``name`` is where the user sets them, for errors."""
+    return fields.build(Recipe, asdict(recipe) | changes, f"{name}.")
 
 
 def find(name: str) -> type[Method]:

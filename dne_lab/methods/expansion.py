@@ -1,7 +1,7 @@
 """Network expansion: one task expert a task, the rest frozen. IA, STA, DNE and progressive are rows of one switch."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class Expansion(Method):
 
     variant: ClassVar[Variant] = variants.IA
     shares_first_task: ClassVar[bool] = True
+    training_only: ClassVar[tuple[str, ...]] = ("model.teacher", "model.expertise")
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__(config, stream)
@@ -110,6 +111,10 @@ class Expansion(Method):
         """What predicts: without teacher and expertise classifier."""
         return [self.model.experts, self.model.classifier]
 
+    def network_settings(self) -> dict[str, Any]:
+        """The transformer's sizes and choices."""
+        return dict(self.config.to_dict()["network"])
+
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The task's expert and the classifier as they are now."""
         number = task.number - 1
@@ -121,10 +126,7 @@ class Expansion(Method):
         merged: dict[str, Tensor] = {}
         for state in states:
             merged |= state
-        missing, unexpected = self.load_state_dict(merged, strict=False)
-        wanted = [name for name in missing if not name.startswith(("model.teacher", "model.expertise"))]
-        if wanted or unexpected:
-            raise KeyError(f"missing: {wanted}; unexpected: {list(unexpected)}")
+        self.load_kept(merged)
 
 
 class IndependentAttention(Expansion):

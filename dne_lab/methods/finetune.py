@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dne_lab.data.stream import Batch, Task
-from dne_lab.methods.base import Stage
+from dne_lab.methods.base import Method, Stage
 from dne_lab.methods.expansion import Expansion
 
 
@@ -32,8 +32,8 @@ class FineTuning(Expansion):
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The whole network: it changes with every task."""
-        return self.state_dict()
+        return Method.task_state(self, task)
 
     def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
         """The last state is the whole network."""
-        self.load_state_dict(states[-1])
+        self.load_kept(states[-1])

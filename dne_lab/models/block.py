@@ -51,7 +51,7 @@ class Block(nn.Module):
             context.extend("joint", keep_real(queries(own), bank, 1), 1)
         if self.reads_out:
             branch = self.class_attention(x, w, bank, context, key_heads)
-            x = x[:, :, :1]
+            x = x[:, :, : branch.shape[2]]
         elif w.joint is not None:
             branch = self.joint(x, w, bank, context, key_heads)
         else:

@@ -14,6 +14,7 @@ from dne_lab.models.bank import Bank, build
 from dne_lab.models.block import Block
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.expert import Expert, Place, small_linear
+from dne_lab.models.images import ImageModel, cut, patch_grid
 from dne_lab.models.points import Context
 from dne_lab.models.stacked import linear, norm
 from dne_lab.models.variants import IA, Variant
@@ -32,7 +33,7 @@ class Output(NamedTuple):
     readouts: list[Tensor]
 
 
-class ExpandableViT(nn.Module):
+class ExpandableViT(ImageModel):
     """A transformer a task, connected as ``variant`` says; `expand` adds one and freezes the rest (eq. 4-9).
 
     Args:
@@ -44,9 +45,6 @@ class ExpandableViT(nn.Module):
     Attributes: ``task_classes``, the number of classes that each `expand` or `widen` brought, in their order.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         network: Network,
@@ -55,18 +53,9 @@ class ExpandableViT(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
-        channels, height, width = shape
-        if height % network.patch or width % network.patch:
-            sides = sorted(d for d in range(1, min(height, width) + 1) if height % d == 0 and width % d == 0)
-            raise LabError(
-                f"network.patch = {network.patch} does not divide images of {height} x {width} pixels. "
-                f"Allowed: {', '.join(map(str, sides))}."
-            )
-        self.network, self.shape, self.variant = network, tuple(shape), variant
-        self.grid = (height // network.patch, width // network.patch)
-        self.register_buffer("mean", torch.tensor(mean or [0.5] * channels).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std or [0.25] * channels).view(-1, 1, 1))
+        super().__init__(shape, mean, std)
+        self.network, self.variant = network, variant
+        self.grid = patch_grid(shape, network.patch)
         self.blocks = nn.ModuleList(Block(i, network, variant, self.grid) for i in range(network.depth))
         self.experts = nn.ModuleList()
         self.task_classes: tuple[int, ...] = ()
@@ -181,20 +170,11 @@ class ExpandableViT(nn.Module):
 
     def patches(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> normalised patches (B, N, C x patch x patch), in the type of the weights."""
-        self.check(images)
-        side = self.network.patch
-        x = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
-        x = x.unfold(2, side, side).unfold(3, side, side)  # (B, C, rows, columns, side, side)
-        return x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+        return cut(self.normalised(images), self.network.patch)
 
     def check(self, images: Tensor) -> None:
-        """Raises a `LabError` unless ``images`` is a uint8 batch of this model's size."""
-        if images.dtype != torch.uint8 or images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
-            raise LabError(
-                f"the model takes uint8 images of shape (B, {', '.join(map(str, self.shape))}); "
-                f"given: {str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}. "
-                "It normalises them itself: pass raw pixels from 0 to 255."
-            )
+        """Raises a `LabError` unless ``images`` is a uint8 batch of this model's size and there is an expert."""
+        super().check(images)
         if not len(self.experts):
             raise LabError("the model has no expert yet: call expand(heads, classes) first.")
 

@@ -73,21 +73,22 @@ def layers(model: ExpandableViT, images: Tensor) -> Iterator[Layer]:
     """(B, C, H, W) uint8 -> what each block computes, block by block."""
     patches = model.patches(images)
     experts: list[Expert] = list(model.experts)  # type: ignore[arg-type]
-    x = [_embed(e, patches, model.network.readout == "cls_token") for e in experts]
+    x = [embed(e, patches, model.network.readout == "cls_token") for e in experts]
     for number in range(model.network.depth):
         if number == model.network.depth - 1 and model.network.readout == "class_attention":
             x = [torch.cat([e.class_token.expand(len(patches), 1, -1), r], 1) for e, r in zip(experts, x, strict=True)]
-        found = _layer(model, experts, number, x)
+        found = block(model, experts, number, x)
         yield found
         x = found.r
 
 
-def _embed(expert: Expert, patches: Tensor, with_token: bool) -> Tensor:
+def embed(expert: Expert, patches: Tensor, with_token: bool) -> Tensor:
+    """(B, N, C x patch x patch) patches -> (B, n, C_t) tokens, the class token first where it joins them here."""
     x = expert.embed(patches) + expert.position
     return torch.cat([expert.class_token.expand(len(x), 1, -1), x], 1) if with_token else x
 
 
-def _layer(model: ExpandableViT, experts: list[Expert], layer: int, x: list[Tensor]) -> Layer:
+def block(model: ExpandableViT, experts: list[Expert], layer: int, x: list[Tensor]) -> Layer:
     """One block of every expert, from (B, n, C_t) an expert."""
     width = model.network.head_width
     reads_out = layer == model.network.depth - 1 and model.network.readout == "class_attention"

@@ -17,12 +17,15 @@ class Style(NamedTuple):
 
 STYLES = {
     "joint": Style("#000000", "_", "line-ew"),
+    "joint-resnet": Style("#666666", "|", "line-ns"),
     "ia": Style("#0072b2", "o", "circle"),
     "sta": Style("#d55e00", "s", "square"),
     "dne": Style("#009e73", "D", "diamond"),
     "progressive": Style("#cc79a7", "^", "triangle-up"),
     "finetune": Style("#999999", "v", "triangle-down"),
     "replay": Style("#56b4e9", "P", "cross"),
+    "finetune-resnet": Style("#bbbbbb", "1", "y-down"),
+    "replay-resnet": Style("#88ccee", "2", "y-up"),
     "icarl": Style("#e69f00", "X", "x"),
     "podnet": Style("#882255", "<", "triangle-left"),
     "der": Style("#332288", ">", "triangle-right"),

@@ -56,6 +56,9 @@ class Optimisation:
         numbers = {name: number for number, name in enumerate(self.parameters)}
         for full, value in named.items():
             key, name = full.split(":", 1)
+            parameter = self.parameters[name]
+            if value.shape == parameter.shape:  # in memory as the parameter is: fused kernels need that
+                value = torch.empty_like(parameter).copy_(value)
             states.setdefault(numbers[name], {})[key] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})

@@ -74,17 +74,12 @@ def record_of(run: "Handle") -> Record:
         timing=json.loads(json.dumps(state.timing)),
         joint=type(run.method).joint,
         heads=list(getattr(model, "heads", [])),
-        network=_network(config, model),
+        network=run.method.network_settings(),
         validation=config.data.validation,
         threads=torch.get_num_threads(),
         settings_sha256=settings_sha256(config),
         config=config.identity(),
     )
-
-
-def _network(config: Config, model: Any) -> dict[str, Any]:
-    """The transformer's settings; empty for a model that is none."""
-    return dict(config.to_dict()["network"]) if getattr(model, "network", None) == config.network else {}
 
 
 def settings_sha256(config: Config) -> str:

@@ -98,8 +98,8 @@ class Run(Handle):
         self.method.train()
         while self.cursor.epoch < stage.recipe.epochs:
             where = (task.number, stage.name, self.cursor.epoch)
-            order = index[chance.permutation(len(index), self.config.seed, "order", *where)]
-            parts = order.split(stage.recipe.batch)
+            order = chance.permutation(len(index), self.config.seed, "order", *where)
+            parts = (index[order] if stage.shuffle else index).split(stage.recipe.batch)
             while self.cursor.step < steps:
                 rate = stage.recipe.rate(self.cursor.epoch + self.cursor.step / steps)
                 self._step(task, stage, parts[self.cursor.step], where, rate)

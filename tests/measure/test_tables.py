@@ -63,6 +63,23 @@ def test_of_several_joint_models_the_one_of_equal_schedule() -> None:
     assert joint_of(groups([record(epochs=7)])[0], made) is None
 
 
+def test_a_method_with_a_recipe_of_its_own_has_the_joint_model_of_its_network() -> None:
+    def settings(lr: float, loss: str = "ce") -> dict:
+        return {"config": {"learn": {"lr": lr}, "loss": {"classification": loss}}}
+
+    made = groups([record("icarl", **settings(0.1)), record("joint", **settings(0.2), settings_sha256="a" * 64)])
+    joint = joint_of(made[1], made)
+    assert joint is not None and joint.first.config["learn"]["lr"] == 0.2
+    # among several, the one with the method's own recipe; of another objective, none
+    more = [record("joint", **settings(0.1), settings_sha256="b" * 64)]
+    more += [record("joint", **settings(0.2), settings_sha256="a" * 64), record("icarl", **settings(0.1))]
+    made = groups(more)
+    joint = joint_of(made[-1], made)
+    assert joint is not None and joint.first.config["learn"]["lr"] == 0.1
+    other = groups([record("icarl", **settings(0.1)), record("joint", **settings(0.1, "bce"))])
+    assert joint_of(other[1], other) is None
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -43,8 +43,16 @@ def settings(method: str) -> config.Config:
         "tune": {"epochs": 3, "batch": 8, "optimizer": "sgd", "lr": 0.1},
         "memory": {"budget": 28},
     }
-    if method == "tiny-dytox":
+    if method.endswith("dytox"):
         tree["learn"] = {"epochs": 5, "batch": 12, "lr": 0.01}
+    if method == "dytox":
+        tree["learn"] = {"epochs": 20, "batch": 12, "lr": 0.005}
+        tree["tune"] = {"epochs": 3, "batch": 8, "lr": 0.003}
+        tree["network"] = {"patch": 4, "depth": 2, "head_width": 16, "heads": [2]}
+        tree["loss"] = {"classification": "ce", "reduction": "batch"}
+    elif method in BASELINES:
+        tree["options"] = {"width": 4} | ({"later": {"weight_decay": 5e-5}} if method == "icarl" else {})
+        tree["learn"] |= {"epochs": 8, "lr": 0.1}
     return config.from_dict(tree)
 
 
@@ -440,3 +448,5 @@ class DyTox(Method):
 
 
 METHODS = {cls.name: Method.registry.pop(cls.name) for cls in (ICaRL, PODNet, DER, FOSTER, DyTox)}
+BASELINES = {name: Method.registry[name] for name in ("icarl", "podnet", "dytox", "replay-resnet")}  # the real ones
+ALL = METHODS | BASELINES

@@ -1,4 +1,7 @@
-"""iCaRL, PODNet, DER, FOSTER and DyTox fit the protocol and the loop as they are, without a special case."""
+"""iCaRL, PODNet, DER, FOSTER and DyTox fit the protocol and the loop as they are, without a special case.
+
+In a few lines each, and iCaRL, PODNet, DyTox and replay as the package has them.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -9,12 +12,14 @@ from typing import Any
 import protocol_methods
 import pytest
 import torch
-from protocol_methods import METHODS, TASKS, WIDTH
+from protocol_methods import ALL, BASELINES, METHODS, TASKS, WIDTH
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dne_lab.data.stream import Batch, Task
 from dne_lab.measure import cost
 from dne_lab.methods.base import Method, Stage
+from dne_lab.training import portable
 from dne_lab.training.batches import steps
 from dne_lab.training.optimise import Optimisation
 from dne_lab.training.run import Run
@@ -22,7 +27,7 @@ from dne_lab.training.state import Cursor
 
 VISIBLE = set(Method.registry)  # as other test modules find it
 Tensors = dict[str, Tensor]
-each_method = pytest.mark.parametrize("name", METHODS)
+each_method = pytest.mark.parametrize("name", ALL)
 
 
 @dataclass
@@ -112,7 +117,7 @@ def test_interrupted_in_every_stage_it_ends_as_if_it_had_not_been(
     expected: Run = whole(name).run
     stopped: list[Cursor] = []
     initialised: list[tuple[int, str]] = []
-    original, initialise = Optimisation.step, METHODS[name].initialise
+    original, initialise = Optimisation.step, ALL[name].initialise
 
     def interrupted(self: Optimisation, rate: float) -> None:
         task = run.stream.task(run.cursor.task)
@@ -128,7 +133,7 @@ def test_interrupted_in_every_stage_it_ends_as_if_it_had_not_been(
         initialise(self, task, stage, batches)
 
     monkeypatch.setattr(Optimisation, "step", interrupted)
-    monkeypatch.setattr(METHODS[name], "initialise", counted)
+    monkeypatch.setattr(ALL[name], "initialise", counted)
     run = start(name, tmp_path)
     while not run.finished:
         try:
@@ -162,10 +167,24 @@ def test_it_learns(name: str, whole: Any) -> None:
         assert row[-1] > 2 * 100 / sum(TASKS[:number])  # the newest classes among all seen
 
 
-@pytest.mark.parametrize("name", METHODS)
+@each_method
 def test_the_recorded_cost_is_that_of_the_network_that_is_kept(name: str, whole: Any) -> None:
     run: Run = whole(name).run
     assert run.record.flops_spent == cost.flops(run.method.compute, run.stream.shape)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_finished_model_alone_predicts_the_same(name: str, whole: Any, tmp_path: Path) -> None:
+    run = start(name, tmp_path / "run")
+    run.train()
+    file = portable.export_model(tmp_path / "run", tmp_path / "model.safetensors")
+    kept = sum(tensor.numel() for tensor in load_file(file).values())
+    assert kept < 1.1 * cost.count(run.method.model) + 1000  # no teacher
+    images = run.stream.images("test", run.stream.index("test", range(run.stream.classes)))
+    opened = Run.open(file, run.stream, device="cpu", progress=False)
+    with torch.no_grad():
+        one, other = run.method.predict(images), opened.method.predict(images)
+    assert one.keys() == other.keys() and all(torch.equal(one[kind], other[kind]) for kind in one)
 
 
 def test_icarl(whole: Any, tmp_path: Path) -> None:

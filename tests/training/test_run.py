@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,29 @@ def at_step(monkeypatch: pytest.MonkeyPatch, number: int, action: Any) -> None:
         original(self, rate)
 
     monkeypatch.setattr(Optimisation, "step", step)
+
+
+def test_a_stage_without_shuffling_shows_the_images_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[str, list[int]] = {}
+    stages, losses = tiny.Tiny.stages, tiny.Tiny.losses
+
+    def unshuffled(self: Any, task: Any) -> Any:
+        return [replace(stage, shuffle=stage.name != "tune") for stage in stages(self, task)]
+
+    def watched(self: Any, batch: Any, task: Any, stage: Any) -> Any:
+        if task.number == 2:
+            shown.setdefault(stage.name, []).extend(batch.index.tolist())
+        return losses(self, batch, task, stage)
+
+    monkeypatch.setattr(tiny.Tiny, "stages", unshuffled)
+    monkeypatch.setattr(tiny.Tiny, "losses", watched)
+    one = run()
+    one.next_task()
+    one.next_task()
+    balanced = one.memory.balanced(5).tolist()
+    assert shown["tune"] == balanced * 2  # two epochs, class by class
+    first = shown["learn"][: len(shown["learn"]) // 4]
+    assert first != shown["learn"][len(first) : 2 * len(first)] and sorted(first) != first
 
 
 def same_weights(one: Run, other: Run) -> bool:

@@ -1,0 +1,127 @@
+"""PODNet (Douillard et al., ECCV 2020): pooled outputs distillation and a classifier of several proxies a class."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dne_lab.config import Config
+from dne_lab.data.stream import Batch, ClassStream, Task
+from dne_lab.errors import LabError
+from dne_lab.methods.base import Stage, frozen
+from dne_lab.methods.resnet import ResNetMethod, ResNetOptions
+from dne_lab.models.proxies import ProxyClassifier, k_means
+from dne_lab.models.resnet import ResNet
+
+
+@dataclass(frozen=True)
+class PODNetOptions(ResNetOptions):
+    """``proxies`` a class; ``margin`` of the loss (0 is what the authors' code computes: there it cancels);
+    ``spatial`` and ``flat``: weights of the two distillations."""
+
+    proxies: int = 10
+    margin: float = 0.6
+    spatial: float = 3.0
+    flat: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.proxies < 1:
+            raise LabError(f"options.proxies = {self.proxies}: every class needs at least one.")
+        for name in ("margin", "spatial", "flat"):
+            if not getattr(self, name) >= 0:
+                raise LabError(f"options.{name} = {getattr(self, name)}: must be at least 0.")
+
+
+class PODNet(ResNetMethod):
+    """Learns with the old network as teacher of pooled maps and features; then tunes the proxies on balanced images."""
+
+    name = "podnet"
+    title = "PODNet"
+    Options: ClassVar[type] = PODNetOptions
+    final_relu = False  # features and maps are taken before the last ReLU
+
+    def __init__(self, config: Config, stream: ClassStream) -> None:
+        super().__init__(config, stream)
+        if stream.tasks[0] < 2:
+            raise LabError(
+                f"data.tasks = {stream.tasks}: podnet scores a class against the others, so the first task needs at "
+                "least 2 classes."
+            )
+        self.teacher: ResNet | None = None
+
+    def new_classifier(self) -> nn.Module:
+        """Proxies and a learned scale."""
+        return ProxyClassifier(self.options.proxies)
+
+    def enter(self, task: Task, stage: Stage) -> None:
+        """ "learn": new proxies, old ones frozen, the old encoder as teacher; "tune": all proxies, nothing else."""
+        classifier = self.model.classifier
+        if stage.name == "tune":
+            self.requires_grad_(False)
+            self.teacher = None
+            classifier.requires_grad_(True)
+            return
+        self.teacher = frozen(self.model.encoder) if task.old else None
+        self.model.requires_grad_(True)
+        classifier.tasks.requires_grad_(False)
+        classifier.grow(len(task.new), self.model.encoder.width)
+
+    def initialise(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
+        """New proxies of task 2 and later: cluster centres of each class's features, as long as the old proxies are."""
+        if stage.name == "tune" or not task.old:
+            return
+        *old, new = self.model.classifier.tasks  # one parameter a task
+        length = torch.cat([part.flatten(0, 1) for part in old]).norm(dim=1).mean()
+        found = [(F.normalize(self.features(batch.images).float()), batch.labels) for batch in batches]
+        features, labels = torch.cat([f for f, _ in found]), torch.cat([y for _, y in found])
+        for position, rank in enumerate(task.new):
+            new[position] = length * k_means(features[labels == rank], self.options.proxies)
+
+    def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
+        """NCA; from task 2 on in "learn" also POD-spatial and POD-flat, which weigh more the more classes are old."""
+        features, maps = self.model.encoder(batch.images)
+        scores = self.model.classifier([features]).float()
+        terms = {"nca": nca(scores, batch.labels, self.model.classifier.scale, self.options.margin)}
+        if self.teacher is not None:
+            with torch.no_grad():
+                old_features, old_maps = self.teacher(batch.images)
+            factor = (task.new.stop / len(task.new)) ** 0.5
+            terms["pod_spatial"] = self.options.spatial * factor * pod_spatial(maps, old_maps)
+            terms["pod_flat"] = self.options.flat * factor * pod_flat(features, old_features)
+        return terms
+
+
+def nca(scores: Tensor, labels: Tensor, scale: Tensor, margin: float) -> Tensor:
+    """Mean of [log sum_{i != y} exp(scale s_i) - (scale s_y - margin)]_+ (PODNet, eq. 10): y is not in the sum.
+
+    The margin stands behind the scale, as in the authors' code. Inside, as eq. 10 prints it, it pushes the learned
+    scale below 0 before anything is learned, and then every image is given to the classes it resembles least.
+
+    Args:
+        scores: (B, classes) of the proxies.
+        labels: (B,) ranks.
+    """
+    positive = F.one_hot(labels, scores.shape[1]).bool()
+    others = (scale * scores).masked_fill(positive, -torch.inf).logsumexp(1)
+    return F.relu(others - (scale * scores[positive] - margin)).mean()
+
+
+def pooled(maps: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C (H + W)) of length 1: squares summed over the width and, beside it, over the height."""
+    squares = maps.float().square()
+    return F.normalize(torch.cat([squares.sum(3).flatten(1), squares.sum(2).flatten(1)], 1))
+
+
+def pod_spatial(maps: list[Tensor], old: list[Tensor]) -> Tensor:
+    """Distance of the pooled maps, mean over images and over stages (PODNet, eq. 4)."""
+    distances = [(pooled(a) - pooled(b)).norm(dim=1).mean() for a, b in zip(maps, old, strict=True)]
+    return torch.stack(distances).mean()
+
+
+def pod_flat(features: Tensor, old: Tensor) -> Tensor:
+    """1 - cosine of the features, mean over images."""
+    return (1 - F.cosine_similarity(features.float(), old.float())).mean()

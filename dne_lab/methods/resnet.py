@@ -1,0 +1,98 @@
+"""Methods on a residual network: what they share, and the simplest three (fine-tuning, replay, joint training)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dne_lab.config import Config
+from dne_lab.data.stream import Batch, ClassStream, Task
+from dne_lab.errors import LabError, unknown
+from dne_lab.methods.base import Method, Stage
+from dne_lab.models.classifier import ExpandableClassifier
+from dne_lab.models.resnet import PLANS, Classified, ResNet
+
+
+@dataclass(frozen=True)
+class ResNetOptions:
+    """``network``: resnet18, resnet32 or resnet18-224; ``width``: channels of its first stage (none: as published)."""
+
+    network: str = "resnet18"
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.network not in PLANS:
+            raise unknown("options.network", self.network, PLANS)
+        if self.width is not None and self.width < 1:
+            raise LabError(f"options.width = {self.width}: must be at least 1.")
+
+
+class ResNetMethod(Method):
+    """One residual network whose classifier grows; a subclass says how it remembers."""
+
+    Options: ClassVar[type] = ResNetOptions
+    training_only: ClassVar[tuple[str, ...]] = ("teacher.",)
+    final_relu: ClassVar[bool] = True
+
+    def __init__(self, config: Config, stream: ClassStream) -> None:
+        super().__init__(config, stream)
+        name, width = self.options.network, self.options.width
+        encoder = ResNet(name, stream.shape, width, stream.mean, stream.std, self.final_relu)
+        self.model = Classified(encoder, self.new_classifier())
+
+    def new_classifier(self) -> nn.Module:
+        """The classifier before its first class."""
+        return ExpandableClassifier()
+
+    def features(self, images: Tensor) -> Tensor:
+        """The pooled features, (B, d)."""
+        return self.model.encoder(images).features
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """The classifier's logits."""
+        return {"classifier": self.model(images)}
+
+    def network_to_keep(self) -> list[nn.Module]:
+        """What predicts: without a teacher."""
+        return [self.model]
+
+    def network_settings(self) -> dict[str, Any]:
+        """Name and width of the residual network."""
+        return {"name": self.model.encoder.name, "width": self.model.encoder.first_width}
+
+
+class FineTuningResNet(ResNetMethod):
+    """The lower bound: a residual network that goes on training on each new task alone, and forgets."""
+
+    name = "finetune-resnet"
+    title = "Fine-tuning (ResNet)"
+    uses_memory = False
+
+    def enter(self, task: Task, stage: Stage) -> None:
+        """The classifier grows and everything trains; in "tune" the classifier alone."""
+        if stage.name == "learn":
+            self.model.requires_grad_(True)
+            self.model.classifier.grow(len(task.new), None if task.old else self.model.encoder.width)
+        else:
+            self.model.encoder.requires_grad_(False)
+
+    def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
+        """Cross entropy over all classes seen."""
+        return {"classification": F.cross_entropy(self.model(batch.images).float(), batch.labels)}
+
+
+class ReplayResNet(FineTuningResNet):
+    """Fine-tuning with exemplars mixed in, and a balanced tuning of the classifier after each task."""
+
+    name = "replay-resnet"
+    title = "Replay (ResNet)"
+    uses_memory = True
+
+
+class JointResNet(FineTuningResNet):
+    """All classes at once: the upper bound that D of a method on this network is measured against."""
+
+    name = "joint-resnet"
+    title = "Joint (ResNet)"
+    joint = True

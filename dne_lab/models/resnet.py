@@ -1,0 +1,142 @@
+"""Residual networks for small and for large images (He et al., 2016); the width, channels of the first stage, is free.
+
+Names of layers and parameters are torchvision's, so that weights can be exchanged and outputs compared.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dne_lab.errors import LabError, unknown
+from dne_lab.models.images import ImageModel
+
+
+class Plan(NamedTuple):
+    """``blocks`` of each stage, ``width`` (channels of the first stage, doubled by each later one), ``large``: a 7 x 7
+    stem of stride 2 and a pooling, as for images of 224 pixels; else 3 x 3 of stride 1. ``least`` pixels a side."""
+
+    blocks: tuple[int, ...]
+    width: int
+    large: bool
+    least: int
+
+
+PLANS = {
+    "resnet18": Plan((2, 2, 2, 2), 64, large=False, least=8),  # "modified": as iCaRL, PODNet, DER and FOSTER use it
+    "resnet32": Plan((5, 5, 5), 16, large=False, least=4),
+    "resnet18-224": Plan((2, 2, 2, 2), 64, large=True, least=32),  # torchvision's
+}
+
+
+class Maps(NamedTuple):
+    """``features`` (B, d), pooled, and ``maps``, the last (B, C, H, W) of each stage before its ReLU."""
+
+    features: Tensor
+    maps: list[Tensor]
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut; returns their sum before the ReLU.
+
+    The last norm's gain starts at 0, so that a block starts as its shortcut.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Sequential | None = None
+        if stride > 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), before the ReLU."""
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return out + (x if self.downsample is None else self.downsample(x))
+
+
+class ResNet(ImageModel):
+    """A residual network without a classifier.
+
+    Args:
+        name: resnet18, resnet32 (with 1 x 1 convolutions in the shortcuts) or resnet18-224.
+        shape: (channels, height, width) of the images, which enter as uint8.
+        width: channels of the first stage; default: the published ones.
+        final_relu: whether features are pooled behind the last ReLU or, as PODNet does, before it.
+
+    Raises:
+        LabError: an unknown name, images too small for it, a width below 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, int, int],
+        width: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        final_relu: bool = True,
+    ) -> None:
+        super().__init__(shape, mean, std)
+        if name not in PLANS:
+            raise unknown("network", name, PLANS)
+        plan = PLANS[name]
+        if min(shape[1:]) < plan.least:
+            fits = [other for other, p in PLANS.items() if p.least <= min(shape[1:])]
+            raise LabError(
+                f"{name} needs images of at least {plan.least} x {plan.least} pixels, these have {shape[1]} x "
+                f"{shape[2]}. {'Allowed: ' + ', '.join(fits) + '.' if fits else 'Take a transformer.'}"
+            )
+        channels = plan.width if width is None else width
+        if channels < 1:
+            raise LabError(f"width = {channels}: a network needs at least one channel.")
+        self.name, self.plan, self.first_width, self.final_relu = name, plan, channels, final_relu
+        kernel, stride = (7, 2) if plan.large else (3, 1)
+        self.conv1 = nn.Conv2d(shape[0], channels, kernel, stride, kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        inputs = channels
+        for number, count in enumerate(plan.blocks):
+            outputs = channels * 2**number
+            strides = [1 if number == 0 else 2, *[1] * (count - 1)]
+            blocks = [BasicBlock(inputs if i == 0 else outputs, outputs, s) for i, s in enumerate(strides)]
+            self.add_module(f"layer{number + 1}", nn.Sequential(*blocks))
+            inputs = outputs
+        self.width = inputs  # of the features
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(module, BasicBlock):
+                nn.init.zeros_(module.bn2.weight)
+        self.to(memory_format=torch.channels_last)  # a training step on a CPU takes a fifth less time
+
+    def forward(self, images: Tensor) -> Maps:
+        """(B, C, H, W) uint8 -> `Maps`."""
+        x = F.relu(self.bn1(self.conv1(self.normalised(images))))
+        if self.plan.large:
+            x = F.max_pool2d(x, 3, 2, 1)
+        maps = []
+        for number in range(len(self.plan.blocks)):
+            for block in self.get_submodule(f"layer{number + 1}").children():
+                raw = block(x)
+                x = F.relu(raw)
+            maps.append(raw)
+        return Maps((x if self.final_relu else raw).mean((2, 3)), maps)
+
+
+class Classified(nn.Module):
+    """A `ResNet` and a classifier that takes [features]; returns logits."""
+
+    classifier: Any
+
+    def __init__(self, encoder: ResNet, classifier: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.classifier = encoder, classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> (B, classes)."""
+        return self.classifier([self.encoder(images).features])

@@ -1,0 +1,110 @@
+"""Residual networks: torchvision's are the oracle; published sizes and costs; what they refuse."""
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from dne_lab.errors import LabError
+from dne_lab.measure.cost import count, flops, matched_width
+from dne_lab.models.classifier import ExpandableClassifier
+from dne_lab.models.resnet import PLANS, BasicBlock, Classified, ResNet
+
+
+def network(name: str, shape: tuple[int, int, int], width: int | None = None, classes: int = 100) -> Classified:
+    net = Classified(ResNet(name, shape, width), ExpandableClassifier())
+    net.classifier.grow(classes, net.encoder.width)
+    return net.eval()
+
+
+def shaken(net: nn.Module) -> nn.Module:
+    """Every weight and statistic off its start, so that nothing is hidden by a gain of 0."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, value in net.state_dict().items():
+            if value.is_floating_point() and name not in ("mean", "std"):
+                noise = torch.rand(value.shape, generator=generator)
+                value.copy_(noise + 0.5 if value.dim() < 2 else (noise - 0.5) * 0.3)
+    return net
+
+
+@pytest.mark.parametrize(("name", "side"), [("resnet18", 16), ("resnet18-224", 64)])
+@pytest.mark.parametrize("final_relu", [True, False])
+def test_it_computes_what_torchvisions_does(name: str, side: int, final_relu: bool) -> None:
+    from torchvision.models import resnet18
+
+    theirs: Any = resnet18(weights=None)
+    if not PLANS[name].large:  # the modification: a small stem without pooling
+        theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    theirs.fc = nn.Identity()
+    shaken(theirs).eval()
+    ours = ResNet(name, (3, side, side), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), final_relu=final_relu).eval()
+    missing, unexpected = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert set(missing) == {"mean", "std"} and not unexpected
+    images = tiny.images(2, (3, side, side))
+    found = ours(images)
+    pooled = theirs(ours.normalised(images))
+    assert tiny.difference(found.maps[-1].relu().mean((2, 3)), pooled) < 1e-5
+    assert [tuple(m.shape[1:]) for m in found.maps][-1] == (512, *[side // (32 if PLANS[name].large else 8)] * 2)
+    last = found.maps[-1]
+    assert bool((last < 0).any())  # before the ReLU
+    assert tiny.difference(found.features, (last.relu() if final_relu else last).mean((2, 3))) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "gflops", "millions"),
+    [
+        ("resnet18", (3, 32, 32), 1.111, 11.22),
+        ("resnet32", (3, 32, 32), 0.139, 0.473),
+        ("resnet18-224", (3, 224, 224), 3.628, 11.23),
+    ],
+)
+def test_published_sizes_and_costs(name: str, shape: tuple[int, int, int], gflops: float, millions: float) -> None:
+    with torch.device("meta"):
+        net = network(name, shape)
+    assert flops(net, shape, "meta") / 1e9 == pytest.approx(gflops, rel=0.01)
+    assert count(net) / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_a_block_starts_as_its_shortcut() -> None:
+    net = ResNet("resnet18", (3, 8, 8), 4).eval()
+    x = torch.randn(2, 4, 8, 8)
+    first, second = net.get_submodule("layer1").children()
+    assert torch.equal(first(x), x) and torch.equal(second(x), x)
+    assert sum(isinstance(m, BasicBlock) for m in net.modules()) == 8
+
+
+def test_width_is_that_of_every_stage() -> None:
+    net = ResNet("resnet32", (3, 8, 8), 6)
+    assert [m.shape[1] for m in net(tiny.images(2, (3, 8, 8))).maps] == [6, 12, 24]
+    assert (net.width, net.first_width) == (24, 6)
+
+
+@pytest.mark.parametrize("by", ["gflops", "params"])
+@pytest.mark.parametrize("factor", [0.9, 1.02])
+def test_the_matched_width_is_the_nearest(by: str, factor: float) -> None:
+    shape = (3, 8, 8)
+
+    def cost(width: int) -> float:
+        net = network("resnet32", shape, width, 10)
+        return flops(net, shape) / 1e9 if by == "gflops" else count(net)
+
+    wanted = cost(5) * factor
+    nearest = min(range(1, 9), key=lambda width: abs(cost(width) - wanted))
+    assert matched_width("resnet32", shape, 10, **{by: wanted}) == nearest
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(LabError, match=r"unknown network 'resnet19'\. Did you mean resnet18"):
+        ResNet("resnet19", (3, 32, 32))
+    with pytest.raises(LabError, match=r"resnet18-224 needs images of at least 32 x 32.*Allowed: resnet18, resnet32"):
+        ResNet("resnet18-224", (3, 16, 16))
+    with pytest.raises(LabError, match="width = 0"):
+        ResNet("resnet18", (3, 32, 32), 0)
+    with pytest.raises(LabError, match=r"uint8 images of shape \(B, 3, 8, 8\)"):
+        ResNet("resnet18", (3, 8, 8), 2)(torch.zeros(1, 3, 8, 8))
+    for wrong in ({}, {"gflops": 1.0, "params": 10}, {"gflops": -1.0}):
+        with pytest.raises(LabError, match="give one of the two, above 0"):
+            matched_width("resnet18", (3, 32, 32), 10, **wrong)  # type: ignore[arg-type]

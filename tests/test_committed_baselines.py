@@ -1,0 +1,86 @@
+"""The baselines' committed tables and figures follow from their records, and what was chosen from its trials."""
+
+import json
+
+import pytest
+from test_committed import FIGURES, ROOT, rows_of, same
+
+from dne_lab import presets, reporting
+from dne_lab.measure import record, tables
+
+RUNS = {"digits100-baselines": 24, "digits100-baselines-steps": 6}
+COLUMNS = [
+    *("method", "tasks", "seeds", "LA", "LA +-", "paper LA", "LA - paper", "AA", "paper AA", "D", "forgetting"),
+    *("F", "paper F", "params (M)", "seconds"),
+]
+BASELINES = ("icarl", "podnet", "dytox")
+
+
+def runs_of(name: str) -> list[record.Record]:
+    return record.find(FIGURES / "records" / name)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_tables_and_figures(name: str) -> None:
+    runs, stem = runs_of(name), name.replace("-", "_")
+    assert len(runs) == RUNS[name] and all(r.finished and r.validation == 0 for r in runs)
+    same(FIGURES / f"{stem}.csv", tables.summary(runs))
+    for kind, figure in reporting.drawings(runs).items():
+        same(FIGURES / f"{stem}_{kind}.csv", figure.table)
+        assert (FIGURES / f"{stem}_{kind}.png").stat().st_size > 10_000
+    for run in runs:
+        assert presets.resolve(run.preset, method=run.method, seed=run.seed).identity() == run.config
+        assert all(count <= run.memory["budget"] for count in run.memory["stored_by_task"])
+
+
+def test_what_was_chosen() -> None:
+    trials = runs_of("digits100-baselines-tuning")
+    assert all(r.finished and r.validation == 0.2 and r.seed == 0 for r in trials)
+    same(FIGURES / "digits100_baselines_tuning.csv", tables.summary(trials))
+    for method in BASELINES:
+        mine = [trial for trial in trials if trial.method == method]
+        assert 2 <= len(mine) <= 6
+        best = max(mine, key=lambda r: r.LA or 0.0).config
+        chosen = presets.resolve(f"digits100,{method}-small")
+        assert (best["learn"]["lr"], best["options"]) == (chosen.learn.lr, chosen.options)
+        assert method == "icarl" or best["tune"]["lr"] == chosen.tune.lr
+
+
+def test_every_method_learns_and_the_bounds_hold() -> None:
+    """Each learns its newest classes; replay is above fine-tuning and joint training above all, network by network."""
+    runs = runs_of("digits100-baselines")
+    last: dict[str, list[float]] = {}
+    for run in runs:
+        last.setdefault(run.method, []).append(run.LA or 0.0)
+        for number, row in enumerate(run.accuracy, start=1):
+            assert row[-1] > 3 * 100 / sum(run.tasks[:number]), (run.id, number)
+    means = {method: sum(values) / len(values) for method, values in last.items()}
+    for network, methods in (("", ["dytox"]), ("-resnet", ["icarl", "podnet"])):
+        assert means[f"finetune{network}"] < means[f"replay{network}"] < means[f"joint{network}"]
+        assert all(means[method] < means[f"joint{network}"] for method in methods)
+
+
+def test_both_predictions_of_icarl_are_in_the_records() -> None:
+    for run in runs_of("digits100-baselines"):
+        assert list(run.other_predictions) == (["classifier"] if run.method == "icarl" else [])
+
+
+def test_the_table_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = [r for name in RUNS for r in runs_of(name)]
+    frame = tables.compare(found).merge(tables.summary(found), how="left", on=["method", "tasks"], suffixes=("", "_"))
+    markdown = tables.to_markdown(frame[COLUMNS]).splitlines()[2:]
+    assert rows_of(readme, "### Baselines") == [[c.strip() for c in line.strip("|").split("|")] for line in markdown]
+
+
+def test_the_cost_of_the_baselines_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = {row[0]: row[3:] for row in rows_of(readme, "ours agrees\nwith their code.")}
+    names = {"iCaRL": "icarl", "PODNet": "podnet", "Joint (ResNet)": "joint-resnet", "DyTox": "dytox"}
+    assert len(rows) == 5
+    for label, cells in rows.items():
+        title, tasks = label.split(", ")
+        stream = tasks.replace(" ", "") if tasks != "100" else "50+10x5"
+        last = json.loads((FIGURES / "records" / "cost" / f"{names[title]}-{stream}.json").read_text())[-1]
+        assert cells[:2] == [f"{last[name] / 1e9:.3f}" for name in ("flops_literal", "flops_spent")]
+        assert cells[2] == f"{last['params_total'] / 1e6:.2f}"
