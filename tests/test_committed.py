@@ -150,7 +150,13 @@ def test_what_attention_does_as_the_readme_says() -> None:
 
 
 def test_no_committed_figure_is_of_unknown_origin() -> None:
-    tables_alone = {"digits_tuning", "digits100_tuning", DIGITS, *(name.replace("-", "_") for name in RUNS)}
+    tables_alone = {
+        "digits_tuning",
+        "digits100_tuning",
+        "digits100_baselines_tuning",
+        DIGITS,
+        *(name.replace("-", "_") for name in RUNS),
+    }
     known = {f"{DIGITS}_{kind}" for kind in reporting.drawings(record.find(FIGURES / "records" / DIGITS))}
     for name in RUNS:
         runs = record.find(FIGURES / "records" / name)
@@ -171,7 +177,7 @@ def test_the_status_of_the_papers_statements_in_the_readme() -> None:
 
 # The longer runs ---------------------------------------------------------------------------------------------------
 
-RUNS = {"digits100": 21, "digits100-steps": 12, "cifar100-small": 3}
+RUNS = {"digits100": 21, "digits100-steps": 12, "cifar100-small": 3, "digits100-baselines": 7}
 
 
 @pytest.mark.parametrize("name", RUNS)

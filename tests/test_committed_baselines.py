@@ -2,13 +2,12 @@
 
 import json
 
-import pytest
 from test_committed import FIGURES, ROOT, rows_of, same
 
-from dne_lab import presets, reporting
+from dne_lab import presets
 from dne_lab.measure import record, tables
 
-RUNS = {"digits100-baselines": 24, "digits100-baselines-steps": 6}
+RUNS = ("digits100-baselines",)
 COLUMNS = [
     *("method", "tasks", "seeds", "LA", "LA +-", "paper LA", "LA - paper", "AA", "paper AA", "D", "forgetting"),
     *("F", "paper F", "params (M)", "seconds"),
@@ -18,19 +17,6 @@ BASELINES = ("icarl", "podnet", "dytox")
 
 def runs_of(name: str) -> list[record.Record]:
     return record.find(FIGURES / "records" / name)
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_tables_and_figures(name: str) -> None:
-    runs, stem = runs_of(name), name.replace("-", "_")
-    assert len(runs) == RUNS[name] and all(r.finished and r.validation == 0 for r in runs)
-    same(FIGURES / f"{stem}.csv", tables.summary(runs))
-    for kind, figure in reporting.drawings(runs).items():
-        same(FIGURES / f"{stem}_{kind}.csv", figure.table)
-        assert (FIGURES / f"{stem}_{kind}.png").stat().st_size > 10_000
-    for run in runs:
-        assert presets.resolve(run.preset, method=run.method, seed=run.seed).identity() == run.config
-        assert all(count <= run.memory["budget"] for count in run.memory["stored_by_task"])
 
 
 def test_what_was_chosen() -> None:
@@ -76,11 +62,11 @@ def test_the_table_in_the_readme() -> None:
 def test_the_cost_of_the_baselines_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = {row[0]: row[3:] for row in rows_of(readme, "ours agrees\nwith their code.")}
-    names = {"iCaRL": "icarl", "PODNet": "podnet", "Joint (ResNet)": "joint-resnet", "DyTox": "dytox"}
-    assert len(rows) == 5
+    names = {"iCaRL": "icarl", "PODNet": "podnet", "DyTox": "dytox"}
+    assert len(rows) == 4
     for label, cells in rows.items():
         title, tasks = label.split(", ")
-        stream = tasks.replace(" ", "") if tasks != "100" else "50+10x5"
-        last = json.loads((FIGURES / "records" / "cost" / f"{names[title]}-{stream}.json").read_text())[-1]
+        file = FIGURES / "records" / "cost" / f"{names[title]}-{tasks.replace(' ', '')}.json"
+        last = json.loads(file.read_text())[-1]
         assert cells[:2] == [f"{last[name] / 1e9:.3f}" for name in ("flops_literal", "flops_spent")]
         assert cells[2] == f"{last['params_total'] / 1e6:.2f}"

@@ -29,10 +29,8 @@ def test_the_formula_is_the_count(variant: tiny.Variant, style: dict) -> None:
     assert counted - without[-1] == 2 * 6 * sum(4 * heads for heads in model.heads)  # the classifier
 
 
-VARIANT_COSTS = [cost_record for cost_record in cost_records.find([COSTS]) if cost_record.method in BY_NAME]
-
-
-@pytest.mark.parametrize("cost_record", VARIANT_COSTS, ids=lambda c: c.id)
+# those of networks that are no transformer of experts follow no formula of ours
+@pytest.mark.parametrize("cost_record", [c for c in cost_records.find([COSTS]) if c.k is not None], ids=lambda c: c.id)
 def test_the_formula_is_what_the_committed_counts_say(cost_record: cost_records.CostRecord) -> None:
     network = presets.resolve("cifar100-b50-10").network
     assert cost_record.k is not None
