@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dne_lab.analysis.ablation_record import AblationRecord, find, study
 from dne_lab.analysis.ablation_tables import group_table, sweep_table
@@ -10,6 +11,9 @@ from dne_lab.decomposing import open_with, runs, save
 from dne_lab.errors import LabError
 from dne_lab.measure import tables
 from dne_lab.plots.ablation import drawings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FOLDER = Path("records") / "ablation"  # within the folder of the figures
 
@@ -34,13 +38,22 @@ def write(
     return made, written + save(drawings(find(out / FOLDER)), out)
 
 
+def overview(found: Iterable[AblationRecord]) -> "pd.DataFrame":
+    """One row for each removal from all later experts at once: where, what, its share of the attention, what is lost.
+
+    ``+-`` is half the width of the 95% interval over seeds; of one seed, over images.
+    """
+    table = group_table(found)
+    whole = table[table["experts"] == "later"].rename(columns={"mass %": "attention %"})
+    return whole[["preset", "method", "kind", "removed", "seeds", "attention %", "before %", "loss", "+-"]]
+
+
 def text(found: Iterable[AblationRecord]) -> str:
     """For the terminal: what each group of the later experts' attention is worth, and each connection (all layers)."""
     found = list(found)
-    table = group_table(found)
-    whole = table[table["experts"] == "later"].drop(columns=["experts", "interval"])
-    shown = whole[[name for name in whole if not str(name).startswith("loss task")]]
-    told = ["Accuracy lost (points) when attention of experts 2, 3, ... is removed", tables.to_text(shown)]
+    how = ", ".join(dict.fromkeys(record.how for record in found))
+    told = [f"Accuracy lost (points) when attention of experts 2, 3, ... is removed ({how})"]
+    told.append(tables.to_text(overview(found)))
     if any(record.sweep for record in found):
         swept = sweep_table(found)
         for (preset, method), rows in swept.groupby(["preset", "method"], sort=False):

@@ -47,7 +47,7 @@ def _measurements_alone(path: Path) -> bool:
 
     if _packed(path) or not path.exists():
         return False
-    if not (cost_records.find([path]) or _benchmarks([path]) or _instruments([path])):
+    if not (cost_records.find([path]) or _benchmarks([path]) or _holds_instruments(path)):
         return False
     try:
         return not records_of.find(path)
@@ -61,6 +61,15 @@ def _benchmarks(paths: Iterable[Path]) -> list[dict[str, Any]]:
     files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
     trees = [tree_of(file) for file in files if file.suffix == ".json"]
     return [tree for tree in trees if is_bench(tree)]
+
+
+def _holds_instruments(path: Path) -> bool:
+    """Whether there is a record of attention or ablation (of files that are no JSON nothing is said here)."""
+    from dne_lab.analysis import ablation_record, decomposition
+
+    files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+    kinds = [tree.get("kind") for tree in map(tree_of, files) if isinstance(tree, dict)]
+    return decomposition.KIND in kinds or ablation_record.KIND in kinds
 
 
 def _instruments(paths: Iterable[Path]) -> dict[str, Figure]:

@@ -11,8 +11,8 @@ import tiny
 import torch
 
 import dne_lab as lab
-from dne_lab import decomposing, presets, reporting
-from dne_lab.analysis import decomposition
+from dne_lab import ablating, decomposing, presets, reporting
+from dne_lab.analysis import ablation_record, decomposition
 from dne_lab.measure import record, tables
 from dne_lab.measure.metrics import interval
 from dne_lab.models import literal
@@ -118,13 +118,13 @@ def test_the_architecture_of_the_committed_models() -> None:
         assert (FIGURES / f"cifar100_small_{name}.png").stat().st_size > 10_000
 
 
-INSTRUMENTS = ("attention",)
+INSTRUMENTS = ("attention", "ablation")
 
 
 @pytest.mark.parametrize("name", INSTRUMENTS)
 def test_the_figures_of_the_instruments(name: str) -> None:
     made = reporting.measurements([FIGURES / "records" / name])
-    assert len(made) > 3
+    assert len(made) >= 3
     for kind, figure in made.items():
         same(FIGURES / f"{kind}.csv", figure.table)
         assert (FIGURES / f"{kind}.png").stat().st_size > 10_000
@@ -248,3 +248,21 @@ def test_the_speed_in_the_readme() -> None:
     assert rows["prediction, task 26"][0] == f"{bench['inference']['26']:.1f}"
     assert bench["calls_per_forward"]["11"] == bench["calls_per_forward"]["26"]
     assert min(bench["product_share"].values()) >= 0.7
+
+
+# What is lost without attention ------------------------------------------------------------------------------------
+
+
+def test_the_records_of_the_ablations_and_their_table_in_the_readme() -> None:
+    found = ablation_record.find(FIGURES / "records" / "ablation")
+    seeds = {"digits100": (0, 1, 2)}
+    wanted = {(preset, method, seed) for preset in seeds for method in ("ia", "sta", "dne") for seed in seeds[preset]}
+    assert {(one.preset, one.method, one.seed) for one in found} == wanted and len(found) == len(wanted)
+    for one in found:
+        config = presets.resolve(one.preset, method=one.method, seed=one.seed)
+        assert (config.sha256, one.how, one.images) == (one.config_sha256, "mask", 2000)
+        assert bool(one.sweep) == (one.method != "ia")
+        assert one.accuracy["all"] == pytest.approx(one.LA, abs=0.01)
+    wanted_rows = [line.split("|")[1:-1] for line in tables.to_markdown(ablating.overview(found)).splitlines()[2:]]
+    rows = rows_of((ROOT / "README.md").read_text(encoding="utf-8"), "### What is lost without attention")
+    assert rows == [[cell.strip() for cell in row] for row in wanted_rows]

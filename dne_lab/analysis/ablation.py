@@ -17,7 +17,7 @@ from dne_lab.analysis.images import Images, Part, evaluating, parts
 from dne_lab.analysis.labelling import Labelling
 from dne_lab.analysis.probe import ATTENTION, probe
 from dne_lab.analysis.probe_selection import Names, Numbers
-from dne_lab.analysis.removal import Reads, Removal, network_of, removal
+from dne_lab.analysis.removal import Reads, Removal, Views, network_of, removal
 from dne_lab.analysis.shares import AttentionGroups
 from dne_lab.errors import LabError
 from dne_lab.models.attention import Axes
@@ -41,6 +41,7 @@ def ablate(
     batch_size: int = 64,
     replicates: int = REPLICATES,
     progress: bool = True,
+    views: Views | None = None,
 ) -> Ablation:
     """Takes connections out of a network's attention and says what changes.
 
@@ -56,7 +57,7 @@ def ablate(
         images: a `Batch` (stream.test_images), a tensor, or any number of them in a list; uint8. Accuracies need a
             `Batch`, which has labels; of images whose class the network has not learned only logits are kept.
         kind, layer, expert, head: whose attention, as in `probe`: ``expert`` and ``head`` are the query's.
-        reads: the experts whose keys go, or "others": all but the query's own.
+        reads: the experts whose keys go, or "others": all but the query's own, or "between": those but expert 1.
         key_head: the heads, within their expert, whose keys go.
         group: one or several names of ``labelling``, such as ("SPDH", "DPDH"), or "class" for class-token keys. Without
             ``kind``: in every kind of attention that has rows for the labelling; so the four groups leave class
@@ -70,13 +71,14 @@ def ablate(
         batch_size: images at a time.
         replicates: of the bootstrap over images, for the groups.
         progress: show a bar.
+        views: what `removal.views_of` found of this network before, which spares a pass of one image.
 
     Raises:
         LabError: nothing selected, a choice that does not exist or has no such entry (lists what there is), an unknown
             ``how``, images of another size, no image. Hooks are gone then too.
     """
     network = network_of(model)
-    taken = removal(network, kind, layer, expert, head, reads, key_head, group, labelling)
+    taken = removal(network, kind, layer, expert, head, reads, key_head, group, labelling, views)
     cutter = Cutter(taken, how)
     chosen = labellings.find(labelling, network.heads, network.grid)
     there = dict.fromkeys(entry[0] for entry in find_host(network).entries)

@@ -14,7 +14,7 @@ from dne_lab.analysis.choice import kinds_with_rows
 from dne_lab.analysis.cutter import MASK
 from dne_lab.analysis.labelling import GROUPS, groups
 from dne_lab.analysis.pairs import pairs_of
-from dne_lab.analysis.removal import OTHERS, Removal, crossing_kinds, network_of, removal, views_of
+from dne_lab.analysis.removal import BETWEEN, OTHERS, Removal, crossing_kinds, network_of, removal, views_of
 from dne_lab.analysis.sweep import ablation_sweep, removals
 from dne_lab.errors import LabError
 from dne_lab.models.attention import CLASS, TASK1, TASK2
@@ -23,6 +23,7 @@ from dne_lab.training.run import Run
 
 KIND, FORMAT = "ablation", 1
 OTHER_HEADS = ("SPDH", "DPDH")
+FIRST = "expert 1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +31,10 @@ class AblationRecord:
     """What `study` found; accuracies in percent, losses in percentage points, rounded to six digits.
 
     ``run`` is the id of the run's record, ``LA`` its accuracy; ``accuracy`` that of the intact network on ``images``
-    test images, overall and by task. ``groups`` has a row for what was removed (``removed``: "SPDH", "SPDH + DPDH",
-    .., or "others": everything that is read of other experts) from the attention of kind ``kind`` ("task1 + task2": of
-    both) of ``expert`` (0: of all later experts at once), at all layers; ``by task`` is the loss on each task.
+    test images, overall and by task. ``groups`` has a row for what was removed from the attention of kind ``kind``
+    ("task1 + task2": of both) of ``expert`` (0: of all later experts at once), at all layers; ``removed`` is "SPDH",
+    "SPDH + DPDH", .., or what is read of other experts: "others", all of it, "expert 1", or "between", the rest of it;
+    ``by task`` is the loss on each task.
     ``sweep`` has the rows of `Sweep.table`; none where experts do not read each other.
     """
 
@@ -118,7 +120,7 @@ def study(run: Run, images: int, how: str = MASK, batch_size: int = 64, progress
 
 
 def conditions(network: ExpandableViT) -> list[tuple[dict[str, Any], Removal]]:
-    """What `study` removes: each group of each kind of attention, those of other heads together, and "others"."""
+    """What `study` removes: each group of each kind of attention, those of other heads together, and other experts."""
     views, last = views_of(network), len(network.experts)
     labelling = groups()
     there: dict[str, set[str]] = {}
@@ -138,7 +140,8 @@ def conditions(network: ExpandableViT) -> list[tuple[dict[str, Any], Removal]]:
     crossing = crossing_kinds(views)
     chosen += [(OTHERS, {"kind": kind, "reads": OTHERS}) for kind in crossing if kind == CLASS]
     if crossing:
-        chosen.append((OTHERS, {"kind": crossing, "reads": OTHERS}))
+        reads: dict[str, Any] = {OTHERS: OTHERS, FIRST: 1, BETWEEN: BETWEEN}
+        chosen += [(name, {"kind": crossing, "reads": source}) for name, source in reads.items()]
     later = range(2, last + 1)
     readers: list[tuple[int, Any]] = [(0, later), *((t, t) for t in later if last > 2)]
     return [
@@ -149,6 +152,7 @@ def conditions(network: ExpandableViT) -> list[tuple[dict[str, Any], Removal]]:
         )
         for name, choice in chosen
         for number, reader in readers
+        if not (name == BETWEEN and (number or last) < 3)  # expert 2 has none between the first and itself
     ]
 
 

@@ -18,6 +18,9 @@ from dne_lab.analysis.probe import ATTENTION, Read, probe
 from dne_lab.analysis.probe_selection import Names, Numbers
 from dne_lab.analysis.shares import AttentionGroups
 from dne_lab.errors import LabError
+from dne_lab.models.attention import JOINT
+
+LARGEST = 8 * 2**20  # bytes of one map in float32
 
 
 def attention_groups(
@@ -83,11 +86,20 @@ def attention_groups(
         ),
         tqdm(desc="attention", unit="image", disable=None if progress else True, leave=False) as bar,
     ):
-        for some in parts(images, batch_size, spread=shuffled):
+        for some in parts(images, _at_once(host, batch_size), spread=shuffled):
             found.begin(some.numbers)
             model(some.images.to(device))
             bar.update(len(some.images))
     return AttentionGroups(found, part, shuffled)
+
+
+def _at_once(host: Host, batch_size: int) -> int:
+    """Images in one pass, so that the largest map (h, p, kh, kp) of one expert stays below `LARGEST` bytes."""
+    patches, heads = host.grid[0] * host.grid[1], heads_of(host)
+    joint = any(entry[0] == JOINT for entry in host.entries)
+    seen = [sum(heads[: number + 1]) if joint and number else 1 for number in range(len(heads))]
+    most = max(own * patches * keys * patches for own, keys in zip(heads, seen, strict=True))
+    return min(batch_size, max(2, LARGEST // (4 * most)))
 
 
 @contextmanager

@@ -16,14 +16,15 @@ from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.images import evaluating
 from dne_lab.analysis.labelling import CLASS, Labelling
 from dne_lab.analysis.maps import Key
-from dne_lab.analysis.pairs import pairs_of
+from dne_lab.analysis.pairs import Pairs, pairs_of
 from dne_lab.analysis.probe import probe
 from dne_lab.analysis.probe_selection import Names, Numbers, describe, select
 from dne_lab.errors import LabError, unknown
 from dne_lab.models.attention import KINDS, Axes
 from dne_lab.models.expandable import ExpandableViT
 
-OTHERS = "others"
+OTHERS, BETWEEN = "others", "between"
+WORDS = {OTHERS: "other experts", BETWEEN: "experts between the first and the reader"}
 Reads = int | Iterable[int] | str | None
 
 
@@ -32,6 +33,9 @@ class View(NamedTuple):
 
     axes: Axes
     shape: tuple[int, ...]
+
+
+Views = dict[Key, View]  # by kind, layer and expert
 
 
 def network_of(model: Any) -> ExpandableViT:
@@ -110,7 +114,7 @@ def removal(
     key_head: Numbers = None,
     group: Names = None,
     labelling: str | Labelling = "groups",
-    views: dict[Key, View] | None = None,
+    views: Views | None = None,
 ) -> Removal:
     """The entries that are of all the given kinds at once; the arguments are those of `ablate`.
 
@@ -145,13 +149,22 @@ def removal(
             there.setdefault(key[0], set()).update(_names(chosen, places[mask & counted]))
             mask &= counted & np.isin(places, [_place(chosen, label) for label in labels])
         if sources is not None:
-            mask &= pairs.key_expert != pairs.query_expert if sources == OTHERS else np.isin(pairs.key_expert, sources)
+            mask &= _read(pairs, sources)
         if heads is not None:
             mask &= np.isin(pairs.key_head, heads)
         if mask.any():
             masks[key] = torch.from_numpy(mask)
     _check(network, kind, labels, sources, chosen, masks, there, views)
     return Removal(_words(labels, sources, heads, masks, views), masks)
+
+
+def _read(pairs: Pairs, sources: list[int] | str) -> NDArray[np.bool_]:
+    """Which pairs have a key of these experts."""
+    if sources == OTHERS:
+        return pairs.key_expert != pairs.query_expert
+    if sources == BETWEEN:
+        return (pairs.key_expert > 1) & (pairs.key_expert < pairs.query_expert)
+    return np.isin(pairs.key_expert, sources)
 
 
 def _labels(group: Names, labelling: Labelling) -> list[str] | None:
@@ -175,10 +188,10 @@ def _names(labelling: Labelling, places: NDArray[Any]) -> list[str]:
 
 
 def _sources(reads: Reads, network: ExpandableViT) -> list[int] | str | None:
-    if reads is None or reads == OTHERS:
+    if reads is None or (isinstance(reads, str) and reads in WORDS):
         return reads
     if isinstance(reads, str):
-        raise unknown("reads", reads, [OTHERS, "the number of an expert, or several"])
+        raise unknown("reads", reads, [*WORDS, "the number of an expert, or several"])
     return _numbers("reads", reads, range(1, len(network.experts) + 1))
 
 
@@ -220,7 +233,7 @@ def _check(
     if masks:
         return
     names = ", ".join(crossing_kinds(views)) or "none"
-    asked = "other experts" if sources == OTHERS else f"experts {', '.join(map(str, sources or []))}"
+    asked = WORDS[sources] if isinstance(sources, str) else f"experts {_listed(sources or [])}"
     raise LabError(
         f"ablate: what is selected has no such entries (keys of {asked if sources else 'that head'}). An expert reads "
         f"itself and earlier experts only, and others only in: {names} (network {network.variant.name}, "
@@ -237,11 +250,15 @@ def _words(
 ) -> str:
     what = " + ".join(labels) if labels else "all"
     if sources is not None:
-        what += " keys of other experts" if sources == OTHERS else f" keys of expert {', '.join(map(str, sources))}"
+        what += f" keys of {WORDS[sources]}" if isinstance(sources, str) else f" keys of expert {_listed(sources)}"
     if heads is not None:
-        what += f", key head {', '.join(map(str, heads))}"
+        what += f", key head {_listed(heads)}"
     rows = [(*key, h) for key, mask in masks.items() for h in _heads(mask, views[key])]
     return f"{what} in {describe(rows)}"
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _heads(mask: Tensor, view: View) -> list[int]:

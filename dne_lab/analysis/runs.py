@@ -120,7 +120,7 @@ def table(runs: Sequence[RunView]) -> "pd.DataFrame":
                 "LA %": r.LA,
                 "AA %": r.AA,
                 "forgetting": r.forgetting,
-                "F spent (G)": None if r.flops_spent is None else r.flops_spent / 1e9,
+                "MFLOPs spent": None if r.flops_spent is None else r.flops_spent / 1e6,
                 "parameters (M)": (r.params.get("total") or math.nan) / 1e6,
                 "same patch %": _same_patch(run),
             }

@@ -11,6 +11,7 @@ from dne_lab.analysis.ablated import ALL, Tally
 from dne_lab.analysis.ablation import ablate
 from dne_lab.analysis.cutter import MASK
 from dne_lab.analysis.images import evaluating, parts
+from dne_lab.analysis.removal import Views
 from dne_lab.data.stream import Batch
 from dne_lab.errors import LabError
 from dne_lab.models.expandable import ExpandableViT
@@ -83,8 +84,10 @@ class WhatIf:
         return pd.DataFrame({name: np.asarray(values) for name, values in rows.items()})
 
 
-def what_if(network: ExpandableViT, images: Tensor, choice: Choice) -> WhatIf:
+def what_if(network: ExpandableViT, images: Tensor, choice: Choice, views: Views | None = None) -> WhatIf:
     """Runs images (n, C, H, W) uint8 with everything on and with a choice off.
+
+    ``views`` of the network, from `removal.views_of`, spare a pass.
 
     Raises:
         LabError: the network has no such connection; see `ablate`.
@@ -92,7 +95,8 @@ def what_if(network: ExpandableViT, images: Tensor, choice: Choice) -> WhatIf:
     if choice.nothing:
         logits = _logits(network, images)
         return WhatIf(NOTHING, logits, logits, [0.0] * len(network.heads))
-    found = ablate(network, images, **choice.arguments(len(network.heads)), groups=False, progress=False)
+    asked = choice.arguments(len(network.heads))
+    found = ablate(network, images, **asked, groups=False, progress=False, views=views)
     return WhatIf(f"off ({found.how}): {found.what}", found.before, found.after, found.moved)
 
 

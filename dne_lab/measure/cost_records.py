@@ -1,4 +1,4 @@
-"""Committed counts: what ``dne-lab cost METHOD --json`` printed, in files ``METHOD[-kK]-BASE+STEPxCOUNT.json``."""
+"""Committed counts: what ``dne-lab cost METHOD --json`` printed, in files ``METHOD[-kK]-BASE[+STEPxCOUNT].json``."""
 
 import json
 import re
@@ -10,7 +10,9 @@ from typing import Any
 from dne_lab.errors import LabError
 from dne_lab.measure.groups import TITLES
 
-_NAME = re.compile(r"(?P<method>[a-z0-9]+)(-k(?P<k>\d+))?-(?P<base>\d+)\+(?P<step>\d+)x(?P<count>\d+)")
+_NAME = re.compile(
+    r"(?P<method>[a-z][a-z0-9-]*?)(-k(?P<k>\d+))?-(?P<base>\d+)(\+(?P<step>\d+)x(?P<count>\d+))?", re.ASCII
+)
 _KEYS = {"task", "classes", "flops_literal", "flops_spent", "params_total"}
 
 
@@ -57,7 +59,7 @@ def read(path: str | Path) -> CostRecord:
         raise LabError(
             f"{path}: the name of a cost record says what was counted, e.g. dne-k1-50+10x5.json or der-50+10x5.json."
         )
-    tasks = (int(match["base"]), *[int(match["step"])] * int(match["count"]))
+    tasks = (int(match["base"]), *[int(match["step"] or 0)] * int(match["count"] or 0))
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

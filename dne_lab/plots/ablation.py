@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dne_lab.analysis.ablation_record import OTHERS, AblationRecord
+from dne_lab.analysis.ablation_record import FIRST, AblationRecord
 from dne_lab.analysis.ablation_tables import group_table, settings, sweep_table
+from dne_lab.analysis.removal import BETWEEN, OTHERS
 from dne_lab.errors import LabError
 from dne_lab.measure.groups import TITLES
 from dne_lab.plots.figure import Figure
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HOW_WORDS = {"mask": "removed, the rest renormalised", "zero": "set to zero", "mean": "replaced by its mean"}
+READS_WORDS = {
+    OTHERS: "all that is read of other experts",
+    FIRST: "what is read of expert 1",
+    BETWEEN: "what is read of experts 2 to t - 1",
+}
 ANNOTATED = 8  # experts up to which matrices carry their numbers
 # Blue gains, white nothing, red losses: told apart under every common colour blindness.
 COLOURS = "RdBu_r"
@@ -102,7 +108,7 @@ def _series(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame"]]:
 
 
 def _name(row: Any) -> str:
-    what = "all that is read of other experts" if row["removed"] == OTHERS else row["removed"]
+    what = READS_WORDS.get(row["removed"], row["removed"])
     return f"{TITLES.get(row['method'], row['method'])}, {row['kind']}: {what} ({row['mass %']:.0f}% of the attention)"
 
 
@@ -171,7 +177,13 @@ def _matrix_axes(axes: "Axes", table: "pd.DataFrame") -> None:
             if value == value:
                 dark = abs(value) > 0.6 * largest
                 axes.text(
-                    j, i, f"{value:.1f}", ha="center", va="center", fontsize=6, color="white" if dark else "black"
+                    j,
+                    i,
+                    f"{round(value, 1) + 0.0:.1f}",
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    color="white" if dark else "black",
                 )
     for name, row, column in blocks:
         axes.text(column - 0.4, row - 0.65, name, ha="left", va="bottom", fontsize=8)

@@ -118,7 +118,7 @@ def along_training(found: Iterable[Decomposition]) -> Figure:
                 | {"uniform %": float(same[0]["uniform %"]), "seeds": len(tables)}
             )
     members = [member for several in made.values() for member in several]
-    heading = f"Attention on the query's own patch, times its uniform share: {_scale(members)}\nexperts 2, 3, ..."
+    heading = f"Attention on the query's own patch, times its uniform share; experts 2, 3, ...\n{_scale(members)}"
     frame = pd.DataFrame(rows).astype({"+-": float})
     return Figure(
         "attention_along_training", heading, frame, [m.run for m in members], drawn.moments_axes, drawn.moments_plotly

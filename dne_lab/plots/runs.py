@@ -26,15 +26,26 @@ class Series(NamedTuple):
 
 
 def series(runs: Sequence[RunView]) -> list[Series]:
-    """Accuracy over the classes seen, a line a run; runs of one method share its colour and differ in their dashes."""
+    """Accuracy over the classes seen, a line a run; runs of one method share its colour and differ in their dashes.
+
+    From the fifth run of a method on the same dashes come again, in a paler colour.
+    """
     used: dict[str, int] = {}
     found = []
     for run in runs:
         method = run.record.method
         used[method] = used.get(method, -1) + 1
         x, y = accuracies(run)
-        found.append(Series(run.label, x, y, style(method), DASHES[used[method] % len(DASHES)][0]))
+        again, dash = divmod(used[method], len(DASHES))
+        look = style(method)
+        found.append(Series(run.label, x, y, look._replace(colour=paler(look.colour, again)), DASHES[dash][0]))
     return found
+
+
+def paler(colour: str, times: int) -> str:
+    """A colour #rrggbb, mixed with white so many times."""
+    parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(255 - (255 - part) * 0.55**times):02x}" for part in parts)
 
 
 def runs_figure(runs: Sequence[RunView]) -> Figure:
@@ -59,9 +70,9 @@ def runs_figure(runs: Sequence[RunView]) -> Figure:
         curves.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2 if len(lines) > 4 else 1)
         cost = axes.inset_axes((0.5, 0.34, 0.22, 0.58))
         for line, (_, row) in zip(lines, rows.iterrows(), strict=True):
-            if row["F spent (G)"] == row["F spent (G)"] and row["LA %"] == row["LA %"]:
-                cost.plot(1000 * row["F spent (G)"], row["LA %"], color=line.look.colour, marker=line.look.marker, ms=7)
-        cost.set_xlim(0, 1150 * max([0.001, *rows["F spent (G)"].dropna()]))
+            if row["MFLOPs spent"] == row["MFLOPs spent"] and row["LA %"] == row["LA %"]:
+                cost.plot(row["MFLOPs spent"], row["LA %"], color=line.look.colour, marker=line.look.marker, ms=7)
+        cost.set_xlim(0, 1.15 * max([1.0, *rows["MFLOPs spent"].dropna()]))
         cost.set_xlabel("MFLOPs of one image", fontsize=8)
         cost.set_title("last accuracy (%)", fontsize=8, loc="center")
         shares = axes.inset_axes((0.8, 0.34, 0.2, 0.58))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.measure.groups import Group, groups, later_heads, tasks_text
+from dne_lab.measure.groups import Group, groups, later_heads, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.plots import printed
@@ -110,14 +110,14 @@ def _tradeoff(
     frame = frame.astype({c: float for c in COLUMNS if c.endswith(("%", ")", "-"))})
     members = [record for group in made for record in group.records]
     what = f"{scale(members)}, {over(made)}" if made else f"{dataset}, no record yet"
-    title = f"{heading}: last accuracy against F\n{what}, {tasks_text(tasks)} classes"
+    heading = f"{heading}: last accuracy against F\n{what}, {tasks_text(tasks)} classes"
     ids = [record.id for record in members]
-    return Figure(name, title, frame, ids, _axes, _plotly, (7.2, 3.9))
+    return Figure(name, heading, frame, ids, _axes, _plotly, (7.2, 3.9))
 
 
 def _unique(group: Group, names: Sequence[str], text: str) -> str:
     """The figure's own name, with the settings of the group's label where several groups bear it."""
-    return text if names.count(text) == 1 else text + group.label.removeprefix(printed.TITLES[group.first.method])
+    return text if names.count(text) == 1 else text + group.label.removeprefix(title(group.first))
 
 
 def _ours(group: Group, text: str) -> dict[str, Any]:

@@ -45,6 +45,11 @@ def read_model(file: Path) -> tuple[dict[str, Tensor], Config, Record]:
     Raises:
         LabError: missing, damaged, or another kind of safetensors file.
     """
+    if not file.exists():
+        raise LabError(
+            f"{file} does not exist. The repository has finished models in figures/checkpoints; "
+            f"`dne-lab export RUN {file.name}` writes one of a run of your own."
+        )
     tensors, info = checkpoint.load(file)
     if info.get("kind") != KIND:
         raise LabError(f"{file} is a part of a run, not a model: open its folder, {file.parent}.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _wide() -> Any:
-    return widgets.Layout(width="268px")
+    return widgets.Layout(width="252px")
 
 
 def slider(label: str, value: int, low: int, high: int) -> Any:
@@ -44,7 +44,7 @@ def html(name: str) -> Any:
 
 def described() -> dict[str, str]:
     """Room for labels that are words."""
-    return {"description_width": "96px"}
+    return {"description_width": "92px"}
 
 
 def limit(control: Any, low: int, high: int) -> None:

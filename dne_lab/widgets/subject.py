@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dne_lab.analysis import views
 from dne_lab.analysis.images import evaluating
 from dne_lab.analysis.maps import AttentionMap
+from dne_lab.analysis.removal import Views, views_of
 from dne_lab.data.stream import Batch
 from dne_lab.errors import LabError
 from dne_lab.models.expandable import ExpandableViT
@@ -50,6 +51,7 @@ class Subject:
         self.told: list[str] = [""] * len(pixels)
         self._maps: dict[Any, AttentionMap] = {}
         self._scores: dict[Any, Tensor] = {}
+        self._views: dict[Any, Views] = {}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -84,6 +86,14 @@ class Subject:
                 del self._maps[next(iter(self._maps))]
             self._maps[key] = views.read(self.models[model], self.images[image], kind, layer, expert)
         return self._maps[key]
+
+    def connections(self, model: str) -> Views:
+        """What each expert of a model looks at, remembered; a model that is still learning gets more experts."""
+        network = self.models[model]
+        key = (model, network.heads)
+        if key not in self._views:
+            self._views[key] = views_of(network)
+        return self._views[key]
 
     def scores(self, model: str, image: int) -> Tensor:
         """(classes,) logits of one image, remembered."""

@@ -97,7 +97,7 @@ class WhatIfExplorer(Part):
         choice, name = self.choice(), self.model.value
         network, image = self.subject.models[name], self.subject.images[self.image]
         self.said.value = drawing.sentence(self.subject.prediction(name, self.image))
-        self.result = what_if(network, image[None], choice)
+        self.result = what_if(network, image[None], choice, self.subject.connections(name))
         self.said.value += drawing.sentence(self.result.what)
         self.picture.value = drawing.image(plots.picture(image), 150, "the image")
         table = self.result.classes()

@@ -29,7 +29,7 @@ def test_runs_are_found_with_their_curves(tmp_path: Path) -> None:
     assert runs.losses(second.curves).empty
     table = runs.table([first, second])
     assert table["run"].tolist() == ["a", "flat/ia-s2"] and table["LA %"][0] == first.record.LA
-    assert math.isnan(table["same patch %"][0]) and table["F spent (G)"][0] == first.record.flops_spent / 1e9
+    assert math.isnan(table["same patch %"][0]) and table["MFLOPs spent"][0] == first.record.flops_spent / 1e6
     assert runs.find(tmp_path / "a")[0].name == "a"
 
 

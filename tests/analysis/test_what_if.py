@@ -8,6 +8,7 @@ import torch
 from tiny import AUTHORS, PAPER
 
 import dne_lab as lab
+from dne_lab.analysis.removal import views_of
 from dne_lab.analysis.what_if import Choice, accuracy, what_if
 from dne_lab.data.stream import Batch
 from dne_lab.errors import LabError
@@ -80,6 +81,13 @@ def test_accuracy_is_that_of_ablate() -> None:
     table = accuracy(model, images, Choice(group=("SPDH",), kind="task1", how="zero"))
     wanted = lab.ablate(model, images, group="SPDH", kind="task1", how="zero", groups=False, progress=False).table()
     assert table.equals(wanted)
+
+
+def test_views_found_before_give_the_same() -> None:
+    model, images = tiny.model(STA, HEADS), tiny.images(2)
+    views = views_of(model)
+    one, other = (what_if(model, images, Choice(reads=1), found) for found in (None, views))
+    assert torch.equal(one.after, other.after) and one.what == other.what
 
 
 def test_a_model_in_training_is_looked_at_in_evaluation() -> None:

@@ -16,7 +16,7 @@ from dne_lab.data.stream import Batch
 from dne_lab.errors import LabError
 from dne_lab.models.variants import DNE, IA, STA
 from dne_lab.plots import attention_views as plots
-from dne_lab.plots.runs import runs_figure
+from dne_lab.plots.runs import runs_figure, series
 from dne_lab.plots.style import GROUPS
 from dne_lab.plots.what_if import moved_words, what_if_figure
 
@@ -101,6 +101,13 @@ def test_what_if_in_words_and_drawn() -> None:
     assert figure.image() == what_if_figure(found, images[2], ["cat"], told, place=2).image()
     assert set(figure.table["name"]) <= {"cat", *(f"class {rank}" for rank in range(1, 6))}
     assert what_if_figure(found, images[0]).image()
+
+
+def test_many_runs_of_a_method_are_told_apart() -> None:
+    from invented import record
+
+    lines = series([RunView(str(seed), record(method="dne", seed=seed)) for seed in range(12)])
+    assert len({(line.look.colour, line.dash) for line in lines}) == 12
 
 
 def test_runs_need_one_run() -> None:

@@ -133,7 +133,7 @@ def test_what_is_no_model_is_refused(finished: Run, tmp_path: Path) -> None:
     assert finished.folder is not None
     with pytest.raises(LabError, match="part of a run"):
         Run.open(finished.folder / "task_01.safetensors", tiny.stream())
-    with pytest.raises(LabError, match="does not exist"):
+    with pytest.raises(LabError, match=r"does not exist\. The repository has .* `dne-lab export RUN none.safetensors`"):
         Run.open(tmp_path / "none.safetensors", tiny.stream())
     (tmp_path / "bad.safetensors").write_bytes(b"x" * 99)
     with pytest.raises(LabError, match="damaged"):

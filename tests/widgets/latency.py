@@ -125,7 +125,7 @@ def measure() -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": 1,
         "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[2], 2),
+        "load_average_15_minutes": round(os.getloadavg()[2], 2),
         "python": platform.python_version(),
         "code_version": code_version(),
     }

@@ -38,7 +38,8 @@ RUN_ALL = """async () => {
     }
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
-  await app.commands.execute("notebook:run-all-cells");
+  const late = new Promise((_, fail) => setTimeout(() => fail(new Error("the cells took over two minutes")), 120000));
+  await Promise.race([app.commands.execute("notebook:run-all-cells"), late]);
 }"""
 
 # Milliseconds from the next key to the second frame after the first change of an element that is seen.
