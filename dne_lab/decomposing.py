@@ -11,7 +11,9 @@ from dne_lab.data.stream import from_config
 from dne_lab.errors import LabError
 from dne_lab.measure import tables
 from dne_lab.measure.record import RUN_FIRST
-from dne_lab.plots.attention import SAME, along_training, attention_groups, drawings, fragmentation
+from dne_lab.plots.attention import attention_groups, drawings, fragmentation
+from dne_lab.plots.attention_settings import SAME
+from dne_lab.plots.attention_training import along_training
 from dne_lab.plots.figure import Figure
 from dne_lab.training import portable
 from dne_lab.training.api import open as open_run
@@ -33,7 +35,10 @@ def runs(paths: Iterable[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        inside = sorted(config.parent for config in path.rglob(CONFIG)) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(config.parent for config in path.rglob(CONFIG))
+            inside = inside or sorted(path.glob(f"*{portable.SUFFIX}"))  # a folder of models
         if not inside:
             raise LabError(
                 f"{path} holds no run folder: attention needs a run's weights, not its record alone. {RUN_FIRST}"
@@ -44,14 +49,16 @@ def runs(paths: Iterable[Path]) -> list[Path]:
 
 def open_with(path: Path, data: str | None) -> Run:
     """The run in a folder or archive, with its images from ``data`` if they have moved or were never in it."""
-    if data is None:
+    model = path.suffix == portable.SUFFIX
+    if data is None and not model:
         return open_run(path, progress=False)
-    if path.suffix == portable.SUFFIX:
+    if model:  # says what is missing and where, which a model that is opened to be looked at does not need
         config = portable.read_model(path)[1]
     else:
         with unpacked(path) as folder:
             config = read_config(folder)
-    return open_run(path, from_config(dataclasses.replace(config.data, path=data)), progress=False)
+    where = config.data if data is None else dataclasses.replace(config.data, path=data)
+    return open_run(path, from_config(where), progress=False)
 
 
 def write(

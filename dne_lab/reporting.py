@@ -32,9 +32,18 @@ def find(paths: Iterable[str | Path]) -> list[Record]:
     from dne_lab.training.archive import unpacked
 
     with ExitStack() as stack:
-        given = [path for path in map(Path, paths) if not _measurements_alone(path)]
+        given = [path for path in models_among(paths) if not _measurements_alone(path)]
         places = [stack.enter_context(unpacked(path)) if _packed(path) else path for path in given]
         return records_of.find(places) if places else []
+
+
+def models_among(paths: Iterable[str | Path]) -> list[Path]:
+    """The paths, with the models (``.safetensors``) in place of a folder that holds such files and no run."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() and not (path / "config.json").exists() else []
+        found += files or [path]
+    return found
 
 
 def _packed(path: Path) -> bool:
@@ -145,7 +154,7 @@ def architectures(paths: Iterable[str | Path]) -> dict[str, Figure]:
     from dne_lab.training import api
 
     made: dict[str, Figure] = {}
-    for path in map(Path, paths):
+    for path in models_among(paths):
         if path.suffix == ".safetensors":
             model = api.open(path, progress=False).model
             for figure in (figure_2(model), figure_5(model)):

@@ -139,6 +139,41 @@ def _lines(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame", Any, str]]:
     ]
 
 
+def tasks_axes(axes: "Axes", table: "pd.DataFrame") -> None:
+    """A line a series after each task, hollow marks before it."""
+    for name, rows, look, dash in _lines(table):
+        for moment, part in rows.groupby("moment", sort=False):
+            after = moment == "after its task"
+            axes.errorbar(
+                part["task"], part["times uniform"], yerr=part["+-"].fillna(0), color=look.colour, marker=look.marker,
+                linestyle=dash if after else "", markerfacecolor=look.colour if after else "white", capsize=2,
+                linewidth=1.2, label=name if after else None,
+            )  # fmt: skip
+    axes.axhline(1, color="#555555", linewidth=0.8, linestyle="--", label="uniform attention")
+    axes.set_xticks(sorted(table["task"].unique()))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("task of the expert")
+    axes.set_ylabel("same-patch share / uniform share")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def tasks_plotly(figure: Any, table: "pd.DataFrame") -> None:
+    """A line a series after each task, hollow marks before it."""
+    for name, rows, look, _ in _lines(table):
+        for moment, part in rows.groupby("moment", sort=False):
+            after = moment == "after its task"
+            figure.add_scatter(
+                x=[int(v) for v in part["task"]],
+                y=[float(v) for v in part["times uniform"]],
+                name=f"{name}, {moment}",
+                mode="lines+markers" if after else "markers",
+                line={"color": look.colour},
+                marker={"symbol": look.symbol if after else f"{look.symbol}-open", "color": look.colour, "size": 8},
+            )
+    figure.update_layout(xaxis_title="task of the expert", yaxis_title="same-patch share / uniform share")
+    figure.update_yaxes(rangemode="tozero")
+
+
 def start_axes(axes: "Axes", table: "pd.DataFrame") -> None:
     """Same-patch shares of each part as dots on one line a series and scope."""
     lines = table[["series", "scope"]].drop_duplicates().to_numpy().tolist()

@@ -300,7 +300,6 @@ def wrong(pairs: Any) -> Any:
         ({"fails": True}, ZeroDivisionError, "in the second batch"),
         ({"fails": True, "shuffled": True}, ZeroDivisionError, "in the second batch"),
     ],
-    ids=str,
 )
 def test_an_error_says_what_is_wrong_and_leaves_no_trace(
     given: dict[str, Any], error: type[Exception], message: str

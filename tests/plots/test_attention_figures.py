@@ -87,13 +87,30 @@ def test_fragmentation_moments_and_flow(found: list[Decomposition]) -> None:
 def test_all_that_can_be_drawn_is_and_twice_the_same(found: list[Decomposition]) -> None:
     figures = attention.drawings(found)
     flows = ["expert_flow_dne_tiny", "expert_flow_sta_tiny"]
-    assert sorted(figures) == ["attention_along_training", "attention_groups", *flows, "fragmentation"]
+    assert sorted(figures) == [
+        "attention_along_training",
+        "attention_by_task",
+        "attention_groups",
+        *flows,
+        "fragmentation",
+    ]
     for name, figure in figures.items():
         assert drawn(figure).get_ylabel() or name.startswith("expert_flow")
         assert figure.csv() == attention.drawings(found)[name].csv()
         assert figure.image()[:4] == b"\x89PNG"
         pytest.importorskip("plotly")
         assert figure._repr_mimebundle_()[PLOTLY_MIME]["data"]
+
+
+def test_each_expert_before_and_after_its_task(found: list[Decomposition]) -> None:
+    table = attention.attention_by_task(found).table
+    assert set(table["moment"]) == {"after its task"}  # these records know no newcomers
+    one = found[0].patches(name="table_by_expert")
+    same = one[(one["expert"] == 2) & one["group"].isin(["SPSH", "SPDH"])]
+    alone = attention.attention_by_task([dataclasses.replace(found[0], before=plain(one))]).table
+    for moment in ("before its task", "after its task"):
+        row = alone[(alone["moment"] == moment) & (alone["task"] == 2)].iloc[0]
+        assert row["times uniform"] == pytest.approx(same["share %"].sum() / same["uniform %"].sum(), rel=1e-5)
 
 
 def test_networks_without_later_experts_fill_no_figure(found: list[Decomposition]) -> None:
