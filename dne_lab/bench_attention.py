@@ -50,7 +50,8 @@ def peak_beyond(action: Callable[[], object]) -> float | None:
     if not STATM.exists():
         return None
     gc.collect()
-    before, most, done = _resident(), [0], threading.Event()
+    before, done = _resident(), threading.Event()
+    most = [before]  # an action may end before the first look
 
     def watch() -> None:
         while not done.wait(0.002):
