@@ -129,7 +129,7 @@ class Part(widgets.VBox):
         raise NotImplementedError
 
     def numbers(self) -> "pd.DataFrame":
-        """Every number on the screen."""
+        """What the CSV button saves: the weights, keys or logits behind the view."""
         raise NotImplementedError
 
     def _png(self) -> tuple[str, str, bytes]:
