@@ -17,7 +17,8 @@ from dne_lab.measure.cost_records import CostRecord
 from dne_lab.measure.pairs import is_method
 from dne_lab.measure.record import Record
 from dne_lab.plots import claims, status
-from dne_lab.plots.claims import AGREES, CONTRADICTS, NOT_RUN, OPEN, Claim, Evidence, Judgement, compare
+from dne_lab.plots.claims import Claim, compare
+from dne_lab.plots.evidence import AGREES, CONTRADICTS, NOT_RUN, OPEN, Evidence, Judgement
 
 STREAM = [50, 10, 10, 10, 10, 10]
 
