@@ -54,8 +54,8 @@ def judge_pair(pair: Pair, sign: int = 1) -> Judgement:
     """The difference in LA, paired by seed; ``sign`` -1 if the paper states that the first is below the other."""
     mean, width = pair.difference()
     seeds = f"{len(pair.seeds)} seeds" if len(pair.seeds) > 1 else "one seed"
-    half = "" if width is None else f" ± {width:.1f}"
-    found = f"{title(pair.one.first)} - {title(pair.other.first)}: {mean:+.1f}{half} points, {seeds}"
+    half = "" if width is None else f" ± {width:.2f}"
+    found = f"{title(pair.one.first)} - {title(pair.other.first)}: {mean:+.2f}{half} points, {seeds}"
     small = "small scale" in scale([*pair.one.records, *pair.other.records])
     return Judgement(outcome(sign * mean, width), pair.setting, found, small)
 
