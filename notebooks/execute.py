@@ -32,6 +32,8 @@ LINES = 12  # of a code cell
 BYTES = 1_000_000
 LIMITS = {"00": 60, "02": 60}  # seconds on two cores
 LIMIT = 25  # of the others
+SAID = ("**Question.**", "**Data**", "**Run time**")  # by the first cell; run time and hardware in one line
+LAST = "## What was and was not reproduced"
 MARGIN = 1e-4  # units of the last digit printed
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -157,6 +159,13 @@ def faults(notebook: Any) -> list[str]:
             found.append(
                 f"the {place} cell is code: it must say in words what the notebook is about, and what came out"
             )
+    found += [
+        f"the first cell does not say its {text.strip('*.').lower()} ({text} ...)"
+        for text in SAID
+        if text not in first.source
+    ]
+    if LAST not in last.source:
+        found.append(f"the last cell does not say what came out, under the heading {LAST}")
     if title(notebook) == "untitled":
         found.append("the first cell has no heading (# ...)")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

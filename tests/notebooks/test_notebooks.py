@@ -1,6 +1,5 @@
 """The machinery of the notebooks: executing twice gives the same bytes, and pytest sees what has gone wrong in one."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -10,21 +9,7 @@ from typing import Any
 
 import nbformat
 import pytest
-
-ROOT = Path(__file__).parent.parent.parent
-NOTEBOOKS = ROOT / "notebooks"
-
-
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("execute", NOTEBOOKS / "execute.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-execute = _load()
-COMMITTED = execute.notebooks()
+from tiny_notebooks import COMMITTED, NOTEBOOKS, ROOT, execute, tiny
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
@@ -41,36 +26,17 @@ def test_its_links_lead_to_its_neighbours(path: Path) -> None:
     )
 
 
-def tiny(folder: Path) -> Path:
-    """A notebook with a table, a stream, a widget and a drawing whose bytes differ each time."""
-    cells = [
-        nbformat.v4.new_markdown_cell("# Tiny\nA question."),
-        nbformat.v4.new_code_cell("import pandas as pd\nimport ipywidgets as widgets\nprint('a')\nprint('b')"),
-        nbformat.v4.new_code_cell("pd.DataFrame({'x': [1.25, 2.5]})", metadata={"tags": ["nbval-check-output"]}),
-        nbformat.v4.new_code_cell("widgets.IntSlider(value=3, description='layer')"),
-        nbformat.v4.new_code_cell(
-            "import secrets\nfrom IPython.display import display\n"
-            "kinds = ('application/vnd.plotly.v1+json', 'text/html')\n"
-            "display({kind: secrets.token_hex() for kind in kinds} | {'text/plain': 'two marks'}, raw=True)",
-            metadata={"tags": ["nbval-check-output"], "collapsed": True},
-        ),
-        nbformat.v4.new_markdown_cell("What came out."),
-    ]
-    path = folder / "03_tiny.ipynb"
-    execute.write(nbformat.v4.new_notebook(cells=cells), path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tiny(tmp_path_factory.mktemp("notebook"))
-    notebook = execute.execute(execute.read(path), path.parent)
+    notebook, _ = execute.execute(execute.read(path), path.parent)
     execute.write(execute.linked(notebook, execute.links(path, path.parent)), path)
     return path
 
 
 def test_executing_twice_gives_the_same_bytes(executed: Path, tmp_path: Path) -> None:
-    again = execute.execute(execute.read(executed), tmp_path)
+    again, spent = execute.execute(execute.read(executed), tmp_path)
+    assert 0 < spent.cpu < 60 and spent.wall > 0
     one, other = (nbformat.writes(notebook) for notebook in (execute.read(executed), again))
     drawn = [cell.outputs for cell in again.cells if cell.cell_type == "code"][3][0].data
     for kind in ("application/vnd.plotly.v1+json", "text/html"):  # made to differ, to show that the rest does not
@@ -88,7 +54,9 @@ def test_what_is_written_has_no_widget_and_no_chance(executed: Path) -> None:
     assert execute.faults(notebook) == []
     assert [output.text for output in _output(executed, 0)] == ["a\nb\n"]
     assert _output(executed, 2) == []
-    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+    assert [dict(cell.metadata) for cell in notebook.cells if cell.metadata] == [
+        {"tags": ["nbval-check-output"], "margin": 0.5}  # 1.25 is shown as it is, and two marks have no number
+    ] * 2
     assert [cell.id for cell in notebook.cells] == [f"cell-0{n}" for n in range(1, 7)]
 
 
@@ -150,7 +118,17 @@ def test_other_faults_are_found(executed: Path) -> None:
     notebook.cells[4].outputs = [nbformat.v4.new_output("display_data", data={"text/plain": "x" * 1_000_000})]
     notebook.cells.pop()
     told = "\n".join(execute.faults(notebook))
-    for part in ("no heading", "20 lines", "kind stderr", "live widget", "more than 1000000", "the last cell is code"):
+    for part in (
+        "no heading",
+        "question (**Question.**",
+        "run time (**Run time**",
+        "what came out, under",
+        "20 lines",
+        "kind stderr",
+        "live widget",
+        "more than 1000000",
+        "the last cell is code",
+    ):
         assert part in told
     notebook = execute.read(executed)
     notebook.metadata["widgets"] = {}
