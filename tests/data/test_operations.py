@@ -1,0 +1,38 @@
+"""How a table of operations is applied; each operation is checked with its table."""
+
+import pytest
+import torch
+from patterns import patterns
+
+from dne_lab.data import operations as ops
+from dne_lab.data import randaugment
+
+TABLES = {"randaugment": randaugment.OPERATIONS}
+SIGNS = torch.tensor([1.0, -1.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_strengths_differ_from_image_to_image_in_one_batch(table):
+    for name, operation in TABLES[table].items():
+        batch = patterns(3)[[0, 1, 0, 1]]
+        level = torch.tensor([0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
+        sign = SIGNS[[0, 1, 1, 0]]
+        together = operation.apply(batch, operation.argument(level, sign))
+        for row in range(4):
+            one = slice(row, row + 1)
+            alone = operation.apply(batch[one], operation.argument(level[one], sign[one]))
+            assert torch.equal(alone[0], together[row]), name
+
+
+def test_each_image_gets_its_own_operation_and_minus_one_is_none():
+    table = TABLES["randaugment"]
+    batch = patterns(3)[[0]].expand(len(table) + 1, -1, -1, -1).clone()
+    before, which = batch[0].clone(), torch.arange(len(table) + 1).flip(0) - 1
+    level = torch.full((len(which),), 0.7, dtype=torch.float64)
+    ops.apply_each(batch, table, which, level, -torch.ones_like(level))
+    for image, number in zip(batch, which, strict=True):
+        if number < 0:
+            assert torch.equal(image, before)
+        else:
+            operation = list(table.values())[number]
+            assert torch.equal(image, operation.apply(before[None], operation.argument(level[:1], -level[:1] / 0.7))[0])
