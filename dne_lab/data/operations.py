@@ -105,7 +105,7 @@ def autocontrast(images: Tensor, _: Tensor) -> Tensor:
     """Stretches each channel to 0..255."""
     low = images.amin(dim=(2, 3)).double()[:, :, None]
     high = images.amax(dim=(2, 3)).double()[:, :, None]
-    scale = 255 / (high - low)
+    scale = torch.full_like(high, 255) / (high - low)  # 255 / tensor would be 255 * (1 / tensor), not Pillow's rounding
     values = torch.arange(256, device=images.device, dtype=torch.float64)
     return _look_up(images, torch.where(high > low, (values * scale - low * scale).floor(), values))
 

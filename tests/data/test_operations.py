@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from patterns import patterns
+from patterns import from_pillow, patterns, to_pillow
+from PIL import ImageOps
 
 from dne_lab.data import operations as ops
 from dne_lab.data import randaugment
@@ -36,3 +37,11 @@ def test_each_image_gets_its_own_operation_and_minus_one_is_none():
         else:
             operation = list(table.values())[number]
             assert torch.equal(image, operation.apply(before[None], operation.argument(level[:1], -level[:1] / 0.7))[0])
+
+
+def test_autocontrast_is_exact_for_every_range_of_values():
+    values = torch.arange(256).view(1, 16, 16)
+    for low in (0, 1, 30, 77, 128, 200, 253):
+        batch = torch.stack([values.clamp(low, high).to(torch.uint8) for high in range(low, 256)])
+        wanted = torch.stack([from_pillow(ImageOps.autocontrast(to_pillow(image))) for image in batch])
+        assert torch.equal(ops.autocontrast(batch, torch.zeros(len(batch))).long(), wanted)
