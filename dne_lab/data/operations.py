@@ -1,4 +1,4 @@
-"""What RandAugment does to images: operations on whole batches, with a strength for each image.
+"""What RandAugment and AutoAugment do to images: operations on whole batches, with a strength for each image.
 
 The arithmetic is Pillow's; turns, shears and shifts are bilinear, and what comes from outside the image is middle grey.
 """

@@ -1,14 +1,14 @@
-"""How a table of operations is applied; each operation is checked with its table."""
+"""What the tables of RandAugment and AutoAugment share; each operation is checked with its table."""
 
 import pytest
 import torch
 from patterns import from_pillow, patterns, to_pillow
 from PIL import ImageOps
 
+from dne_lab.data import autoaugment, randaugment
 from dne_lab.data import operations as ops
-from dne_lab.data import randaugment
 
-TABLES = {"randaugment": randaugment.OPERATIONS}
+TABLES = {"randaugment": randaugment.OPERATIONS, "autoaugment": autoaugment.OPERATIONS}
 SIGNS = torch.tensor([1.0, -1.0], dtype=torch.float64)
 
 
@@ -26,7 +26,7 @@ def test_strengths_differ_from_image_to_image_in_one_batch(table):
 
 
 def test_each_image_gets_its_own_operation_and_minus_one_is_none():
-    table = TABLES["randaugment"]
+    table = TABLES["autoaugment"]
     batch = patterns(3)[[0]].expand(len(table) + 1, -1, -1, -1).clone()
     before, which = batch[0].clone(), torch.arange(len(table) + 1).flip(0) - 1
     level = torch.full((len(which),), 0.7, dtype=torch.float64)
