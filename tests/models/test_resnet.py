@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dne_lab.errors import LabError
-from dne_lab.measure.cost import count, flops, matched_width
+from dne_lab.measure.cost import count, flops
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.resnet import PLANS, BasicBlock, Classified, ResNet
 
@@ -88,20 +88,6 @@ def test_width_is_that_of_every_stage() -> None:
     assert (net.width, net.first_width) == (24, 6)
 
 
-@pytest.mark.parametrize("by", ["gflops", "params"])
-@pytest.mark.parametrize("factor", [0.9, 1.02])
-def test_the_matched_width_is_the_nearest(by: str, factor: float) -> None:
-    shape = (3, 8, 8)
-
-    def cost(width: int) -> float:
-        net = network("resnet32", shape, width, 10)
-        return flops(net, shape) / 1e9 if by == "gflops" else count(net)
-
-    wanted = cost(5) * factor
-    nearest = min(range(1, 9), key=lambda width: abs(cost(width) - wanted))
-    assert matched_width("resnet32", shape, 10, **{by: wanted}) == nearest
-
-
 def test_what_is_refused() -> None:
     with pytest.raises(LabError, match=r"unknown network 'resnet19'\. Did you mean resnet18"):
         ResNet("resnet19", (3, 32, 32))
@@ -111,6 +97,3 @@ def test_what_is_refused() -> None:
         ResNet("resnet18", (3, 32, 32), 0)
     with pytest.raises(LabError, match=r"uint8 images of shape \(B, 3, 8, 8\)"):
         ResNet("resnet18", (3, 8, 8), 2)(torch.zeros(1, 3, 8, 8))
-    for wrong in ({}, {"gflops": 1.0, "params": 10}, {"gflops": -1.0}):
-        with pytest.raises(LabError, match="give one of the two, above 0"):
-            matched_width("resnet18", (3, 32, 32), 10, **wrong)  # type: ignore[arg-type]
