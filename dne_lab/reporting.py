@@ -117,9 +117,9 @@ def committed_text(folder: Path) -> str:
 
 
 def drawings(records: Sequence[Record]) -> dict[str, Figure]:
-    """The figures that these records of one data set can fill, by name: ours, and the paper's where two methods are
-    there to be compared."""
-    from dne_lab.plots import comparison, growth, printed, tradeoff
+    """The figures that these records of one data set can fill, by name: ours, and those of the paper of which they have
+    a series; the others are rows of their tables."""
+    from dne_lab.plots import comparison, growth, matrices, printed, tradeoff
     from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task
 
     made = {"accuracy_by_task": accuracy_by_task(records), "accuracy_against_cost": accuracy_against_cost(records)}
@@ -128,14 +128,15 @@ def drawings(records: Sequence[Record]) -> dict[str, Figure]:
         return made
     streams = list(dict.fromkeys(tuple(record.tasks) for record in done if len(record.tasks) > 1))
     for tasks in streams:
-        name = "forgetting" if len(streams) == 1 else f"forgetting_{_short(tasks)}"
-        made[name] = comparison.forgetting([record for record in done if tuple(record.tasks) == tasks])
+        mine = [record for record in done if tuple(record.tasks) == tasks]
+        for figure in (matrices.accuracy_matrices(mine), comparison.forgetting(mine)):
+            made[figure.name if len(streams) == 1 else f"{figure.name}_{_short(tasks)}"] = figure
     if comparison.has_pair(done):
         made["figure_4_right"] = comparison.figure_4_right(done)
     dataset = printed.dataset_of(done[0])
     for make in (tradeoff.figure_1_right, tradeoff.figure_6ab, tradeoff.figure_6cd):
         figure = make(done, dataset)
-        if figure.table.loc[figure.table["source"] == "ours", "method"].nunique() > 1:
+        if (figure.table["source"] == "ours").any():
             made[figure.name] = figure
     if growth.TWENTY_SIX in streams:
         made["figure_6f"] = growth.figure_6f(done, dataset)
@@ -148,7 +149,9 @@ def _short(tasks: Sequence[int]) -> str:
 
 
 def architectures(paths: Iterable[str | Path]) -> dict[str, Figure]:
-    """Figures 2 and 5 of every model (``.safetensors``) among the paths, one of each variant."""
+    """Figures 2 and 5 of every model (``.safetensors``) among the paths, one of each variant, and figure 3 of one."""
+    from dne_lab.models.expandable import ExpandableViT
+    from dne_lab.plots import four_kinds
     from dne_lab.plots.architecture import figure_2
     from dne_lab.plots.blocks import figure_5
     from dne_lab.training import api
@@ -156,9 +159,15 @@ def architectures(paths: Iterable[str | Path]) -> dict[str, Figure]:
     made: dict[str, Figure] = {}
     for path in models_among(paths):
         if path.suffix == ".safetensors":
-            model = api.open(path, progress=False).model
+            run = api.open(path, progress=False)
+            model = run.model
+            if not isinstance(model, ExpandableViT):
+                continue
             for figure in (figure_2(model), figure_5(model)):
                 made.setdefault(figure.name, figure)
+            if "figure_3" not in made and len(model.heads) > 1:
+                image, patch = four_kinds.sample_image(run), four_kinds.middle(model.grid)
+                made["figure_3"] = four_kinds.figure_3(model, image, patch)
     return made
 
 
@@ -179,21 +188,12 @@ def measurements(paths: Iterable[str | Path]) -> dict[str, Figure]:
     return made | _instruments(places)
 
 
-def figures(
-    records: Sequence[Record], out: Path, name: str | None = None, paths: Iterable[str | Path] = ()
-) -> list[Path]:
-    """Writes the summary as ``<name>.csv`` (default: summary), and CSV and PNG of the figures of every data set.
+def gathered(records: Sequence[Record], name: str | None = None, paths: Iterable[str | Path] = ()) -> dict[str, Figure]:
+    """The figures of every data set among the records, of models, counts, benchmarks and instruments, by file name.
 
     ``paths``: where the records came from; models, counts and benchmarks there are drawn too. Architectures are called
     after ``name`` as well, what is counted or timed has a name of its own.
     """
-    from dne_lab.files import write_text
-
-    written: list[Path] = []
-    if records:
-        path = out / f"{name or 'summary'}.csv"
-        write_text(path, tables.summary(records).to_csv(index=False, float_format="%.4f", lineterminator="\n"))
-        written.append(path)
     made: dict[str, Figure] = {}
     datasets = list(dict.fromkeys(record.dataset for record in records))
     for dataset in datasets:
@@ -202,7 +202,20 @@ def figures(
         made |= {f"{stem}_{kind}": figure for kind, figure in drawings(chosen).items()}
     paths = list(paths)
     made |= {f"{name}_{kind}" if name else kind: figure for kind, figure in architectures(paths).items()}
-    made |= measurements(paths)
-    for stem, figure in made.items():
+    return made | measurements(paths)
+
+
+def figures(
+    records: Sequence[Record], out: Path, name: str | None = None, paths: Iterable[str | Path] = ()
+) -> list[Path]:
+    """Writes the summary as ``<name>.csv`` (default: summary), and CSV and PNG of all figures that are `gathered`."""
+    from dne_lab.files import write_text
+
+    written: list[Path] = []
+    if records:
+        path = out / f"{name or 'summary'}.csv"
+        write_text(path, tables.summary(records).to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+        written.append(path)
+    for stem, figure in gathered(records, name, paths).items():
         written += [*figure.save(out / f"{stem}.csv"), *figure.save(out / f"{stem}.png")]
     return written

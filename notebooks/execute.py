@@ -3,25 +3,36 @@
 python notebooks/execute.py             all notebooks, and the links between them
 python notebooks/execute.py 06 07       those whose names start so, and the links between all
 python notebooks/execute.py --links     the links alone
+python notebooks/execute.py --times     executes without writing: CPU and wall seconds of each beside its limit;
+                                        ends with 1 if one needs more CPU seconds than that
 
 A notebook is written with its code and markdown; outputs, cell ids, metadata and the links come from here. Cells whose
-output pytest compares carry the tag ``nbval-check-output``.
+output pytest compares carry the tag ``nbval-check-output`` and, measured here, ``margin``: how far the nearest of their
+numbers is from being printed otherwise, in units of its last digit. One with a number too near is not written.
 """
 
 import argparse
+import json
 import os
 import re
 import sys
+import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import instrument
 import nbformat
 
 FOLDER = Path(__file__).parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LINKS = "<!--links-->"  # stands above the last line of the first and of the last cell
-LINES = 14  # of a code cell
+CHECKED = "nbval-check-output"
+LINES = 12  # of a code cell
 BYTES = 1_000_000
+LIMITS = {"00": 60, "02": 60}  # seconds on two cores
+LIMIT = 25  # of the others
+MARGIN = 1e-4  # units of the last digit printed
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -47,30 +58,56 @@ def write(notebook: Any, path: Path) -> None:
 # Execution ------------------------------------------------------------------------------------------------------------
 
 
-def execute(notebook: Any, folder: Path) -> Any:
-    """Runs all cells in a new kernel in ``folder`` and normalises what comes out. An error in a cell raises."""
+class Spent(NamedTuple):
+    """What an execution took: CPU seconds of the kernel from its start on, and seconds by the clock."""
+
+    cpu: float
+    wall: float
+
+
+def execute(notebook: Any, folder: Path) -> tuple[Any, Spent]:
+    """Runs all cells in a new kernel in ``folder``, normalises what comes out and notes the margins of compared cells.
+
+    An error in a cell raises.
+    """
     from nbclient import NotebookClient
 
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:
+        cell.outputs, cell.execution_count = [], None
     os.environ.update(ENVIRONMENT)
-    root = str(FOLDER.parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True,
-        resources={"metadata": {"path": str(folder)}},
-    )  # fmt: skip
-    client.execute()
-    return normalise(notebook)
+    paths = [str(FOLDER.parent), str(FOLDER), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "measured.jsonl"
+        line = f"import instrument; instrument.install(get_ipython(), {str(file)!r}); del instrument"
+        client = NotebookClient(
+            notebook, timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True,
+            extra_arguments=[f"--IPKernelApp.exec_lines={line}"], resources={"metadata": {"path": str(folder)}},
+        )  # fmt: skip
+        start = time.monotonic()
+        client.execute()
+        wall = time.monotonic() - start
+        measured = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    ran = [cell for cell in code if cell.source.strip()]
+    for cell, found in zip(ran, measured[-len(ran) :], strict=True):
+        cell.metadata.pop("margin", None)
+        if CHECKED in cell.metadata.get("tags", []):
+            cell.metadata["margin"] = float(f"{instrument.smallest(found['seen'], shown(cell)):.2g}")
+    return normalise(notebook), Spent(measured[-1]["cpu"], wall)
+
+
+def shown(cell: Any) -> str:
+    """The texts that a cell put out."""
+    return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs)
 
 
 def normalise(notebook: Any) -> Any:
     """Fixed ids and metadata; outputs without live widgets, which nothing behind the page would answer."""
     for number, cell in enumerate(notebook.cells, start=1):
         cell.id = f"cell-{number:02d}"
-        tags = cell.metadata.get("tags")
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        kept = {name: cell.metadata[name] for name in ("margin", "tags") if cell.metadata.get(name) not in (None, [])}
+        cell.metadata = nbformat.from_dict(kept)
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     notebook.metadata = nbformat.from_dict(METADATA)
@@ -130,6 +167,8 @@ def faults(notebook: Any) -> list[str]:
         lines = len(cell.source.splitlines())
         if lines > LINES:
             found.append(f"code cell {number} has {lines} lines, more than {LINES}: move code into the package")
+        if CHECKED in cell.metadata.get("tags", []):
+            found += _unsafe(number, cell)
         for output in cell.outputs:
             kind = output.get("name") or output.output_type
             if kind in ("stderr", "error"):
@@ -146,23 +185,58 @@ def faults(notebook: Any) -> list[str]:
             for text in found]  # fmt: skip
 
 
-def main(words: list[str]) -> None:
-    """The command."""
+def _unsafe(number: int, cell: Any) -> list[str]:
+    """Why the text of a compared cell may be another one on another machine."""
+    margin = cell.metadata.get("margin")
+    if margin is None:
+        return [f"code cell {number} is compared and has no margin. Run python notebooks/execute.py."]
+    found = []
+    if margin < MARGIN:
+        found.append(
+            f"code cell {number} shows a number {margin:g} units of its last digit from being rounded otherwise, less "
+            f"than {MARGIN:g}: show another number of digits of it"
+        )
+    if re.search(r"\d\.\d{6}", shown(cell)):
+        found.append(f"code cell {number} is compared and shows a number with six decimals or more: round it")
+    return found
+
+
+def limit(path: Path) -> int:
+    """Seconds that a notebook may take on two cores."""
+    return LIMITS.get(path.name[:2], LIMIT)
+
+
+def main(words: list[str]) -> int:
+    """The command; gives its exit status."""
     parser = argparse.ArgumentParser(description="Executes and normalises the notebooks of this folder.")
     parser.add_argument("names", nargs="*", help="how the names of the notebooks start; default: all")
     parser.add_argument("--links", action="store_true", help="only renew the links between notebooks")
+    parser.add_argument("--times", action="store_true", help="execute without writing; CPU seconds against the limits")
     given = parser.parse_args(words)
     every = notebooks()
     strange = [name for name in given.names if not any(path.name.startswith(name) for path in every)]
     if strange:
         parser.error(f"no notebook starts with {strange[0]!r}; there are {', '.join(path.name for path in every)}")
-    for path in every if not given.links else []:
-        if not given.names or any(path.name.startswith(name) for name in given.names):
-            print(f"executing {path.name}", flush=True)
-            write(execute(read(path), path.parent), path)
-    for path in every:
+    wanted = [path for path in every if not given.names or path.name.startswith(tuple(given.names))]
+    failed = False
+    for path in wanted if not given.links else []:
+        notebook, spent = execute(read(path), path.parent)
+        over = spent.cpu > limit(path)
+        print(f"{path.name}: {spent.cpu:.1f} s CPU, {spent.wall:.1f} s wall; limit {limit(path)} s"
+              f"{', OVER' if over else ''}", flush=True)  # fmt: skip
+        if given.times:
+            failed |= over
+            continue
+        unsafe = [text for text in faults(notebook) if "last digit" in text or "six decimals" in text]
+        for text in unsafe:
+            print(f"{path.name} is not written: {text}.", file=sys.stderr)
+        failed |= bool(unsafe)
+        if not unsafe:
+            write(notebook, path)
+    for path in every if not given.times else []:
         write(linked(read(path), links(path)), path)
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -8,22 +8,38 @@ from invented import record
 
 from dne_lab import reporting
 from dne_lab.errors import LabError
+from dne_lab.plots.series import NO_RECORD
 
-RECORDS = Path(__file__).parents[1] / "figures" / "records"
+FIGURES = Path(__file__).parents[1] / "figures"
+RECORDS = FIGURES / "records"
 
 
 def test_records_fill_what_they_can() -> None:
     assert list(reporting.drawings([record("joint")])) == ["accuracy_by_task", "accuracy_against_cost"]
     both = [record("ia"), record("sta", last=81.0)]
-    assert list(reporting.drawings(both))[2:] == ["forgetting", "figure_4_right", "figure_6a"]
+    assert list(reporting.drawings(both))[2:] == ["accuracy_matrix", "forgetting", "figure_4_right", "figure_6a"]
     tuned = [*both, record("dne", validation=0.2)]
     assert "dne" not in reporting.drawings(tuned)["figure_6a"].table["method"].iloc[:2].tolist()
     assert list(reporting.drawings(tuned[2:])) == ["accuracy_by_task", "accuracy_against_cost"]
     streams = [record("ia"), record("ia", tasks=(5, 5), heads=[4, 1])]
-    assert list(reporting.drawings(streams))[2:] == ["forgetting_4+2x3", "forgetting_5+5"]
+    assert list(reporting.drawings(streams))[2:-1] == [
+        f"{kind}_{tasks}" for tasks in ("4+2x3", "5+5") for kind in ("accuracy_matrix", "forgetting")
+    ]
     many = {"tasks": (50, *[2] * 25), "heads": [12, *[1] * 25], "class_order": list(range(100)), "dataset": "cifar100"}
     found = reporting.drawings([record("der", **{**many, "heads": []}), record("dne", **many)])
-    assert list(found)[2:] == ["forgetting", "figure_1_right", "figure_6a", "figure_6f"]
+    assert list(found)[2:] == [
+        *("accuracy_matrix", "forgetting", "figure_1_right", "figure_6a", "figure_6c", "figure_6f"),
+    ]
+
+
+def test_one_series_is_drawn_and_the_others_are_rows_without_a_record() -> None:
+    alone = {"figure_1_right": 6, "figure_6a": 7, "figure_6c": 8}
+    found = reporting.drawings([record("dne")])
+    assert [name for name in found if name.startswith("figure")] == [*alone]
+    for name, missing in alone.items():
+        table = found[name].table
+        assert table.loc[table["source"] == "ours", "series"].tolist() == ["DNE (k = 1)"]
+        assert (table["record"] == NO_RECORD).sum() == missing == len(table) - 1
 
 
 def test_counts_and_benchmarks_are_no_runs(tmp_path: Path) -> None:
@@ -55,3 +71,32 @@ def test_a_broken_count_is_told(tmp_path: Path) -> None:
     (tmp_path / "dne-k1-50+10x4.json").write_text(json.dumps(rows))
     with pytest.raises(LabError, match="does not hold the cost of 5 tasks"):
         reporting.find([tmp_path])
+
+
+def test_all_figures_of_the_committed_records_and_models_twice_with_the_same_bytes() -> None:
+    places = [RECORDS, FIGURES / "checkpoints"]
+    made = [reporting.gathered(reporting.find(places), None, places) for _ in range(2)]
+    one, two = ({stem: figure.csv() for stem, figure in found.items()} for found in made)
+    assert one == two
+    ours = {"accuracy_by_task", "accuracy_against_cost", "figure_4_right", "figure_1_right", "figure_6a", "figure_6c"}
+    for dataset in ("digits", "digits100", "cifar100"):
+        assert {f"{dataset}_{kind}" for kind in ours} <= one.keys()
+        for kind in ("accuracy_matrix", "forgetting"):
+            assert any(stem.startswith(f"{dataset}_{kind}") for stem in one)
+    assert {
+        "figure_3",
+        "figure_6e",
+        "digits100_figure_6f",
+        "cost_growth",
+        "step_time",
+        "attention_groups",
+    } <= one.keys()
+    assert {f"figure_{n}_{variant}" for n in (2, 5) for variant in ("ia", "sta", "dne")} <= one.keys()
+    assert {"fragmentation", "expert_flow_dne_digits100", "ablation_digits100_dne"} <= one.keys()
+
+
+def test_a_model_of_digits_is_drawn_with_a_digit_and_twice_the_same(tmp_path: Path) -> None:
+    model = FIGURES / "checkpoints" / "dne-digits-s0.safetensors"
+    one, two = (reporting.architectures([model])["figure_3"] for _ in range(2))
+    assert one.image() == two.image() and one.csv() == two.csv()
+    assert "patch 27 (row 3, column 3) of expert 4" in one.title

@@ -32,7 +32,10 @@ VALUES = ("loss", "own loss", "changed %", "mean |logit change|", "mass %")
 
 
 class Sweep:
-    """The effect of removing each connection. ``how``; ``images``; ``rows``, plain dictionaries of `table`."""
+    """The effect of removing each connection. ``how``; ``images``; ``rows``, plain dictionaries of `table`.
+
+    `plots.ablation.sweep_figure` draws it.
+    """
 
     def __init__(self, how: str, images: int, rows: list[dict[str, Any]]) -> None:
         self.how, self.images, self.rows = how, images, rows

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from dne_lab.analysis.ablation_record import FIRST, AblationRecord
 from dne_lab.analysis.ablation_tables import group_table, settings, sweep_table
 from dne_lab.analysis.removal import BETWEEN, OTHERS
+from dne_lab.analysis.sweep import Sweep
 from dne_lab.errors import LabError
 from dne_lab.measure.groups import TITLES
 from dne_lab.plots.figure import Figure
@@ -72,10 +73,19 @@ def ablation_matrix(found: Iterable[AblationRecord]) -> Figure:
     title = TITLES.get(members[0].method, members[0].method)
     heading = f"{title}: accuracy lost (points) without a connection\n"
     heading += f"{HOW_WORDS[how]} ({how})\n{_scale(members, False)}"
-    whole, _, _, _ = _mosaic(table)
-    height, width = whole.shape
-    size = (2.0 + 0.36 * width, 1.6 + 0.36 * height)
-    return Figure("ablation_matrix", heading, table, [m.run for m in members], _matrix_axes, _matrix_plotly, size)
+    runs = [m.run for m in members]
+    return Figure("ablation_matrix", heading, table, runs, _matrix_axes, _matrix_plotly, _size(table))
+
+
+def sweep_figure(sweep: Sweep) -> Figure:
+    """Accuracy lost without each connection of a sweep of your own (`lab.ablation_sweep`), drawn as `ablation_matrix`.
+
+    The table is `Sweep.table`.
+    """
+    table = sweep.table()
+    heading = "Accuracy lost (points) without a connection\n"
+    heading += f"{HOW_WORDS[sweep.how]} ({sweep.how}), {sweep.images:,} images"
+    return Figure("ablation_sweep", heading, table, [], _matrix_axes, _matrix_plotly, _size(table))
 
 
 def _one(found: Iterable[AblationRecord]) -> list[AblationRecord]:
@@ -166,6 +176,12 @@ def _mosaic(table: "pd.DataFrame") -> tuple[NDArray[Any], list[Block], list[int]
         for reader, source, loss in zip(rows["expert"], rows["reads"], rows["loss"], strict=True):
             whole[top + readers.index(reader), left + sources.index(source)] = loss
     return whole, blocks, readers, sources
+
+
+def _size(table: "pd.DataFrame") -> tuple[float, float]:
+    """Inches for the matrices of a table."""
+    height, width = _mosaic(table)[0].shape
+    return 2.0 + 0.36 * width, 1.6 + 0.36 * height
 
 
 def _matrix_axes(axes: "Axes", table: "pd.DataFrame") -> None:

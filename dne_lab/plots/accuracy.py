@@ -7,6 +7,7 @@ from dne_lab.errors import LabError
 from dne_lab.measure.groups import tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
+from dne_lab.plots import matrices
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.series import drawn, one_dataset, over, room, scale, seeds, series, with_missing
 
@@ -94,7 +95,9 @@ def accuracy_matrix(record: Record) -> Figure:
     heading += f"{tasks_text(record.tasks)} classes"
     side = min(6.4, 2.6 + 0.36 * len(record.accuracy))
     name = f"accuracy_matrix_{record.id}"
-    return Figure(name, heading, pd.DataFrame(rows), [record.id], _matrix_axes, _matrix_plotly, (side + 0.8, side))
+    return Figure(
+        name, heading, pd.DataFrame(rows), [record.id], matrices.draw, matrices.draw_plotly, (side + 0.8, side)
+    )
 
 
 # The drawings -----------------------------------------------------------------------------------------------------
@@ -199,39 +202,3 @@ def _unit(table: "pd.DataFrame") -> tuple[str, float]:
 def _area(params: float, table: "pd.DataFrame") -> float:
     """Marker area in square points, proportional to the parameters; the largest network gets 160."""
     return max(12.0, 160.0 * params / float(table["params (M)"].max()))
-
-
-def _square(table: "pd.DataFrame") -> list[list[float | None]]:
-    size = int(table["after task"].max())
-    square: list[list[float | None]] = [[None] * size for _ in range(size)]
-    for after, task, value in table[["after task", "task", "accuracy %"]].itertuples(index=False):
-        square[int(after) - 1][int(task) - 1] = float(value)
-    return square
-
-
-def _matrix_axes(axes: "Axes", table: "pd.DataFrame") -> None:
-    import numpy as np
-
-    square = np.array(_square(table), dtype=float)
-    size = len(square)
-    image = axes.imshow(square, cmap="cividis", vmin=0, vmax=100)
-    if size <= 12:
-        for (i, j), value in np.ndenumerate(square):
-            if value == value:
-                axes.text(j, i, f"{value:.0f}", ha="center", va="center", color="white" if value < 55 else "black")
-    ticks = range(0, size, 1 if size <= 12 else 5)
-    axes.set_xticks(ticks, [str(t + 1) for t in ticks])
-    axes.set_yticks(ticks, [str(t + 1) for t in ticks])
-    axes.grid(visible=False)
-    axes.set_xlabel("test images of task")
-    axes.set_ylabel("after task")
-    assert axes.figure is not None
-    axes.figure.colorbar(image, ax=axes, label="accuracy (%)", shrink=0.8)
-
-
-def _matrix_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    square = _square(table)
-    names = [str(number) for number in range(1, len(square) + 1)]
-    figure.add_heatmap(z=square, x=names, y=names, zmin=0, zmax=100, colorscale="Cividis", colorbar={"title": "%"})
-    figure.update_layout(xaxis={"title": "test images of task", "type": "category"}, width=520, height=480)
-    figure.update_yaxes(title="after task", type="category", autorange="reversed")

@@ -14,22 +14,29 @@ from dne_lab.measure.groups import TITLES
 from dne_lab.measure.metrics import interval
 from dne_lab.plots import attention_drawings as drawn
 from dne_lab.plots.attention_drawings import DIFFERENT_PATCH, PAPER, SAME_PATCH
-from dne_lab.plots.attention_settings import scale_of, settings
+from dne_lab.plots.attention_layers import fragmentation
+from dne_lab.plots.attention_settings import estimate, scale_of, settings
 from dne_lab.plots.attention_training import along_training, attention_at_start, attention_by_task
 from dne_lab.plots.figure import Figure
 
 if TYPE_CHECKING:
     pass
 
-MEANS = ("share %", "uniform %", "effective keys", "keys", "mass per connection %", "uniform mass %")
-COLUMNS = ["series", "method", "preset", "group", "share %", "low", "high", *MEANS[1:], "seeds", "images"]
+REFERENCES = ("uniform %", "keys", "uniform mass %")
+KEYS, MASS = "effective keys", "mass per connection"
+COLUMNS = [
+    *("series", "method", "preset", "group", "share %", "low", "high", "uniform %"),
+    *(KEYS, f"{KEYS} low", f"{KEYS} high", "keys"),
+    *(f"{MASS} %", f"{MASS} low", f"{MASS} high", "uniform mass %", "seeds", "images"),
+]
 
 
 def attention_groups(found: Iterable[Decomposition]) -> Figure:
     """Shares of the four groups in the later experts' attention to patches, beside the paper's (figure 4 left).
 
-    One bar a run setting: mean over seeds with the 95% interval over seeds of the same-patch share, or for one seed the
-    interval over images; beside it the shares under uniform attention. The paper prints same and different patch only.
+    One bar a run setting: mean over seeds; beside it the shares under uniform attention. Shares, effective keys and
+    mass per connection have their 95% interval over seeds, or for one seed that over images. The paper prints same and
+    different patch only.
 
     Raises:
         LabError: no decomposition of a trained run with two experts or more.
@@ -48,8 +55,12 @@ def attention_groups(found: Iterable[Decomposition]) -> Figure:
         last: dict[Any, Any] = {"seeds": len(members), "images": members[0].images}
         for label in LABELS:
             chosen = [t[t["group"] == label].iloc[0] for t in tables]
-            means = {name: float(np.mean([row[name] for row in chosen])) for name in MEANS}
-            rows.append(first | {"group": label} | means | last)
+            row = first | {"group": label} | {name: float(np.mean([r[name] for r in chosen])) for name in REFERENCES}
+            for name, value in (("share", "share %"), (KEYS, KEYS), (MASS, f"{MASS} %")):
+                mean, low, high = estimate(chosen, value)
+                ends = ("low", "high") if name == "share" else (f"{name} low", f"{name} high")
+                row |= {value: mean} | dict(zip(ends, (low, high), strict=True))
+            rows.append(row | last)
         uniform = sum(row["uniform %"] for row in rows[-4:-2])
         rows.append(first | {"group": SAME_PATCH, "uniform %": uniform} | _same_patch(members) | last)
     frame = pd.DataFrame(rows, columns=COLUMNS).astype({"seeds": "Int64", "images": "Int64"})
@@ -58,40 +69,6 @@ def attention_groups(found: Iterable[Decomposition]) -> Figure:
     size = (2.4 + 1.1 * frame["series"].nunique(), 4.0)
     ids = [member.run for members in made.values() for member in members]
     return Figure("attention_groups", heading, frame, ids, drawn.groups_axes, drawn.groups_plotly, size)
-
-
-def fragmentation(found: Iterable[Decomposition]) -> Figure:
-    """Effective keys of a row, exp(entropy), in percent of the keys it could use, layer by layer (100 = uniform).
-
-    Raises LabError as `attention_groups` does.
-    """
-    import pandas as pd
-
-    made = settings(found, TRAINED)
-    rows: list[dict[str, Any]] = []
-    for (preset, method), members in made.items():
-        tables = [member.patches(name="rows_by_layer") for member in members]
-        for layer in tables[0]["layer"]:
-            chosen = [t[t["layer"] == layer].iloc[0] for t in tables]
-            used = [100 * float(row["effective keys"] / row["keys"]) for row in chosen]
-            mean, width = interval(used)
-            if width is None:  # one seed: over its images
-                width = 50 * float(
-                    (chosen[0]["effective keys high"] - chosen[0]["effective keys low"]) / chosen[0]["keys"]
-                )
-            rows.append(
-                {"series": f"{TITLES.get(method, method)}, {preset}", "method": method, "preset": preset}
-                | {"layer": int(layer), "effective keys": float(np.mean([row["effective keys"] for row in chosen]))}
-                | {"keys": float(chosen[0]["keys"]), "used %": mean, "+-": width}
-                | {"largest %": float(np.mean([row["largest %"] for row in chosen]))}
-                | {"uniform largest %": float(chosen[0]["uniform largest %"]), "seeds": len(members)}
-            )
-    members = [member for several in made.values() for member in several]
-    heading = f"Keys in effective use, of those that a query sees, by layer: {scale_of(members)}\nexperts 2, 3, ..."
-    frame = pd.DataFrame(rows).astype({"+-": float})
-    return Figure(
-        "fragmentation", heading, frame, [m.run for m in members], drawn.layers_axes, drawn.layers_plotly, (7.2, 3.6)
-    )
 
 
 def expert_flow(member: Decomposition) -> Figure:

@@ -71,40 +71,12 @@ def groups_plotly(figure: Any, table: "pd.DataFrame") -> None:
     figure.update_layout(barmode="stack", yaxis_title="share of the attention (%)")
 
 
-def layers_axes(axes: "Axes", table: "pd.DataFrame") -> None:
-    """Effective keys by layer."""
-    for name, rows, look, dash in _lines(table):
-        used, width = rows["used %"].to_numpy(float), rows["+-"].to_numpy(float)
-        axes.plot(rows["layer"], used, color=look.colour, marker=look.marker, linestyle=dash, label=name)
-        axes.fill_between(rows["layer"], used - width, used + width, color=look.colour, alpha=0.15, linewidth=0)
-    axes.axhline(100, color="#555555", linewidth=0.8, linestyle="--", label="uniform attention")
-    axes.set_xticks(sorted(table["layer"].unique()))
-    axes.set_ylim(0, 105)
-    axes.set_xlabel("layer")
-    axes.set_ylabel("effective keys / keys (%)")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def layers_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    """Effective keys by layer."""
-    for name, rows, look, _ in _lines(table):
-        figure.add_scatter(
-            x=[int(v) for v in rows["layer"]],
-            y=[float(v) for v in rows["used %"]],
-            name=name,
-            mode="lines+markers",
-            line={"color": look.colour},
-            marker={"symbol": look.symbol, "size": 8},
-        )
-    figure.update_layout(xaxis_title="layer", yaxis_title="effective keys / keys (%)")
-
-
 def moments_axes(axes: "Axes", table: "pd.DataFrame") -> None:
     """Same-patch share in multiples of its uniform value at three moments."""
     moments = [INITIAL, TRAINED, SHUFFLED]
-    lines = _lines(table)
-    for number, (name, rows, look, dash) in enumerate(lines):
-        places = np.array([moments.index(m) for m in rows["moment"]]) + 0.06 * (number - (len(lines) - 1) / 2)
+    shown = lines(table)
+    for number, (name, rows, look, dash) in enumerate(shown):
+        places = np.array([moments.index(m) for m in rows["moment"]]) + 0.06 * (number - (len(shown) - 1) / 2)
         axes.errorbar(
             places, rows["times uniform"].to_numpy(float), yerr=rows["+-"].fillna(0).to_numpy(float), color=look.colour,
             marker=look.marker, linestyle=dash, capsize=3, label=name, linewidth=1.2,
@@ -118,7 +90,7 @@ def moments_axes(axes: "Axes", table: "pd.DataFrame") -> None:
 
 def moments_plotly(figure: Any, table: "pd.DataFrame") -> None:
     """Same-patch share in multiples of its uniform value at three moments."""
-    for name, rows, look, _ in _lines(table):
+    for name, rows, look, _ in lines(table):
         figure.add_scatter(
             x=list(rows["moment"]),
             y=[float(v) for v in rows["times uniform"]],
@@ -130,7 +102,7 @@ def moments_plotly(figure: Any, table: "pd.DataFrame") -> None:
     figure.update_layout(yaxis_title="same-patch share / uniform share", yaxis_rangemode="tozero")
 
 
-def _lines(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame", Any, str]]:
+def lines(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame", Any, str]]:
     """Series, rows, style and dash: a method has its colour everywhere, a preset its dash."""
     dashes = {preset: DASHES[i % len(DASHES)][0] for i, preset in enumerate(table["preset"].unique())}
     return [
@@ -141,7 +113,7 @@ def _lines(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame", Any, str]]:
 
 def tasks_axes(axes: "Axes", table: "pd.DataFrame") -> None:
     """A line a series after each task, hollow marks before it."""
-    for name, rows, look, dash in _lines(table):
+    for name, rows, look, dash in lines(table):
         for moment, part in rows.groupby("moment", sort=False):
             after = moment == "after its task"
             axes.errorbar(
@@ -159,7 +131,7 @@ def tasks_axes(axes: "Axes", table: "pd.DataFrame") -> None:
 
 def tasks_plotly(figure: Any, table: "pd.DataFrame") -> None:
     """A line a series after each task, hollow marks before it."""
-    for name, rows, look, _ in _lines(table):
+    for name, rows, look, _ in lines(table):
         for moment, part in rows.groupby("moment", sort=False):
             after = moment == "after its task"
             figure.add_scatter(

@@ -1,10 +1,13 @@
 """What the figures of attention share: decompositions by setting, and how their scale is told."""
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.errors import LabError
 from dne_lab.measure.groups import EXPANSION
+from dne_lab.measure.metrics import interval
 from dne_lab.plots.series import PAPER_DATASETS, PAPER_EPOCHS
 
 SAME = ("SPSH", "SPDH")
@@ -44,3 +47,16 @@ def scale_of(members: Sequence[Decomposition]) -> str:
     names = ", ".join(dict.fromkeys(m.dataset for m in members))
     full = all(m.dataset in PAPER_DATASETS and m.epochs >= PAPER_EPOCHS for m in members)
     return names if full else f"{names}, small scale"
+
+
+def estimate(rows: Sequence[Any], name: str) -> tuple[float, float, float]:
+    """Mean, low and high of a value in rows of attention tables, one a seed: the 95% interval over seeds, or for one
+    seed that over its images; NaN where a row has none (a group without keys)."""
+    values = [float(row[name]) for row in rows]
+    if not all(math.isfinite(value) for value in values):
+        return math.nan, math.nan, math.nan
+    mean, width = interval(values)
+    if width is None:
+        bare = name.removesuffix(" %")
+        return mean, float(rows[0][f"{bare} low"]), float(rows[0][f"{bare} high"])
+    return mean, mean - width, mean + width

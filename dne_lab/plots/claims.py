@@ -5,50 +5,23 @@ A claim of your own is one more `Claim`: a sentence, and a function from `Eviden
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dne_lab import presets
 from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.measure import complexity
-from dne_lab.measure.cost_records import CostRecord, longest
-from dne_lab.measure.groups import TITLES, Group, groups, tasks_text, title
+from dne_lab.measure.cost_records import longest
+from dne_lab.measure.groups import TITLES, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.pairs import Pair, is_method, pairs
 from dne_lab.measure.record import Record
 from dne_lab.models.variants import DNE, IA
-from dne_lab.plots import printed
+from dne_lab.plots import claims_drawn, printed
+from dne_lab.plots.evidence import AGREES, CONTRADICTS, OPEN, Evidence, Judgement
 from dne_lab.plots.series import PAPER_DATASETS, PAPER_EPOCHS, scale
 
-AGREES, CONTRADICTS, OPEN, NOT_RUN = OUTCOMES = ("agrees", "contradicts", "not told apart", "not run")
 RIVALS = ("icarl", "podnet", "der", "foster", "dytox")
 SINGLE = ("icarl", "podnet", "foster", "dytox")
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What claims are judged by: records of runs, cost records, and attention records."""
-
-    records: Sequence[Record] = ()
-    costs: Sequence[CostRecord] = ()
-    attention: Sequence[Decomposition] = ()
-    groups: list[Group] = field(init=False)
-
-    def __post_init__(self) -> None:
-        used = [record for record in self.records if record.finished and not record.validation]
-        made: list[Group] = []
-        for dataset in dict.fromkeys(record.dataset for record in used):
-            made += groups(record for record in used if record.dataset == dataset)
-        object.__setattr__(self, "groups", made)
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One comparison: outcome, on which data, what was found (with interval and seeds)."""
-
-    outcome: str
-    on: str
-    found: str
-    small_scale: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,8 +54,8 @@ def judge_pair(pair: Pair, sign: int = 1) -> Judgement:
     """The difference in LA, paired by seed; ``sign`` -1 if the paper states that the first is below the other."""
     mean, width = pair.difference()
     seeds = f"{len(pair.seeds)} seeds" if len(pair.seeds) > 1 else "one seed"
-    half = "" if width is None else f" ± {width:.1f}"
-    found = f"{title(pair.one.first)} - {title(pair.other.first)}: {mean:+.1f}{half} points, {seeds}"
+    half = "" if width is None else f" ± {width:.2f}"
+    found = f"{title(pair.one.first)} - {title(pair.other.first)}: {mean:+.2f}{half} points, {seeds}"
     small = "small scale" in scale([*pair.one.records, *pair.other.records])
     return Judgement(outcome(sign * mean, width), pair.setting, found, small)
 
@@ -267,10 +240,16 @@ CLAIMS: list[Claim] = [
           compare(is_method("dne"), is_method("ia"), keep=comparable)),
     Claim("figure 1 right", "DNE is above DER that costs as much or more", 8,
           compare(is_method("dne"), is_method("der"), keep=comparable)),
+    Claim("figure 2", "experts of IA read no other, those of STA and DNE all before them", 2,
+          claims_drawn.who_reads_whom),
+    Claim("figure 3", "a query of STA meets four kinds of key, one of IA those of its own head", 4,
+          claims_drawn.kinds_of_key),
     Claim("figure 4 left", "STA puts more of its attention on the same patch than IA", 4,
           attention_above(lambda record: record.same_patch().value, "points")),
     Claim("figure 4 right", "STA is below IA", 2,
           compare(is_method("sta"), is_method("ia"), -1, same_heads=True)),
+    Claim("figure 5", "in DNE two task attention blocks take the place of the two linear layers", 3,
+          claims_drawn.parts_of_blocks),
     *_above_rivals("figure 6 a, b; table 1", (10, None), 8),
     Claim("figure 6 a, b; table 1", "DNE gains from more heads", 8, larger("dne")),
     Claim("figure 6 a, b", "single-model methods do not gain from width", 8, no_gain(*SINGLE)),

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from dne_lab.analysis.views import GROUP_NAMES, find_network, head_names
+from dne_lab.data.photographs import photographs
 from dne_lab.errors import LabError
 from dne_lab.plots.attention_views import group_colours, picture, place_name
 from dne_lab.plots.figure import Figure
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from dne_lab.training.run import Run
+
 MOST = 5  # copies of the image in a row
 STEP = (1.12, 1.32)  # from one copy to the next, in sides of a copy
+OWN = ("digits", "digits100")  # data sets that come with the package and may be shown
 TINT = (0.9, 0.9, 0.5, 0.5)  # how much of its colour covers a key: same patch strongly, different patches lightly
 
 
@@ -56,8 +60,7 @@ def figure_3(model: nn.Module, image: Tensor, patch: int, expert: int | None = N
     owner = [number for number, own in enumerate(heads, start=1) for _ in range(own)]
     within = [place for own in heads for place in range(own)]
     own = sum(heads[:-1]) + head
-    same_patch = np.arange(grid[0] * grid[1]) == patch
-    kinds = (np.arange(len(owner)) != own)[:, None] + 2 * ~same_patch[None]
+    kinds = kinds_of_keys(len(owner), own, grid[0] * grid[1], patch)
     rows = []
     for number, name in enumerate(GROUP_NAMES):
         ia, sta = int((kinds[own] == number).sum()), int((kinds == number).sum())
@@ -70,6 +73,26 @@ def figure_3(model: nn.Module, image: Tensor, patch: int, expert: int | None = N
     size = 1.3 * STEP[0] * across + 2.9, 1.3 * STEP[1] * down + 0.5
     draw = functools.partial(_draw, pixels=picture(image), kinds=kinds, names=names, own=own, grid=grid)
     return Figure("figure_3", title, pd.DataFrame(rows), [], draw, size=size)
+
+
+def kinds_of_keys(heads: int, own: int, patches: int, patch: int) -> np.ndarray:
+    """The kind of every key as its place in `GROUP_NAMES`, (heads, patches); the query is ``patch`` of head ``own``."""
+    return (np.arange(heads) != own)[:, None] + 2 * (np.arange(patches) != patch)[None]
+
+
+def middle(grid: tuple[int, int]) -> int:
+    """A patch in the middle."""
+    return (grid[0] - 1) // 2 * grid[1] + (grid[1] - 1) // 2
+
+
+def sample_image(run: "Run") -> Tensor:
+    """A real image of the size that a run's model takes, and that may be shown: one of the run's own digits, else the
+    flower of scikit-learn's sample photographs."""
+    shape = run.model.shape
+    if run.config.data.name in OWN:
+        return run.stream.test_images(1).images[0]
+    image = photographs(shape[1])[0]
+    return image if shape[0] == 3 else image.float().mean(0, keepdim=True).round().to(image.dtype)
 
 
 def _draw(

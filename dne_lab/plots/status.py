@@ -13,7 +13,8 @@ from dne_lab.measure import cost_records
 from dne_lab.measure import record as records_of
 from dne_lab.measure.record import Record
 from dne_lab.measure.tables import to_markdown
-from dne_lab.plots.claims import CLAIMS, NOT_RUN, OUTCOMES, Claim, Evidence, Judgement
+from dne_lab.plots.claims import CLAIMS, Claim
+from dne_lab.plots.evidence import NOT_RUN, OUTCOMES, Evidence, Judgement
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure as Canvas
 
+from dne_lab.analysis.sweep import Sweep
 from dne_lab.errors import LabError
-from dne_lab.plots.ablation import ablation_groups, ablation_matrix, drawings
+from dne_lab.plots.ablation import ablation_groups, ablation_matrix, drawings, sweep_figure
 from dne_lab.plots.figure import PLOTLY_MIME, Figure
 from dne_lab.plots.style import style
 
@@ -53,6 +54,17 @@ def test_a_matrix_a_kind_and_layer_with_zero_in_the_middle() -> None:
     assert "removed, the rest renormalised (mask)" in figure.title
     still = ablation_matrix([dataclasses.replace(record, sweep=[row | {"loss": 0.0} for row in rows])])
     assert drawn(still).images[0].get_clim() == (-1.0, 1.0)
+
+
+def test_a_sweep_of_ones_own_is_drawn_as_the_records_are() -> None:
+    record = invented("dne")
+    mine, theirs = sweep_figure(Sweep("mask", 100, record.sweep)), ablation_matrix([record])
+    one, other = (drawn(figure).images[0].get_array() for figure in (mine, theirs))
+    assert np.ma.filled(one.astype(float), np.nan) == pytest.approx(
+        np.ma.filled(other.astype(float), np.nan), nan_ok=True
+    )
+    assert "(mask), 100 images" in mine.title and mine.table.equals(Sweep("mask", 100, record.sweep).table())
+    assert mine._repr_mimebundle_()[PLOTLY_MIME]["data"] and mine.image() == mine.image() and mine.size == theirs.size
 
 
 def test_both_ways_of_drawing_show_the_same(tmp_path: Path) -> None:

@@ -59,6 +59,13 @@ def test_groups_stand_beside_the_printed_shares(found: list[Decomposition]) -> N
     half = 4.3026527 * np.std(seeds, ddof=1) / 3**0.5
     assert [same["low"], same["high"]] == pytest.approx([np.mean(seeds) - half, np.mean(seeds) + half], rel=1e-5)
     parts = table.loc["STA, tiny"].drop("same patch")
+    for value, bare in (("effective keys", "effective keys"), ("mass per connection %", "mass per connection")):
+        ones = [m.patches().set_index("group").loc["DPDH", value] for m in found if m.method == "sta"]
+        half = 4.3026527 * np.std(ones, ddof=1) / 3**0.5
+        row = parts.loc["DPDH"]
+        assert [row[f"{bare} low"], row[value], row[f"{bare} high"]] == pytest.approx(
+            [np.mean(ones) - half, np.mean(ones), np.mean(ones) + half], rel=1e-4
+        )
     assert parts["share %"].sum() == pytest.approx(100) and parts["uniform %"].sum() == pytest.approx(100)
     assert parts.loc[["SPSH", "SPDH"], "share %"].sum() == pytest.approx(same["share %"], rel=1e-4)
     assert "small scale" in figure.title and len(figure.records) == 9
@@ -68,11 +75,23 @@ def test_one_seed_has_the_interval_over_images(found: list[Decomposition]) -> No
     one = attention.attention_groups([found[3]]).table
     same = one[(one["preset"] == "tiny") & (one["group"] == "same patch")].iloc[0]
     assert (same["low"], same["high"]) == found[3].same_patch()[1:]
+    row, kept = one[(one["preset"] == "tiny") & (one["group"] == "SPDH")].iloc[0], found[3].patches().set_index("group")
+    for bare in ("effective keys", "mass per connection"):
+        for end in ("low", "high"):
+            assert row[f"{bare} {end}"] == kept.loc["SPDH", f"{bare} {end}"]
 
 
 def test_fragmentation_moments_and_flow(found: list[Decomposition]) -> None:
     layers = attention.fragmentation(found).table
     assert sorted(layers["layer"].unique()) == [0, 1] and layers["used %"].between(0, 100).all()
+    assert (layers["entropy"] <= layers["uniform entropy"]).all() and (layers["effective keys"] <= layers["keys"]).all()
+    row = layers[(layers["method"] == "sta") & (layers["layer"] == 1)].iloc[0]
+    seeds = [m.patches(name="rows_by_layer").set_index("layer").loc[1] for m in found if m.method == "sta"]
+    assert row["entropy"] == pytest.approx(np.mean([s["entropy"] for s in seeds]))
+    half = 4.3026527 * np.std([s["entropy"] for s in seeds], ddof=1) / 3**0.5
+    assert row["entropy high"] - row["entropy"] == pytest.approx(half, rel=1e-4)
+    ia = layers[layers["method"] == "ia"]  # in IA every row sees as many keys
+    assert ia["uniform entropy"].to_numpy() == pytest.approx(np.log(ia["keys"].to_numpy()), rel=1e-5)
     moments = attention.along_training(found).table
     assert moments[moments["method"] == "ia"]["moment"].tolist() == [INITIAL, TRAINED]
     assert moments[moments["method"] == "sta"]["moment"].tolist() == [INITIAL, TRAINED, SHUFFLED]
@@ -95,7 +114,8 @@ def test_all_that_can_be_drawn_is_and_twice_the_same(found: list[Decomposition])
         "fragmentation",
     ]
     for name, figure in figures.items():
-        assert drawn(figure).get_ylabel() or name.startswith("expert_flow")
+        axes = drawn(figure)
+        assert all(part.get_ylabel() for part in axes.child_axes or [axes]) or name.startswith("expert_flow")
         assert figure.csv() == attention.drawings(found)[name].csv()
         assert figure.image()[:4] == b"\x89PNG"
         pytest.importorskip("plotly")
