@@ -10,6 +10,7 @@ from torch import nn
 
 from dne_lab import config
 from dne_lab.errors import LabError
+from dne_lab.measure import cost
 from dne_lab.methods import create
 from dne_lab.methods.der import DER
 from dne_lab.presets import resolve
@@ -148,3 +149,14 @@ def test_what_is_computed_once_is_what_each_step_would_compute(stage: int) -> No
 def test_what_is_refused_before_training(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(LabError, match=message):
         method(**changes)
+
+
+@pytest.mark.parametrize(("tasks", "giga"), [([50, 25, 25], 3.33), ([50, *[10] * 5], 6.67), ([50, *[5] * 10], 12.22)])
+def test_its_cost_is_that_of_a_network_a_task(tasks: list[int], giga: float) -> None:
+    with torch.device("meta"):  # counted, not computed
+        made = create(resolve("cifar100-b50-10", method="der"), cost.blank_stream(tasks))
+        for task in made.stream:
+            made.enter(task, made.stages(task)[0])
+        found = cost.of_task(made)
+    assert found["flops_literal"] == found["flops_spent"]
+    assert found["flops_spent"] / 1e9 == pytest.approx(giga, rel=0.01)
