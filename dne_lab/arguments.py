@@ -10,8 +10,8 @@ from dne_lab.errors import LabError
 
 # Options that several commands share.
 METHODS = (
-    "ia, sta, dne, progressive, dytox, joint, finetune, replay; on a residual network icarl, podnet, joint-resnet, "
-    "finetune-resnet, replay-resnet."
+    "ia, sta, dne, progressive, dytox, joint, finetune, replay; on a residual network icarl, podnet, der, "
+    "foster, joint-resnet, finetune-resnet, replay-resnet."
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Preset = Annotated[str, typer.Option(help="Presets, composed left to right: digits100,authors-code. See the README.")]

@@ -20,7 +20,7 @@ LOSSES = ("ce", "bce")
 REDUCTIONS = ("batch", "element")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "milestones")
-AUGMENTATIONS = ("crop", "flip", "affine", "randaugment", "brightness")
+AUGMENTATIONS = ("crop", "flip", "affine", "randaugment", "autoaugment", "cutout", "brightness")
 POLICIES = ("shared", "fixed")
 PRECISIONS = ("float32", "bf16", "auto")
 

@@ -103,8 +103,8 @@ CIFAR100_SMALL: Tree = _merge(
     },
 )
 
-# The recipes that iCaRL, PODNet and DyTox were published with, and that of DER's first stage without its reset for
-# joint training, fine-tuning and replay on a residual network. Every field is given: they are laid over any experiment.
+# The recipes that iCaRL, PODNet, DyTox, DER and FOSTER were published with, and that of DER without its reset for joint
+# training, fine-tuning and replay on a residual network. Every field is given: they are laid over any experiment.
 PLAIN: Tree = {"momentum": 0.9, "min_lr": 0.0, "warmup": 0, "warmup_lr": 0.0, "milestones": [], "factor": 0.1}
 SGD: Tree = PLAIN | {"optimizer": "sgd", "batch": 128, "clip": None, "augment": ["crop", "flip", "brightness"]}
 
@@ -127,6 +127,16 @@ PUBLISHED: dict[str, Tree] = {
         "tune": _sgd(20, 0.05, 5e-4, "constant", clip=5.0),
         "memory": {"budget": 2000, "policy": "fixed"},
     },
+    "der": {
+        "learn": _sgd(170, 0.1, 5e-4, warmup=10, milestones=[110, 130]),
+        "tune": _sgd(30, 0.1, 5e-4, milestones=[15]),
+        "memory": {"budget": 2000, "policy": "fixed"},
+    },
+    "foster": {
+        "learn": _sgd(200, 0.1, 5e-4, "cosine", augment=["crop", "flip", "brightness", "autoaugment", "cutout"]),
+        "memory": {"budget": 2000, "policy": "fixed"},
+        "options": {"later": {"epochs": 170}, "compress": {"epochs": 130, "weight_decay": 0.0}},
+    },
     "dytox": _merge(AUTHORS_CODE, PAPER_SCHEDULE, PAPER_MEMORY, {"options": {"shuffle_tune": False}}),
     "resnet": {
         "learn": _sgd(170, 0.1, 5e-4, warmup=10, milestones=[110, 130]),
@@ -144,6 +154,15 @@ SMALL: dict[str, Tree] = {
         "tune": SMALL_SGD | {"lr": 0.05, "clip": 5.0},
     },
     "dytox": {"learn": {"lr": 4e-3}, "tune": {"lr": 3e-3}},
+    "der": {
+        "options": {"width": 16},
+        "learn": SMALL_SGD | {"lr": 0.2},
+        "tune": SMALL_SGD | {"lr": 0.1},
+    },
+    "foster": {
+        "options": {"width": 16, "compress": {"weight_decay": 0.0}},
+        "learn": SMALL_SGD | {"lr": 0.2},
+    },
     "resnet": {"options": {"width": 16}, "learn": SMALL_SGD | {"lr": 0.2}, "tune": SMALL_SGD | {"lr": 0.05}},
 }
 
@@ -159,6 +178,9 @@ PRESETS: dict[str, Tree] = {
     "imagenet100-b50-10": _paper("folder", 10, {"data": {"size": 224}, "network": {"patch": 16}}),
     "imagenet100-b50-10-patch32": _paper("folder", 10, {"data": {"size": 224}, "network": {"patch": 32}}),
     **{f"{name}-published": tree for name, tree in PUBLISHED.items()},
+    # FOSTER's values for steps of 2 classes and for ImageNet-100, to be laid over foster-published
+    "foster-ns2": {"options": {"boost_beta": 0.95}},
+    "foster-imagenet": {"options": {"boost_beta": 0.97}, "learn": {"batch": 256}},
     **{f"{method}-small": tree for method, tree in SMALL.items()},
 }
 

@@ -255,7 +255,8 @@ def test_report_writes_latex_and_figures(place: Path, here: Here, tmp_path: Path
     done = here("report", place / "runs", "--latex", "--figures", "out")
     assert done.code == 0 and done.out.startswith("\\begin{tabular}") and "DNE (k = 1) & 2, 1 & digits" in done.out
     made = sorted(file.name for file in (tmp_path / "out").iterdir())
-    kinds = ("accuracy_against_cost", "accuracy_by_task", "figure_6a", "forgetting")
+    kinds = ("accuracy_against_cost", "accuracy_by_task", "accuracy_matrix", "figure_1_right", "figure_6a", "figure_6c")
+    kinds += ("forgetting",)
     drawn = [f"digits_{kind}.{end}" for kind in kinds for end in ("csv", "png")]
     assert made == [*drawn, "summary.csv"]
     assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in made if name.endswith("png"))

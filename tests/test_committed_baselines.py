@@ -7,7 +7,7 @@ from test_committed import FIGURES, ROOT, rows_of, same
 from dne_lab import presets
 from dne_lab.measure import record, tables
 
-RUNS = ("digits100-baselines",)
+RUNS = ("digits100-baselines", "digits100-baselines-steps")
 COLUMNS = [
     *("method", "tasks", "seeds", "LA", "LA +-", "paper LA", "LA - paper", "AA", "paper AA", "D", "forgetting"),
     *("F", "paper F", "params (M)", "seconds"),
@@ -75,3 +75,23 @@ def test_the_cost_of_the_baselines_in_the_readme() -> None:
         last = json.loads(file.read_text())[-1]
         assert cells[:2] == [f"{last[name] / 1e9:.3f}" for name in ("flops_literal", "flops_spent")]
         assert cells[2] == f"{last['params_total'] / 1e6:.2f}"
+
+
+def test_fine_tuning_needs_more_steps() -> None:
+    """What the README says of its newest classes: with four times the epochs it learns them."""
+    runs = {run.config["learn"]["epochs"]: run for run in runs_of("digits100-finetune-check") if run.LA}
+    newest = [row[-1] for row in runs[60].accuracy[1:]]
+    assert (round(min(newest)), round(max(newest))) == (82, 92)
+    others = [run for run in runs_of("digits100-finetune-check") if run.epochs == 15]
+    assert len(others) == 3 and all(min(row[-1] for row in run.accuracy[2:]) < 66 for run in others)
+
+
+def test_the_baselines_on_cifar_in_the_readme() -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    runs = {run.method: run for run in runs_of("cifar100-small-baselines")}
+    for method, title in (("podnet", "PODNet"), ("dytox", "DyTox")):
+        run = runs[method]
+        precision = {"precision": run.config["precision"]}
+        assert run.finished and run.validation == 0
+        assert presets.resolve(run.preset, precision, method=method, seed=0).identity() == run.config
+        assert f"{title} ends at {run.LA:.1f}% (AA {run.AA:.1f})" in readme

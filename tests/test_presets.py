@@ -12,7 +12,7 @@ from dne_lab.data.orders import named_orders
 from dne_lab.errors import LabError
 from dne_lab.measure.cost import shape_of
 
-OF_METHODS = [name for name in presets.PRESETS if name.endswith(("-published", "-small")) and name != "cifar100-small"]
+OF_METHODS = [name for name in presets.PRESETS if name.split("-")[0] in {*presets.PUBLISHED, *presets.SMALL}]
 SWITCHES = ("paper-text", "authors-code", "paper-schedule", *OF_METHODS)
 
 

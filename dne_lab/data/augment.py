@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dne_lab import chance
+from dne_lab.data.autoaugment import autoaugment
 from dne_lab.data.geometry import about_centre, rotation, warp
 from dne_lab.data.randaugment import randaugment
 from dne_lab.errors import unknown
@@ -24,7 +25,8 @@ def augment(images: Tensor, names: Sequence[str], key: chance.Key, index: Tensor
         images: (B, C, H, W) uint8, on any device.
         names: of "crop" (pad by an eighth with black, crop at random), "flip" (left-right, every second image),
             "affine" (turn by up to 10 degrees, shift by up to 10%, scale by 0.9 to 1.1; black outside), "brightness"
-            (times 1 -+ 63/255), "randaugment" (see `dne_lab.data.randaugment`).
+            (times 1 -+ 63/255), "randaugment" and "autoaugment" (see the modules of these names), "cutout" (one black
+            square, half as wide as the shorter side, centred on any pixel and cut at the border).
         key: what is drawn for, e.g. (seed, "augment", task, stage, epoch).
         index: (B,) int64 image numbers.
 
@@ -78,10 +80,25 @@ def _brightness(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
     return (images * factor.to(images.device)[:, :, None, None]).clamp_max(255).to(torch.uint8)
 
 
+def _cutout(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
+    """Black, not the mean of DeVries and Taylor (2017): FOSTER's authors cut before they normalise."""
+    height, width = images.shape[2:]
+    side = min(height, width) // 2
+    corner = (chance.uniform(key, index, 2) * torch.tensor([height, width])).long() - side // 2  # may be outside
+    top, left = corner.to(images.device).T[:, :, None]
+    y = torch.arange(height, device=images.device)
+    x = torch.arange(width, device=images.device)
+    rows = (y >= top) & (y < top + side)  # (B, H)
+    columns = (x >= left) & (x < left + side)  # (B, W)
+    return images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0)
+
+
 AUGMENTATIONS: dict[str, Callable[[Tensor, chance.Key, Tensor], Tensor]] = {
     "crop": _crop,
     "flip": _flip,
     "affine": _affine,
     "randaugment": randaugment,
+    "autoaugment": autoaugment,
+    "cutout": _cutout,
     "brightness": _brightness,
 }

@@ -1,6 +1,5 @@
 """What a model costs, without training it: FLOPs of one image by counting the operations that run, and parameters."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +15,6 @@ from dne_lab.data.source import Source
 from dne_lab.data.stream import ClassStream
 from dne_lab.errors import LabError
 from dne_lab.methods import base
-from dne_lab.models.classifier import ExpandableClassifier
-from dne_lab.models.resnet import Classified, ResNet
 
 
 class _Blank(Source):
@@ -106,45 +103,6 @@ def counted(action: Callable[[], object]) -> int:
 def count(module: nn.Module, trainable: bool = False) -> int:
     """Number of parameters, or of those that train."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
-
-
-def matched_width(
-    name: str, shape: tuple[int, int, int], classes: int, *, gflops: float | None = None, params: float | None = None
-) -> int:
-    """The width (channels of the first stage) with which a residual network costs what another network does.
-
-    Args:
-        name: of the residual network, one of `dne_lab.models.resnet.PLANS`.
-        shape: (C, H, W) of the images.
-        classes: of its linear classifier.
-        gflops: F of one image in GFLOPs (2 x multiply-accumulate) that is to be met, or
-        params: the number of parameters.
-
-    Returns:
-        The width whose F or number of parameters is nearest to it, at least 1.
-
-    Raises:
-        LabError: neither or both of the two given, or not above 0.
-    """
-    if (gflops is None) == (params is None) or not (gflops or params or 0) > 0:
-        raise LabError(f"gflops = {gflops}, params = {params}: give one of the two, above 0.")
-    wanted = gflops * 1e9 if gflops is not None else params
-
-    @functools.cache
-    def cost(width: int) -> int:
-        with torch.device("meta"):
-            net = Classified(ResNet(name, shape, width), ExpandableClassifier())
-            net.classifier.grow(classes, net.encoder.width)
-        return flops(net.eval(), shape, "meta") if gflops is not None else count(net)
-
-    high = 1
-    while cost(high) < wanted:  # type: ignore[operator]
-        high *= 2
-    low = high // 2 or 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if cost(middle) < wanted else (low, middle)  # type: ignore[operator]
-    return min((low, high), key=lambda width: abs(cost(width) - wanted))  # type: ignore[operator]
 
 
 def of_task(method: base.Method) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What is learned: the protocol (`base`) and one file a family of methods. Importing this package registers them."""
 
-from dne_lab.methods import dytox, expansion, finetune, icarl, joint, podnet, replay, resnet
+from dne_lab.methods import der, dytox, expansion, finetune, foster, icarl, joint, podnet, replay, resnet
 from dne_lab.methods.base import Method, Stage, create, find
 
-__all__ = ["Method", "Stage", "create", "dytox", "expansion", "find", "finetune", "icarl", "joint", "podnet", "replay"]
-__all__ += ["resnet"]
+__all__ = ["Method", "Stage", "create", "der", "dytox", "expansion", "find", "finetune", "foster", "icarl", "joint"]
+__all__ += ["podnet", "replay", "resnet"]

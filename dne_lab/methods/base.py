@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dne_lab import chance, fields
 from dne_lab.config import Config, Recipe
@@ -132,7 +133,10 @@ class Method(nn.Module):
     # What the loop relies on ---------------------------------------------------------------------------------------
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
-        """What `task_NN.safetensors` keeps of this task, so that `load_task_states` can rebuild any prefix."""
+        """What `task_NN.safetensors` keeps of this task, so that `load_task_states` can rebuild any prefix.
+
+        It is what the reported prediction needs; one that needs what only training needs (a teacher's) is gone.
+        """
         return {name: value for name, value in self.state_dict().items() if not name.startswith(self.training_only)}
 
     def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
@@ -168,6 +172,11 @@ def frozen(module: M) -> M:
 def changed(recipe: Recipe, changes: dict[str, Any], name: str) -> Recipe:
     """A recipe with other values of some fields; ``name`` is where the user sets them, for errors."""
     return fields.build(Recipe, asdict(recipe) | changes, f"{name}.")
+
+
+def soft_cross_entropy(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of (B, classes) against softmax(wanted / T), both divided by T; without the factor T^2."""
+    return F.cross_entropy(logits / temperature, (wanted / temperature).softmax(1))
 
 
 def find(name: str) -> type[Method]:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from dne_lab.config import Config
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import Method, Stage
+from dne_lab.methods.kept import Kept
 from dne_lab.models import literal, variants
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.variants import Variant
@@ -29,7 +30,7 @@ class Expansion(Method):
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__(config, stream)
         self.model = ExpandableViT(config.network, stream.shape, self.variant, stream.mean, stream.std)
-        self._kept: tuple[Tensor, Tensor] | None = None  # image numbers, ascending, and their read-outs side by side
+        self._kept: Kept | None = None  # read-outs, side by side
 
     def enter(self, task: Task, stage: Stage) -> None:
         """A new expert for "learn"; only the classifier trains in "tune"."""
@@ -40,12 +41,8 @@ class Expansion(Method):
 
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
         """In stage 2 only the classifier learns: without augmentation the read-outs of its images are computed once."""
-        self._kept = None
-        if stage.name == "tune" and not stage.recipe.augment:
-            parts = [(batch.index, self.features(batch.images)) for batch in batches]
-            numbers, features = (torch.cat(column) for column in zip(*parts, strict=True))
-            order = numbers.argsort()
-            self._kept = numbers[order], features[order]
+        same = stage.name == "tune" and not stage.recipe.augment
+        self._kept = Kept(batches, self.features) if same else None
 
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """The weighted terms by name."""
@@ -56,9 +53,8 @@ class Expansion(Method):
     def _logits(self, batch: Batch, stage: Stage) -> Tensor:
         if stage.name != "tune" or self._kept is None:
             return self.model(batch.images).logits
-        numbers, features = self._kept
         widths = [weight.shape[1] for weight in self.model.classifier.weights]
-        return self.model.classifier(features[torch.searchsorted(numbers, batch.index)].split(widths, 1))
+        return self.model.classifier(self._kept(batch.index).split(widths, 1))
 
     def objective(self, output: Output, labels: Tensor, task: Task) -> dict[str, Tensor]:
         """The paper's training objective for (B, classes) logits and (B,) ranks, by name.

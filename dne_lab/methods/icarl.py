@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dne_lab.config import Config
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.errors import unknown
-from dne_lab.methods.base import Stage, changed, frozen
+from dne_lab.methods.base import Stage, changed, frozen, soft_cross_entropy
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions
 from dne_lab.models.resnet import Classified
 
@@ -82,11 +82,6 @@ class ICaRL(ResNetMethod):
         """The nearest mean of exemplars, and the classifier's logits."""
         features = self.features(images)
         return {"nme": nearness(features.float(), self.means), "classifier": self.model.classifier([features])}
-
-
-def soft_cross_entropy(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of (B, classes) against softmax(wanted / T), both divided by T; without the factor T^2."""
-    return F.cross_entropy(logits / temperature, (wanted / temperature).softmax(1))
 
 
 def original(logits: Tensor, labels: Tensor, old: Tensor | None) -> Tensor:

@@ -16,7 +16,8 @@ from dne_lab.models.resnet import PLANS, Classified, ResNet
 
 @dataclass(frozen=True)
 class ResNetOptions:
-    """``network``: resnet18, resnet32 or resnet18-224; ``width``: channels of its first stage (none: as published)."""
+    """``network``: resnet18 to resnet152, resnet32 or resnet18-224; ``width``: channels of its first stage (none: as
+    published)."""
 
     network: str = "resnet18"
     width: int | None = None
@@ -37,9 +38,16 @@ class ResNetMethod(Method):
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__(config, stream)
-        name, width = self.options.network, self.options.width
-        encoder = ResNet(name, stream.shape, width, stream.mean, stream.std, self.final_relu)
-        self.model = Classified(encoder, self.new_classifier())
+        self.model: Any = self.new_model()
+
+    def new_model(self) -> nn.Module:
+        """The network before its first class: one encoder and its classifier."""
+        return Classified(self.new_encoder(), self.new_classifier())
+
+    def new_encoder(self) -> ResNet:
+        """A residual network of the options, without a classifier."""
+        name, width, stream = self.options.network, self.options.width, self.stream
+        return ResNet(name, stream.shape, width, stream.mean, stream.std, self.final_relu)
 
     def new_classifier(self) -> nn.Module:
         """The classifier before its first class."""
@@ -59,7 +67,8 @@ class ResNetMethod(Method):
 
     def network_settings(self) -> dict[str, Any]:
         """Name and width of the residual network."""
-        return {"name": self.model.encoder.name, "width": self.model.encoder.first_width}
+        name, width = self.options.network, self.options.width
+        return {"name": name, "width": PLANS[name].width if width is None else width}
 
 
 class FineTuningResNet(ResNetMethod):

@@ -16,18 +16,24 @@ from dne_lab.models.images import ImageModel
 
 class Plan(NamedTuple):
     """``blocks`` of each stage, ``width`` (channels of the first stage, doubled by each later one), ``large``: a 7 x 7
-    stem of stride 2 and a pooling, as for images of 224 pixels; else 3 x 3 of stride 1. ``least`` pixels a side."""
+    stem of stride 2 and a pooling, as for images of 224 pixels; else 3 x 3 of stride 1. ``least`` pixels a side.
+    ``bottleneck``: blocks of three convolutions whose outputs are four times as wide."""
 
     blocks: tuple[int, ...]
-    width: int
-    large: bool
-    least: int
+    width: int = 64
+    large: bool = False
+    least: int = 8
+    bottleneck: bool = False
 
 
 PLANS = {
-    "resnet18": Plan((2, 2, 2, 2), 64, large=False, least=8),  # "modified": as iCaRL, PODNet, DER and FOSTER use it
-    "resnet32": Plan((5, 5, 5), 16, large=False, least=4),
-    "resnet18-224": Plan((2, 2, 2, 2), 64, large=True, least=32),  # torchvision's
+    "resnet18": Plan((2, 2, 2, 2)),  # "modified": as iCaRL, PODNet, DER and FOSTER use it
+    "resnet34": Plan((3, 4, 6, 3)),
+    "resnet50": Plan((3, 4, 6, 3), bottleneck=True),
+    "resnet101": Plan((3, 4, 23, 3), bottleneck=True),
+    "resnet152": Plan((3, 8, 36, 3), bottleneck=True),
+    "resnet32": Plan((5, 5, 5), 16, least=4),
+    "resnet18-224": Plan((2, 2, 2, 2), large=True, least=32),  # torchvision's
 }
 
 
@@ -38,33 +44,58 @@ class Maps(NamedTuple):
     maps: list[Tensor]
 
 
-class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut; returns their sum before the ReLU.
+class Block(nn.Module):
+    """Convolutions, each with a batch norm, and a shortcut; returns their sum before the last ReLU.
 
-    The last norm's gain starts at 0, so that a block starts as its shortcut.
+    The last norm's gain starts at 0, so that a block starts as its shortcut. ``widening``: outputs over width.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    widening = 1
+
+    def __init__(self, inputs: int, width: int, stride: int, kernels: Sequence[tuple[int, int, int]]) -> None:
+        """``kernels``: (side, outputs, stride) of each convolution."""
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        outputs, channels = width * self.widening, inputs
+        for number, (side, wide, step) in enumerate(kernels, start=1):
+            self.add_module(f"conv{number}", nn.Conv2d(channels, wide, side, step, side // 2, bias=False))
+            self.add_module(f"bn{number}", nn.BatchNorm2d(wide))
+            channels = wide
+        self.depth = len(kernels)
         self.downsample: nn.Sequential | None = None
         if stride > 1 or inputs != outputs:
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        nn.init.zeros_(self.get_submodule(f"bn{self.depth}").weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), before the ReLU."""
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        out = x
+        for number in range(1, self.depth + 1):
+            out = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(out))
+            out = F.relu(out) if number < self.depth else out
         return out + (x if self.downsample is None else self.downsample(x))
+
+
+class BasicBlock(Block):
+    """Two 3 x 3 convolutions."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__(inputs, width, stride, [(3, width, stride), (3, width, 1)])
+
+
+class Bottleneck(Block):
+    """1 x 1, 3 x 3 (which takes the stride) and 1 x 1, whose outputs are four times as wide as what lies between."""
+
+    widening = 4
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__(inputs, width, stride, [(1, width, 1), (3, width, stride), (1, 4 * width, 1)])
 
 
 class ResNet(ImageModel):
     """A residual network without a classifier.
 
     Args:
-        name: resnet18, resnet32 (with 1 x 1 convolutions in the shortcuts) or resnet18-224.
+        name: one of `PLANS` (resnet32 has 1 x 1 convolutions in its shortcuts).
         shape: (channels, height, width) of the images, which enter as uint8.
         width: channels of the first stage; default: the published ones.
         final_relu: whether features are pooled behind the last ReLU or, as PODNet does, before it.
@@ -99,19 +130,19 @@ class ResNet(ImageModel):
         kernel, stride = (7, 2) if plan.large else (3, 1)
         self.conv1 = nn.Conv2d(shape[0], channels, kernel, stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
+        block = Bottleneck if plan.bottleneck else BasicBlock
         inputs = channels
         for number, count in enumerate(plan.blocks):
-            outputs = channels * 2**number
+            inside = channels * 2**number
             strides = [1 if number == 0 else 2, *[1] * (count - 1)]
-            blocks = [BasicBlock(inputs if i == 0 else outputs, outputs, s) for i, s in enumerate(strides)]
+            outputs = inside * block.widening
+            blocks = [block(inputs if i == 0 else outputs, inside, s) for i, s in enumerate(strides)]
             self.add_module(f"layer{number + 1}", nn.Sequential(*blocks))
             inputs = outputs
         self.width = inputs  # of the features
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if isinstance(module, BasicBlock):
-                nn.init.zeros_(module.bn2.weight)
         self.to(memory_format=torch.channels_last)  # a training step on a CPU takes a fifth less time
 
     def forward(self, images: Tensor) -> Maps:

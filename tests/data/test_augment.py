@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dne_lab import chance
 from dne_lab.config import AUGMENTATIONS
 from dne_lab.data import augment as module
 from dne_lab.data.augment import augment
@@ -83,6 +84,37 @@ def test_brightness_multiplies_by_1_minus_to_plus_63_over_255():
     assert augment(torch.full_like(batch, 255), ["brightness"], KEY, torch.arange(5000)).max() == 255
 
 
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.integers(0, 10**6))
+def test_cutout_blackens_a_square_around_the_drawn_pixel(height, width, channels, first):
+    batch, index = images(8, channels, 40)[:, :, :height, :width], torch.arange(first, first + 8)
+    out = augment(batch, ["cutout"], KEY, index)
+    side = min(height, width) // 2
+    for image, cut, (u, v) in zip(batch, out, chance.uniform((*KEY, "cutout"), index, 2).tolist(), strict=True):
+        top, left = int(u * height) - side // 2, int(v * width) - side // 2
+        wanted = image.clone()
+        wanted[:, max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = 0
+        assert torch.equal(cut, wanted)
+
+
+def test_the_square_of_cutout_is_centred_on_every_pixel_equally_often():
+    """Of 32 rows, those from 8 above the centre to 7 below are black: which they are tells the centre."""
+    count = 30_000
+    black = augment(torch.ones(count, 1, 32, 32, dtype=torch.uint8), ["cutout"], KEY, torch.arange(count))[:, 0] == 0
+    place = []
+    for hit in (black.any(dim=2), black.any(dim=1)):  # rows, columns
+        lines = hit.sum(dim=1)
+        first = hit.int().argmax(dim=1)
+        assert (lines[first > 0] == (32 - first[first > 0]).clamp_max(16)).all()
+        place.append(torch.where(first > 0, first + 8, lines - 8))
+    assert (black.sum(dim=(1, 2)) == black.any(dim=2).sum(dim=1) * black.any(dim=1).sum(dim=1)).all()  # a rectangle
+    found = torch.bincount(place[0] * 32 + place[1], minlength=32 * 32)
+    assert len(found) == 32 * 32
+    expected = count / 32**2
+    assert (found - expected).abs().max() < 5 * expected**0.5
+    assert found.double().var() == pytest.approx(expected, rel=0.2)  # a Poisson count: neither even nor in clusters
+
+
 def test_affine_stays_within_its_ranges():
     """The picture of a point moves as far as 10 degrees, 10% and a factor of 1.1 allow, and uses that room."""
     side, at = 41, (20, 32)  # 12 pixels right of the centre
@@ -153,11 +185,14 @@ def test_a_gpu_gives_what_the_cpu_gives(name):
     assert (difference > 1).float().mean() < 1e-3  # interpolation rounds differently
 
 
-def test_a_batch_of_64_cifar_images_is_ready_within_50_ms():
+@pytest.mark.parametrize(
+    "names", [("crop", "flip", "randaugment"), ("crop", "flip", "brightness", "autoaugment", "cutout")]
+)
+def test_a_batch_of_64_cifar_images_is_ready_within_50_ms(names):
     batch, index = images(64, side=32), torch.arange(64)
     best = float("inf")
     for epoch in range(10):
         start = time.process_time()
-        augment(batch, ["crop", "flip", "randaugment"], (epoch,), index)
+        augment(batch, names, (epoch,), index)
         best = min(best, time.process_time() - start)
     assert best < 0.05

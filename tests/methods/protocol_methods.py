@@ -448,5 +448,6 @@ class DyTox(Method):
 
 
 METHODS = {cls.name: Method.registry.pop(cls.name) for cls in (ICaRL, PODNet, DER, FOSTER, DyTox)}
-BASELINES = {name: Method.registry[name] for name in ("icarl", "podnet", "dytox", "replay-resnet")}  # the real ones
+REAL = ("icarl", "podnet", "der", "foster", "dytox", "replay-resnet")
+BASELINES = {name: Method.registry[name] for name in REAL}
 ALL = METHODS | BASELINES

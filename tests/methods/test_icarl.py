@@ -140,7 +140,7 @@ def test_the_losses_by_task() -> None:
     ("changes", "message"),
     [
         ({"options__loss": "ce"}, r"unknown options\.loss 'ce'.*Allowed: bce, softmax"),
-        ({"options__network": "resnet50"}, r"unknown options\.network 'resnet50'.*resnet18"),
+        ({"options__network": "resnet20"}, r"unknown options\.network 'resnet20'.*resnet18"),
         ({"options__width": 0}, r"options\.width = 0: must be at least 1"),
         ({"options__size": 3}, r"unknown field 'options\.size'"),
         ({"options__later__epochs": -1}, r"options\.later: epochs = -1"),

@@ -1,0 +1,200 @@
+"""What RandAugment and AutoAugment do to images: operations on whole batches, with a strength for each image.
+
+The arithmetic is Pillow's; turns, shears and shifts are bilinear, and what comes from outside the image is middle grey.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dne_lab.data.geometry import about_centre, rotation, warp
+
+FILL = 128  # what comes from outside the image: middle grey
+
+Argument = Callable[[Tensor, Tensor], Tensor]
+Apply = Callable[[Tensor, Tensor], Tensor]
+
+
+class Operation(NamedTuple):
+    """``argument``: (level in [0, 1], sign +-1), float64 (B,) each -> what the operation takes, (B,) float64;
+    ``apply``: (images (B, C, H, W) uint8, argument (B,)) -> (B, C, H, W) uint8."""
+
+    argument: Argument
+    apply: Apply
+
+
+def apply_each(images: Tensor, operations: dict[str, Operation], which: Tensor, level: Tensor, sign: Tensor) -> None:
+    """Changes images (B, C, H, W) in place, each by one of the operations.
+
+    ``which`` (B,) int64 is its place among ``operations`` (-1: none). It, ``level`` and ``sign`` are on the CPU: two
+    transfers suffice and nothing waits for a GPU.
+    """
+    order = which.argsort(stable=True)
+    level, sign = level[order], sign[order]
+    stops = torch.bincount(which + 1, minlength=len(operations) + 1).cumsum(0).tolist()
+    parts = [(drawn, slice(*stops[i : i + 2])) for i, drawn in enumerate(operations.values())]
+    argument = torch.cat([level[: stops[0]], *(drawn.argument(level[mine], sign[mine]) for drawn, mine in parts)])
+    order, argument = order.to(images.device), argument.to(images.device)
+    for drawn, mine in parts:
+        if mine.stop > mine.start:
+            images[order[mine]] = drawn.apply(images[order[mine]], argument[mine])
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def none(level: Tensor, sign: Tensor) -> Tensor:
+    """For operations that take nothing."""
+    return level
+
+
+def signed(most: float) -> Argument:
+    """From 0 to +-``most``."""
+    return lambda level, sign: sign * level * most
+
+
+def around_one(level: Tensor, sign: Tensor) -> Tensor:
+    """From 1 to 1.9 or 0.1."""
+    return (1 + sign * level * 0.9).clamp_min(0.1)
+
+
+def signs(draws: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) -> -1 or 1, float64, each half of the time."""
+    return torch.where(draws < 0.5, -1.0, 1.0).double()
+
+
+# Operations -----------------------------------------------------------------------------------------------------------
+
+
+def _each(argument: Tensor) -> Tensor:
+    return argument.float()[:, None, None, None]
+
+
+def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+    """Pillow's ``blend``: from the degenerate image (0) through the image (1) and beyond, truncated."""
+    base = degenerate.float()
+    return (base + _each(factor) * (images.float() - base)).clamp(0, 255).to(torch.uint8)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luma (ITU-R 601) in Pillow's fixed point: (B, 1, H, W) int32."""
+    if images.shape[1] != 3:
+        return images.to(torch.int32)
+    red, green, blue = images.to(torch.int32).split(1, dim=1)
+    return (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16
+
+
+def _histogram(images: Tensor) -> Tensor:
+    """(B, C, H, W) uint8 -> counts of the 256 values, (B, C, 256) int64."""
+    values = images.flatten(2).long()
+    return torch.zeros((*values.shape[:2], 256), dtype=torch.int64, device=images.device).scatter_add_(
+        2, values, torch.ones_like(values)
+    )
+
+
+def _look_up(images: Tensor, table: Tensor) -> Tensor:
+    """Replaces each value by the table (B, C, 256) of its image and channel."""
+    values = table.clamp(0, 255).to(torch.uint8)
+    return values.gather(2, images.flatten(2).long()).view_as(images)
+
+
+def autocontrast(images: Tensor, _: Tensor) -> Tensor:
+    """Stretches each channel to 0..255."""
+    low = images.amin(dim=(2, 3)).double()[:, :, None]
+    high = images.amax(dim=(2, 3)).double()[:, :, None]
+    scale = torch.full_like(high, 255) / (high - low)  # 255 / tensor would be 255 * (1 / tensor), not Pillow's rounding
+    values = torch.arange(256, device=images.device, dtype=torch.float64)
+    return _look_up(images, torch.where(high > low, (values * scale - low * scale).floor(), values))
+
+
+def equalize(images: Tensor, _: Tensor) -> Tensor:
+    """Makes the values of each channel equally frequent, as far as whole tables can."""
+    counts = _histogram(images)
+    brightest = images.amax(dim=(2, 3)).long()[:, :, None]
+    step = (counts.sum(dim=2, keepdim=True) - counts.gather(2, brightest)) // 255
+    before = counts.cumsum(dim=2) - counts  # how many values are darker
+    values = torch.arange(256, device=images.device)
+    return _look_up(images, torch.where(step > 0, (step // 2 + before) // step.clamp_min(1), values))
+
+
+def invert(images: Tensor, _: Tensor) -> Tensor:
+    """255 minus each value."""
+    return 255 - images
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keeps the highest 0..8 bits of each value."""
+    mask = 256 - 2 ** (8 - bits.long())
+    return images & mask.to(torch.uint8)[:, None, None, None]
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Inverts the values from the threshold on."""
+    return torch.where(images < threshold[:, None, None, None], images, 255 - images)
+
+
+def solarize_add(images: Tensor, add: Tensor) -> Tensor:
+    """Adds to the values below 128."""
+    brighter = (images.to(torch.int16) + add.to(torch.int16)[:, None, None, None]).clamp_max(255).to(torch.uint8)
+    return torch.where(images < 128, brighter, images)
+
+
+def color(images: Tensor, factor: Tensor) -> Tensor:
+    """From grey (0) through the image (1) to stronger colours."""
+    return _blend(_grey(images), images, factor)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """From one grey, the mean (0), through the image (1) to more contrast."""
+    mean = (_grey(images).double().mean(dim=(1, 2, 3), keepdim=True) + 0.5).floor()
+    return _blend(mean, images, factor)
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """From black (0) through the image (1) to brighter."""
+    return _blend(torch.zeros((), device=images.device), images, factor)
+
+
+def sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """From smoothed (0) through the image (1) to sharper; less than 3 pixels stay as they are."""
+    if min(images.shape[2:]) < 3:
+        return images
+    kernel = torch.ones((1, 1, 3, 3), device=images.device)
+    kernel[:, :, 1, 1] = 5
+    smooth = images.float()
+    inner = F.conv2d(smooth.flatten(0, 1)[:, None], kernel).view(*images.shape[:2], *(n - 2 for n in images.shape[2:]))
+    smooth[:, :, 1:-1, 1:-1] = (inner / 13).round()  # the rim stays, as in Pillow's SMOOTH
+    return _blend(smooth, images, factor)
+
+
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """About the centre, counter-clockwise."""
+    height, width = images.shape[2:]
+    nowhere = torch.zeros((len(images), 2), dtype=degrees.dtype, device=degrees.device)
+    return warp(images, about_centre(rotation(degrees), nowhere, height, width), FILL)
+
+
+def shear(axis: int) -> Apply:
+    """Along x (0) or y (1), by a share of the distance from the top left corner."""
+    return lambda images, slope: _moved(images, axis, 1 - axis, slope)
+
+
+def translate(axis: int, whole: bool) -> Apply:
+    """Along x (0) or y (1), by a share of the side; by a ``whole`` number of pixels (truncated) or as it comes."""
+
+    def moved(images: Tensor, share: Tensor) -> Tensor:
+        pixels = share * images.shape[3 - axis]
+        # float32: 150 / 331 of 331 pixels are 150, not a little less
+        return _moved(images, axis, 2, pixels.float().trunc() if whole else pixels)
+
+    return moved
+
+
+def _moved(images: Tensor, row: int, column: int, entry: Tensor) -> Tensor:
+    """The warp whose map is the identity but for one entry."""
+    matrix = torch.eye(2, 3, device=images.device, dtype=entry.dtype).repeat(len(images), 1, 1)
+    matrix[:, row, column] += entry
+    return warp(images, matrix, FILL)

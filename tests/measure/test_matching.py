@@ -1,0 +1,36 @@
+"""Widths of equal cost: the nearest of all, for a residual network and a transformer, one network or one a task."""
+
+import pytest
+
+from dne_lab.config import Config, from_dict
+from dne_lab.errors import LabError
+from dne_lab.measure import cost
+from dne_lab.measure.matching import COSTS, field_of, matched_width, widened
+
+TASKS, SHAPE = [5, 2, 2], (3, 8, 8)
+
+
+def config(method: str) -> Config:
+    tree = {"method": method, "network": {"patch": 4, "depth": 2, "head_width": 8, "heads": [1, 1]}}
+    return from_dict(tree | ({} if method == "dytox" else {"options": {"width": 1}}))
+
+
+@pytest.mark.parametrize("method", ["der", "foster", "dytox"])
+@pytest.mark.parametrize(("by", "factor"), [("flops_literal", 0.95), ("flops_spent", 1.0), ("params_total", 1.02)])
+def test_the_matched_width_is_the_nearest(method: str, by: str, factor: float) -> None:
+    stream = cost.blank_stream(TASKS, SHAPE)
+    costs = {w: cost.of_tasks(widened(config(method), w), stream)[-1][by] for w in range(1, 6)}
+    wanted = costs[3] * factor
+    assert matched_width(config(method), stream, wanted, by) == min(costs, key=lambda w: abs(costs[w] - wanted)) == 3
+
+
+def test_what_is_widened() -> None:
+    assert field_of("icarl") == "options.width" and field_of("dytox") == field_of("dne") == "network.heads"
+    assert widened(config("der"), 7).options == {"width": 7}
+    assert widened(config("dytox"), 7).network.heads == (7, 1)
+
+
+@pytest.mark.parametrize(("wanted", "by"), [(0, "flops_literal"), (float("nan"), "flops_spent"), (1.0, "flops")])
+def test_what_is_refused(wanted: float, by: str) -> None:
+    with pytest.raises(LabError, match=f"give one of {', '.join(COSTS)} and a number above 0"):
+        matched_width(config("der"), cost.blank_stream(TASKS, SHAPE), wanted, by)
