@@ -64,7 +64,7 @@ def of_npz() -> list[str]:
 @pytest.mark.parametrize(
     ("message", "words"),
     [
-        (r"unknown method 'dnee'\. Did you mean dne .* Allowed: dne, ", ["run", "ia,dnee"]),
+        (r"unknown method 'dnee'\. Did you mean dne .* Allowed: der, dne, ", ["run", "ia,dnee"]),
         (r"',' names no method: give one or more", ["run", ","]),
         (r"unknown preset 'digit'\. Did you mean digits", ["run", "dne", "--preset", "digit"]),
         (r"unknown preset 'digit'", ["reproduce", "--preset", "digit"]),
