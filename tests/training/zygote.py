@@ -121,14 +121,16 @@ def sigterm(folder: Path) -> dict[str, Any]:
         def step(self: Optimisation, rate: float) -> None:
             time.sleep(0.02)
             original(self, rate)
+            if (folder / "terminated" / "task_01.safetensors").exists():
+                (folder / "stepping").touch()  # a step of task 2 has been made: the signal comes behind it
 
         Optimisation.step = step  # type: ignore[method-assign]
         train(folder / "terminated", checkpoint_seconds=3600)
 
     number = child(slowly)
-    while not (folder / "terminated" / "task_01.safetensors").exists():
+    while not (folder / "stepping").exists():
         time.sleep(0.005)
-    time.sleep(0.1)
+    time.sleep(0.03)
     os.kill(number, signal.SIGTERM)
     status = ended(number)
     found = tiny.content(folder / "terminated")["last.safetensors"][0]["state"]["cursor"]
