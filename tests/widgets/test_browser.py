@@ -149,5 +149,5 @@ def test_notebook_06_under_voila(folder: Path, tmp_path: Path, browser: Any) -> 
         page.locator(".dne-patches:visible canvas").first.click(position={"x": 30, "y": 30})
         page.wait_for_function("() => document.querySelector('.dne-bars').innerText.includes('patch 9 ')")
         assert all(ICONS.fullmatch(asked) for asked in seen.outside)  # Voilà's own icons
-        assert all("Failed to load resource" in said for said in seen.complaints) and len(seen.complaints) <= 2
+        assert all("Failed to load resource" in said for said in seen.complaints)
         page.close()
