@@ -157,7 +157,7 @@ SMALL: dict[str, Tree] = {
     "der": {
         "options": {"width": 16},
         "learn": SMALL_SGD | {"lr": 0.2},
-        "tune": SMALL_SGD | {"lr": 0.1},
+        "tune": SMALL_SGD | {"lr": 0.5},
     },
     "foster": {
         "options": {"width": 16, "compress": {"weight_decay": 0.0}},

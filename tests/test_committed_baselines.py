@@ -28,13 +28,29 @@ def test_what_was_chosen() -> None:
     trials = runs_of("digits100-baselines-tuning")
     assert all(r.finished and r.validation == 0.2 and r.seed == 0 for r in trials)
     same(FIGURES / "digits100_baselines_tuning.csv", tables.summary(trials))
-    for method in BASELINES:
+    for method in (*BASELINES, "der", "foster"):
         mine = [trial for trial in trials if trial.method == method]
         assert 2 <= len(mine) <= 6
-        best = max(mine, key=lambda r: r.LA or 0.0).config
+        best = max(mine, key=lambda r: (r.LA or 0.0, r.AA or 0.0)).config
         chosen = presets.resolve(f"digits100,{method}-small")
         assert (best["learn"]["lr"], best["options"]) == (chosen.learn.lr, chosen.options)
-        assert method == "icarl" or best["tune"]["lr"] == chosen.tune.lr
+        assert method in ("icarl", "foster") or best["tune"]["lr"] == chosen.tune.lr  # those two have no second stage
+    student = next(r for r in trials if r.method == "foster" and r.config["learn"]["lr"] == 0.2)
+    newest = [round(row[-1]) for row in student.accuracy[1:]]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{min(newest)} to {max(newest)}% of the" in readme
+
+
+def test_what_the_readme_says_of_new_classes() -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+    def newest(method: str, first: int) -> str:
+        runs = [run for run in runs_of("digits100-baselines") if run.method == method]
+        found = [row[-1] for run in runs for row in run.accuracy[first:]]
+        return f"{int(min(found))} to {int(max(found))}%"
+
+    assert f"({newest('dytox', 4)} on those of the last two tasks; replay {newest('replay', 4)})" in readme
+    assert f"({newest('finetune-resnet', 2)} on the newest classes of tasks 3 to 6)" in readme
 
 
 def test_every_method_learns_and_the_bounds_hold() -> None:

@@ -1,7 +1,10 @@
 """Networks of equal cost: the width with which a method costs what another one does (figure 6 a and b)."""
 
 import functools
+import math
 from dataclasses import fields
+
+import torch
 
 from dne_lab.config import Config
 from dne_lab.data.stream import ClassStream
@@ -41,12 +44,13 @@ def matched_width(config: Config, stream: ClassStream, wanted: float, by: str = 
     Raises:
         LabError: an unknown cost, a wanted one that is not above 0.
     """
-    if by not in COSTS or not wanted > 0:
+    if by not in COSTS or not 0 < wanted < math.inf:
         raise LabError(f"by = {by!r}, wanted = {wanted}: give one of {', '.join(COSTS)} and a number above 0.")
 
     @functools.cache
     def at(width: int) -> int:
-        return int(cost.of_tasks(widened(config, width), stream)[-1][by])
+        with torch.device("meta"):  # counted, not computed: the search may pass by networks of any size
+            return int(cost.of_tasks(widened(config, width), stream)[-1][by])
 
     high = 1
     while at(high) < wanted:

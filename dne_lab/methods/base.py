@@ -140,8 +140,14 @@ class Method(nn.Module):
         return {name: value for name, value in self.state_dict().items() if not name.startswith(self.training_only)}
 
     def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
-        """Sets the weights from the states of tasks 1..t (after `enter` was replayed for them)."""
-        self.load_kept(states[-1])
+        """Sets the weights from the states of tasks 1..t (after `enter` was replayed for them).
+
+        A weight comes from the last state that has it: an expert from its own task's, the classifier from the last.
+        """
+        merged: dict[str, Tensor] = {}
+        for state in states:
+            merged |= state
+        self.load_kept(merged)
 
     def load_kept(self, state: dict[str, Tensor]) -> None:
         """Loads a state in which nothing may be missing but what only training needs; a KeyError names what is."""

@@ -152,10 +152,3 @@ class DER(ResNetMethod):
         """The task's encoder and the classifier as they are now."""
         kept = (f"model.encoders.{task.number - 1}.", "model.classifier.")
         return {name: value for name, value in self.state_dict().items() if name.startswith(kept)}
-
-    def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
-        """Encoders from their own task's state, the classifier from the last one."""
-        merged: dict[str, Tensor] = {}
-        for state in states:
-            merged |= state
-        self.load_kept(merged)

@@ -117,13 +117,6 @@ class Expansion(Method):
         kept = (f"model.experts.{number}.", "model.classifier.", "model.mean", "model.std")
         return {name: value for name, value in self.state_dict().items() if name.startswith(kept)}
 
-    def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
-        """Experts from their own task's state, the classifier from the last one."""
-        merged: dict[str, Tensor] = {}
-        for state in states:
-            merged |= state
-        self.load_kept(merged)
-
 
 class IndependentAttention(Expansion):
     """IA: each expert is a transformer of its own (eq. 12-13)."""

@@ -33,7 +33,3 @@ class FineTuning(Expansion):
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The whole network: it changes with every task."""
         return Method.task_state(self, task)
-
-    def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
-        """The last state is the whole network."""
-        self.load_kept(states[-1])

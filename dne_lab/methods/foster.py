@@ -179,7 +179,7 @@ class FOSTER(ResNetMethod):
 
     def load_task_states(self, states: list[dict[str, Tensor]]) -> None:
         """The last student; its teacher was not kept."""
-        self.load_kept(states[-1])
+        super().load_task_states(states)
         self.teacher = None
 
 

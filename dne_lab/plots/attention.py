@@ -1,7 +1,7 @@
 """Attention sorted into groups as figures: shares (paper, figure 4 left), fragmentation by layer, training, flow."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from dne_lab.plots.attention_layers import fragmentation
 from dne_lab.plots.attention_settings import estimate, scale_of, settings
 from dne_lab.plots.attention_training import along_training, attention_at_start, attention_by_task
 from dne_lab.plots.figure import Figure
-
-if TYPE_CHECKING:
-    pass
 
 REFERENCES = ("uniform %", "keys", "uniform mass %")
 KEYS, MASS = "effective keys", "mass per connection"

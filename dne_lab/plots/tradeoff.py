@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.measure.groups import Group, groups, later_heads, tasks_text, title
+from dne_lab.measure.groups import Group, groups, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.plots import printed
@@ -74,10 +74,7 @@ def figure_6cd(records: Iterable[Record], dataset: str = "cifar100") -> Figure:
 
 
 def _plain(record: Record, methods: Sequence[str]) -> str | None:
-    if record.method not in methods:
-        return None
-    k, name = later_heads(record), printed.TITLES[record.method]
-    return name if not record.heads else f"{name} (k = {k})" if k is not None else f"{name} (mixed heads)"
+    return title(record) if record.method in methods else None
 
 
 def main_stream(records: Sequence[Record]) -> list[int]:

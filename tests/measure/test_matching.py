@@ -30,7 +30,10 @@ def test_what_is_widened() -> None:
     assert widened(config("dytox"), 7).network.heads == (7, 1)
 
 
-@pytest.mark.parametrize(("wanted", "by"), [(0, "flops_literal"), (float("nan"), "flops_spent"), (1.0, "flops")])
+@pytest.mark.parametrize(
+    ("wanted", "by"),
+    [(0, "flops_literal"), (float("nan"), "flops_spent"), (float("inf"), "params_total"), (1.0, "flops")],
+)
 def test_what_is_refused(wanted: float, by: str) -> None:
     with pytest.raises(LabError, match=f"give one of {', '.join(COSTS)} and a number above 0"):
         matched_width(config("der"), cost.blank_stream(TASKS, SHAPE), wanted, by)

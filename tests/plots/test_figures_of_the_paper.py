@@ -98,6 +98,10 @@ def test_figure_6_names_its_panel_and_draws_what_comes() -> None:
     six_a = tradeoff.figure_6ab(runs)
     assert len(rows(six_a, method="foster", source="ours")) == 2
     assert rows(six_a, record=NO_RECORD)["series"].tolist() == ["PODNet", "DyTox", "DER", "DNE (k = 4)"]
+    # DyTox has heads, but no expert whose k could be named: a record of it fills its row
+    named = tradeoff.figure_6ab([*runs, run("dytox", heads=[12])])
+    assert "DyTox" in rows(named, source="ours")["series"].tolist()
+    assert "DyTox" not in rows(named, record=NO_RECORD)["series"].tolist()
 
 
 def test_other_streams_and_data_sets_are_left_out_and_named() -> None:

@@ -150,4 +150,5 @@ def test_notebook_06_under_voila(folder: Path, tmp_path: Path, browser: Any) -> 
         page.wait_for_function("() => document.querySelector('.dne-bars').innerText.includes('patch 9 ')")
         assert all(ICONS.fullmatch(asked) for asked in seen.outside)  # Voilà's own icons
         assert all("Failed to load resource" in said for said in seen.complaints)
+        assert len(seen.complaints) <= len(seen.outside)  # one for each that is not reached, and nothing else
         page.close()
