@@ -181,12 +181,14 @@ def test_cost_growth() -> None:
 
 
 def test_figure_6e_and_f_grow_with_records() -> None:
-    figure = growth.figure_6e(costs())
+    der, foster = ([cost for cost in costs() if cost.method == name] for name in ("der", "foster"))
+    without = [cost for cost in costs() if cost not in [*der, *foster]]
+    figure = growth.figure_6e(without)
     assert rows(figure, record=NO_RECORD)["series"].tolist() == ["DER", "FOSTER"]
-    rows_of = [dict(row) for row in costs()[-1].rows]
-    der = cost_records.CostRecord("der", None, growth.TWENTY_SIX, tuple(rows_of[:1] * 26))
-    more = growth.figure_6e([*costs(), der])
-    assert rows(more, record=NO_RECORD)["series"].tolist() == ["FOSTER"] and der.id in more.records
+    more = growth.figure_6e([*without, *der])
+    (long,) = (cost.id for cost in der if cost.tasks == growth.TWENTY_SIX)
+    assert rows(more, record=NO_RECORD)["series"].tolist() == ["FOSTER"] and long in more.records
+    assert NO_RECORD not in growth.figure_6e(costs()).table["record"].tolist()
     lines = {line.get_color() for line in drawn(more).lines}
     assert {STYLES["der"].colour, STYLES["dne"].colour} <= lines
     many = {"tasks": growth.TWENTY_SIX, "heads": [12, *[1] * 25], "dataset": "digits100"}
