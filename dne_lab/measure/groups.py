@@ -56,6 +56,11 @@ def later_heads(record: Record) -> int | None:
     return later[0] if later and len(set(later)) == 1 else None
 
 
+def even_heads(record: Record) -> bool:
+    """Whether several experts have the same number of heads, the first too (figure 1)."""
+    return len(record.heads) > 1 and len(set(record.heads)) == 1
+
+
 def heads_text(record: Record) -> str:
     """Heads of the experts, e.g. ``12, 1``; the last number repeats. Empty for other networks."""
     heads = list(record.heads)
@@ -74,10 +79,15 @@ def tasks_text(tasks: Sequence[int]) -> str:
 
 
 def title(record: Record) -> str:
-    """The method's name in tables and figures; expansion methods with their heads, e.g. ``DNE (k = 1)``."""
+    """The method's name in tables and figures; expansion methods with their heads, e.g. ``DNE (k = 1)``.
+
+    Several experts of as many heads, the first too, as in figure 1, are ``IA (4 heads each)``.
+    """
     name = TITLES.get(record.method, record.method)
     if record.method not in EXPANSION:
         return name
+    if even_heads(record):
+        return f"{name} ({record.heads[0]} head{'s' * (record.heads[0] > 1)} each)"
     k = later_heads(record)
     return f"{name} (k = {k})" if k is not None else f"{name} (heads {heads_text(record)})"
 
@@ -188,10 +198,22 @@ def _labels(firsts: Sequence[Record]) -> list[str]:
 
 
 def _short(name: str, value: Any, values: Sequence[Any]) -> str:
-    if name in ("network", "class order"):  # too long to print: numbered as they come
+    if name == "network":
+        return _network_text(json.loads(value), [json.loads(other) for other in values])
+    if name == "class order":  # too long to print: numbered as they come
         distinct = [v for i, v in enumerate(values) if v not in values[:i]]
         return f"{name} {distinct.index(value) + 1}"
     return f"{value} {name}" if name == "epochs" else f"{value}" if name in ("dataset", "tasks") else f"{name} {value}"
+
+
+def _network_text(network: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
+    """What tells a network from the others: ``width 32``, ``resnet34, width 16``, ``heads 3, 1``."""
+    told = []
+    for field, value in network.items():
+        if any(other.get(field) != value for other in others):
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            told.append(text if field == "name" else f"{field.replace('_', ' ')} {text}")
+    return ", ".join(told) or "another network"
 
 
 def _differing(first: Record, second: Record) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.measure.groups import Group, groups, tasks_text, title
+from dne_lab.measure.groups import Group, even_heads, groups, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.plots import printed
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Label = Callable[[Record], str | None]  # what a record is called in a figure; None: it is not in it
 FIRST_STREAM = (50, 10, 10, 10, 10, 10)
+DEEPER = (34, 50, 101, 152)
 SINGLE = ("icarl", "podnet", "foster", "dytox")
 COLUMNS = ["series", "method", "source", "LA %", "+-", "F (G)", "F spent (G)", "params (M)", "remark", "record"]
 
@@ -34,11 +35,10 @@ def figure_1_right(records: Iterable[Record], dataset: str = "cifar100") -> Figu
 
     def label(record: Record) -> str | None:
         if record.method == "ia":
-            even = len(record.heads) > 1 and len(set(record.heads)) == 1
-            return f"IA, {record.heads[0]} heads each".replace("1 heads", "1 head") if even else None
+            return title(record) if even_heads(record) else None
         return _plain(record, ("der", "dne"))
 
-    wanted = [("IA, 1 head each", "ia"), *((f"IA, {k} heads each", "ia") for k in (4, 12)), ("DER", "der")]
+    wanted = [("IA (1 head each)", "ia"), *((f"IA ({k} heads each)", "ia") for k in (4, 12)), ("DER", "der")]
     wanted += [(f"DNE (k = {k})", "dne") for k in (1, 2, 4)]
     return _tradeoff("figure_1_right", "Network expansion", records, dataset, label, wanted)
 
@@ -46,31 +46,49 @@ def figure_1_right(records: Iterable[Record], dataset: str = "cifar100") -> Figu
 def figure_6ab(records: Iterable[Record], dataset: str = "cifar100") -> Figure:
     """LA against F of all methods, their widths matched to DNE's k = 1, 2, 4 (a: CIFAR-100, b: ImageNet-100).
 
-    The paper prints no numbers for the widened networks; the hollow marks are table 1. Arguments: `figure_1_right`.
+    The paper prints no numbers for the widened networks; the hollow marks are table 1. FOSTER's deeper backbones are
+    figure 6 c's. Arguments: `figure_1_right`.
     """
     methods = (*SINGLE, "der", "dne", "ia", "sta", "progressive")
     wanted = [(printed.TITLES[name], name) for name in (*SINGLE, "der")]
     wanted += [(f"DNE (k = {k})", "dne") for k in (1, 2, 4)]
     name = f"figure_6{'b' if dataset == 'imagenet100' else 'a'}"
-    return _tradeoff(name, "Accuracy and scale", records, dataset, lambda r: _plain(r, methods), wanted)
+
+    def label(record: Record) -> str | None:
+        return None if _depth(record) in DEEPER else _plain(record, methods)
+
+    return _tradeoff(name, "Accuracy and scale", records, dataset, label, wanted)
 
 
 def figure_6cd(records: Iterable[Record], dataset: str = "cifar100") -> Figure:
     """FOSTER with several backbones against DNE with k = 1, 2, 4, 7 (c: CIFAR-100, d: ImageNet-100).
 
-    The hollow marks are table 1: FOSTER with ResNet-18, DNE with k = 1, 2, 4. Arguments: `figure_1_right`.
+    The hollow marks are table 1: FOSTER with ResNet-18, DNE with k = 1, 2, 4. Of networks of several widths those of
+    the width with most backbones are drawn. Arguments: `figure_1_right`.
     """
+    records = list(records)
+    backbones: dict[Any, set[int | None]] = {}
+    for record in (r for r in records if r.method == "foster" and printed.dataset_of(r) == dataset):
+        backbones.setdefault(record.network.get("width"), set()).add(_depth(record))
+    width = max(backbones, key=lambda w: len(backbones[w]), default=None)
 
     def label(record: Record) -> str | None:
         if record.method == "foster":
-            depth = re.search(r"resnet\D{0,3}(\d+)", str(record.network).lower())
-            return f"FOSTER, ResNet-{depth[1]}" if depth else "FOSTER"
+            depth = _depth(record)
+            text = "FOSTER" if depth is None else f"FOSTER, ResNet-{depth}"
+            return text if record.network.get("width") == width else None
         return _plain(record, ("dne",))
 
-    wanted = [(f"FOSTER, ResNet-{depth}", "foster") for depth in (18, 34, 50, 101, 152)]
+    wanted = [(f"FOSTER, ResNet-{depth}", "foster") for depth in (18, *DEEPER)]
     wanted += [(f"DNE (k = {k})", "dne") for k in (1, 2, 4, 7)]
     name = f"figure_6{'d' if dataset == 'imagenet100' else 'c'}"
     return _tradeoff(name, "FOSTER's backbones and DNE", records, dataset, label, wanted)
+
+
+def _depth(record: Record) -> int | None:
+    """Layers of a residual network, e.g. 18; None for others."""
+    depth = re.search(r"resnet\D{0,3}(\d+)", str(record.network).lower())
+    return int(depth[1]) if depth else None
 
 
 def _plain(record: Record, methods: Sequence[str]) -> str | None:

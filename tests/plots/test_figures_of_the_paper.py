@@ -51,11 +51,11 @@ def rows(figure: Figure, **wanted: str) -> Any:
 def test_figure_1_takes_ia_with_even_heads_only() -> None:
     runs = [run("ia"), run("ia", first=1), run("ia", 1, 62.0, first=1), run("ia", first=4, k=4), run("dne"), run("sta")]
     figure = tradeoff.figure_1_right(runs)
-    assert rows(figure, source="ours")["series"].tolist() == ["IA, 1 head each", "IA, 4 heads each", "DNE (k = 1)"]
-    one = rows(figure, series="IA, 1 head each").iloc[0]
+    assert rows(figure, source="ours")["series"].tolist() == ["IA (1 head each)", "IA (4 heads each)", "DNE (k = 1)"]
+    one = rows(figure, series="IA (1 head each)").iloc[0]
     assert (one["LA %"], one["record"], one["F (G)"]) == (61.0, "2 seeds", 0.004)
     missing = rows(figure, record=NO_RECORD)["series"].tolist()
-    assert missing == ["IA, 12 heads each", "DER", "DNE (k = 2)", "DNE (k = 4)"]
+    assert missing == ["IA (12 heads each)", "DER", "DNE (k = 2)", "DNE (k = 4)"]
     assert len(figure.records) == 4 and "small scale" not in figure.title
     assert legend(drawn(figure)) == ["IA", "DNE", "DER", "printed (table 1)"]
 
@@ -63,7 +63,7 @@ def test_figure_1_takes_ia_with_even_heads_only() -> None:
 def test_two_settings_of_one_network_are_named_by_what_differs() -> None:
     runs = [run("dne"), run("dne", epochs=12), run("ia", first=1), run("ia", first=1, epochs=12)]
     named = rows(tradeoff.figure_1_right(runs), source="ours")["series"].tolist()
-    wanted = [f"{name}, {number} epochs" for name in ("IA, 1 head each", "DNE (k = 1)") for number in (12, 500)]
+    wanted = [f"{name}, {number} epochs" for name in ("IA (1 head each)", "DNE (k = 1)") for number in (12, 500)]
     assert sorted(named) == sorted(wanted)
 
 
@@ -96,12 +96,27 @@ def test_figure_6_names_its_panel_and_draws_what_comes() -> None:
     texts = [text.get_text() for text in drawn(six_c).texts]
     assert {"ResNet-18", "ResNet-50", "k = 1", "k = 2"} <= set(texts)
     six_a = tradeoff.figure_6ab(runs)
-    assert len(rows(six_a, method="foster", source="ours")) == 2
+    assert rows(six_a, method="foster", source="ours")["series"].tolist() == ["FOSTER"]  # the deeper one is c's
     assert rows(six_a, record=NO_RECORD)["series"].tolist() == ["PODNet", "DyTox", "DER", "DNE (k = 4)"]
     # DyTox has heads, but no expert whose k could be named: a record of it fills its row
     named = tradeoff.figure_6ab([*runs, run("dytox", heads=[12])])
     assert "DyTox" in rows(named, source="ours")["series"].tolist()
     assert "DyTox" not in rows(named, record=NO_RECORD)["series"].tolist()
+
+
+def test_widths_are_named_and_stay_out_of_the_figure_of_backbones() -> None:
+    def nets(method: str, *networks: tuple[str, int]) -> list[Record]:
+        return [run(method, last=40.0 + w, network={"name": n, "width": w}) for n, w in networks]
+
+    runs = [*nets("icarl", ("resnet18", 16), ("resnet18", 32)), *nets("dytox", ("vit", 1)), run("dne")]
+    runs += nets("foster", ("resnet18", 16), ("resnet18", 39), ("resnet34", 16), ("resnet152", 16))
+    six_a, six_c = tradeoff.figure_6ab(runs), tradeoff.figure_6cd(runs)
+    ours = rows(six_a, source="ours")["series"].tolist()
+    assert {"iCaRL, width 16", "iCaRL, width 32", "FOSTER, width 16", "FOSTER, width 39", "DyTox"} <= set(ours)
+    assert len(ours) == 6 and {"width 16", "width 32"} <= {text.get_text() for text in drawn(six_a).texts}
+    backbones = [f"FOSTER, ResNet-{depth}" for depth in (18, 34, 152)]
+    assert sorted(rows(six_c, method="foster", source="ours")["series"]) == sorted(backbones)
+    assert rows(six_c, record=NO_RECORD)["series"].tolist()[:2] == ["FOSTER, ResNet-50", "FOSTER, ResNet-101"]
 
 
 def test_other_streams_and_data_sets_are_left_out_and_named() -> None:
