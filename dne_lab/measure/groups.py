@@ -186,14 +186,15 @@ def _labels(firsts: Sequence[Record]) -> list[str]:
     labels = [title(record) for record in firsts]
     settings = [_settings(record) for record in firsts]
     named = {*SETTINGS, "method", "seed"}
-    fields = [name for name in _flat(firsts[0].config) if name not in named] if firsts else []
+    fields = [name for name in dict.fromkeys(n for r in firsts for n in _flat(r.config)) if name not in named]
     for name in (*SETTINGS[:-1], *fields, SETTINGS[-1]):
         for label in {label for label in labels if labels.count(label) > 1}:
             same = [i for i, other in enumerate(labels) if other == label]
             values = [settings[i].get(name) for i in same]
             if any(value != values[0] for value in values):
-                for i in same:
-                    labels[i] = f"{label}, {_short(name, settings[i].get(name), values)}"
+                for i, value in zip(same, values, strict=True):
+                    if value is not None:  # a setting that only some of them give
+                        labels[i] = f"{label}, {_short(name, value, values)}"
     return labels
 
 
