@@ -35,9 +35,13 @@ def compare(records: Iterable[Record]) -> "pd.DataFrame":
 
     ``our dataset`` and ``paper dataset`` say what each number was measured on: they differ for small-scale runs, where
     the difference says nothing about the reproduction. F, in GFLOPs, is that of the literal path. Without a printed row
-    the paper's columns are empty.
+    the paper's columns are empty. ``elsewhere``: what the method's authors (PODNet: PyCIL) published for their own
+    code, and with which network and memory (`paper.other_published`).
     """
-    printed = {(row["dataset"], row["step"], row["method"]): row for row in paper.tables().to_dict("records")}
+    printed, elsewhere = (
+        {(row["dataset"], row["step"], row["method"]): row for row in table.to_dict("records")}
+        for table in (paper.tables(), paper.other_published())
+    )
     made = groups(records)
     rows = []
     for group in made:
@@ -49,12 +53,16 @@ def compare(records: Iterable[Record]) -> "pd.DataFrame":
         for mine, key in (("LA", "la"), ("AA", "aa"), ("D", "d"), ("F", "f_gflops")):
             row[f"paper {mine}"] = theirs.get(key)
             row[f"{mine} - paper"] = None if None in (row[mine], theirs.get(key)) else row[mine] - theirs[key]
+        known: dict[Any, Any] = elsewhere.get(name, {})
+        row |= {"LA elsewhere": known.get("la"), "AA elsewhere": known.get("aa")}
+        row["elsewhere with"] = f"{known['backbone']}, {known['memory']}" if known else ""
         rows.append(row)
     return _frame(rows, _COMPARED)
 
 
 _NOT_FLOAT = {
     *("method", "heads", "dataset", "our dataset", "paper dataset", "preset", "tasks", "memory", "remark on the print"),
+    "elsewhere with",
     *("epochs", "seeds", "unfinished"),
 }
 _SHARED = ("dataset", "our dataset", "paper dataset", "preset", "tasks", "epochs", "memory", "seeds")
@@ -66,7 +74,7 @@ _SUMMARY = [
 _COMPARED = [
     *("method", "heads", "our dataset", "paper dataset", "tasks", "epochs", "seeds"),
     *(column for name in ("LA", "AA", "D", "F") for column in (name, f"paper {name}", f"{name} - paper")),
-    "remark on the print",
+    *("remark on the print", "LA elsewhere", "AA elsewhere", "elsewhere with"),
 ]
 
 

@@ -11,7 +11,7 @@ from dne_lab import presets
 from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.measure import complexity
 from dne_lab.measure.cost_records import longest
-from dne_lab.measure.groups import TITLES, tasks_text, title
+from dne_lab.measure.groups import TITLES, even_heads, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.pairs import Pair, is_method, pairs
 from dne_lab.measure.record import Record
@@ -55,9 +55,16 @@ def judge_pair(pair: Pair, sign: int = 1) -> Judgement:
     mean, width = pair.difference()
     seeds = f"{len(pair.seeds)} seeds" if len(pair.seeds) > 1 else "one seed"
     half = "" if width is None else f" ± {width:.2f}"
-    found = f"{title(pair.one.first)} - {title(pair.other.first)}: {mean:+.2f}{half} points, {seeds}"
+    found = f"{_name(pair.one.first)} - {_name(pair.other.first)}: {mean:+.2f}{half} points, {seeds}"
     small = "small scale" in scale([*pair.one.records, *pair.other.records])
     return Judgement(outcome(sign * mean, width), pair.setting, found, small)
+
+
+def _name(record: Record) -> str:
+    """The title, and for residual networks which one."""
+    network = record.network
+    which = f" ({network['name']}, width {network['width']})" if {"name", "width"} <= network.keys() else ""
+    return title(record) + which
 
 
 Test = Callable[[Record], bool]
@@ -139,11 +146,6 @@ def comparable(pair: Pair) -> bool:
     """Whether the other network costs at least 0.9 times as much, so that an advantage is not bought."""
     mine, theirs = pair.one.first.flops_literal, pair.other.first.flops_literal
     return mine is not None and theirs is not None and theirs >= 0.9 * mine
-
-
-def even_heads(record: Record) -> bool:
-    """IA with the same number of heads in every expert, the first too: figure 1's network expansion."""
-    return record.method == "ia" and len(record.heads) > 1 and len(set(record.heads)) == 1
 
 
 def deep_foster(record: Record) -> bool:
@@ -235,7 +237,7 @@ def _above_rivals(figure: str, steps: Sequence[int | None], notebook: int) -> li
 CLAIMS: list[Claim] = [
     Claim("figure 1 right", "IA needs many heads: more of them in every expert are better", 8,
           lambda evidence: [judge_pair(pair) for pair in _extremes(
-              Evidence([r for r in evidence.records if even_heads(r)]), ("ia",))]),
+              Evidence([r for r in evidence.records if r.method == "ia" and even_heads(r)]), ("ia",))]),
     Claim("figure 1 right", "DNE is above IA that costs as much or more", 8,
           compare(is_method("dne"), is_method("ia"), keep=comparable)),
     Claim("figure 1 right", "DNE is above DER that costs as much or more", 8,

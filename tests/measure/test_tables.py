@@ -127,6 +127,9 @@ def test_compare_with_the_paper() -> None:
     assert row(frame, "Joint")["paper LA"] == 76.12
     assert row(frame, "iCaRL")["paper LA"] == 44.72
     assert "transformer joint" in row(frame, "iCaRL")["remark on the print"]
+    assert frame["elsewhere with"].tolist() == [""] * 4
+    der = row(compare([record("der", 0, 60.0, **stream, heads=[], network={"kind": "resnet18"})]), "DER")
+    assert (der["LA elsewhere"], der["AA elsewhere"], der["elsewhere with"]) == (66.26, 73.21, "resnet18, 20 per class")
     ia = row(frame, "IA (k = 1)")  # the paper prints no table row for IA
     assert ia["paper dataset"] == ""
     assert pd.isna(ia["paper LA"])

@@ -67,7 +67,7 @@ def test_what_costs_less_is_no_evidence() -> None:
 def test_more_heads() -> None:
     even = [runs("ia", (50 + k, 52 + k), k, k, params={"total": k}) for k in (1, 4, 12)]
     (one,) = judged("figure 1 right", "many heads", *even, runs("ia", (99, 99)))
-    assert one.outcome == AGREES and one.found.startswith("IA (k = 12) - IA (k = 1): +11.00 ± 0.00")
+    assert one.outcome == AGREES and one.found.startswith("IA (12 heads each) - IA (1 head each): +11.00 ± 0.00")
     widths = [runs("dne", v, k, params={"total": k}) for k, v in ((1, (70, 71)), (2, (20, 20)), (4, (60, 61)))]
     (two,) = judged("figure 6 a, b; table 1", "gains from more heads", *widths)
     assert two.outcome == CONTRADICTS and "DNE (k = 4) - DNE (k = 1)" in two.found
