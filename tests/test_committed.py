@@ -21,7 +21,6 @@ from dne_lab.plots import status
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"
 DIGITS = "reproduce_digits_s0-4"
-COMPARED = ["AA", "paper AA", "AA - paper", "F", "paper F"]
 
 
 @pytest.fixture(scope="module")
@@ -195,8 +194,9 @@ def test_the_tables_and_figures_of_the_longer_runs(name: str) -> None:
         same(FIGURES / f"{stem}_{kind}.csv", figure.table)
         assert (FIGURES / f"{stem}_{kind}.png").stat().st_size > 10_000
     for run in runs:
-        heads = {"network.heads": run.config["network"]["heads"]}
-        assert presets.resolve(run.preset, heads, method=run.method, seed=run.seed).identity() == run.config
+        options = {f"options.{n}": v for n, v in run.config["options"].items() if n in ("width", "network")}
+        given = options | {"network.heads": run.config["network"]["heads"], "precision": run.config["precision"]}
+        assert presets.resolve(run.preset, given, method=run.method, seed=run.seed).identity() == run.config
         assert all(count <= run.memory["budget"] for count in run.memory["stored_by_task"])
 
 
@@ -231,18 +231,6 @@ def rows_of(readme: str, title: str) -> list[list[str]]:
     start = next(i for i, line in enumerate(lines) if line.startswith("|"))
     table = list(itertools.takewhile(lambda line: line.startswith("|"), lines[start:]))
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
-
-
-def test_the_tables_of_the_longer_runs_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for title, names in (("### digits100", ["digits100", "digits100-steps"]), ("### CIFAR-100", ["cifar100-small"])):
-        found = [r for name in names for r in record.find(FIGURES / "records" / name)]
-        frame = tables.compare(found).merge(
-            tables.summary(found), how="left", on=["method", "tasks"], suffixes=("", "_")
-        )
-        wanted = frame[[*("method", "tasks", "seeds", "LA", "LA +-", "paper LA", "LA - paper"), *COMPARED]]
-        markdown = tables.to_markdown(wanted).splitlines()[2:]
-        assert rows_of(readme, title) == [[c.strip() for c in line.strip("|").split("|")] for line in markdown]
 
 
 def test_the_speed_in_the_readme() -> None:

@@ -1,88 +1,131 @@
-"""The baselines' committed tables and figures follow from their records, and what was chosen from its trials."""
+"""The tables of all methods follow from the committed records, and what was chosen from its trials."""
 
 import json
 
+import pandas as pd
 from test_committed import FIGURES, ROOT, rows_of, same
 
 from dne_lab import presets
-from dne_lab.measure import record, tables
+from dne_lab.measure import record, streams, tables
+from dne_lab.measure.metrics import interval
 
-RUNS = ("digits100-baselines", "digits100-baselines-steps")
-COLUMNS = [
-    *("method", "tasks", "seeds", "LA", "LA +-", "paper LA", "LA - paper", "AA", "paper AA", "D", "forgetting"),
-    *("F", "paper F", "params (M)", "seconds"),
-]
-BASELINES = ("icarl", "podnet", "dytox")
+DIGITS100 = ("digits100", "digits100-steps", "digits100-baselines", "digits100-baselines-steps")
+CIFAR = ("cifar100-small", "cifar100-small-baselines")
+MAIN = [50, 10, 10, 10, 10, 10]
+OURS = ["method", "seeds", "LA", "LA +-", "AA", "AA +-", "D", "forgetting", "F", "params (M)", "seconds"]
+PAPERS = ["paper LA", "paper AA", "paper F"]
+ELSEWHERE = ["LA elsewhere", "AA elsewhere", "elsewhere with"]
+ON_CIFAR = ["method", "LA", "AA", "D", "forgetting", "F", "params (M)", "seconds", *PAPERS, *ELSEWHERE]
+ON_RESNETS = ("icarl", "podnet", "der", "foster")
 
 
-def runs_of(name: str) -> list[record.Record]:
-    return record.find(FIGURES / "records" / name)
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def beside_joint() -> list[record.Record]:
-    """The runs, and the joint transformers of the same preset, which are among the runs of digits100."""
-    return [r for r in runs_of("digits100") if r.method == "joint"] + [r for name in RUNS for r in runs_of(name)]
+def said() -> str:
+    """The README without its line breaks."""
+    return " ".join(readme().split())
+
+
+def runs_of(*names: str) -> list[record.Record]:
+    return [run for name in names for run in record.find(FIGURES / "records" / name)]
+
+
+def main_stream() -> list[record.Record]:
+    return [run for run in runs_of(*DIGITS100) if run.joint or run.tasks == MAIN]
+
+
+def all_columns(runs: list[record.Record]) -> pd.DataFrame:
+    return tables.compare(runs).merge(tables.summary(runs), how="left", on=["method", "tasks"], suffixes=("", "_"))
+
+
+def check(title: str, frame: pd.DataFrame) -> None:
+    """The first table under a heading is this one."""
+    wanted = tables.to_markdown(frame).splitlines()[2:]
+    assert rows_of(readme(), title) == [[cell.strip() for cell in line.strip("|").split("|")] for line in wanted]
+
+
+def test_the_table_of_all_methods() -> None:
+    check("### digits100", all_columns(main_stream())[OURS + PAPERS])
+
+
+def test_the_table_of_all_streams() -> None:
+    check("#### Larger and smaller steps", streams.by_stream(runs_of(*DIGITS100)))
+
+
+def test_the_table_of_the_widths() -> None:
+    check("#### Wider and deeper", width_table())
+
+
+def width_table() -> pd.DataFrame:
+    """Widened networks beside DNE, from cheap to dear."""
+    runs = [run for run in main_stream() if run.method in (*ON_RESNETS, "dytox", "dne")] + runs_of("digits100-widths")
+    frame = tables.summary([run for run in runs if run.seed == 0])
+    return frame.sort_values("F literal (G)", kind="stable")[["method", "F literal (G)", "params (M)", "LA", "AA"]]
+
+
+def test_the_table_of_cifar() -> None:
+    check("### CIFAR-100", all_columns(runs_of(*CIFAR))[ON_CIFAR])
 
 
 def test_what_was_chosen() -> None:
     trials = runs_of("digits100-baselines-tuning")
     assert all(r.finished and r.validation == 0.2 and r.seed == 0 for r in trials)
     same(FIGURES / "digits100_baselines_tuning.csv", tables.summary(trials))
-    for method in (*BASELINES, "der", "foster"):
+    for method in (*ON_RESNETS, "dytox"):
         mine = [trial for trial in trials if trial.method == method]
         assert 2 <= len(mine) <= 6
         best = max(mine, key=lambda r: (r.LA or 0.0, r.AA or 0.0)).config
         chosen = presets.resolve(f"digits100,{method}-small")
         assert (best["learn"]["lr"], best["options"]) == (chosen.learn.lr, chosen.options)
         assert method in ("icarl", "foster") or best["tune"]["lr"] == chosen.tune.lr  # those two have no second stage
-    student = next(r for r in trials if r.method == "foster" and r.config["learn"]["lr"] == 0.2)
-    newest = [round(row[-1]) for row in student.accuracy[1:]]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"{min(newest)} to {max(newest)}% of the" in readme
+
+
+def newest(run: record.Record, first: int = 1) -> list[float]:
+    """Accuracy on the newest classes after each task from ``first`` (0: the first one) on."""
+    return [row[-1] for row in run.accuracy[first:]]
 
 
 def test_what_the_readme_says_of_new_classes() -> None:
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-
-    def newest(method: str, first: int) -> str:
+    def told(method: str, first: int) -> str:
         runs = [run for run in runs_of("digits100-baselines") if run.method == method]
-        found = [row[-1] for run in runs for row in run.accuracy[first:]]
+        found = [value for run in runs for value in newest(run, first)]
         return f"{int(min(found))} to {int(max(found))}%"
 
-    assert f"({newest('dytox', 4)} on those of the last two tasks; replay {newest('replay', 4)})" in readme
-    assert f"({newest('finetune-resnet', 2)} on the newest classes of tasks 3 to 6)" in readme
+    assert f"({told('dytox', 4)} on those of the last two tasks; replay {told('replay', 4)})" in said()
+    assert f"({told('finetune-resnet', 2)} on the newest classes of tasks 3 to 6)" in said()
+    fosters = [run for run in runs_of("digits100-baselines-tuning") if run.method == "foster"]
+    alike = [
+        run for run in fosters if run.config["learn"]["lr"] == 0.2 and "lr" not in run.config["options"]["compress"]
+    ]
+    students = {run.config["options"].get("compress_beta", 0.97): run for run in alike}
+    for beta in (0.97, 0.5):
+        values = newest(students[beta])
+        assert f"{min(values):.0f} to {max(values):.0f}% with {beta}" in said()
 
 
 def test_every_method_learns_and_the_bounds_hold() -> None:
     """Each learns its newest classes; replay is above fine-tuning and joint training above all, network by network."""
-    runs = beside_joint()
     last: dict[str, list[float]] = {}
-    for run in runs:
+    for run in runs_of(*DIGITS100):
         last.setdefault(run.method, []).append(run.LA or 0.0)
         for number, row in enumerate(run.accuracy, start=1):
             assert row[-1] > 3 * 100 / sum(run.tasks[:number]), (run.id, number)
-    means = {method: sum(values) / len(values) for method, values in last.items()}
-    for network, methods in (("", ["dytox"]), ("-resnet", ["icarl", "podnet"])):
+    means = {method: interval(values)[0] for method, values in last.items()}
+    for network, methods in (("", ["dytox", "ia", "sta", "dne", "progressive"]), ("-resnet", ON_RESNETS)):
         assert means[f"finetune{network}"] < means[f"replay{network}"] < means[f"joint{network}"]
         assert all(means[method] < means[f"joint{network}"] for method in methods)
 
 
-def test_both_predictions_of_icarl_are_in_the_records() -> None:
-    for run in runs_of("digits100-baselines"):
-        assert list(run.other_predictions) == (["classifier"] if run.method == "icarl" else [])
-
-
-def test_the_table_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = beside_joint()
-    frame = tables.compare(found).merge(tables.summary(found), how="left", on=["method", "tasks"], suffixes=("", "_"))
-    markdown = tables.to_markdown(frame[COLUMNS]).splitlines()[2:]
-    assert rows_of(readme, "### Baselines") == [[c.strip() for c in line.strip("|").split("|")] for line in markdown]
+def test_other_predictions_are_in_the_records() -> None:
+    others = {"icarl": ["classifier"], "foster": ["teacher"]}
+    for run in runs_of(*DIGITS100, *CIFAR):
+        assert list(run.other_predictions) == others.get(run.method, [])
 
 
 def test_the_cost_of_the_baselines_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = {row[0]: row[3:] for row in rows_of(readme, "ours agrees\nwith their code.")}
+    rows = {row[0]: row[3:] for row in rows_of(readme(), "ours agrees\nwith their code.")}
     names = {"iCaRL": "icarl", "PODNet": "podnet", "DyTox": "dytox", "DER": "der", "FOSTER": "foster"}
     assert len(rows) == 9
     for label, cells in rows.items():
@@ -96,18 +139,6 @@ def test_the_cost_of_the_baselines_in_the_readme() -> None:
 def test_fine_tuning_needs_more_steps() -> None:
     """What the README says of its newest classes: with four times the epochs it learns them."""
     runs = {run.config["learn"]["epochs"]: run for run in runs_of("digits100-finetune-check") if run.LA}
-    newest = [row[-1] for row in runs[60].accuracy[1:]]
-    assert (round(min(newest)), round(max(newest))) == (82, 92)
+    assert (round(min(newest(runs[60]))), round(max(newest(runs[60])))) == (82, 92)
     others = [run for run in runs_of("digits100-finetune-check") if run.epochs == 15]
-    assert len(others) == 3 and all(min(row[-1] for row in run.accuracy[2:]) < 66 for run in others)
-
-
-def test_the_baselines_on_cifar_in_the_readme() -> None:
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    runs = {run.method: run for run in runs_of("cifar100-small-baselines")}
-    for method, title in (("podnet", "PODNet"), ("dytox", "DyTox")):
-        run = runs[method]
-        precision = {"precision": run.config["precision"]}
-        assert run.finished and run.validation == 0
-        assert presets.resolve(run.preset, precision, method=method, seed=0).identity() == run.config
-        assert f"{title} ends at {run.LA:.1f}% (AA {run.AA:.1f})" in readme
+    assert len(others) == 3 and all(min(newest(run, 2)) < 66 for run in others)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
+MOST_ROWS = 60  # of the table in the text that stands for a figure
 SUFFIXES = (".png", ".pdf", ".svg", ".csv")
 # What the file formats would otherwise stamp with the date or the version of a library.
 _METADATA: dict[str, dict[str, Any]] = {
@@ -103,7 +104,9 @@ class Figure:
         return [path]
 
     def __repr__(self) -> str:
-        return f"{self.title}\n\n{self.table.round(2).to_string(index=False, na_rep='')}"
+        text = self.table.round(2).to_string(index=False, na_rep="", max_rows=MOST_ROWS)
+        more = f"\n\n{MOST_ROWS} of {len(self.table)} rows: all are in .table" if len(self.table) > MOST_ROWS else ""
+        return f"{self.title}\n\n{text}{more}"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Text, PNG and, where plotly is installed, its JSON as plain rounded lists: the same for every execution."""

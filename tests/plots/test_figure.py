@@ -77,6 +77,12 @@ def test_nothing_global_is_left_behind() -> None:
     assert pyplot is None or pyplot.get_fignums() == []
 
 
+def test_the_text_of_a_long_table_is_cut_and_says_so() -> None:
+    long = Figure("long", "Long", pd.DataFrame({"x": range(1000)}), [], lambda axes, table: None)
+    assert len(repr(long).splitlines()) < 70 and repr(long).endswith("60 of 1000 rows: all are in .table")
+    assert "rows" not in repr(made())
+
+
 def test_bundle_holds_text_picture_and_plain_plotly_json() -> None:
     pytest.importorskip("plotly")
     bundle = made()._repr_mimebundle_()
