@@ -240,7 +240,16 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
         return
     if name == "network.heads" and (isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit())):
         value = [node[leaf][0], int(value)]  # one number: heads of every later expert
-    node[leaf] = value
+    node[leaf] = _plain(value) if parents[:1] == ["options"] and isinstance(value, str) else value
+
+
+def _plain(text: str) -> Any:
+    """A number, true, false or null of JSON as such, other text as it is: 0.5 and "0.5" are the same option."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if value is None or (isinstance(value, int | float) and math.isfinite(value)) else text
 
 
 def from_dict(tree: dict[str, Any]) -> Config:

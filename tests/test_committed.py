@@ -160,6 +160,7 @@ def test_no_committed_figure_is_of_unknown_origin() -> None:
     for name in RUNS:
         runs = record.find(FIGURES / "records" / name)
         known |= {f"{name.replace('-', '_')}_{kind}" for kind in reporting.drawings(runs)}
+    known |= {f"digits100_all_{kind}" for kind in ALL_METHODS}
     checkpoints = sorted((FIGURES / "checkpoints").glob("*.safetensors"))
     known |= {f"cifar100_small_{kind}" for kind in reporting.architectures(checkpoints)}
     instruments = [FIGURES / "records" / name for name in INSTRUMENTS]
@@ -177,12 +178,16 @@ def test_the_status_of_the_papers_statements_in_the_readme() -> None:
 # The longer runs ---------------------------------------------------------------------------------------------------
 
 RUNS = {
-    "digits100": 21,
+    "digits100": 27,
     "digits100-steps": 12,
     "cifar100-small": 3,
+    "cifar100-small-baselines": 4,
     "digits100-baselines": 24,
     "digits100-baselines-steps": 14,
 }
+
+
+ALL_METHODS = ("figure_1_right", "figure_6a", "figure_6c", "figure_6f")
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -198,6 +203,15 @@ def test_the_tables_and_figures_of_the_longer_runs(name: str) -> None:
         given = options | {"network.heads": run.config["network"]["heads"], "precision": run.config["precision"]}
         assert presets.resolve(run.preset, given, method=run.method, seed=run.seed).identity() == run.config
         assert all(count <= run.memory["budget"] for count in run.memory["stored_by_task"])
+
+
+def test_the_figures_of_all_methods() -> None:
+    """Those to which several sets of runs contribute: ``report`` on all their folders makes them."""
+    folders = [FIGURES / "records" / name for name in RUNS if name.startswith("digits100")]
+    made = reporting.drawings(record.find(folders))
+    for kind in ALL_METHODS:
+        same(FIGURES / f"digits100_all_{kind}.csv", made[kind].table)
+        assert (FIGURES / f"digits100_all_{kind}.png").stat().st_size > 10_000
 
 
 def test_the_tuning_of_digits100() -> None:

@@ -141,6 +141,8 @@ def _by_task_plotly(figure: Any, table: "pd.DataFrame") -> None:
 
 
 def _cost_axes(axes: "Axes", table: "pd.DataFrame") -> None:
+    from matplotlib.markers import MarkerStyle
+
     unit, factor = _unit(table)
     costs = []
     marks = drawn(table, "F spent (G)", "params (M)")
@@ -152,7 +154,9 @@ def _cost_axes(axes: "Axes", table: "pd.DataFrame") -> None:
         area = _area(row["params (M)"], table)
         if literal == literal:
             axes.plot([spent, literal], [last, last], color=look.colour, linewidth=0.8, zorder=1)
-            axes.scatter(literal, last, s=area, marker=marker, facecolor="white", edgecolor=look.colour, zorder=2)
+            hollow: dict[str, Any] = {"facecolor": "white", "edgecolor": look.colour}
+            paint = hollow if MarkerStyle(marker).is_filled() else {"color": look.colour}
+            axes.scatter(literal, last, s=area, marker=marker, zorder=2, **paint)
         axes.errorbar(spent, last, yerr=row["+-"], color=look.colour, linewidth=1, capsize=2, zorder=3)
         axes.scatter(spent, last, s=area, marker=marker, color=look.colour, zorder=3)
         if methods.count(row["method"]) > 1:  # the same colour and marker: only its name tells it apart
