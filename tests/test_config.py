@@ -202,7 +202,7 @@ def test_rates_follow_the_schedules():
 def test_a_group_within_the_options_is_set_field_by_field():
     one = Config().with_changes({"options.later.epochs": "4", "options.later.lr": 0.1, "options.loss": "bce"})
     assert one.options == {"later": {"epochs": 4, "lr": 0.1}, "loss": "bce"}
-    assert one.with_changes({"options.later.lr": 0.2}).options["later"] == {"epochs": "4", "lr": 0.2}
+    assert one.with_changes({"options.later.lr": 0.2}).options["later"] == {"epochs": 4, "lr": 0.2}
     assert from_dict(one.to_dict()) == one
     with pytest.raises(LabError, match=r"unknown field 'options\.later'.*options\.later\.NAME"):
         one.with_changes({"options.later": 3})
