@@ -2,6 +2,7 @@
 
 import base64
 import builtins
+import io
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from dne_lab.errors import LabError
 from dne_lab.plots.figure import PLOTLY_MIME, Figure
@@ -87,7 +89,10 @@ def test_bundle_holds_text_picture_and_plain_plotly_json() -> None:
     pytest.importorskip("plotly")
     bundle = made()._repr_mimebundle_()
     assert set(bundle) == {"text/plain", "image/png", PLOTLY_MIME}
-    assert base64.b64decode(bundle["image/png"]).startswith(PNG)
+    png, whole = base64.b64decode(bundle["image/png"]), made().image()
+    assert png.startswith(PNG) and len(png) < 0.7 * len(whole)  # of few colours
+    shown, meant = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int) for data in (png, whole))
+    assert shown.shape == meant.shape and abs(shown - meant).mean() < 1
     assert bundle["text/plain"].startswith("Two lines\nof a title\n\n")
     assert "0.67" in bundle["text/plain"]
     assert "0.666" not in bundle["text/plain"]
