@@ -5,7 +5,7 @@ A claim of your own is one more `Claim`: a sentence, and a function from `Eviden
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dne_lab import presets
 from dne_lab.analysis.decomposition import Decomposition
@@ -57,14 +57,15 @@ def judge_pair(pair: Pair, sign: int = 1) -> Judgement:
     half = "" if width is None else f" ± {width:.2f}"
     found = f"{_name(pair.one.first)} - {_name(pair.other.first)}: {mean:+.2f}{half} points, {seeds}"
     small = "small scale" in scale([*pair.one.records, *pair.other.records])
-    return Judgement(outcome(sign * mean, width), pair.setting, found, small)
+    return Judgement(outcome(sign * mean, width), pair.setting, found, small, lone=len(pair.seeds) == 1)
 
 
 def _name(record: Record) -> str:
-    """The title, and for residual networks which one."""
-    network = record.network
-    which = f" ({network['name']}, width {network['width']})" if {"name", "width"} <= network.keys() else ""
-    return title(record) + which
+    """The title, for residual networks which one, and a precision of its own."""
+    network, precision = record.network, record.config.get("precision", "auto")
+    which = [f"{network['name']}, width {network['width']}"] if {"name", "width"} <= network.keys() else []
+    which += [precision] if precision != "auto" else []
+    return title(record) + (f" ({', '.join(which)})" if which else "")
 
 
 Test = Callable[[Record], bool]
@@ -117,7 +118,7 @@ def no_gain(*methods: str, least: float = 1.0) -> Callable[[Evidence], list[Judg
             (mean, width), told = pair.difference(), judge_pair(pair)
             known = width is not None
             result = CONTRADICTS if known and mean - width > 0 else AGREES if known and mean + width < least else OPEN
-            found.append(Judgement(result, told.on, told.found, told.small_scale))
+            found.append(replace(told, outcome=result))
         return found
 
     return judge

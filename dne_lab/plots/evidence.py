@@ -30,9 +30,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One comparison: outcome, on which data, what was found (with interval and seeds)."""
+    """One comparison: outcome, on which data, what was found (with interval and seeds), and whether of a lone seed."""
 
     outcome: str
     on: str
     found: str
     small_scale: bool = False
+    lone: bool = False

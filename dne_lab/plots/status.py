@@ -71,7 +71,7 @@ def overview(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame
     """One row a claim: figure, statement, notebook, status over all comparisons, and the comparisons in words.
 
     The status lists every outcome that occurred, with their number where there are several; "small scale" where no
-    comparison is at the paper's scale.
+    comparison is at the paper's scale. `details` has the comparisons of one seed that are counted here.
     """
     import pandas as pd
 
@@ -86,13 +86,21 @@ def overview(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame
         status = ", ".join(texts) or NOT_RUN
         if judged and all(j.small_scale for j in judged):
             status += "; small scale"
-        by_place: dict[str, list[str]] = {}
+        by_place: dict[str, list[Judgement]] = {}
         for j in judged:
-            by_place.setdefault(j.on, []).append(j.found)
-        said = ". ".join(f"{on}: {'; '.join(found)}" for on, found in by_place.items())
+            by_place.setdefault(j.on, []).append(j)
+        said = ". ".join(f"{on}: {_in_short(found)}" for on, found in by_place.items())
         rows.append({"figure": claim.figure, "the paper states": claim.says, "notebook": f"{claim.notebook:02d}"})
         rows[-1] |= {"status": status, "found": said}
     return pd.DataFrame(rows)
+
+
+def _in_short(found: Sequence[Judgement], most: int = 3) -> str:
+    """Comparisons in words; those of one seed are counted beside others, or where there are many."""
+    lone = [j for j in found if j.lone]
+    told = [j.found for j in found if not j.lone] or [j.found for j in lone[:most]]
+    left = len(found) - len(told)
+    return "; ".join([*told, *([f"{left} more of one seed"] if left else [])])
 
 
 def to_readme(given: Evidence, notebooks: Path | None = None, claims: Sequence[Claim] = CLAIMS) -> str:

@@ -159,6 +159,21 @@ def test_a_claim_of_your_own_and_its_row() -> None:
     assert lines[3] == "| none | nothing | 03 | not run |  |"
 
 
+def test_comparisons_of_one_seed_are_counted_beside_others() -> None:
+    mine = Claim("my figure", "wide is below DNE", 11, compare(is_method("icarl"), is_method("dne"), -1))
+    dne = runs("dne", (70, 71))
+
+    def wide(width: int, *values: float) -> list[Record]:
+        return runs("icarl", values, params={"total": width}, network={"name": "resnet18", "width": width})
+
+    both = Evidence([*dne, *wide(16, 60, 61), *wide(32, 62), *wide(64, 63)])
+    (told,) = status.overview(both, [mine])["found"]
+    assert told.endswith("iCaRL (resnet18, width 16) - DNE (k = 1): -10.00 ± 0.00 points, 2 seeds; 2 more of one seed")
+    assert len(status.details(both, [mine])) == 3
+    (told,) = status.overview(Evidence([*dne, *(r for w in range(16, 21) for r in wide(w, 60.0))]), [mine])["found"]
+    assert told.count("one seed; ") == 3 and told.endswith("; 2 more of one seed")
+
+
 def test_notebooks_are_linked_where_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "notebooks"
     folder.mkdir()
