@@ -1,10 +1,8 @@
 """What it costs to sort attention into groups, against a forward pass that computes the same maps and drops them."""
 
 import gc
-import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +10,7 @@ import torch
 from dne_lab import bench, presets
 from dne_lab.analysis.groups import attention_groups
 from dne_lab.analysis.probe import probe
-
-STATM = Path("/proc/self/statm")
+from dne_lab.training import machine
 
 
 def measure(preset: str, task: int, images: int, batch: int, device: str) -> dict[str, Any]:
@@ -47,15 +44,16 @@ def measure(preset: str, task: int, images: int, batch: int, device: str) -> dic
 
 def peak_beyond(action: Callable[[], object]) -> float | None:
     """Most memory in MB that the process holds during ``action``, beyond what it held before; None where unknown."""
-    if not STATM.exists():
-        return None
     gc.collect()
-    before, done = _resident(), threading.Event()
-    most = [before]  # an action may end before the first look
+    before, done = machine.taken(), threading.Event()
+    if before is None:
+        return None
+    most = [before.now]  # an action may end before the first look
 
     def watch() -> None:
         while not done.wait(0.002):
-            most[0] = max(most[0], _resident())
+            taken = machine.taken()
+            most[0] = max(most[0], taken.now if taken else 0)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -64,8 +62,4 @@ def peak_beyond(action: Callable[[], object]) -> float | None:
     finally:
         done.set()
         watcher.join()
-    return (most[0] - before) / 2**20
-
-
-def _resident() -> int:
-    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return (most[0] - before.now) / 2**20

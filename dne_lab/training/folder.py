@@ -53,6 +53,17 @@ def read_config(folder: Path) -> Config:
         raise LabError(f"{path} is damaged or of another version: {error}. The folder is untouched.") from error
 
 
+def record_in(folder: Path) -> Record | None:
+    """What a run has written so far, if it has written anything."""
+    return Record.from_json(folder / RECORD) if (folder / RECORD).exists() else None
+
+
+def finished(folder: Path) -> Record | None:
+    """The record of a finished run."""
+    record = record_in(folder)
+    return record if record is not None and record.finished else None
+
+
 class RunFolder:
     """The files of one run. Without a path nothing is written, and the states of tasks are kept in memory."""
 

@@ -1,7 +1,6 @@
-"""Many runs from one description: planned, shown as commands, executed in turn, task 1 trained once a seed."""
+"""Many runs from one description: planned, shown as commands, executed, task 1 trained once a seed."""
 
 import dataclasses
-import json
 import math
 import shlex
 import time
@@ -13,9 +12,11 @@ from dne_lab.config import Config, Data
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import sharing
-from dne_lab.training.folder import LAST, RECORD, RunFolder
+from dne_lab.training import pool, sharing
+from dne_lab.training.folder import RunFolder, finished
+from dne_lab.training.recording import settings_sha256
 from dne_lab.training.run import Run
+from dne_lab.training.worker import Job, learn, source
 
 Plan = list[tuple[Config, Path]]
 
@@ -53,64 +54,64 @@ def commands(runs: Plan, settings: Sequence[str] = (), train: Sequence[str] = ("
 
 
 def execute(
-    runs: Plan, stream: ClassStream | None = None, seconds: float | None = None, **settings: Any
+    runs: Plan, stream: ClassStream | None = None, seconds: float | None = None, jobs: int | str = 1, **settings: Any
 ) -> list[Record]:
     """Trains what is left of every run and returns the records, in the order of ``runs``.
 
     Finished runs are only read. Of the runs whose first task is the same (`sharing.identity`), the first one trains it
-    and the others start behind it.
+    and the others start behind it. What is wrong with a configuration is found before the first run is trained.
 
     Args:
         stream: the data of all runs; default: what each configuration describes.
         seconds: stop with a checkpoint after that much time, without the records of runs that have not begun.
+        jobs: how many runs are trained at a time; 1: one after the other in this process. More: each in a process of
+            its own with its part of the cores, and begun only when there is memory for it (`pool`); "auto": a run a
+            core, and one on a GPU. A script calls this under ``if __name__ == "__main__":``, as Python's
+            multiprocessing asks.
         settings: those of `Run`: device, checkpoint_seconds, progress.
 
     Raises:
-        LabError: what `Run` raises; finished runs stay finished, and the same call goes on with the others.
+        LabError: what `Run` raises; finished runs stay finished, and the same call goes on with the others. With
+            several jobs the other runs are trained first, and the error (`pool.RunsFailed`) has their records.
     """
     for config, folder in runs:  # a wrong folder is found before hours of training
         RunFolder(folder).check(config)
+    count = pool.number(jobs, len(runs), settings.get("device"))
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     streams: dict[Data, ClassStream] = {}
-    first: dict[str, tuple[Config, Path]] = {}
+    planned = _jobs(runs, stream, streams)
+    if count > 1:
+        streams.clear()  # the children open their own
+        left = None if seconds is None else max(0.0, deadline - time.monotonic())
+        return pool.execute(planned, count, stream, left, **settings)
     records, trained = [], False
-    for config, folder in runs:
-        record = _finished(folder)
-        if record is None and trained and time.monotonic() >= deadline:
-            break
-        if stream is None and config.data not in streams:
-            streams[config.data] = from_config(config.data)
-        data = streams[config.data] if stream is None else stream
-        task = _first_task(config, data)
+    for job in planned:
+        record = finished(job.folder)
         if record is None:
-            run = _open(config, folder, data, first.get(task), settings)
-            run.train(None if seconds is None else max(0.0, deadline - time.monotonic()))
-            record, trained = run.record, True
-        if task and record.seen_accuracy:
-            first.setdefault(task, (config, folder))
+            if trained and time.monotonic() >= deadline:
+                break
+            data = streams[job.config.data] if stream is None else stream
+            left = None if seconds is None else max(0.0, deadline - time.monotonic())
+            record, trained = learn(job, data, source(job, planned), left, **settings), True
         records.append(record)
     return records
 
 
-def _finished(folder: Path) -> Record | None:
-    """The record of a finished run."""
-    if not (folder / RECORD).exists():
-        return None
-    record = Record.from_json(folder / RECORD)
-    return record if record.finished else None
+def _jobs(runs: Plan, stream: ClassStream | None, streams: dict[Data, ClassStream]) -> list[Job]:
+    """The runs with what their first task has in common; fills ``streams``. Refuses what cannot be trained.
 
-
-def _first_task(config: Config, stream: ClassStream) -> str:
-    """What runs with the same first task have in common; "" where it is not shared."""
-    shared = base.find(config.method).shares_first_task and len(stream) > 1
-    return json.dumps(sharing.identity(config, stream), sort_keys=True) if shared else ""
-
-
-def _open(
-    config: Config, folder: Path, stream: ClassStream, first: tuple[Config, Path] | None, settings: dict[str, Any]
-) -> Run:
-    """A run as its folder has it, else behind the task 1 of another, else at its start."""
-    begun = (folder / LAST).exists() or (folder / RECORD).exists()
-    if first is None or begun:
-        return Run(config, stream, folder, **settings)
-    return sharing.fork(Run(first[0], stream, first[1], **settings), config, folder)
+    Where all runs are finished, no data set is looked at.
+    """
+    if all(finished(folder) for _, folder in runs):
+        return [Job(config, folder) for config, folder in runs]
+    jobs, tried = [], set()
+    for config, folder in runs:
+        if stream is None and config.data not in streams:
+            streams[config.data] = from_config(config.data)
+        data = streams[config.data] if stream is None else stream
+        alike = settings_sha256(config)
+        if alike not in tried and finished(folder) is None:
+            Run(config, data, device="cpu", progress=False)  # in memory only: raises what is wrong with it
+            tried.add(alike)
+        jobs.append(Job(config, folder, sharing.first_task(config, data)))
+    return jobs

@@ -45,6 +45,7 @@ class Handle:
     """
 
     unpacked: TemporaryDirectory[str] | None = None  # of a run in an archive
+    held = False  # whoever opened this run holds its folder already (`files.alone_in`)
     model_file: Path | None = None  # of a finished model without the rest of its run
 
     def __init__(

@@ -10,12 +10,10 @@ class Progress:
     def __init__(self, wanted: bool, title: str, total: int, done: int) -> None:
         self.title, self.wanted = title, wanted
         self.bar: Any = None
-        if wanted:
+        if wanted and _has_bars():
             from tqdm.auto import tqdm
 
-            in_notebook = tqdm.__module__.endswith("notebook") or "ipykernel" in sys.modules
-            if in_notebook or sys.stderr.isatty():
-                self.bar = tqdm(total=total, initial=done, desc=title, unit="step", leave=True)
+            self.bar = tqdm(total=total, initial=done, desc=title, unit="step", leave=True)
 
     def stage(self, name: str) -> None:
         """Names what is done now."""
@@ -37,3 +35,49 @@ class Progress:
             self.bar.close()
         elif self.wanted and result:
             print(f"{self.title}: {result}", file=sys.stderr, flush=True)
+
+
+class Board:
+    """Several runs that are trained at a time: a line for whatever is finished and, in a terminal, a bar a run."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self.bars: dict[str, Any] = {}
+
+    def step(self, title: str, done: int, total: int) -> None:
+        """A run has learned ``done`` of ``total`` epochs."""
+        if not (self.wanted and _has_bars()):
+            return
+        from tqdm.auto import tqdm
+
+        if title not in self.bars:
+            self.bars[title] = tqdm(total=total, initial=done, desc=title, unit="epoch", leave=False)
+        self.bars[title].update(done - self.bars[title].n)
+
+    def say(self, line: str) -> None:
+        """A line that stays, above the bars."""
+        if not self.wanted:
+            return
+        if self.bars:
+            from tqdm.auto import tqdm
+
+            tqdm.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def end(self, title: str) -> None:
+        """A run is no longer trained."""
+        if title in self.bars:
+            self.bars.pop(title).close()
+
+    def close(self) -> None:
+        """No run is trained any more."""
+        for title in list(self.bars):
+            self.end(title)
+
+
+def _has_bars() -> bool:
+    """Whether what is written can be a bar: in a terminal or a notebook, not in a file."""
+    from tqdm.auto import tqdm
+
+    return tqdm.__module__.endswith("notebook") or "ipykernel" in sys.modules or sys.stderr.isatty()

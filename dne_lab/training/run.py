@@ -43,7 +43,8 @@ class Run(Handle):
     def _train(self, last: int, seconds: float | None) -> None:
         self.check_trainable()
         writes = self.processes.first and self.folder is not None
-        with files.alone_in(self.folder) if writes and self.folder else nullcontext(), Signals() as self.signals:
+        locks = writes and not self.held
+        with files.alone_in(self.folder) if locks and self.folder else nullcontext(), Signals() as self.signals:
             if writes and self.folder:
                 self.files.claim(self.config)
                 files.remove_leftovers(self.folder)

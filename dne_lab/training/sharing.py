@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +43,12 @@ def identity(config: Config, stream: ClassStream) -> dict[str, Any]:
         "stages": {str(number): stage for number, stage in enumerate(stages, start=1)},
         "memory": memory if cls.uses_memory else {},
     }
+
+
+def first_task(config: Config, stream: ClassStream) -> str:
+    """What runs with the same first task have in common; "" where it is not shared."""
+    shared = base.find(config.method).shares_first_task and len(stream) > 1
+    return json.dumps(identity(config, stream), sort_keys=True) if shared else ""
 
 
 def _teacher(cls: type[base.Method]) -> type:

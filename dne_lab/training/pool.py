@@ -1,0 +1,249 @@
+"""Several runs at a time, each in a process of its own, within the cores and the memory of the machine."""
+
+import math
+import multiprocessing
+import pickle
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from dne_lab.data.stream import ClassStream
+from dne_lab.errors import LabError
+from dne_lab.measure.record import Record
+from dne_lab.methods import base
+from dne_lab.training import machine
+from dne_lab.training.folder import finished, record_in
+from dne_lab.training.parallel import Processes
+from dne_lab.training.progress import Board
+from dne_lab.training.signals import Signals
+from dne_lab.training.worker import Job, Order, source, work
+
+LOOK = 0.2  # seconds between two looks at signals, memory and what may start
+MARGIN = 1.1  # a run may take that much more than the largest so far
+LEAST = 2**29  # bytes that a run is taken to need before one has been measured: Python and torch alone
+# What the children share: imported once by the process that they are forked from. torch._dynamo is what the first
+# optimiser of a process imports.
+SHARED = ["dne_lab.training.worker", "dne_lab.methods", "torch._dynamo"]
+
+
+class RunsFailed(LabError):
+    """Some of several runs failed; ``records`` are those of all runs that have one."""
+
+    def __init__(self, message: str, records: list[Record]) -> None:
+        super().__init__(message)
+        self.records = records
+
+
+def number(jobs: int | str, runs: int, device: str | torch.device | None) -> int:
+    """How many of ``runs`` runs are trained at a time: ``jobs``, or for "auto" a run a core, and one on a GPU.
+
+    It depends on the whole plan, not on what is left of it, so that a resumed grid computes with as many threads.
+
+    Raises:
+        LabError: no such number; several in each of several processes.
+    """
+    if jobs != "auto" and (not isinstance(jobs, int) or jobs < 1):
+        raise LabError(f"jobs = {jobs!r}: give a number of runs at a time, from 1, or auto.")
+    on_gpu = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type != "cpu"
+    wanted = (1 if on_gpu else machine.cores()) if jobs == "auto" else int(jobs)
+    count = min(wanted, max(1, runs))
+    if count > 1 and Processes().world > 1:
+        raise LabError(f"jobs = {jobs}: under torchrun all processes train one run together. Leave jobs at 1.")
+    return count
+
+
+def execute(
+    jobs: Sequence[Job],
+    count: int,
+    stream: ClassStream | None = None,
+    seconds: float | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> list[Record]:
+    """`grid.execute` of unfinished and finished runs, ``count`` at a time; the records of all that have one.
+
+    Raises:
+        RunsFailed: after all others have ended.
+        KeyboardInterrupt: Ctrl-C or SIGTERM (`signals.Terminated`), after every run has written a checkpoint; a second
+            Ctrl-C ends them at once.
+    """
+    pool = _Pool(jobs, count, stream, seconds, progress, settings)
+    if pool.waiting:
+        pool.work()
+    records = [record for job in jobs if (record := record_in(job.folder)) is not None]
+    if pool.failed:
+        told = [f"\n{job.title} ({job.folder}): {message}" for job, message in pool.failed]
+        raise RunsFailed(
+            f"{len(told)} of {len(jobs)} runs failed; the same call goes on there.{''.join(told)}", records
+        )
+    return records
+
+
+@dataclass
+class _Child:
+    """A run in its own process."""
+
+    job: Job
+    process: BaseProcess
+    pipe: Connection
+    ended: tuple[str, str] | None = None  # how, and the message
+
+
+class _Pool:
+    """The runs that wait, that run, and that failed."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        count: int,
+        stream: ClassStream | None,
+        seconds: float | None,
+        progress: bool,
+        settings: dict[str, Any],
+    ) -> None:
+        self.jobs, self.count, self.settings = jobs, count, settings | {"progress": False}
+        self.stream = None if stream is None else pickle.dumps(stream)
+        self.until = math.inf if seconds is None else time.time() + seconds
+        self.threads = max(1, min(torch.get_num_threads(), machine.cores() // count))
+        self.waiting = [job for job in jobs if finished(job.folder) is None]
+        self.running: list[_Child] = []
+        self.failed: list[tuple[Job, str]] = []
+        self.largest = LEAST
+        self.told = False  # that it waits for memory
+        self.begun = False
+        self.board = Board(progress)
+        self.context = _context()
+
+    def work(self) -> None:
+        """Trains until nothing is left to do, or a signal or the end of the time stops it."""
+        each = f"{self.threads} thread{'s' * (self.threads > 1)} each"
+        self.board.say(f"{len(self.waiting)} runs, at most {self.count} at a time, {each}.")
+        with Signals() as signals:
+            stopping = False
+            try:
+                while True:
+                    if signals.received is not None and not stopping:
+                        stopping = True
+                        self.board.say("stopping: every run writes a checkpoint.")
+                        for child in self.running:
+                            child.process.terminate()
+                    late = self.begun and time.time() >= self.until
+                    if not (stopping or late):
+                        self._start()
+                    if not self.running:
+                        break
+                    for pipe in wait([child.pipe for child in self.running], LOOK):
+                        self._read(next(child for child in self.running if child.pipe is pipe), stopping)
+                    self._measure()
+            finally:  # on an error or a second Ctrl-C there are some left
+                for child in self.running:
+                    child.process.kill()
+                    child.process.join()
+                self.board.close()
+            if stopping:
+                self._say_what_stands_where()
+
+    # Starting ------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Starts as many of the waiting runs as may run now, in their order."""
+        for job in list(self.waiting):
+            if len(self.running) >= self.count:
+                return
+            behind = None if job.begun or not job.task else source(job, self.jobs)
+            if behind is None and not job.begun and self._first_task_is_learned_by_another(job):
+                continue
+            if not self._fits():
+                return
+            self.waiting.remove(job)
+            module = base.find(job.config.method).__module__
+            order = Order(job, module, behind, self.stream, self.until, self.threads, self.settings)
+            receiver, sender = self.context.Pipe(duplex=False)
+            process = self.context.Process(target=work, args=(order, sender), name=job.title)  # type: ignore[attr-defined]
+            process.start()
+            sender.close()  # the child's end: when the child has none, the pipe is at its end
+            self.running.append(_Child(job, process, receiver))
+            self.begun = True
+
+    def _first_task_is_learned_by_another(self, job: Job) -> bool:
+        return bool(job.task) and any(child.job.task == job.task for child in self.running)
+
+    def _fits(self) -> bool:
+        """Whether the free memory holds one more run like the largest, after the running ones have grown to that."""
+        free = machine.available_memory()
+        if free is None or not self.running:
+            return True
+        held = [taken.now for child in self.running if (taken := machine.taken(child.process.pid or 0)) is not None]
+        needed = MARGIN * self.largest + sum(max(0, self.largest - now) for now in held)
+        if free < needed and not self.told:
+            self.board.say(
+                f"waiting for memory: {free / 2**30:.1f} GB are free, and a run takes up to {self.largest / 2**30:.1f} "
+                f"GB; {len(self.running)} of {self.count} run."
+            )
+        self.told = free < needed
+        return not self.told
+
+    def _measure(self) -> None:
+        for child in self.running:
+            taken = machine.taken(child.process.pid or 0)
+            self.largest = max(self.largest, 0 if taken is None else taken.peak)
+
+    # Listening -----------------------------------------------------------------------------------------------------
+
+    def _read(self, child: _Child, stopping: bool) -> None:
+        """One message of a child, or its end."""
+        try:
+            kind, *rest = child.pipe.recv()
+        except (EOFError, OSError):
+            child.process.join()
+            child.pipe.close()
+            self.running.remove(child)
+            self.board.end(child.job.title)
+            how, message = child.ended or ("died", _cause(child.process.exitcode))
+            if how == "done" or (stopping and how != "failed"):
+                return
+            self.failed.append((child.job, message))
+            self.board.say(f"{child.job.title} failed: {message}")
+            return
+        if kind == "step":
+            self.board.step(child.job.title, *rest)
+        elif kind == "task":
+            self.board.say(f"{child.job.title} {rest[0]}")
+        elif kind == "end":
+            child.ended = (rest[0], rest[1])
+
+    def _say_what_stands_where(self) -> None:
+        for job in self.jobs:
+            record = record_in(job.folder)
+            if record is None:
+                where = "stopped in its first task" if job.begun else "not begun"
+            elif record.finished:
+                where = "finished"
+            else:
+                where = f"stopped in task {len(record.seen_accuracy) + 1} of {len(record.tasks)}"
+            self.board.say(f"{job.folder}: {where}")
+
+
+def _cause(code: int | None) -> str:
+    """Why a process ended that told nothing."""
+    if code is not None and code < 0:
+        return (
+            f"its process was killed by signal {-code}; what it had saved is kept. If the machine ran out of memory, "
+            "run fewer at a time."
+        )
+    return f"its process ended with status {code}; what it had saved is kept."
+
+
+def _context() -> BaseContext:
+    """Processes forked from one that has imported everything and computed nothing; where there is no fork, new ones."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(SHARED)
+    return context

@@ -1,0 +1,170 @@
+"""One run of many: how it is begun and trained, in this process or in one of its own that reports to its parent."""
+
+import importlib
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dne_lab import files
+from dne_lab.config import Config
+from dne_lab.data.stream import ClassStream, from_config
+from dne_lab.errors import LabError
+from dne_lab.measure.record import Record
+from dne_lab.methods import base
+from dne_lab.training import parallel, sharing
+from dne_lab.training.folder import LAST, RECORD, record_in
+from dne_lab.training.run import Run
+from dne_lab.training.signals import Terminated
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to train: ``task`` is what its first task has in common with others (`sharing.first_task`)."""
+
+    config: Config
+    folder: Path
+    task: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called while it runs."""
+        return f"{self.config.method} s{self.config.seed}"
+
+    @property
+    def begun(self) -> bool:
+        """Whether its folder holds a state to go on from."""
+        return (self.folder / LAST).exists() or (self.folder / RECORD).exists()
+
+
+def source(job: Job, jobs: Iterable[Job]) -> Job | None:
+    """A run whose finished first task is that of ``job``."""
+    for other in jobs:
+        if other.task and other.task == job.task and other.folder != job.folder:
+            record = record_in(other.folder)
+            if record is not None and record.seen_accuracy:
+                return other
+    return None
+
+
+def learn(
+    job: Job,
+    stream: ClassStream,
+    behind: Job | None = None,
+    seconds: float | None = None,
+    viewer: Callable[[Run], None] | None = None,
+    **settings: Any,
+) -> Record:
+    """Trains what is left of a run, as its folder has it, else ``behind`` the task 1 of another, else from its start.
+
+    The folder is held from the first look at it to the end, so that no other process can train the same run.
+
+    Raises:
+        LabError: the folder is in use by another process; what `Run` raises.
+    """
+    parallel.start()
+    with files.alone_in(job.folder) if parallel.Processes().first else nullcontext():
+        if behind is None or job.begun:
+            run = Run(job.config, stream, job.folder, **settings)
+        else:
+            run = sharing.fork(Run(behind.config, stream, behind.folder, **settings), job.config, job.folder)
+        run.held = True
+        if viewer is not None:
+            viewer(run)
+            run.viewers.append(viewer)
+        run.train(seconds)
+        return run.record
+
+
+# In a process of its own ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Order:
+    """What such a process is told. ``until``: when to stop with a checkpoint, in seconds of `time.time`.
+
+    ``module`` is the one that defines the method; ``stream`` is pickled, None: what the configuration describes.
+    """
+
+    job: Job
+    module: str
+    behind: Job | None
+    stream: bytes | None
+    until: float
+    threads: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def work(order: Order, pipe: Connection) -> None:
+    """Trains one run, and tells the parent: ("step", epochs done, of), ("task", sentence), ("end", how, message).
+
+    Ctrl-C is the parent's: it sends SIGTERM to its children. A child whose parent has died stops in the same way.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(order.threads)
+
+    def tell(*message: object) -> None:
+        with suppress(OSError):  # the parent is gone, and this process about to stop
+            pipe.send(message)
+
+    try:
+        if order.module != "__main__":
+            importlib.import_module(order.module)
+        if order.job.config.method not in base.Method.registry:
+            raise LabError(
+                f"method {order.job.config.method} is defined in a notebook or script, which other processes do not "
+                "see. Put it into a module of its own and import that, or run with jobs=1."
+            )
+        stream = from_config(order.job.config.data) if order.stream is None else pickle.loads(order.stream)
+        seconds = None if order.until == math.inf else max(0.0, order.until - time.time())
+        learn(order.job, stream, order.behind, seconds, _Reporter(tell), **order.settings)
+        tell("end", "done", "")
+    except Terminated:
+        tell("end", "stopped", "stopped by a signal; its checkpoint is kept")
+    except LabError as error:
+        tell("end", "failed", str(error))
+    except Exception as error:
+        tell("end", "failed", f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+
+
+def _end_with_parent() -> None:
+    """Waits for the end of the parent, then asks this process to stop with a checkpoint."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Reporter:
+    """A viewer of a run that tells how far it is: first of all what was learned before, then every epoch and task."""
+
+    def __init__(self, tell: Callable[..., None]) -> None:
+        self.tell = tell
+        self.tasks: int | None = None
+
+    def __call__(self, run: Run) -> None:
+        done = len(run.state.predicted)
+        if self.tasks is not None and done > self.tasks:
+            accuracy = run.record.seen_accuracy[-1]
+            self.tell("task", f"task {done}/{len(run.stream)}: accuracy {accuracy:.1f}%")
+        self.tasks = done
+        epochs = {
+            (task.number, number): stage.recipe.epochs
+            for task in run.stream
+            for number, stage in enumerate(run.method.stages(task))
+        }
+        before = sum(count for place, count in epochs.items() if place < run.cursor[:2])
+        self.tell("step", before + run.cursor.epoch, sum(epochs.values()))
