@@ -14,7 +14,13 @@ METHODS = (
     "foster, joint-resnet, finetune-resnet, replay-resnet."
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Preset = Annotated[str, typer.Option(help="Presets, composed left to right: digits100,authors-code. See the README.")]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="Presets, composed left to right: digits100,authors-code. small and published stand for the method's own "
+        "(icarl-small, ...), or for nothing where it has none. See the README."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="One field of the configuration, e.g. --set learn.epochs=5. Repeatable."),
@@ -35,6 +41,15 @@ def numbers(text: str, option: str = "--seeds") -> list[int]:
     if not found:
         raise LabError(f"{option} {text!r} names no number: give numbers such as 0, or 0,2,5, or 0-4.")
     return list(dict.fromkeys(found))
+
+
+def count(text: str, option: str = "--jobs") -> int | str:
+    """``"2"``, the value of ``option``, as a number, or ``"auto"``."""
+    if text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise LabError(f"{option} {text!r}: give a number of runs at a time, from 1, or auto.")
+    return int(text)
 
 
 # Fields that have a place of their own on the command line: set twice, one of the two would be ignored.

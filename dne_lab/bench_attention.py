@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from dne_lab import bench, presets
+from dne_lab import bench
 from dne_lab.analysis.groups import attention_groups
 from dne_lab.analysis.probe import probe
+from dne_lab.methods import base
 from dne_lab.training import machine
 
 
@@ -21,7 +22,7 @@ def measure(preset: str, task: int, images: int, batch: int, device: str) -> dic
         images, task, and ``peak_memory_mb`` of a decomposition beyond what the process held with the model loaded
         (None where the system does not tell).
     """
-    method, _, _ = bench.grown(presets.resolve(preset, method="sta"), task, device)
+    method, _, _ = bench.grown(base.configure("sta", preset), task, device)
     method.eval().requires_grad_(False)
     pixels, _ = bench.images_of(method, batch, device)
     model = method.model

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from dne_lab.arguments import METHODS, Device, Json, Preset, Seeds, Settings, numbers, program, settings
+from dne_lab.arguments import METHODS, Device, Json, Preset, Seeds, Settings, count, numbers, settings
 from dne_lab.errors import LabError
 
 
@@ -73,6 +72,9 @@ def run(
     changes: Settings = None,
     seeds: Seeds = "0",
     out: Annotated[Path, typer.Option(help="Folder of the runs: <out>/<method>-<preset>-s<seed>.")] = Path("runs"),
+    jobs: Annotated[
+        str, typer.Option(metavar="N|auto", help="Runs at a time; auto: one a core as memory allows, one on a GPU.")
+    ] = "1",
     device: Device = None,
     stop_after: Annotated[float | None, typer.Option(help="Checkpoint after that many seconds and exit 0.")] = None,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
@@ -85,41 +87,28 @@ def run(
     """Train one run or a grid of methods and seeds; the same command again resumes exactly.
 
     Finished runs are skipped, and the expansion methods of a seed share their first task.
+
+    A table of many methods: dne-lab run ia,dne,icarl,dytox --preset digits100,small --seeds 0-2 --jobs auto
+
+    With --jobs 2 or more each run has its own process and its part of the cores. It starts when there is memory for it;
+    one that fails stops no other and is named at the end. Sums are rounded otherwise on another number of threads, so
+    the last digits may differ from --jobs 1.
     """
-    import dne_lab.methods  # noqa: F401  (registers the methods)
-    from dne_lab import presets
-    from dne_lab.training import grid
+    from dne_lab import running
     from dne_lab.training.api import usable
 
-    config = presets.resolve(preset, settings(changes))
-    chosen = list(dict.fromkeys(m.strip() for m in methods.split(",") if m.strip()))
-    if not chosen:
-        raise LabError(f"{methods!r} names no method: give one or more, e.g. ia,sta,dne.")
-    plan = grid.plan(chosen, config, numbers(seeds), out)
+    at_a_time = count(jobs)
+    plan = running.plan(methods, preset, changes or [], numbers(seeds), out)
     if dry_run:
-        rest = [] if device is None else ["--device", device]
-        rest += [] if stop_after is None else ["--stop-after", f"{stop_after:g}"]
-        rest += ["--download"] if download else []
-        for line in grid.commands(plan, changes or [], [*program(), "run"]):
-            print(shlex.join([*shlex.split(line), *rest]))
+        rest = {"--device": device, "--stop-after": stop_after, "--download": download}
+        print("\n".join(running.commands(plan, changes or [], rest)))
         return
     if download:
-        from dne_lab.data.sources import open_source
-
-        open_source(config.data.name, path=config.data.path, size=config.data.size, download=True)
-    records = grid.execute(plan, seconds=stop_after, device=usable(device))
-    if as_json:
-        print(json.dumps([r.to_dict() for r in records], indent=1))
-        return
-    from dne_lab.measure import tables
-
-    if any(r.seen_accuracy for r in records):
-        print(tables.to_text(tables.summary([r for r in records if r.seen_accuracy])))
-    left = [folder for (_, folder), record in zip(plan, records, strict=False) if not record.finished]
-    left += [folder for _, folder in plan[len(records) :]]
-    if left:
-        print(f"{len(left)} of {len(plan)} runs are not finished; the same command goes on with them.")
-    print("\n".join(f"run folder: {folder}" for _, folder in plan))
+        running.download(plan)
+    running.execute(
+        plan, as_json,
+        seconds=stop_after, jobs=at_a_time, device=usable(device), checkpoint_seconds=checkpoint_every,
+    )  # fmt: skip
 
 
 @app.command()
@@ -187,7 +176,6 @@ def cost(
     F = 2 x multiply-accumulate. Literal: as the equations are written; spent: as it runs here.
     """
     import dne_lab.methods  # noqa: F401
-    from dne_lab import presets
     from dne_lab.data.tasks import sizes
     from dne_lab.measure import cost as costs
     from dne_lab.methods import base
@@ -196,7 +184,7 @@ def cost(
     changed: dict[str, Any] = {"data.tasks": wanted, **settings(changes)}
     if heads is not None:
         changed["network.heads"] = heads
-    config = presets.resolve(preset, changed, method=method)
+    config = base.configure(method, preset, changed)
     shape = costs.shape_of(config.data)
     stream = costs.blank_stream(wanted, shape)
     rows = costs.of_tasks(config, stream.joint() if base.find(method).joint else stream)
@@ -225,10 +213,10 @@ def bench(
 ) -> None:
     """Time the normal path against the literal path with its copied teacher (DNE, one process)."""
     from dne_lab import bench as benchmark
-    from dne_lab import presets
+    from dne_lab.methods import base
     from dne_lab.training.api import usable
 
-    config = presets.resolve(preset, method="dne")
+    config = base.configure("dne", preset)
     steps = numbers(tasks, "--tasks")
     if not 1 <= min(steps) <= max(steps) <= len(config.data.tasks):
         raise LabError(f"--tasks {tasks}: preset {preset} has tasks 1 to {len(config.data.tasks)}.")

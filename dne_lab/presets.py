@@ -2,7 +2,8 @@
 
 There are four kinds: the images, sizes and schedule of an experiment (digits, cifar100-b50-10, ...), the switches of
 the network and its loss (paper-text, authors-code; the latter are also the defaults), a schedule (paper-schedule), and
-what one method brings (icarl-published: its own recipe; icarl-small: width and learning rate for small runs).
+what one method brings (icarl-published: its own recipe; icarl-small: width and learning rate for small runs). Of the
+last, "published" and "small" stand for each method's own (`of_method`).
 """
 
 import copy
@@ -185,6 +186,22 @@ PRESETS: dict[str, Tree] = {
     **{f"{method}-small": tree for method, tree in SMALL.items()},
 }
 
+KINDS = ("published", "small")
+
+
+def of_method(presets: str, recipes: Sequence[str]) -> str:
+    """``presets`` with the name of a method in place of "published" and "small": ``digits100,icarl-small``.
+
+    Args:
+        recipes: of the method, then of those it derives from: the first one that has such a preset is taken, and where
+            none has, nothing takes its place.
+    """
+    found = []
+    for name in (part.strip() for part in presets.split(",")):
+        own = [f"{recipe}-{name}" for recipe in recipes if f"{recipe}-{name}" in PRESETS]
+        found += own[:1] if name in KINDS else [name]
+    return ",".join(found)
+
 
 def resolve(presets: str | Sequence[str], changes: Tree | None = None, **fields: Any) -> Config:
     """The configuration of presets composed left to right, then ``fields`` (method, seed), then dotted ``changes``.
@@ -199,8 +216,10 @@ def resolve(presets: str | Sequence[str], changes: Tree | None = None, **fields:
     names = [n.strip() for n in presets.split(",")] if isinstance(presets, str) else list(presets)
     names = [n for n in names if n]
     for name in names:
+        if name in KINDS:
+            raise LabError(f"preset {name!r} stands for a method's own, such as icarl-{name}: name that one here.")
         if name not in PRESETS:
-            raise unknown("preset", name, PRESETS)
+            raise unknown("preset", name, [*PRESETS, *KINDS])
     tree = _merge(*(PRESETS[name] for name in names), {"preset": ",".join(names)}, fields)
     return from_dict(tree).with_changes(changes or {})
 

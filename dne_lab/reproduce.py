@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dne_lab.methods  # noqa: F401  (registers the methods)
-from dne_lab import decomposing, presets, reporting
+from dne_lab import decomposing, reporting
 from dne_lab.analysis.decomposition import Decomposition, decompose
 from dne_lab.config import Config
 from dne_lab.files import make_folder
@@ -85,9 +85,8 @@ class Result:
 
 def reproduce(preset: str, seeds: Sequence[int], out: Path, runs: Path, device: str | None = None) -> Result:
     """Trains what is left of the runs, then writes ``reproduce_<preset>_s<seeds>*.csv``, ``.png`` and the records."""
-    config = presets.resolve(preset)
+    plan = grid.plan(METHODS, lambda method: base.configure(method, preset), seeds, runs)
     make_folder(out)  # a place that cannot be written to is found before the training
-    plan = grid.plan(METHODS, config, seeds, runs)
     records = grid.execute(plan, device=device)
     name = f"reproduce_{preset.replace(',', '+')}_s{_seeds_text(seeds)}"
     written = []

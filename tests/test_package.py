@@ -30,6 +30,7 @@ TOP = (
     "arguments",
     "reporting",
     "reproduce",
+    "running",
     "cli",
     "__main__",
     "",

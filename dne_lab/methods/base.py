@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dne_lab import chance, fields
+from dne_lab import chance, fields, presets
 from dne_lab.config import Config, Recipe
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.errors import LabError, unknown
@@ -47,6 +47,7 @@ class Method(nn.Module):
     ``uses_memory``: exemplars are kept and mixed in. ``joint``: all classes arrive as one task (an upper bound).
     ``shares_first_task``: task 1 is the same as that of every other such method, so comparisons train it once a seed.
     ``Options``: a frozen dataclass of the method's own switches, set by ``--set options.NAME=VALUE``.
+    ``recipe``: whose presets ``<recipe>-small`` and ``<recipe>-published`` are its own; default: those of its name.
     ``training_only``: how the names of weights begin that a finished task no longer needs (a teacher).
     """
 
@@ -56,6 +57,7 @@ class Method(nn.Module):
     joint: ClassVar[bool] = False
     shares_first_task: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
+    recipe: ClassVar[str] = ""
     training_only: ClassVar[tuple[str, ...]] = ()
     registry: ClassVar[dict[str, type["Method"]]] = {}
 
@@ -190,6 +192,15 @@ def find(name: str) -> type[Method]:
     if name not in Method.registry:
         raise unknown("method", name, Method.registry)
     return Method.registry[name]
+
+
+def configure(method: str, names: str, changes: dict[str, Any] | None = None, **fields: Any) -> Config:
+    """`presets.resolve` for a method: "small" and "published" stand for its own preset of that kind, if it has one.
+
+    A method without one takes that of the method it derives from; one without any is left as the others say.
+    """
+    family = [cls.recipe or cls.name for cls in find(method).__mro__ if issubclass(cls, Method) and cls.name]
+    return presets.resolve(presets.of_method(names, family), changes, method=method, **fields)
 
 
 def create(config: Config, stream: ClassStream) -> Method:

@@ -76,6 +76,7 @@ class FineTuningResNet(ResNetMethod):
 
     name = "finetune-resnet"
     title = "Fine-tuning (ResNet)"
+    recipe = "resnet"
     uses_memory = False
 
     def enter(self, task: Task, stage: Stage) -> None:

@@ -9,6 +9,7 @@ import dne_lab.methods  # noqa: F401  (registers the methods)
 from dne_lab import presets
 from dne_lab.data.stream import ClassStream
 from dne_lab.errors import LabError
+from dne_lab.methods import base
 from dne_lab.training.run import Run
 
 
@@ -56,9 +57,9 @@ def start(
         preset = name
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
     if stream is None:
-        config = presets.resolve(preset, dotted, method=method, seed=seed)
+        config = base.configure(method, preset, dotted, seed=seed)
     else:
-        config = presets.resolve(preset, {}, method=method, seed=seed)
+        config = base.configure(method, preset, seed=seed)
         config = presets.for_stream(config, stream.config()).with_changes(dotted)
     return Run(config, stream, folder, device=usable(device), progress=progress)
 

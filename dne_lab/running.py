@@ -1,0 +1,69 @@
+"""The command `run`: a grid of methods and seeds, trained or shown as commands, and the table of its records."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import dne_lab.methods  # noqa: F401  (registers the methods)
+from dne_lab.arguments import program, settings
+from dne_lab.data.sources import open_source
+from dne_lab.errors import LabError
+from dne_lab.measure import tables
+from dne_lab.measure.record import Record
+from dne_lab.methods import base
+from dne_lab.training import grid
+from dne_lab.training.folder import finished
+from dne_lab.training.pool import RunsFailed
+
+
+def plan(methods: str, preset: str, changes: list[str], seeds: list[int], out: Path) -> grid.Plan:
+    """The runs of a command line; "small" and "published" are resolved for each method."""
+    chosen = list(dict.fromkeys(m.strip() for m in methods.split(",") if m.strip()))
+    if not chosen:
+        raise LabError(f"{methods!r} names no method: give one or more, e.g. ia,sta,dne.")
+    changed = settings(changes)
+    return grid.plan(chosen, lambda method: base.configure(method, preset, changed), seeds, out)
+
+
+def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any]) -> list[str]:
+    """One command a run; ``rest`` are further options: True for a flag, None and False are left out."""
+    words: list[str] = []
+    for option, value in rest.items():
+        if value is not None and value is not False:
+            words += [option] if value is True else [option, f"{value:g}" if isinstance(value, float) else str(value)]
+    return [" ".join([line, *map(shlex.quote, words)]) for line in grid.commands(runs, changes, [*program(), "run"])]
+
+
+def download(runs: grid.Plan) -> None:
+    """Fetches the data set of the runs if it is missing."""
+    data = runs[0][0].data
+    open_source(data.name, path=data.path, size=data.size, download=True)
+
+
+def execute(runs: grid.Plan, as_json: bool, **how: Any) -> None:
+    """Trains what is left, as `grid.execute` is told ``how``, and prints all records.
+
+    Raises:
+        LabError: a run failed; with several at a time, after the others have ended and the table is printed.
+    """
+    failure = None
+    try:
+        records = grid.execute(runs, **how)
+    except RunsFailed as error:
+        failure, records = error, error.records
+    print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(runs, records))
+    if failure is not None:
+        raise failure
+
+
+def text(runs: grid.Plan, records: list[Record]) -> str:
+    """The table of all records that have an accuracy, what is left, and the folders."""
+    lines = []
+    learned = [record for record in records if record.seen_accuracy]
+    if learned:
+        lines.append(tables.to_text(tables.summary(learned)))
+    left = sum(finished(folder) is None for _, folder in runs)
+    if left:
+        lines.append(f"{left} of {len(runs)} runs are not finished; the same command goes on with them.")
+    return "\n".join([*lines, *(f"run folder: {folder}" for _, folder in runs)])
