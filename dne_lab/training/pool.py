@@ -79,9 +79,7 @@ def execute(
     records = [record for job in jobs if (record := record_in(job.folder)) is not None]
     if pool.failed:
         told = [f"\n{job.title} ({job.folder}): {message}" for job, message in pool.failed]
-        raise RunsFailed(
-            f"{len(told)} of {len(jobs)} runs failed; the same call goes on there.{''.join(told)}", records
-        )
+        raise RunsFailed(f"{len(told)} of {len(jobs)} runs failed:{''.join(told)}", records)
     return records
 
 
@@ -234,10 +232,10 @@ def _cause(code: int | None) -> str:
     """Why a process ended that told nothing."""
     if code is not None and code < 0:
         return (
-            f"its process was killed by signal {-code}; what it had saved is kept. If the machine ran out of memory, "
-            "run fewer at a time."
+            f"its process was killed by signal {-code}. The same again goes on from its last checkpoint; if the machine "
+            "ran out of memory, with fewer runs at a time."
         )
-    return f"its process ended with status {code}; what it had saved is kept."
+    return f"its process ended with status {code}. The same again goes on from its last checkpoint."
 
 
 def _context() -> BaseContext:

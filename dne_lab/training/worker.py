@@ -133,7 +133,7 @@ def work(order: Order, pipe: Connection) -> None:
         learn(order.job, stream, order.behind, seconds, _Reporter(tell), **order.settings)
         tell("end", "done", "")
     except Terminated:
-        tell("end", "stopped", "stopped by a signal; its checkpoint is kept")
+        tell("end", "stopped", "stopped by a signal, with a checkpoint. The same again goes on from there.")
     except LabError as error:
         tell("end", "failed", str(error))
     except Exception as error:
