@@ -69,7 +69,18 @@ BENCH = {
 }
 HELP = {
     "reproduce": ["--preset", "--seeds", "--out", "--json", "handwritten digits"],
-    "run": ["METHOD[,METHOD...]", "--preset", "--set", "--seeds", "--out", "--stop-after", "--dry-run", "resumes"],
+    "run": [
+        "METHOD[,METHOD...]",
+        "--preset",
+        "--set",
+        "--seeds",
+        "--out",
+        "--jobs",
+        "--stop-after",
+        "--dry-run",
+        "resumes",
+        "small",
+    ],
     "report": [
         "DIR...",
         "--figures",

@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dne_lab.methods  # noqa: F401  (registers the methods)
 from dne_lab import presets
 from dne_lab.config import Config, Data
 from dne_lab.data.orders import named_orders
 from dne_lab.errors import LabError
 from dne_lab.measure.cost import shape_of
+from dne_lab.methods.base import Method, configure, find
 
 OF_METHODS = [name for name in presets.PRESETS if name.split("-")[0] in {*presets.PUBLISHED, *presets.SMALL}]
 SWITCHES = ("paper-text", "authors-code", "paper-schedule", *OF_METHODS)
@@ -97,6 +99,26 @@ def test_the_switches_of_text_and_code_are_each_others_contrary():
 def test_an_unknown_preset_names_the_nearest(names, message):
     with pytest.raises(LabError, match=message):
         presets.resolve(names)
+
+
+def test_small_and_published_stand_for_what_the_method_has():
+    class Mine(find("icarl")):  # it has no recipe of its own: that of what it derives from
+        name = "tiny-mine"
+
+    try:
+        chosen = {name: configure(name, "digits100, small").preset for name in Method.registry}
+    finally:
+        del Method.registry["tiny-mine"]
+    assert chosen["icarl"] == chosen["tiny-mine"] == "digits100,icarl-small"
+    assert {chosen[f"{name}-resnet"] for name in ("joint", "finetune", "replay")} == {"digits100,resnet-small"}
+    assert {chosen[name] for name in ("ia", "sta", "dne", "joint", "finetune", "replay")} == {"digits100"}
+    for name, preset in chosen.items():  # no recipe is left without a method
+        own = f"{name}-small"
+        assert own not in presets.PRESETS or preset.split(",")[1] == own
+    config = configure("podnet", "cifar100-b50-10,published", {"learn.epochs": 3}, seed=4)
+    assert config == presets.resolve("cifar100-b50-10,podnet-published", {"learn.epochs": 3}, method="podnet", seed=4)
+    with pytest.raises(LabError, match="preset 'small' stands for a method's own, such as icarl-small"):
+        presets.resolve("digits,small")
 
 
 @pytest.mark.parametrize("names", ["cifar100-b50-10", "digits100", "digits,digits100", "digits100,authors-code"])

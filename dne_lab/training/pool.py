@@ -2,7 +2,9 @@
 
 import math
 import multiprocessing
+import os
 import pickle
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -232,8 +234,8 @@ def _cause(code: int | None) -> str:
     """Why a process ended that told nothing."""
     if code is not None and code < 0:
         return (
-            f"its process was killed by signal {-code}. The same again goes on from its last checkpoint; if the machine "
-            "ran out of memory, with fewer runs at a time."
+            f"its process was killed by signal {-code}. The same again goes on from its last checkpoint; if the memory "
+            "was not enough, with fewer runs at a time."
         )
     return f"its process ended with status {code}. The same again goes on from its last checkpoint."
 
@@ -242,6 +244,17 @@ def _context() -> BaseContext:
     """Processes forked from one that has imported everything and computed nothing; where there is no fork, new ones."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(SHARED)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # it must find the package that is running here
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
     return context

@@ -93,7 +93,7 @@ def test_a_run_that_fails_stops_no_other_and_is_named(
         return tiny.settings(**({"options.poison": 30} if method == "tiny-alone" else {}))
 
     plan = grid.plan(("tiny-alone", "tiny", "tiny-other"), settings, [0], tmp_path)
-    with pytest.raises(RunsFailed, match="(?s)^1 of 3 runs failed:.* is nan in task 2") as caught:
+    with pytest.raises(RunsFailed, match=r"(?s)^1 of 3 runs failed:.* is nan in task 2") as caught:
         grid.execute(plan, jobs=2, **SETTINGS)
     assert f"tiny-alone s0 ({tmp_path / 'tiny-alone-s0'}): " in str(caught.value)
     assert "tiny-alone s0 failed: " in capfd.readouterr().err
