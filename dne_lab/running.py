@@ -58,11 +58,10 @@ def execute(runs: grid.Plan, as_json: bool, **how: Any) -> None:
 
 
 def text(runs: grid.Plan, records: list[Record]) -> str:
-    """The table of all records that have an accuracy, what is left, and the folders."""
+    """The table of all finished runs, what is left, and the folders."""
     lines = []
-    learned = [record for record in records if record.seen_accuracy]
-    if learned:
-        lines.append(tables.to_text(tables.summary(learned)))
+    if any(record.finished for record in records):
+        lines.append(tables.to_text(tables.summary(record for record in records if record.seen_accuracy)))
     left = sum(finished(folder) is None for _, folder in runs)
     if left:
         lines.append(f"{left} of {len(runs)} runs are not finished; the same command goes on with them.")

@@ -12,7 +12,8 @@ from shell import Done, Here, Nursery, content, sets, snapshot
 
 from dne_lab import files
 from dne_lab.errors import LabError
-from dne_lab.training import progress
+from dne_lab.measure.record import Record
+from dne_lab.training import grid, progress
 
 
 @pytest.fixture
@@ -49,10 +50,15 @@ def test_runs_stopped_in_every_way_end_as_if_they_had_not_been(nursery: Nursery,
     errors = tmp_path.parent / f"{tmp_path.name}.err"
 
     def started(run: str, task: int) -> int:
-        """The command in a process of its own, when a run has finished a task."""
+        """The command in a process of its own, when it has begun and a run has finished a task."""
+        errors.unlink(missing_ok=True)
         number = nursery.start(*words, "--jobs", 2, folder=tmp_path)
         end = time.monotonic() + 100
-        while not (runs[run] / f"task_{task:02d}.safetensors").exists():
+        while not (
+            (runs[run] / f"task_{task:02d}.safetensors").exists()
+            and errors.exists()
+            and "at a time" in errors.read_text()
+        ):
             assert time.monotonic() < end, errors.read_text()
             time.sleep(0.005)
         return number
@@ -118,3 +124,17 @@ def test_one_preset_stands_for_the_small_recipe_of_each_method(here: Here, tmp_p
         "joint-digits-s0",
     }
     assert "width 16" in here("cost", "podnet", "--tasks", "5,5", "--preset", "digits,small").out
+
+
+def test_what_is_asked_for_reaches_the_runs(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, object] = {}
+
+    def execute(runs: grid.Plan, **how: object) -> list[Record]:
+        told.update(how)
+        return []
+
+    monkeypatch.setattr(grid, "execute", execute)
+    options = ["--jobs", "auto", "--stop-after", 9, "--checkpoint-every", 7, "--device", "cpu"]
+    assert here("run", "ia", *options).code == 0
+    assert told == {"seconds": 9, "jobs": "auto", "device": "cpu", "checkpoint_seconds": 7}
+    assert here("run", "ia").code == 0 and told["jobs"] == 1 and told["checkpoint_seconds"] == 60

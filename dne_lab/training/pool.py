@@ -19,9 +19,8 @@ from dne_lab.data.stream import ClassStream
 from dne_lab.errors import LabError
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import machine
+from dne_lab.training import machine, parallel
 from dne_lab.training.folder import finished, record_in
-from dne_lab.training.parallel import Processes
 from dne_lab.training.progress import Board
 from dne_lab.training.signals import Signals
 from dne_lab.training.worker import Job, Order, source, work
@@ -53,9 +52,11 @@ def number(jobs: int | str, runs: int, device: str | torch.device | None) -> int
     if jobs != "auto" and (not isinstance(jobs, int) or jobs < 1):
         raise LabError(f"jobs = {jobs!r}: give a number of runs at a time, from 1, or auto.")
     on_gpu = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type != "cpu"
-    wanted = (1 if on_gpu else machine.cores()) if jobs == "auto" else int(jobs)
+    parallel.start()
+    together = parallel.Processes().world > 1
+    wanted = (1 if on_gpu or together else machine.cores()) if jobs == "auto" else int(jobs)
     count = min(wanted, max(1, runs))
-    if count > 1 and Processes().world > 1:
+    if count > 1 and together:
         raise LabError(f"jobs = {jobs}: under torchrun all processes train one run together. Leave jobs at 1.")
     return count
 
@@ -123,8 +124,8 @@ class _Pool:
     def work(self) -> None:
         """Trains until nothing is left to do, or a signal or the end of the time stops it."""
         each = f"{self.threads} thread{'s' * (self.threads > 1)} each"
-        self.board.say(f"{len(self.waiting)} runs, at most {self.count} at a time, {each}.")
         with Signals() as signals:
+            self.board.say(f"{len(self.waiting)} runs, at most {self.count} at a time, {each}.")
             stopping = False
             try:
                 while True:

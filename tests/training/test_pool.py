@@ -19,7 +19,7 @@ from shell import snapshot
 from dne_lab import files
 from dne_lab.errors import LabError
 from dne_lab.methods import base
-from dne_lab.training import grid, machine, pool, progress
+from dne_lab.training import grid, machine, parallel, pool, progress
 from dne_lab.training.pool import RunsFailed
 from dne_lab.training.worker import Job
 
@@ -225,7 +225,7 @@ def test_how_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in (0, -1, "x", 1.5):
         with pytest.raises(LabError, match="give a number of runs at a time, from 1, or auto"):
             pool.number(wrong, 6, "cpu")  # type: ignore[arg-type]
-    monkeypatch.setattr(pool, "Processes", lambda: SimpleNamespace(world=2))
-    assert pool.number(1, 6, "cpu") == 1
+    monkeypatch.setattr(parallel, "Processes", lambda: SimpleNamespace(world=2))
+    assert pool.number(1, 6, "cpu") == pool.number("auto", 6, "cpu") == 1
     with pytest.raises(LabError, match="under torchrun"):
         pool.number(2, 6, "cpu")
