@@ -90,9 +90,9 @@ def run(
 
     A table of many methods: dne-lab run ia,dne,icarl,dytox --preset digits100,small --seeds 0-2 --jobs auto
 
-    With --jobs 2 or more each run has its own process and its part of the cores. It starts when there is memory for it;
-    one that fails stops no other and is named at the end. Sums are rounded otherwise on another number of threads, so
-    the last digits may differ from --jobs 1.
+    With --jobs 2 or more each run has its own process and its part of the cores. It starts when there is memory for it,
+    known after the first epoch of the first one; one that fails stops no other and is named at the end. Sums are
+    rounded otherwise on another number of threads, so the last digits may differ from --jobs 1.
     """
     from dne_lab import running
     from dne_lab.training.api import usable
@@ -101,6 +101,7 @@ def run(
     plan = running.plan(methods, preset, changes or [], numbers(seeds), out)
     if dry_run:
         rest = {"--device": device, "--stop-after": stop_after, "--download": download}
+        rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None}
         print("\n".join(running.commands(plan, changes or [], rest)))
         return
     if download:

@@ -191,8 +191,8 @@ def test_dry_run_prints_commands_that_work(place: Path, here: Here, tmp_path: Pa
     worked = subprocess.run(lines[1], shell=True, env=environment(), cwd=tmp_path, capture_output=True, text=True)
     assert worked.returncode == 0 and "DNE (k = 1)" in worked.stdout, worked.stderr
     assert snapshot(place / "runs") == before  # it named the run that is there
-    assert here("run", "dne", "--stop-after", 9.5, "--download", "--dry-run").out == (
-        "dne-lab run dne --preset digits --seeds 0 --out runs --stop-after 9.5 --download\n"
+    assert here("run", "dne", "--stop-after", 9.5, "--checkpoint-every", 9, "--download", "--dry-run").out == (
+        "dne-lab run dne --preset digits --seeds 0 --out runs --stop-after 9.5 --download --checkpoint-every 9\n"
     )
 
 

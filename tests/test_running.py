@@ -73,9 +73,7 @@ def test_runs_stopped_in_every_way_end_as_if_they_had_not_been(nursery: Nursery,
         said = done.err.splitlines()
         assert said[-1] == "stopped; the same command goes on from here."
         assert "stopping: every run writes a checkpoint." in said
-        for folder in runs.values():
-            (where,) = [line.split(": ")[1] for line in said if line.startswith(f"{folder.relative_to(tmp_path)}: ")]
-            assert re.fullmatch("stopped in task [1-4] of 4|stopped in its first task|not begun|finished", where)
+        assert re.fullmatch("[0-2] of 3 runs are finished.", said[-2])
         left_alone(tmp_path / "runs")
 
     # Killed, the parent cannot stop its children: they see that it is gone, and stop with a checkpoint.

@@ -27,7 +27,6 @@ from dne_lab.training.worker import Job, Order, source, work
 
 LOOK = 0.2  # seconds between two looks at signals, memory and what may start
 MARGIN = 1.1  # a run may take that much more than the largest so far
-LEAST = 2**29  # bytes that a run is taken to need before one has been measured: Python and torch alone
 # What the children share: imported once by the process that they are forked from. torch._dynamo is what the first
 # optimiser of a process imports.
 SHARED = ["dne_lab.training.worker", "dne_lab.methods", "torch._dynamo"]
@@ -93,6 +92,7 @@ class _Child:
     job: Job
     process: BaseProcess
     pipe: Connection
+    reported: bool = False  # where it began
     ended: tuple[str, str] | None = None  # how, and the message
 
 
@@ -115,7 +115,8 @@ class _Pool:
         self.waiting = [job for job in jobs if finished(job.folder) is None]
         self.running: list[_Child] = []
         self.failed: list[tuple[Job, str]] = []
-        self.largest = LEAST
+        self.known = False  # what a run takes, for one has learned an epoch
+        self.largest = 0
         self.told = False  # that it waits for memory
         self.begun = False
         self.board = Board(progress)
@@ -148,7 +149,8 @@ class _Pool:
                     child.process.join()
                 self.board.close()
             if stopping:
-                self._say_what_stands_where()
+                done = sum(finished(job.folder) is not None for job in self.jobs)
+                self.board.say(f"{done} of {len(self.jobs)} runs are finished.")
 
     # Starting ------------------------------------------------------------------------------------------------------
 
@@ -176,10 +178,15 @@ class _Pool:
         return bool(job.task) and any(child.job.task == job.task for child in self.running)
 
     def _fits(self) -> bool:
-        """Whether the free memory holds one more run like the largest, after the running ones have grown to that."""
+        """Whether the free memory holds one more run like the largest, after the running ones have grown to that.
+
+        So the first one runs alone until it has learned an epoch.
+        """
         free = machine.available_memory()
         if free is None or not self.running:
             return True
+        if not self.known:
+            return False
         held = [taken.now for child in self.running if (taken := machine.taken(child.process.pid or 0)) is not None]
         needed = MARGIN * self.largest + sum(max(0, self.largest - now) for now in held)
         if free < needed and not self.told:
@@ -210,25 +217,16 @@ class _Pool:
             if how == "done" or (stopping and how != "failed"):
                 return
             self.failed.append((child.job, message))
-            self.board.say(f"{child.job.title} failed: {message}")
+            self.board.say(f"{child.job.title} failed: {message.splitlines()[0]}")
             return
         if kind == "step":
+            self.known |= child.reported
+            child.reported = True
             self.board.step(child.job.title, *rest)
         elif kind == "task":
             self.board.say(f"{child.job.title} {rest[0]}")
         elif kind == "end":
             child.ended = (rest[0], rest[1])
-
-    def _say_what_stands_where(self) -> None:
-        for job in self.jobs:
-            record = record_in(job.folder)
-            if record is None:
-                where = "stopped in its first task" if job.begun else "not begun"
-            elif record.finished:
-                where = "finished"
-            else:
-                where = f"stopped in task {len(record.seen_accuracy) + 1} of {len(record.tasks)}"
-            self.board.say(f"{job.folder}: {where}")
 
 
 def _cause(code: int | None) -> str:

@@ -79,7 +79,8 @@ def learn(
         if behind is None or job.begun:
             run = Run(job.config, stream, job.folder, **settings)
         else:
-            run = sharing.fork(Run(behind.config, stream, behind.folder, **settings), job.config, job.folder)
+            theirs = stream if behind.config.data == job.config.data else None
+            run = sharing.fork(Run(behind.config, theirs, behind.folder, **settings), job.config, job.folder)
         run.held = True
         if viewer is not None:
             viewer(run)

@@ -7,6 +7,7 @@ import pytest
 import tiny_runs as tiny
 import torch
 
+from dne_lab import presets
 from dne_lab.errors import LabError
 from dne_lab.methods import base
 from dne_lab.training import grid
@@ -128,6 +129,14 @@ def test_a_grid_trains_task_1_once_skips_what_is_finished_and_resumes(
     alone = run(None, "tiny-other", seed=1, preset="p,q")
     alone.train()
     assert alone.record.without_timing() == records[4].without_timing()
+
+
+def test_a_grid_of_other_later_tasks_trains_task_1_once(tmp_path: Path) -> None:
+    made = presets.resolve("digits", SMALL | {"learn.warmup": 0, "memory.budget": 20}, method="ia")
+    plan = [(made.with_changes({"data.tasks": tasks}), tmp_path / tasks) for tasks in ("4,6", "4,3,3")]
+    records = grid.execute(plan, device="cpu", progress=False)
+    assert [record.tasks for record in records] == [[4, 6], [4, 3, 3]]
+    assert ["shared task 1" in record.timing["by_purpose"] for record in records] == [False, True]
 
 
 def test_a_grid_finds_a_wrong_folder_before_it_trains(tmp_path: Path) -> None:
