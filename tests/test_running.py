@@ -1,19 +1,22 @@
 """`dne-lab run` with several runs at a time, in real processes that are stopped and killed."""
 
+import functools
 import os
 import re
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shell import Done, Here, Nursery, content, sets, snapshot
+from shell import Here, Nursery, content, sets, snapshot
 
 from dne_lab import files
 from dne_lab.errors import LabError
 from dne_lab.measure.record import Record
 from dne_lab.training import grid, progress
+from dne_lab.training.folder import finished
 
 
 @pytest.fixture
@@ -23,62 +26,59 @@ def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
     return Here(capsys, monkeypatch)
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as made:
-        yield made
+def left(folder: Path) -> bool:
+    """Whether no process holds a run folder."""
+    try:
+        with files.alone_in(folder):
+            return True
+    except LabError:
+        return False
 
 
-def left_alone(folder: Path) -> None:
-    """Waits until no process holds a run folder."""
+def when(condition: Callable[[], bool]) -> None:
+    """Waits for it."""
     end = time.monotonic() + 60
-    for run in folder.iterdir():
-        while True:
-            try:
-                with files.alone_in(run):
-                    break
-            except LabError:
-                assert time.monotonic() < end, run
-                time.sleep(0.02)
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_runs_stopped_in_every_way_end_as_if_they_had_not_been(nursery: Nursery, tmp_path: Path, here: Here) -> None:
+def test_runs_killed_and_stopped_end_as_if_they_had_not_been(tmp_path: Path, here: Here) -> None:
     words = ["run", "ia,dne,finetune", *sets(data__tasks="4,2,2,2", learn__epochs=2, learn__batch=16)]
     words += ["--device", "cpu"]
     runs = {name: tmp_path / "runs" / f"{name}-digits-s0" for name in ("ia", "dne", "finetune")}
-    errors = tmp_path.parent / f"{tmp_path.name}.err"
-
-    def started(run: str, task: int) -> int:
-        """The command in a process of its own, when it has begun and a run has finished a task."""
-        errors.unlink(missing_ok=True)
-        number = nursery.start(*words, "--jobs", 2, folder=tmp_path)
-        end = time.monotonic() + 100
-        while not (
-            (runs[run] / f"task_{task:02d}.safetensors").exists()
-            and errors.exists()
-            and "at a time" in errors.read_text()
-        ):
-            assert time.monotonic() < end, errors.read_text()
-            time.sleep(0.005)
-        return number
-
-    def stopped(number: int, sent: signal.Signals) -> Done:
-        os.kill(number, sent)
-        return nursery.ended(number, tmp_path)
-
-    for run, task, sent, code in (("ia", 1, signal.SIGINT, 130), ("finetune", 2, signal.SIGTERM, 143)):
-        done = stopped(started(run, task), sent)
-        assert done.code == code, done.err
-        said = done.err.splitlines()
-        assert said[-1] == "stopped; the same command goes on from here."
-        assert "stopping: every run writes a checkpoint." in said
-        assert re.fullmatch("[0-2] of 3 runs are finished.", said[-2])
-        left_alone(tmp_path / "runs")
 
     # Killed, the parent cannot stop its children: they see that it is gone, and stop with a checkpoint.
-    assert stopped(started("dne", 2), signal.SIGKILL).code == -signal.SIGKILL
-    left_alone(tmp_path / "runs")
+    said = tmp_path.parent / f"{tmp_path.name}.err"
+    with Nursery() as nursery:
+        number = nursery.start(*words, "--jobs", 2, folder=tmp_path)
+        when(lambda: said.exists() and "dne s0 task 2/4" in said.read_text())
+        os.kill(number, signal.SIGKILL)
+        assert nursery.ended(number, tmp_path).code == -signal.SIGKILL
+    last = said.stat().st_mtime
+    for folder in runs.values():
+        when(functools.partial(left, folder))
+    assert (runs["dne"] / "last.safetensors").stat().st_mtime > last and not finished(runs["dne"])
+
+    def tasks() -> int:
+        return len(list(tmp_path.glob("runs/*/task_*.safetensors")))
+
+    known = tasks()
+
+    def interrupt() -> None:
+        when(lambda: tasks() > known)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    done = here(*words, "--jobs", 2)
+    sender.join()
+    assert done.code == 130, done.err
+    lines = done.err.splitlines()
+    assert "stopping: every run writes a checkpoint." in lines
+    assert re.fullmatch("[0-2] of 3 runs are finished.", lines[-2])
+    assert lines[-1] == "stopped; the same command goes on from here."
 
     done = here(*words, "--jobs", 2)
     assert done.code == 0 and "not finished" not in done.out, done.err

@@ -30,6 +30,7 @@ MARGIN = 1.1  # a run may take that much more than the largest so far
 # What the children share: imported once by the process that they are forked from. torch._dynamo is what the first
 # optimiser of a process imports.
 SHARED = ["dne_lab.training.worker", "dne_lab.methods", "torch._dynamo"]
+OF_DATA = "sklearn.datasets"  # shared as well when the data set has made this process import it
 
 
 class RunsFailed(LabError):
@@ -246,7 +247,7 @@ def _context() -> BaseContext:
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(SHARED)
+    context.set_forkserver_preload([*SHARED, *([OF_DATA] if OF_DATA in sys.modules else [])])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # it must find the package that is running here
     try:

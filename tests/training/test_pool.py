@@ -21,6 +21,7 @@ from dne_lab.errors import LabError
 from dne_lab.methods import base
 from dne_lab.training import grid, machine, parallel, pool, progress
 from dne_lab.training.pool import RunsFailed
+from dne_lab.training.signals import Terminated
 from dne_lab.training.worker import Job
 
 SETTINGS: dict[str, Any] = {"stream": tiny.stream(), "device": "cpu"}
@@ -129,6 +130,29 @@ def test_a_run_whose_process_is_killed_stops_no_other_and_is_gone_on_with(tmp_pa
     assert all(record.finished for record in records) and records[0].timing["resumed"] == 1
     grid.execute([(plan[0][0], tmp_path / "alone")], progress=False, **SETTINGS)
     assert tiny.content(victim) == tiny.content(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(("sent", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_stops_all_runs_with_a_checkpoint(
+    whole: Path, tmp_path: Path, sent: signal.Signals, kind: type[BaseException]
+) -> None:
+    def send() -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not (tmp_path / "tiny-alone-s0" / "task_01.safetensors").exists():
+            time.sleep(0.002)
+        os.kill(os.getpid(), sent)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(kind) as caught:
+        grid.execute(planned(tmp_path), jobs=2, progress=False, **SETTINGS)
+    sender.join()
+    assert caught.type is kind and not multiprocessing.active_children()
+    assert not (tmp_path / "tiny-alone-s1").exists()
+    grid.execute(planned(tmp_path), jobs=2, progress=False, **SETTINGS)
+    assert {run: made["record.json"] for run, made in contents(tmp_path).items()} == {
+        run: made["record.json"] for run, made in contents(whole).items()
+    }
 
 
 def test_a_folder_in_use_by_another_process_is_left_and_named(whole: Path, tmp_path: Path) -> None:
