@@ -112,9 +112,11 @@ def test_small_and_published_stand_for_what_the_method_has():
     assert chosen["icarl"] == chosen["tiny-mine"] == "digits100,icarl-small"
     assert {chosen[f"{name}-resnet"] for name in ("joint", "finetune", "replay")} == {"digits100,resnet-small"}
     assert {chosen[name] for name in ("ia", "sta", "dne", "joint", "finetune", "replay")} == {"digits100"}
-    for name, preset in chosen.items():  # no recipe is left without a method
-        own = f"{name}-small"
-        assert own not in presets.PRESETS or preset.split(",")[1] == own
+    for kind in presets.KINDS:  # no recipe is left without a method
+        for name in Method.registry:
+            own = f"{name}-{kind}"
+            assert own not in presets.PRESETS or configure(name, f"digits100,{kind}").preset == f"digits100,{own}"
+    assert configure("foster", "cifar100-b50-2,published,foster-ns2").options["boost_beta"] == 0.95
     config = configure("podnet", "cifar100-b50-10,published", {"learn.epochs": 3}, seed=4)
     assert config == presets.resolve("cifar100-b50-10,podnet-published", {"learn.epochs": 3}, method="podnet", seed=4)
     with pytest.raises(LabError, match="preset 'small' stands for a method's own, such as icarl-small"):

@@ -80,7 +80,7 @@ def execute(
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     streams: dict[Data, ClassStream] = {}
     planned = _jobs(runs, stream, streams)
-    if count > 1:
+    if count > 1 and any(finished(job.folder) is None for job in planned):
         streams.clear()  # the children open their own
         left = None if seconds is None else max(0.0, deadline - time.monotonic())
         return pool.execute(planned, count, stream, left, **settings)

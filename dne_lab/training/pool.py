@@ -71,14 +71,15 @@ def execute(
 ) -> list[Record]:
     """`grid.execute` of unfinished and finished runs, ``count`` at a time; the records of all that have one.
 
+    It starts the process that the others are forked from, so it is not for runs of which none is left to train.
+
     Raises:
         RunsFailed: after all others have ended.
         KeyboardInterrupt: Ctrl-C or SIGTERM (`signals.Terminated`), after every run has written a checkpoint; a second
             Ctrl-C ends them at once.
     """
     pool = _Pool(jobs, count, stream, seconds, progress, settings)
-    if pool.waiting:
-        pool.work()
+    pool.work()
     records = [record for job in jobs if (record := record_in(job.folder)) is not None]
     if pool.failed:
         told = [f"\n{job.title} ({job.folder}): {message}" for job, message in pool.failed]
