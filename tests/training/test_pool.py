@@ -108,7 +108,7 @@ def test_a_run_that_fails_stops_no_other_and_is_named(
 
 
 def test_a_run_whose_process_is_killed_stops_no_other_and_is_gone_on_with(tmp_path: Path) -> None:
-    plan = grid.plan(METHODS, lambda m: tiny.settings(**{"learn.epochs": 4 if m != "tiny" else 80}), [0], tmp_path)
+    plan = grid.plan(METHODS, lambda m: tiny.settings(**{"learn.epochs": 4 if m != "tiny" else 40}), [0], tmp_path)
     victim = tmp_path / "tiny-s0"
 
     def kill() -> None:
