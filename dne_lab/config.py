@@ -142,6 +142,8 @@ class Recipe:
         _choice("schedule", self.schedule, SCHEDULES)
         for name in ("lr", "weight_decay", "momentum", "min_lr", "warmup", "warmup_lr", "factor"):
             _at_least(name, getattr(self, name), 0)
+        if any(epoch < 0 for epoch in self.milestones):
+            raise LabError(f"milestones = {self.milestones}: are epochs of the stage, from 0 on.")
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise LabError(f"clip = {self.clip}: must be above 0, or none.")
         for name in self.augment:

@@ -204,12 +204,21 @@ def configure(method: str, names: str, changes: dict[str, Any] | None = None, **
 
 
 def create(config: Config, stream: ClassStream) -> Method:
-    """The untrained method of a configuration, on the CPU."""
+    """The untrained method of a configuration, on the CPU.
+
+    Raises:
+        LabError: an unknown method, what it refuses, a network that does not fit into memory.
+    """
     cls = find(config.method)
     if cls.uses_memory and not cls.joint and config.memory.budget < stream.classes:
         raise LabError(
             f"memory.budget = {config.memory.budget} is smaller than the number of classes ({stream.classes}): "
             "every class needs at least one exemplar. Raise it, or take a method without memory (finetune)."
         )
-    with chance.seeded(config.seed, "create"):
-        return cls(config, stream)
+    try:
+        with chance.seeded(config.seed, "create"):
+            return cls(config, stream)
+    except RuntimeError as error:  # how torch says that there is no such memory
+        if not any(word in str(error) for word in ("alloc", "overflow")):
+            raise
+        raise LabError(f"the network of {config.method} does not fit into memory: take a smaller one.") from error

@@ -1,6 +1,7 @@
 """DER, dynamically expandable representation (Yan, Xie and He, CVPR 2021), without its pruning: a network a task."""
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -27,8 +28,8 @@ class DEROptions(ResNetOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.temperature > 0:
-            raise LabError(f"options.temperature = {self.temperature}: must be above 0.")
+        if not 0 < self.temperature < math.inf:
+            raise LabError(f"options.temperature = {self.temperature}: must be above 0 and finite.")
 
 
 class Concatenated(nn.Module):
@@ -92,7 +93,10 @@ class DER(ResNetMethod):
         return Concatenated()
 
     def stages(self, task: Task) -> list[Stage]:
-        """The epochs of ``learn`` are those of warm-up and "learn" together; milestones count from the first."""
+        """The epochs of ``learn`` are those of warm-up and "learn" together; milestones count from the first.
+
+        A cosine begins anew behind the warm-up, from the full rate.
+        """
         _, *tune = super().stages(task)
         recipe, warm = self.config.learn, int(self.config.learn.warmup)
         if not self.options.reset or warm == 0:

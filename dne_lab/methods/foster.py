@@ -1,5 +1,6 @@
 """FOSTER (Wang et al., ECCV 2022): a new network fits what the old one leaves, then both are compressed into one."""
 
+import math
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.errors import LabError, unknown
 from dne_lab.methods.base import Stage, changed, frozen, soft_cross_entropy
 from dne_lab.methods.kept import Kept
-from dne_lab.methods.resnet import ResNetMethod, ResNetOptions
+from dne_lab.methods.resnet import ResNetMethod, ResNetOptions, several
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.resnet import Classified
 
@@ -87,8 +88,8 @@ class FOSTER(ResNetMethod):
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__(config, stream)
-        self.later = changed(config.learn, self.options.later, "options.later")
-        self.compress = changed(config.learn, self.options.compress, "options.compress")
+        self.later = several(changed(config.learn, self.options.later, "options.later"), "options.later")
+        self.compress = several(changed(config.learn, self.options.compress, "options.compress"), "options.compress")
         self.teacher: Boosted | None = None
         self.register_buffer("counts", torch.zeros(0))  # training images of each class, exemplars of old ones
         self._kept: Kept | None = None  # "boost": features of the old network; "compress": the teacher's logits
@@ -185,7 +186,7 @@ class FOSTER(ResNetMethod):
 
 def class_weights(counts: Tensor, beta: float) -> Tensor:
     """(classes,) numbers of images -> (1 - b) / (1 - b^n) scaled to mean 1: the inverse of effective numbers."""
-    inverse = (1 - beta) / (1 - beta**counts)
+    inverse = (1 - beta) / -torch.expm1(counts * math.log(beta))  # 1 - b^n, with all its digits for b near 1 too
     return inverse / inverse.mean()
 
 

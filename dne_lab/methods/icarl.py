@@ -12,7 +12,7 @@ from dne_lab.config import Config
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.errors import unknown
 from dne_lab.methods.base import Stage, changed, frozen, soft_cross_entropy
-from dne_lab.methods.resnet import ResNetMethod, ResNetOptions
+from dne_lab.methods.resnet import ResNetMethod, ResNetOptions, several
 from dne_lab.models.resnet import Classified
 
 LOSSES = ("softmax", "bce")
@@ -43,7 +43,7 @@ class ICaRL(ResNetMethod):
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__(config, stream)
-        self.later = changed(config.learn, self.options.later, "options.later")
+        self.later = several(changed(config.learn, self.options.later, "options.later"), "options.later")
         self.teacher: Classified | None = None
         self.register_buffer("means", torch.zeros(0, self.model.encoder.width))
 

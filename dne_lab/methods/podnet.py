@@ -1,5 +1,6 @@
 """PODNet (Douillard et al., ECCV 2020): pooled outputs distillation and a classifier of several proxies a class."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,8 +33,8 @@ class PODNetOptions(ResNetOptions):
         if self.proxies < 1:
             raise LabError(f"options.proxies = {self.proxies}: every class needs at least one.")
         for name in ("margin", "spatial", "flat"):
-            if not getattr(self, name) >= 0:
-                raise LabError(f"options.{name} = {getattr(self, name)}: must be at least 0.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise LabError(f"options.{name} = {getattr(self, name)}: must be at least 0 and finite.")
 
 
 class PODNet(ResNetMethod):
@@ -46,11 +47,6 @@ class PODNet(ResNetMethod):
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__(config, stream)
-        if stream.tasks[0] < 2:
-            raise LabError(
-                f"data.tasks = {stream.tasks}: podnet scores a class against the others, so the first task needs at "
-                "least 2 classes."
-            )
         self.teacher: ResNet | None = None
 
     def new_classifier(self) -> nn.Module:

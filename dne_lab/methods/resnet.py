@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dne_lab.config import Config
+from dne_lab.config import Config, Recipe
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.errors import LabError, unknown
 from dne_lab.methods.base import Method, Stage
@@ -38,6 +38,13 @@ class ResNetMethod(Method):
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__(config, stream)
+        if stream.tasks[0] < 2:
+            raise LabError(
+                f"data.tasks = {stream.tasks}: {self.name} tells classes from each other, so the first task needs at "
+                "least 2."
+            )
+        several(config.learn, "learn")
+        several(config.tune, "tune")
         self.model: Any = self.new_model()
 
     def new_model(self) -> nn.Module:
@@ -69,6 +76,17 @@ class ResNetMethod(Method):
         """Name and width of the residual network."""
         name, width = self.options.network, self.options.width
         return {"name": name, "width": PLANS[name].width if width is None else width}
+
+
+def several(recipe: Recipe, name: str) -> Recipe:
+    """``recipe``, whose batches must hold several images: batch norm takes its statistics from them.
+
+    Raises:
+        LabError: batches of one image.
+    """
+    if recipe.batch < 2:
+        raise LabError(f"{name}.batch = {recipe.batch}: batch norm needs at least 2 images in a batch.")
+    return recipe
 
 
 class FineTuningResNet(ResNetMethod):

@@ -38,8 +38,8 @@ def start(
     """An untrained run; `Run.next_task` and `Run.train` train it.
 
     Args:
-        method: ia, sta, dne, progressive, dytox, joint, finetune, replay, icarl, podnet, joint-resnet, finetune-resnet,
-            replay-resnet, or one of your own.
+        method: ia, sta, dne, progressive, dytox, joint, finetune, replay, icarl, podnet, der, foster, joint-resnet,
+            finetune-resnet, replay-resnet, or one of your own.
         stream: the classes to learn; default: those that the preset names.
         preset: names separated by commas; default: the preset called as the stream's data, if there is one, and
             "digits" without a stream.

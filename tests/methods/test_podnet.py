@@ -140,7 +140,7 @@ def test_stages_terms_and_what_trains() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": (1, 2, 2)}, r"data\.tasks = \(1, 2, 2\): podnet scores a class against the others"),
+        ({"tasks": (1, 2, 2)}, r"data\.tasks = \(1, 2, 2\): podnet tells classes from each other"),
         ({"options__proxies": 0}, r"options\.proxies = 0: every class needs at least one"),
         ({"options__margin": -1}, r"options\.margin = -1\.0: must be at least 0"),
         ({"options__spatial": "nan"}, r"options\.spatial = nan: must be at least 0"),
