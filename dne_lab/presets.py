@@ -145,6 +145,7 @@ PUBLISHED: dict[str, Tree] = {
     },
 }
 
+LARGE: Tree = {"options": {"network": "resnet18-224"}}  # the stem and pooling for images of 224 pixels
 # For digits100 and cifar100-small: residual networks that start at 16 channels.
 SMALL_SGD: Tree = {"optimizer": "sgd", "weight_decay": 5e-4}
 SMALL: dict[str, Tree] = {
@@ -180,9 +181,11 @@ PRESETS: dict[str, Tree] = {
     "imagenet100-b50-10": _paper("folder", 10, {"data": {"size": 224}, "network": {"patch": 16}}),
     "imagenet100-b50-10-patch32": _paper("folder", 10, {"data": {"size": 224}, "network": {"patch": 32}}),
     **{f"{name}-published": tree for name, tree in PUBLISHED.items()},
-    # FOSTER's values for steps of 2 classes and for ImageNet-100, to be laid over foster-published
+    # FOSTER's value for steps of 2 classes, and what differs on ImageNet-100, to be laid over a published recipe
     "foster-ns2": {"options": {"boost_beta": 0.95}},
-    "foster-imagenet": {"options": {"boost_beta": 0.97}, "learn": {"batch": 256}},
+    "resnet-imagenet": LARGE,
+    "der-imagenet": _merge(LARGE, {"options": {"temperature": 1.0}}),
+    "foster-imagenet": _merge(LARGE, {"options": {"boost_beta": 0.97}, "learn": {"batch": 256}}),
     **{f"{method}-small": tree for method, tree in SMALL.items()},
 }
 

@@ -86,7 +86,7 @@ def of_npz() -> list[str]:
         (r"memory\.budget = 9 is smaller than the number of classes", ["run", "dne", *sets(memory__budget=9)]),
         (r"network\.patch = 3 does not divide images of 8 x 8", ["run", "dne", *sets(network__patch=3)]),
         (r"memory\.budget = 0 is smaller than the number of classes", ["run", "icarl", *sets(memory__budget=0)]),
-        (r"data\.tasks = \(1, 9\): podnet scores a class against", ["run", "podnet", *sets(data__tasks="1,9")]),
+        (r"data\.tasks = \(1, 9\): podnet tells classes from each", ["run", "podnet", *sets(data__tasks="1,9")]),
         (r"network\.readout = cls_token: dytox reads", ["run", "dytox", "--preset", "digits,paper-text"]),
         (r"network\.patch = 3 does not divide", ["run", "dytox", *sets(network__patch=3)]),
         (r"resnet18-224 needs images of .*these have 8 x 8", ["run", "icarl", "--set", "options.network=resnet18-224"]),

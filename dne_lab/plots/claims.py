@@ -57,7 +57,8 @@ def judge_pair(pair: Pair, sign: int = 1) -> Judgement:
     half = "" if width is None else f" ± {width:.2f}"
     found = f"{_name(pair.one.first)} - {_name(pair.other.first)}: {mean:+.2f}{half} points, {seeds}"
     small = "small scale" in scale([*pair.one.records, *pair.other.records])
-    return Judgement(outcome(sign * mean, width), pair.setting, found, small, lone=len(pair.seeds) == 1)
+    across = len({"patch" in group.first.network for group in (pair.one, pair.other)}) > 1
+    return Judgement(outcome(sign * mean, width), pair.setting, found, small, len(pair.seeds) == 1, across)
 
 
 def _name(record: Record) -> str:

@@ -30,10 +30,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One comparison: outcome, on which data, what was found (with interval and seeds), and whether of a lone seed."""
+    """One comparison: outcome, on which data, what was found (with interval and seeds).
+
+    ``lone``: of one seed; ``across``: a transformer and a residual network, so that the networks differ too.
+    """
 
     outcome: str
     on: str
     found: str
     small_scale: bool = False
     lone: bool = False
+    across: bool = False

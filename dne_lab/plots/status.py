@@ -59,7 +59,7 @@ def details(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame"
     rows = []
     for claim in claims:
         for judgement in claim.judge(given) or [Judgement(NOT_RUN, "", "")]:
-            scale = "small scale" if judgement.small_scale else ""
+            scale = ", ".join(["small scale"] * judgement.small_scale + ["across networks"] * judgement.across)
             rows.append(
                 {"figure": claim.figure, "the paper states": claim.says, "notebook": f"{claim.notebook:02d}"}
                 | {"status": judgement.outcome, "on": judgement.on, "scale": scale, "found": judgement.found}
@@ -71,7 +71,8 @@ def overview(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame
     """One row a claim: figure, statement, notebook, status over all comparisons, and the comparisons in words.
 
     The status lists every outcome that occurred, with their number where there are several; "small scale" where no
-    comparison is at the paper's scale. `details` has the comparisons of one seed that are counted here.
+    comparison is at the paper's scale, "across networks" where all are of a transformer and a residual network.
+    `details` has the comparisons of one seed that are counted here.
     """
     import pandas as pd
 
@@ -84,8 +85,9 @@ def overview(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame
         if len(present) == 1:
             texts = list(present)
         status = ", ".join(texts) or NOT_RUN
-        if judged and all(j.small_scale for j in judged):
-            status += "; small scale"
+        marks = {"small scale": "small_scale", "across networks": "across"}
+        found = [mark for mark, name in marks.items() if judged and all(getattr(j, name) for j in judged)]
+        status += f"; {', '.join(found)}" if found else ""
         by_place: dict[str, list[Judgement]] = {}
         for j in judged:
             by_place.setdefault(j.on, []).append(j)

@@ -174,6 +174,16 @@ def test_comparisons_of_one_seed_are_counted_beside_others() -> None:
     assert told.count("one seed; ") == 3 and told.endswith("; 2 more of one seed")
 
 
+def test_a_transformer_beside_a_residual_network_is_said() -> None:
+    ia = runs("ia", (60, 61), network={"patch": 4})
+    der = runs("der", (60, 61), network={"name": "resnet18", "width": 16})
+    for rival, expected in (("ia", "agrees; small scale"), ("der", "agrees; small scale, across networks")):
+        mine = Claim("my figure", "above", 11, compare(is_method("dne"), is_method(rival)))
+        records = [*(ia if rival == "ia" else der), *runs("dne", (70, 71), network={"patch": 4})]
+        assert status.overview(Evidence(records), [mine])["status"].tolist() == [expected]
+        assert set(status.details(Evidence(records), [mine])["scale"]) == {expected.removeprefix("agrees; ")}
+
+
 def test_notebooks_are_linked_where_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "notebooks"
     folder.mkdir()
