@@ -1,5 +1,6 @@
 """The tables of all methods follow from the committed records, and what was chosen from its trials."""
 
+import itertools
 import json
 
 import pandas as pd
@@ -13,10 +14,12 @@ from dne_lab.methods import base
 DIGITS100 = ("digits100", "digits100-steps", "digits100-baselines", "digits100-baselines-steps")
 CIFAR = ("cifar100-small", "cifar100-small-baselines")
 MAIN = [50, 10, 10, 10, 10, 10]
-OURS = ["method", "seeds", "LA", "LA +-", "AA", "AA +-", "D", "forgetting", "F", "params (M)", "seconds"]
+OURS = ["method", "seeds", "LA", "LA +-", "AA", "AA +-", "D", "forgetting", "F literal (G)", "F spent (G)"]
+OURS += ["params (M)", "seconds"]
 PAPERS = ["paper LA", "paper AA", "paper F"]
 ELSEWHERE = ["LA elsewhere", "AA elsewhere", "elsewhere with"]
 ON_CIFAR = ["method", "LA", "AA", "D", "forgetting", "F", "params (M)", "seconds", *PAPERS, *ELSEWHERE]
+REPLAY = "replay-resnet"
 ON_RESNETS = ("icarl", "podnet", "der", "foster")
 
 
@@ -95,6 +98,26 @@ def test_what_the_readme_says_of_new_classes() -> None:
     for beta in (0.97, 0.5):
         values = newest(students[beta])
         assert f"{min(values):.0f} to {max(values):.0f}% with {beta}" in said()
+    tested = [run for run in main_stream() if run.method == "foster"]
+    values = [value for run in tested for value in newest(run)]
+    teachers = [run.other_predictions["teacher"]["LA"] for run in tested]
+    assert f"it gets {int(min(values))} to {max(values):.0f}% of the newest classes" in said()
+    assert f"its teacher ends at {min(teachers):.1f} to {max(teachers):.1f}%" in said()
+
+
+def test_what_the_readme_says_of_methods_against_replay() -> None:
+    last = {name: {r.seed: r.LA or 0.0 for r in main_stream() if r.method == name} for name in (*ON_RESNETS, REPLAY)}
+    told = []
+    for method in ON_RESNETS:
+        mean, width = interval([last[method][seed] - last[REPLAY][seed] for seed in last[REPLAY]])
+        told.append(f"{abs(mean):.1f} ± {width:.1f}")
+        assert (mean > 0) == (method == "icarl")
+    icarl, podnet, der, foster = told
+    text = f"iCaRL is {icarl} above, DER {der}, PODNet {podnet} and FOSTER {foster} below (paired by seed)"
+    assert text in said()
+    for one, other in itertools.combinations(ON_RESNETS, 2):  # "no two of the four are told apart"
+        mean, width = interval([last[one][seed] - last[other][seed] for seed in last[one]])
+        assert abs(mean) < width, (one, other)
 
 
 def test_every_method_learns_and_the_bounds_hold() -> None:
