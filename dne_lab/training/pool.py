@@ -167,8 +167,8 @@ class _Pool:
             if not self._fits():
                 return
             self.waiting.remove(job)
-            module = base.find(job.config.method).__module__
-            order = Order(job, module, behind, self.stream, self.until, self.threads, self.settings)
+            modules = _modules(job, behind)
+            order = Order(job, modules, behind, self.stream, self.until, self.threads, self.settings)
             receiver, sender = self.context.Pipe(duplex=False)
             process = self.context.Process(target=work, args=(order, sender), name=job.title)  # type: ignore[attr-defined]
             process.start()
@@ -229,6 +229,12 @@ class _Pool:
             self.board.say(f"{child.job.title} {rest[0]}")
         elif kind == "end":
             child.ended = (rest[0], rest[1])
+
+
+def _modules(*jobs: Job | None) -> tuple[str, ...]:
+    """Those that define the methods of these runs; a notebook or script is none that can be imported."""
+    found = {base.find(job.config.method).__module__ for job in jobs if job is not None}
+    return tuple(sorted(found - {"__main__"}))
 
 
 def _cause(code: int | None) -> str:

@@ -96,11 +96,12 @@ def learn(
 class Order:
     """What such a process is told. ``until``: when to stop with a checkpoint, in seconds of `time.time`.
 
-    ``module`` is the one that defines the method; ``stream`` is pickled, None: what the configuration describes.
+    ``modules`` are those that define the methods of both runs; ``stream`` is pickled, None: what the configuration
+    describes.
     """
 
     job: Job
-    module: str
+    modules: tuple[str, ...]
     behind: Job | None
     stream: bytes | None
     until: float
@@ -122,8 +123,8 @@ def work(order: Order, pipe: Connection) -> None:
             pipe.send(message)
 
     try:
-        if order.module != "__main__":
-            importlib.import_module(order.module)
+        for module in order.modules:
+            importlib.import_module(module)
         if order.job.config.method not in base.Method.registry:
             raise LabError(
                 f"method {order.job.config.method} is defined in a notebook or script, which other processes do not "
@@ -131,7 +132,10 @@ def work(order: Order, pipe: Connection) -> None:
             )
         stream = from_config(order.job.config.data) if order.stream is None else pickle.loads(order.stream)
         seconds = None if order.until == math.inf else max(0.0, order.until - time.time())
-        learn(order.job, stream, order.behind, seconds, _Reporter(tell), **order.settings)
+        behind = order.behind
+        if behind is not None and behind.config.method not in base.Method.registry:
+            behind = None  # of a method in a notebook, which this process cannot open: task 1 is learned here
+        learn(order.job, stream, behind, seconds, _Reporter(tell), **order.settings)
         tell("end", "done", "")
     except Terminated:
         tell("end", "stopped", "stopped by a signal, with a checkpoint. The same again goes on from there.")

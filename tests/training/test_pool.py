@@ -1,9 +1,11 @@
 """Several runs at a time: the records of one after the other, whatever happens to one of them."""
 
+import importlib
 import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -221,9 +223,9 @@ def test_the_time_given_ends_all_runs_with_a_checkpoint(whole: Path, tmp_path: P
 
 @pytest.fixture
 def in_a_notebook() -> Iterator[str]:
-    """A method that other processes cannot import."""
+    """A method that other processes cannot import; its first task is that of tiny."""
     body = {"name": "tiny-cell", "__module__": "__main__"}
-    yield type("Cell", (tiny.TinyAlone,), body).name
+    yield type("Cell", (tiny.Tiny,), body).name
     del base.Method.registry["tiny-cell"]
 
 
@@ -231,6 +233,33 @@ def test_a_method_that_other_processes_do_not_have_is_said(tmp_path: Path, in_a_
     with pytest.raises(RunsFailed, match=r"method tiny-cell is defined in a notebook or script.*jobs=1"):
         grid.execute(planned(tmp_path, (in_a_notebook,)), jobs=2, progress=False, **SETTINGS)
     assert len(grid.execute(planned(tmp_path, (in_a_notebook,)), progress=False, **SETTINGS)) == 2
+
+
+def test_the_first_task_of_such_a_method_is_not_started_from(whole: Path, tmp_path: Path, in_a_notebook: str) -> None:
+    grid.execute(grid.plan((in_a_notebook,), tiny.settings(), [0], tmp_path), progress=False, **SETTINGS)
+    plan = grid.plan((in_a_notebook, "tiny"), tiny.settings(), [0], tmp_path)
+    records = grid.execute(plan, jobs=2, progress=False, **SETTINGS)
+    assert records[1].finished and "shared task 1" not in records[1].timing["by_purpose"]
+    assert tiny.content(tmp_path / "tiny-s0") == tiny.content(whole / "tiny-s0")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A method of a module of its own; its first task is that of tiny."""
+    lines = ("import tiny_runs", "class Elsewhere(tiny_runs.Tiny):", "    name, gain = 'tiny-elsewhere', 3.0")
+    (tmp_path / "tiny_elsewhere.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("tiny_elsewhere").Elsewhere.name
+    del base.Method.registry["tiny-elsewhere"], sys.modules["tiny_elsewhere"]
+
+
+def test_a_run_starts_behind_one_whose_method_is_defined_in_another_module(
+    whole: Path, tmp_path: Path, elsewhere: str
+) -> None:
+    plan = grid.plan((elsewhere, "tiny"), tiny.settings(), [0], tmp_path / "runs")
+    records = grid.execute(plan, jobs=2, progress=False, **SETTINGS)
+    assert ["shared task 1" in record.timing["by_purpose"] for record in records] == [False, True]
+    assert tiny.content(tmp_path / "runs" / "tiny-s0") == tiny.content(whole / "tiny-s0")
 
 
 def test_what_is_wrong_with_one_run_is_found_before_any_is_trained(tmp_path: Path) -> None:
