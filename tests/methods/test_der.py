@@ -14,6 +14,7 @@ from dne_lab.measure import cost
 from dne_lab.methods import create
 from dne_lab.methods.der import DER
 from dne_lab.presets import resolve
+from dne_lab.training.run import Run
 
 LEARN = {"epochs": 17, "warmup": 1, "schedule": "milestones", "milestones": [11, 13], "lr": 0.1, "optimizer": "sgd"}
 
@@ -54,6 +55,35 @@ def test_the_published_recipe() -> None:
     assert published.learn.rate(0) == 0 and published.learn.rate(10) == 0.1
     assert [round(published.learn.rate(e), 6) for e in (109, 110, 129, 130, 169)] == [0.1, 0.01, 0.01, 0.001, 0.001]
     assert (published.memory.policy, published.tune.epochs, made.options.temperature) == ("fixed", 30, 5.0)
+
+
+def test_classifiers_start_again_while_encoders_and_momentum_go_on() -> None:
+    """In the loop: a stage as the last step of the one before left it, and as it begins."""
+    sgd = {"optimizer": "sgd", "batch": 4}
+    learn, tune = LEARN | sgd | {"epochs": 2, "milestones": []}, sgd | {"epochs": 1, "lr": 0.1}
+    tree = {"method": "der", "options": {"width": 2}, "memory": {"budget": 10}, "learn": learn, "tune": tune}
+    data = {"name": "arrays", "tasks": [2, 1]}
+    run = Run(config.from_dict(tree | {"data": data}), tiny.tiny_stream((2, 1)), device="cpu", progress=False)
+    found: dict[tuple[int, int], list[dict[str, torch.Tensor]]] = {}
+    while not run.finished:
+        run.train(seconds=0)  # the begin of a stage, or one step
+        if run.state.begun:
+            assert run.optimisation is not None
+            now = {**run.model.state_dict(), **run.optimisation.state()}
+            found.setdefault(run.cursor[:2], []).append({name: value.clone() for name, value in now.items()})
+    assert list(found) == [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+    for task, stage in ((1, 1), (2, 1), (2, 2)):
+        before, begun = found[task, stage - 1][-1], found[task, stage][0]
+        momentum = {name for name in before if name.startswith("momentum_buffer:")}
+        classifiers = {"classifier.weight", "auxiliary.weight"} & before.keys()
+        assert len(classifiers) == task
+        assert {name for name in before.keys() - momentum if not torch.equal(before[name], begun[name])} == classifiers
+        moving = {name.removeprefix("momentum_buffer:model.") for name in momentum if before[name].any()}
+        assert classifiers < moving
+        if stage == 1:
+            assert all(torch.equal(before[name], begun[name]) for name in momentum)
+        else:  # "tune"
+            assert not begun.keys() & momentum
 
 
 def test_features_grow_by_a_network_a_task_that_starts_as_a_copy() -> None:
