@@ -103,6 +103,28 @@ def test_the_term_of_compression_by_loops() -> None:
     assert float(balanced_distillation(student, teacher, weights)) == pytest.approx(entropy(halves, targets), rel=1e-5)
 
 
+def test_each_stage_weights_classes_by_its_own_beta() -> None:
+    made = method(options__boost_beta=0.5, options__compress_beta=0.9)
+    task, boost, batch = boosting(made)
+    assert made.teacher is not None
+    for classifier in (made.teacher.classifier, made.model.classifier):  # a flat softmax would hide the weights
+        torch.nn.init.normal_(classifier.weights[0])
+    hot = [[float(rank == label) for rank in range(3)] for label in batch.labels.tolist()]
+    with torch.no_grad():
+        logits = made.teacher(batch.images)
+        found = made.losses(batch, task, boost)["classification"]
+        aligned = {b: entropy((logits / class_weights(made.counts, b)).tolist(), hot) for b in (0.5, 0.9, 0.94, 0.97)}
+        assert float(found) == pytest.approx(aligned[0.5], rel=1e-5)
+        compress = made.stages(task)[1]
+        made.enter(task, compress)
+        found, student = made.losses(batch, task, compress)["compression"], made.model(batch.images)
+        wanted = made.teacher(batch.images)
+        balanced = {b: float(balanced_distillation(student, wanted, class_weights(made.counts, b))) for b in aligned}
+        assert float(found) == pytest.approx(balanced[0.9], rel=1e-5)
+    for values, beta in ((aligned, 0.5), (balanced, 0.9)):  # neither the other's nor a default
+        assert all(abs(value / values[beta] - 1) > 1e-4 for b, value in values.items() if b != beta)
+
+
 def test_what_grows_and_what_trains() -> None:
     made = method()
     images = tiny.images(3, made.stream.shape)
@@ -132,6 +154,15 @@ def test_the_finished_model_is_one_network_and_costs_what_one_costs() -> None:
     assert [row["params_added"] for row in rows[1:]] == [2 * (64 + 1)] * 2  # rows of the classifier
     growth = [b["flops_spent"] - a["flops_spent"] for a, b in itertools.pairwise(rows)]
     assert growth == [2 * 2 * 64] * 2
+
+
+def test_its_cost_stays_that_of_one_network() -> None:
+    with torch.device("meta"):  # counted, not computed
+        made = resolve("cifar100-b50-10", method="foster")
+        rows = cost.of_tasks(made, cost.blank_stream([50, *[10] * 5]))
+    for tasks in (1, 2, 6):
+        assert rows[tasks - 1]["flops_literal"] == rows[tasks - 1]["flops_spent"]
+        assert rows[tasks - 1]["flops_spent"] / 1e9 == pytest.approx(1.111, rel=0.01)
 
 
 @pytest.mark.parametrize("stage", [0, 1])
