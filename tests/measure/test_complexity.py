@@ -39,6 +39,15 @@ def test_the_formula_is_what_the_committed_counts_say(cost_record: cost_records.
     assert sums == [row["flops_literal"] for row in cost_record.rows]
 
 
+@pytest.mark.parametrize(("k", "giga"), [(1, 0.067), (4, 0.853), (12, 7.255)])
+def test_independent_attention_with_the_same_heads_in_every_expert(k: int, giga: float) -> None:
+    config = presets.resolve("cifar100-b50-10", {"network.heads": f"{k},{k}"}, method="ia")
+    heads = [config.network.heads_of(task) for task in range(1, 7)]
+    total = complexity.total(config.network, IA, heads, config.data.tasks)[-1]
+    positions = 2 * 3 * 64**2 * sum(heads) * 5  # scores of 5 gated blocks: no image changes them, and F leaves them out
+    assert (total + positions) / 1e9 == pytest.approx(giga, abs=0.0005)  # a pass over one image, to the last digit
+
+
 def test_the_papers_bound_and_ours() -> None:
     assert complexity.paper_bound() == 2300
     dense, independent = (

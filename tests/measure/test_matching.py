@@ -15,13 +15,27 @@ def config(method: str) -> Config:
     return from_dict(tree | ({} if method == "dytox" else {"options": {"width": 1}}))
 
 
-@pytest.mark.parametrize("method", ["der", "foster", "dytox"])
-@pytest.mark.parametrize(("by", "factor"), [("flops_literal", 0.95), ("flops_spent", 1.0), ("params_total", 1.02)])
+WANTED = [("flops_literal", 0.95), ("flops_spent", 1.0), ("params_total", 1.02)]
+
+
+@pytest.mark.parametrize(
+    ("method", "by", "factor"),
+    [
+        *((method, *wanted) for method in ("der", "foster", "dytox") for wanted in WANTED),
+        ("icarl", "flops_literal", 1.02),
+        ("podnet", "params_total", 0.95),
+    ],
+)
 def test_the_matched_width_is_the_nearest(method: str, by: str, factor: float) -> None:
     stream = cost.blank_stream(TASKS, SHAPE)
     costs = {w: cost.of_tasks(widened(config(method), w), stream)[-1][by] for w in range(1, 6)}
     wanted = costs[3] * factor
     assert matched_width(config(method), stream, wanted, by) == min(costs, key=lambda w: abs(costs[w] - wanted)) == 3
+
+
+@pytest.mark.parametrize("method", ["podnet", "dytox"])
+def test_no_network_is_narrower_than_one_channel_or_head(method: str) -> None:
+    assert matched_width(config(method), cost.blank_stream(TASKS, SHAPE), 1.0) == 1
 
 
 def test_what_is_widened() -> None:
