@@ -1,6 +1,7 @@
 """Presets: partial configurations that compose left to right."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,8 @@ from dne_lab import presets
 from dne_lab.config import Config, Data
 from dne_lab.data.orders import named_orders
 from dne_lab.errors import LabError
-from dne_lab.measure.cost import shape_of
-from dne_lab.methods.base import Method, configure, find
+from dne_lab.measure.cost import blank_stream, shape_of
+from dne_lab.methods.base import Method, configure, create, find
 
 OF_METHODS = [name for name in presets.PRESETS if name.split("-")[0] in {*presets.PUBLISHED, *presets.SMALL}]
 SWITCHES = ("paper-text", "authors-code", "paper-schedule", *OF_METHODS)
@@ -57,6 +58,40 @@ def test_the_papers_settings():
         assert config.learn.lr == 5e-4 * config.learn.batch / 512
         assert config.data.order == "podnet_1"
     assert presets.resolve("imagenet100-b50-10").data.size == 224
+
+
+SGD = {
+    "optimizer": "sgd", "batch": 128, "momentum": 0.9, "lr": 0.1, "weight_decay": 5e-4, "min_lr": 0.0, "warmup": 0,
+    "warmup_lr": 0.0, "milestones": [], "factor": 0.1, "clip": None, "augment": ["crop", "flip", "brightness"],
+}  # fmt: skip
+FIXED = {"budget": 2000, "policy": "fixed"}
+
+
+def test_the_recipe_of_der():
+    config = presets.resolve("cifar100-b50-10,der-published", method="der").to_dict()
+    steps = SGD | {"schedule": "milestones"}
+    assert config["learn"] == steps | {"epochs": 170, "warmup": 10, "milestones": [110, 130]}
+    assert config["tune"] == steps | {"epochs": 30, "milestones": [15]}
+    assert config["memory"] == FIXED and config["options"] == {}
+    options = find("der").Options()
+    assert (options.network, options.width, options.reset, options.temperature) == ("resnet18", None, True, 5)
+
+
+def test_the_recipe_of_foster():
+    config = presets.resolve("cifar100-b50-10,foster-published", method="foster")
+    augment = [*SGD["augment"], "autoaugment", "cutout"]
+    learn = SGD | {"epochs": 200, "schedule": "cosine", "augment": augment}
+    made = create(config, blank_stream(config.data.tasks))
+    first, second = (made.stages(made.stream.task(number)) for number in (1, 2))
+    recipes = [json.loads(json.dumps(asdict(stage.recipe))) for stage in (*first, *second)]
+    assert recipes == [learn, learn | {"epochs": 170}, learn | {"epochs": 130, "weight_decay": 0.0}]
+    assert config.to_dict()["memory"] == FIXED
+    others = (("", 128, 0.94), (",foster-ns2", 128, 0.95), (",foster-imagenet", 256, 0.97))
+    for extra, batch, beta in others:
+        config = presets.resolve(f"foster-published{extra}", method="foster")
+        options = find("foster").Options(**config.options)
+        assert (options.boost_beta, options.compress_beta, options.weights) == (beta, 0.97, "divide")
+        assert config.to_dict()["learn"] == learn | {"batch": batch}
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
