@@ -232,9 +232,8 @@ class _Pool:
 
 
 def _modules(*jobs: Job | None) -> tuple[str, ...]:
-    """Those that define the methods of these runs; a notebook or script is none that can be imported."""
-    found = {base.find(job.config.method).__module__ for job in jobs if job is not None}
-    return tuple(sorted(found - {"__main__"}))
+    """Those that define the methods of these runs."""
+    return tuple(sorted({base.find(job.config.method).__module__ for job in jobs if job is not None}))
 
 
 def _cause(code: int | None) -> str:

@@ -123,7 +123,7 @@ def work(order: Order, pipe: Connection) -> None:
             pipe.send(message)
 
     try:
-        for module in order.modules:
+        for module in order.modules:  # __main__ is here already: a script's, but not a notebook's
             importlib.import_module(module)
         if order.job.config.method not in base.Method.registry:
             raise LabError(
