@@ -104,8 +104,10 @@ def test_the_term_of_compression_by_loops() -> None:
 
 
 def test_each_stage_weights_classes_by_its_own_beta() -> None:
+    torch.manual_seed(0)
     made = method(options__boost_beta=0.5, options__compress_beta=0.9)
     task, boost, batch = boosting(made)
+    made.counts.copy_(torch.tensor([1.0, 5.0, 20.0]))  # so uneven that every beta gives other weights
     assert made.teacher is not None
     for classifier in (made.teacher.classifier, made.model.classifier):  # a flat softmax would hide the weights
         torch.nn.init.normal_(classifier.weights[0])
