@@ -104,27 +104,27 @@ def test_the_term_of_compression_by_loops() -> None:
 
 
 def test_each_stage_weights_classes_by_its_own_beta() -> None:
-    torch.manual_seed(0)
     made = method(options__boost_beta=0.5, options__compress_beta=0.9)
     task, boost, batch = boosting(made)
-    made.counts.copy_(torch.tensor([1.0, 5.0, 20.0]))  # so uneven that every beta gives other weights
+    made.counts.copy_(torch.tensor([1.0, 5.0, 20.0]))
     assert made.teacher is not None
-    for classifier in (made.teacher.classifier, made.model.classifier):  # a flat softmax would hide the weights
-        torch.nn.init.normal_(classifier.weights[0])
+    uneven = torch.tensor([2.0, 0.0, -2.0])  # a flat softmax would hide the weights
     hot = [[float(rank == label) for rank in range(3)] for label in batch.labels.tolist()]
     with torch.no_grad():
+        made.teacher.classifier.bias.copy_(uneven)
         logits = made.teacher(batch.images)
         found = made.losses(batch, task, boost)["classification"]
         aligned = {b: entropy((logits / class_weights(made.counts, b)).tolist(), hot) for b in (0.5, 0.9, 0.94, 0.97)}
         assert float(found) == pytest.approx(aligned[0.5], rel=1e-5)
         compress = made.stages(task)[1]
         made.enter(task, compress)
+        made.model.classifier.bias.copy_(uneven)
         found, student = made.losses(batch, task, compress)["compression"], made.model(batch.images)
         wanted = made.teacher(batch.images)
         balanced = {b: float(balanced_distillation(student, wanted, class_weights(made.counts, b))) for b in aligned}
         assert float(found) == pytest.approx(balanced[0.9], rel=1e-5)
     for values, beta in ((aligned, 0.5), (balanced, 0.9)):  # neither the other's nor a default
-        assert all(abs(value / values[beta] - 1) > 1e-4 for b, value in values.items() if b != beta)
+        assert all(abs(value / values[beta] - 1) > 1e-3 for b, value in values.items() if b != beta)
 
 
 def test_what_grows_and_what_trains() -> None:
