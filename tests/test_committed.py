@@ -184,6 +184,7 @@ RUNS = {
     "cifar100-small-baselines": 5,
     "digits100-baselines": 24,
     "digits100-baselines-steps": 14,
+    "digits100-widths": 5,
 }
 
 

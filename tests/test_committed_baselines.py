@@ -58,6 +58,17 @@ def test_the_table_of_all_streams() -> None:
     check("#### Larger and smaller steps", streams.by_stream(runs_of(*DIGITS100)))
 
 
+def test_the_table_of_the_widths() -> None:
+    check("#### Wider and deeper", width_table())
+
+
+def width_table() -> pd.DataFrame:
+    """Widened networks beside DNE, from cheap to dear."""
+    runs = [run for run in main_stream() if run.method in (*ON_RESNETS, "dytox", "dne")] + runs_of("digits100-widths")
+    frame = tables.summary([run for run in runs if run.seed == 0])
+    return frame.sort_values("F literal (G)", kind="stable")[["method", "F literal (G)", "params (M)", "LA", "AA"]]
+
+
 def test_the_table_of_cifar() -> None:
     check("### CIFAR-100", all_columns(runs_of(*CIFAR))[ON_CIFAR])
 
