@@ -123,13 +123,13 @@ class Figure:
 
 
 def _few_colours(png: bytes) -> bytes:
-    """The same picture in 256 colours, a third of the bytes; photographs and maps, which have more, keep theirs."""
-    from PIL import Image
+    """The same picture in 256 colours, a third of the bytes; one of many more, as of photographs, keeps them."""
+    from PIL import Image  # maximum coverage: rare colours count too, so that a colour bar stays one
 
     with Image.open(io.BytesIO(png)) as picture, io.BytesIO() as file:
         if picture.getcolors(MOST_COLOURS) is None:
             return png
-        few = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         few.save(file, "png", optimize=True)
         return file.getvalue()
 
