@@ -116,6 +116,24 @@ def test_what_the_readme_says_of_new_classes() -> None:
     assert f"its teacher ends at {min(teachers):.1f} to {max(teachers):.1f}%" in said()
 
 
+def test_what_the_readme_says_of_heads() -> None:
+    runs: dict[tuple[str, tuple[int, ...]], dict[int, record.Record]] = {}
+    for run in main_stream():
+        runs.setdefault((run.method, tuple(run.heads)), {})[run.seed] = run
+
+    def difference(one: tuple[str, tuple[int, ...]], other: tuple[str, tuple[int, ...]]) -> str:
+        seeds = runs[one].keys() & runs[other].keys()
+        gains = [(runs[one][seed].LA or 0.0) - (runs[other][seed].LA or 0.0) for seed in sorted(seeds)]
+        return "{:.1f} ± {:.1f}".format(*interval(gains))
+
+    dne = {k: ("dne", (3, *[k] * 5)) for k in (1, 4, 7)}
+    ia = {k: ("ia", (k,) * 6) for k in (1, 4, 12)}
+    first = [run.accuracy[0][0] for run in runs[ia[1]].values()]
+    assert f"{min(first):.0f} to {max(first):.0f}% of its classes" in said()
+    assert f"DNE (k = 1) is {difference(dne[1], ia[4])} above IA with four" in said()
+    assert f"(k = 4: {difference(dne[1], dne[4])} below k = 1; k = 7: {difference(dne[1], dne[7])})" in said()
+
+
 def test_what_the_readme_says_of_methods_against_replay() -> None:
     last = {name: {r.seed: r.LA or 0.0 for r in main_stream() if r.method == name} for name in (*ON_RESNETS, REPLAY)}
     told = []
@@ -132,9 +150,14 @@ def test_what_the_readme_says_of_methods_against_replay() -> None:
 
 
 def test_every_method_learns_and_the_bounds_hold() -> None:
-    """Each learns its newest classes; replay is above fine-tuning and joint training above all, network by network."""
+    """Each learns its newest classes; replay is above fine-tuning and joint training above all, network by network.
+
+    IA with one head in every expert is left out: it hardly learns the first 50, as the README says.
+    """
     last: dict[str, list[float]] = {}
     for run in runs_of(*DIGITS100):
+        if run.heads == [1] * 6:
+            continue
         last.setdefault(run.method, []).append(run.LA or 0.0)
         for number, row in enumerate(run.accuracy, start=1):
             assert row[-1] > 3 * 100 / sum(run.tasks[:number]), (run.id, number)

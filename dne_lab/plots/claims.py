@@ -150,6 +150,11 @@ def comparable(pair: Pair) -> bool:
     return mine is not None and theirs is not None and theirs >= 0.9 * mine
 
 
+def multi_dytox(record: Record) -> bool:
+    """Figure 1's IA: as many heads in every expert, the first too."""
+    return record.method == "ia" and even_heads(record)
+
+
 def deep_foster(record: Record) -> bool:
     """FOSTER with a backbone other than ResNet-18."""
     depth = re.search(r"resnet\D{0,3}(\d+)", str(record.network).lower())
@@ -239,9 +244,9 @@ def _above_rivals(figure: str, steps: Sequence[int | None], notebook: int) -> li
 CLAIMS: list[Claim] = [
     Claim("figure 1 right", "IA needs many heads: more of them in every expert are better", 8,
           lambda evidence: [judge_pair(pair) for pair in _extremes(
-              Evidence([r for r in evidence.records if r.method == "ia" and even_heads(r)]), ("ia",))]),
+              Evidence([r for r in evidence.records if multi_dytox(r)]), ("ia",))]),
     Claim("figure 1 right", "DNE is above IA that costs as much or more", 8,
-          compare(is_method("dne"), is_method("ia"), keep=comparable)),
+          compare(is_method("dne"), multi_dytox, keep=comparable)),
     Claim("figure 1 right", "DNE is above DER that costs as much or more", 8,
           compare(is_method("dne"), is_method("der"), keep=comparable)),
     Claim("figure 2", "experts of IA read no other, those of STA and DNE all before them", 2,

@@ -56,9 +56,8 @@ def test_figure_4_right(sta: tuple[float, ...], expected: str) -> None:
 
 
 def test_what_costs_less_is_no_evidence() -> None:
-    dne, cheap, dear = (
-        runs(m, v, flops_literal=f) for m, v, f in (("dne", (70, 71), 100), ("ia", (10, 11), 50), ("ia", (60, 61), 95))
-    )
+    dne = runs("dne", (70, 71), flops_literal=100)
+    cheap, dear = (runs("ia", (60, 61), k, k, flops_literal=f) for k, f in ((1, 50), (4, 95)))
     says = "above IA that costs as much"
     assert judged("figure 1 right", says, dne, cheap) == []
     assert [j.outcome for j in judged("figure 1 right", says, dne, dear)] == [AGREES]
