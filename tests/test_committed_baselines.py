@@ -73,6 +73,15 @@ def test_the_table_of_cifar() -> None:
     check("### CIFAR-100", all_columns(runs_of(*CIFAR))[ON_CIFAR])
 
 
+def test_what_the_readme_says_of_cifar() -> None:
+    la = {run.method: run.LA or 0.0 for run in runs_of(*CIFAR)}
+    values = [f"{la[method]:.1f}" for method in ("der", "foster", "icarl", "podnet")]
+    text = "DER ({}%, with six networks), FOSTER ({}), iCaRL ({}) and PODNet ({}) follow each other".format(*values)
+    assert text in said() and la["der"] > la["foster"] > la["icarl"] > la["podnet"]
+    others = [la[method] for method in ("ia", "sta", "dne")]
+    assert la["dytox"] < min(others) and f"DyTox is last, {la['dne'] - la['dytox']:.1f} below DNE" in said()
+
+
 def test_what_was_chosen() -> None:
     trials = runs_of("digits100-baselines-tuning")
     assert all(r.finished and r.validation == 0.2 and r.seed == 0 for r in trials)
