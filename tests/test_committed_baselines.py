@@ -139,7 +139,12 @@ def test_what_the_readme_says_of_heads() -> None:
     ia = {k: ("ia", (k,) * 6) for k in (1, 4, 12)}
     first = [run.accuracy[0][0] for run in runs[ia[1]].values()]
     assert f"{min(first):.0f} to {max(first):.0f}% of its classes" in said()
-    assert f"DNE (k = 1) is {difference(dne[1], ia[4])} above IA with four" in said()
+    cost = {key: (seeds[0].flops_literal or 0) / (runs[dne[1]][0].flops_literal or 1) for key, seeds in runs.items()}
+    text = (
+        f"DNE (k = 1) is {difference(dne[1], ia[4])} above IA with four, which costs {cost[ia[4]]:.1f} times as much, "
+    )
+    text += f"and {difference(dne[1], ia[12])} above IA with twelve, which costs {cost[ia[12]]:.0f} times as much"
+    assert text in said()
     assert f"(k = 4: {difference(dne[1], dne[4])} below k = 1; k = 7: {difference(dne[1], dne[7])})" in said()
 
 
