@@ -10,6 +10,7 @@ from dne_lab.measure.record import Record
 from dne_lab.plots import matrices
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.series import drawn, one_dataset, over, room, scale, seeds, series, with_missing
+from dne_lab.plots.style import log_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,8 +165,7 @@ def _cost_axes(axes: "Axes", table: "pd.DataFrame") -> None:
         axes.plot([], [], linestyle="", marker=marker, color=look.colour, label=label)
         costs += [cost for cost in (spent, literal) if cost == cost]
     if costs and max(costs) > 20 * min(costs) > 0:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+        log_axis(axes, max(costs) / min(costs))
     else:
         axes.set_xlim(left=0)
     axes.set_xlabel(

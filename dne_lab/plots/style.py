@@ -4,7 +4,10 @@ Colours are from the palettes of Okabe and Ito and of Tol (muted); where two are
 """
 
 import zlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Style(NamedTuple):
@@ -71,3 +74,13 @@ MATPLOTLIB = {
 def style(method: str) -> Style:
     """The style of a method's name; one of a few for methods of a user's own, always the same for the same name."""
     return STYLES[method] if method in STYLES else OTHERS[zlib.crc32(method.encode()) % len(OTHERS)]
+
+
+def log_axis(axes: "Axes", span: float) -> None:
+    """A logarithmic horizontal axis of plain numbers, with ticks at 1, 2 and 5 where it spans less than two decades."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 100 else (1.0,)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -10,7 +10,7 @@ from dne_lab.measure.record import Record
 from dne_lab.plots import printed
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.series import NO_RECORD, over, scale, seeds
-from dne_lab.plots.style import style
+from dne_lab.plots.style import log_axis, style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,9 +173,10 @@ def _areas(rows: "pd.DataFrame", table: "pd.DataFrame") -> list[float]:
 
 
 def _short(label: str) -> str:
-    """What tells a mark from the others of its method: ``k = 2``, ``4 heads each``, ``ResNet-34``."""
+    """What tells a mark from the others of its method: ``k = 2``, ``4 heads each``, ``ResNet-34``, ``32`` (a width)."""
     inner = re.search(r"\((.+?)\)$", label)
-    return inner[1] if inner else label.split(", ", 1)[1] if ", " in label else ""
+    text = inner[1] if inner else label.split(", ", 1)[1] if ", " in label else ""
+    return re.sub(r"^heads (\d+)$", r"\1 heads", text).removeprefix("width ")
 
 
 def _axes(axes: "Axes", table: "pd.DataFrame") -> None:
@@ -206,12 +207,14 @@ def _axes(axes: "Axes", table: "pd.DataFrame") -> None:
         hollow = axes.plot([], [], linestyle=":", marker="o", color="#606060", label="printed (table 1)")
         hollow[0].set_markerfacecolor("white")
     if costs and max(costs) > 12 * min(costs) > 0:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+        log_axis(axes, max(costs) / min(costs))
     elif costs:
         axes.set_xlim(0, 1.15 * max(costs))
     axes.margins(x=0.12, y=0.12)
-    axes.set_xlabel(f"F: {unit} of one image, literal path (2 x multiply-accumulate)\narea of filled marks: parameters")
+    widths = "; bare numbers: channels of the first stage" if table["series"].str.contains(", width ").any() else ""
+    axes.set_xlabel(
+        f"F: {unit} of one image, literal path (2 x multiply-accumulate)\narea of filled marks: parameters{widths}"
+    )
     axes.set_ylabel("last accuracy (%)")
     if lines:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
