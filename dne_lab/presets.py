@@ -146,6 +146,7 @@ PUBLISHED: dict[str, Tree] = {
 }
 
 LARGE: Tree = {"options": {"network": "resnet18-224"}}  # the stem and pooling for images of 224 pixels
+
 # For digits100 and cifar100-small: residual networks that start at 16 channels.
 SMALL_SGD: Tree = {"optimizer": "sgd", "weight_decay": 5e-4}
 SMALL: dict[str, Tree] = {

@@ -94,6 +94,14 @@ def test_the_recipe_of_foster():
         assert config.to_dict()["learn"] == learn | {"batch": batch}
 
 
+def test_what_differs_on_large_images():
+    for method, extra in (("icarl", "resnet"), ("podnet", "resnet"), ("der", "der"), ("foster", "foster")):
+        config = presets.resolve(f"imagenet100-b50-10,{method}-published,{extra}-imagenet", method=method)
+        options = find(method).Options(**config.options)
+        assert (options.network, options.width) == ("resnet18-224", None)
+        assert method != "der" or options.temperature == 1
+
+
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.lists(st.sampled_from(sorted(presets.PRESETS)), max_size=4))
 def test_a_later_preset_wins_field_by_field(names):

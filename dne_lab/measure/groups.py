@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,12 @@ def later_heads(record: Record) -> int | None:
 def even_heads(record: Record) -> bool:
     """Whether several experts have the same number of heads, the first too (figure 1)."""
     return len(record.heads) > 1 and len(set(record.heads)) == 1
+
+
+def depth(record: Record) -> int | None:
+    """Layers of a residual network, e.g. 18; None for others."""
+    found = re.search(r"resnet\D{0,3}(\d+)", str(record.network).lower())
+    return int(found[1]) if found else None
 
 
 def heads_text(record: Record) -> str:

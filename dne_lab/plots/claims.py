@@ -3,7 +3,6 @@
 A claim of your own is one more `Claim`: a sentence, and a function from `Evidence` to judgements.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,7 @@ from dne_lab import presets
 from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.measure import complexity
 from dne_lab.measure.cost_records import longest
-from dne_lab.measure.groups import TITLES, even_heads, tasks_text, title
+from dne_lab.measure.groups import TITLES, depth, even_heads, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.pairs import Pair, is_method, pairs
 from dne_lab.measure.record import Record
@@ -157,8 +156,7 @@ def multi_dytox(record: Record) -> bool:
 
 def deep_foster(record: Record) -> bool:
     """FOSTER with a backbone other than ResNet-18."""
-    depth = re.search(r"resnet\D{0,3}(\d+)", str(record.network).lower())
-    return record.method == "foster" and depth is not None and depth[1] != "18"
+    return record.method == "foster" and depth(record) not in (None, 18)
 
 
 # Judges by counts -------------------------------------------------------------------------------------------------

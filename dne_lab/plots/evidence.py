@@ -41,3 +41,8 @@ class Judgement:
     small_scale: bool = False
     lone: bool = False
     across: bool = False
+
+    @property
+    def marks(self) -> list[str]:
+        """What has to be said beside the outcome."""
+        return ["small scale"] * self.small_scale + ["across networks"] * self.across

@@ -59,7 +59,7 @@ def details(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame"
     rows = []
     for claim in claims:
         for judgement in claim.judge(given) or [Judgement(NOT_RUN, "", "")]:
-            scale = ", ".join(["small scale"] * judgement.small_scale + ["across networks"] * judgement.across)
+            scale = ", ".join(judgement.marks)
             rows.append(
                 {"figure": claim.figure, "the paper states": claim.says, "notebook": f"{claim.notebook:02d}"}
                 | {"status": judgement.outcome, "on": judgement.on, "scale": scale, "found": judgement.found}
@@ -85,9 +85,8 @@ def overview(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame
         if len(present) == 1:
             texts = list(present)
         status = ", ".join(texts) or NOT_RUN
-        marks = {"small scale": "small_scale", "across networks": "across"}
-        found = [mark for mark, name in marks.items() if judged and all(getattr(j, name) for j in judged)]
-        status += f"; {', '.join(found)}" if found else ""
+        shared = [mark for mark in (judged[0].marks if judged else []) if all(mark in j.marks for j in judged)]
+        status += f"; {', '.join(shared)}" if shared else ""
         by_place: dict[str, list[Judgement]] = {}
         for j in judged:
             by_place.setdefault(j.on, []).append(j)

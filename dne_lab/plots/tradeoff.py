@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.measure.groups import Group, even_heads, groups, tasks_text, title
+from dne_lab.measure.groups import Group, depth, even_heads, groups, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.plots import printed
@@ -55,7 +55,7 @@ def figure_6ab(records: Iterable[Record], dataset: str = "cifar100") -> Figure:
     name = f"figure_6{'b' if dataset == 'imagenet100' else 'a'}"
 
     def label(record: Record) -> str | None:
-        return None if _depth(record) in DEEPER else _plain(record, methods)
+        return None if depth(record) in DEEPER else _plain(record, methods)
 
     return _tradeoff(name, "Accuracy and scale", records, dataset, label, wanted)
 
@@ -69,26 +69,20 @@ def figure_6cd(records: Iterable[Record], dataset: str = "cifar100") -> Figure:
     records = list(records)
     backbones: dict[Any, set[int | None]] = {}
     for record in (r for r in records if r.method == "foster" and printed.dataset_of(r) == dataset):
-        backbones.setdefault(record.network.get("width"), set()).add(_depth(record))
+        backbones.setdefault(record.network.get("width"), set()).add(depth(record))
     width = max(backbones, key=lambda w: len(backbones[w]), default=None)
 
     def label(record: Record) -> str | None:
         if record.method == "foster":
-            depth = _depth(record)
-            text = "FOSTER" if depth is None else f"FOSTER, ResNet-{depth}"
+            layers = depth(record)
+            text = "FOSTER" if layers is None else f"FOSTER, ResNet-{layers}"
             return text if record.network.get("width") == width else None
         return _plain(record, ("dne",))
 
-    wanted = [(f"FOSTER, ResNet-{depth}", "foster") for depth in (18, *DEEPER)]
+    wanted = [(f"FOSTER, ResNet-{layers}", "foster") for layers in (18, *DEEPER)]
     wanted += [(f"DNE (k = {k})", "dne") for k in (1, 2, 4, 7)]
     name = f"figure_6{'d' if dataset == 'imagenet100' else 'c'}"
     return _tradeoff(name, "FOSTER's backbones and DNE", records, dataset, label, wanted)
-
-
-def _depth(record: Record) -> int | None:
-    """Layers of a residual network, e.g. 18; None for others."""
-    depth = re.search(r"resnet\D{0,3}(\d+)", str(record.network).lower())
-    return int(depth[1]) if depth else None
 
 
 def _plain(record: Record, methods: Sequence[str]) -> str | None:

@@ -184,17 +184,6 @@ def test_what_is_computed_once_is_what_each_step_would_compute(stage: int) -> No
         torch.testing.assert_close(kept[name], value)
 
 
-def test_the_published_recipe() -> None:
-    made = create(resolve("cifar100-b50-10,foster-published", method="foster"), cost.blank_stream([50, 10]))
-    learn = made.stages(made.stream.task(1))
-    boost, compress = made.stages(made.stream.task(2))
-    assert [s.recipe.epochs for s in (*learn, boost, compress)] == [200, 170, 130]
-    assert [s.recipe.weight_decay for s in (*learn, boost, compress)] == [5e-4, 5e-4, 0]
-    assert {s.recipe.schedule for s in (*learn, boost, compress)} == {"cosine"}
-    assert compress.recipe.augment[-2:] == ("autoaugment", "cutout")
-    assert resolve("foster-published,foster-ns2", method="foster").options["boost_beta"] == 0.95
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
