@@ -83,6 +83,26 @@ def test_the_table_in_the_readme(digits: list[record.Record]) -> None:
         assert row.replace("|  |", "| |").replace("|  |", "| |") in readme
 
 
+def test_what_the_readme_says_of_the_digits(digits: list[record.Record]) -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    runs = {name: {r.seed: r for r in digits if r.method == name} for name in ("ia", "sta", "dne")}
+
+    def difference(one: str, other: str) -> str:
+        gains = [(runs[one][seed].LA or 0.0) - (runs[other][seed].LA or 0.0) for seed in range(5)]
+        mean, width = interval(gains)
+        return f"{abs(mean):.1f} ± {width:.1f}"
+
+    text = f"STA is {difference('sta', 'ia')} above IA (paired by seed; the paper finds it below), "
+    text += f"DNE {difference('dne', 'ia')} above IA and {difference('dne', 'sta')} below STA"
+    assert text in readme
+
+    def newest(method: str) -> str:
+        means = [interval([run.accuracy[task][-1] for run in runs[method].values()])[0] for task in (1, 2, 3)]
+        return f"{min(means):.0f} to {max(means):.0f}%"
+
+    assert f"(means of {newest('dne')} on the newest classes; IA {newest('ia')})" in readme
+
+
 def test_the_budget_was_kept(digits: list[record.Record]) -> None:
     for run in digits:
         stored = run.memory["stored_by_task"]

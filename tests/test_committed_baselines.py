@@ -78,6 +78,12 @@ def test_what_the_readme_says_of_cifar() -> None:
     values = [f"{la[method]:.1f}" for method in ("der", "foster", "icarl", "podnet")]
     text = "DER ({}%, with six networks), FOSTER ({}), iCaRL ({}) and PODNet ({}) follow each other".format(*values)
     assert text in said() and la["der"] > la["foster"] > la["icarl"] > la["podnet"]
+    runs = {run.method: run for run in runs_of(*CIFAR)}
+    assert f"the transformer is at {runs['dne'].accuracy[0][0]:.1f}%" in said()
+    gain, size = la["dne"] - la["ia"], runs["dne"].params["total"] / runs["ia"].params["total"]
+    assert f"keep DNE {gain:.1f} points above IA, with {size:.1f} times the parameters" in said()
+    learned = [runs[method].accuracy[0][0] for method in ("foster", "dne")]
+    assert "({:.0f} against {:.0f}% after task 1)".format(*learned) in said()
     others = [la[method] for method in ("ia", "sta", "dne")]
     assert la["dytox"] < min(others) and f"DyTox is last, {la['dne'] - la['dytox']:.1f} below DNE" in said()
 
@@ -125,16 +131,37 @@ def test_what_the_readme_says_of_new_classes() -> None:
     assert f"its teacher ends at {min(teachers):.1f} to {max(teachers):.1f}%" in said()
 
 
-def test_what_the_readme_says_of_heads() -> None:
-    runs: dict[tuple[str, tuple[int, ...]], dict[int, record.Record]] = {}
+Network = tuple[str, tuple[int, ...]]  # method and heads
+
+
+def by_network() -> dict[Network, dict[int, record.Record]]:
+    runs: dict[Network, dict[int, record.Record]] = {}
     for run in main_stream():
         runs.setdefault((run.method, tuple(run.heads)), {})[run.seed] = run
+    return runs
 
-    def difference(one: tuple[str, tuple[int, ...]], other: tuple[str, tuple[int, ...]]) -> str:
-        seeds = runs[one].keys() & runs[other].keys()
-        gains = [(runs[one][seed].LA or 0.0) - (runs[other][seed].LA or 0.0) for seed in sorted(seeds)]
-        return "{:.1f} ± {:.1f}".format(*interval(gains))
 
+def difference(one: Network, other: Network) -> str:
+    """LA of one minus the other, paired by seed, with its 95% interval."""
+    first, second = (by_network()[network] for network in (one, other))
+    gains = [(first[seed].LA or 0.0) - (second[seed].LA or 0.0) for seed in sorted(first.keys() & second.keys())]
+    return "{:.1f} ± {:.1f}".format(*interval(gains))
+
+
+def test_what_the_readme_says_of_the_variants() -> None:
+    ia, sta, dne, progressive = ((name, (3, 1, 1, 1, 1, 1)) for name in ("ia", "sta", "dne", "progressive"))
+    text = f"DNE (LA {difference(dne, ia)} above IA, paired by seed) and the plain linear cross connections of eq. 11 "
+    text += f"({difference(progressive, ia)} above IA) are the better variants; "
+    assert text + f"STA's gain over IA ({difference(sta, ia)})" in said()
+    text = f"DNE is not told apart from STA ({difference(dne, sta)} above it) nor from the linear connections "
+    assert text + f"({difference(dne, progressive)})" in said()
+    costs = [by_network()[network][0] for network in (dne, progressive)]
+    literal, spent = costs[0].flops_literal or 0, costs[0].flops_spent or 0
+    assert round(literal / (costs[1].flops_literal or 1)) == 4 and round(spent / (costs[1].flops_spent or 1)) == 2
+
+
+def test_what_the_readme_says_of_heads() -> None:
+    runs = by_network()
     dne = {k: ("dne", (3, *[k] * 5)) for k in (1, 4, 7)}
     ia = {k: ("ia", (k,) * 6) for k in (1, 4, 12)}
     first = [run.accuracy[0][0] for run in runs[ia[1]].values()]
