@@ -190,6 +190,11 @@ def test_what_the_readme_says_of_methods_against_replay() -> None:
         assert abs(mean) < width, (one, other)
 
 
+def test_podnet_starts_slowly() -> None:
+    losses = pd.read_csv(FIGURES / "records" / "digits100_podnet_task1_curves.csv")["nca"].tolist()
+    assert len(losses) == 15 and losses[1] > 0.95 * losses[0] and losses[3] < 0.5 * losses[0]
+
+
 def test_every_method_learns_and_the_bounds_hold() -> None:
     """Each learns its newest classes; replay is above fine-tuning and joint training above all, network by network.
 
