@@ -28,7 +28,8 @@ from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training import batches
 
 # Parts of the names of operators and kernels that multiply matrices or attend.
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "scaled_dot_product", "gemm", "cutlass", "flash")
+PRODUCTS = ["aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "scaled_dot_product"]
+PRODUCTS += ["gemm", "gemv", "cutlass", "nvjet", "flash", "fmha"]  # kernels of GPUs
 
 
 class _Calls(TorchDispatchMode):
@@ -141,11 +142,12 @@ def step_flops(config: Config, task: int, batch: int) -> int:
     return counted(lambda: step(lambda: method.model(images)))
 
 
-def rate(dtype: torch.dtype, device: str, side: int = 2048) -> float:
+def rate(dtype: torch.dtype, device: str) -> float:
     """FLOP/s that this machine reaches in one large square matrix product: the best of 7, after one to warm up.
 
     The limit for every program that multiplies matrices here; how many threads it used stands beside it.
     """
+    side = 8192 if device.startswith("cuda") else 2048  # on a GPU smaller ones end sooner than they are started
     a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
     times = [seconds(lambda: a @ b, device) for _ in range(8)]
     return 2 * side**3 / min(times[1:])

@@ -149,7 +149,7 @@ class Run(Handle):
         with self.changing():
             self.state.curves.append(row | self.reader.means(self.state))
             self.state.cursor = Cursor(task, self.cursor.stage, epoch + 1)
-        self.clock.spend(self.state, "learning")
+        self.clock.spend(self.state, "learning", stage)
         self.show()
 
     def _index(self, task: Task, stage: Stage) -> Tensor:

@@ -56,23 +56,37 @@ class State:
 
 
 class Clock:
-    """Adds wall-clock seconds to ``timing``: "seconds" in all, by task, and by what they were spent on."""
+    """Adds wall-clock seconds to ``timing``: "seconds" in all, by task, and by what they were spent on.
+
+    "last_epoch" holds, for each task and stage, the seconds of the last epoch that one process learned from its
+    beginning: the first epoch of a process also pays for what is loaded and compiled once.
+    """
 
     def __init__(self) -> None:
-        self.mark = time.perf_counter()
+        self.start()
 
     def start(self) -> None:
         """Time before this call is nobody's."""
         self.mark = time.perf_counter()
+        self.epoch: float | None = None  # seconds of the running epoch, None where it began elsewhere
 
-    def spend(self, state: State, on: str) -> None:
-        """The time since the last call went to ``on`` ("learn", "herding", "evaluation", ...) in the cursor's task."""
+    def spend(self, state: State, on: str, stage: str | None = None) -> None:
+        """The time since the last call went to ``on`` ("learning", "herding", "evaluation", ...) in the cursor's task;
+        ``stage``: and an epoch of this stage is over."""
         now = time.perf_counter()
         passed, self.mark = now - self.mark, now
-        timing = state.timing
+        timing, task = state.timing, state.cursor.task
         timing["seconds"] = timing.get("seconds", 0.0) + passed
         spent = timing.setdefault("by_purpose", {})
         spent[on] = spent.get(on, 0.0) + passed
         tasks = timing.setdefault("by_task", [])
-        tasks += [0.0] * (state.cursor.task - len(tasks))
-        tasks[state.cursor.task - 1] += passed
+        tasks += [0.0] * (task - len(tasks))
+        tasks[task - 1] += passed
+        if self.epoch is not None and on == "learning":
+            self.epoch += passed
+        if stage is not None and self.epoch is not None:
+            epochs = timing.setdefault("last_epoch", [])
+            epochs += [{} for _ in range(task - len(epochs))]
+            epochs[task - 1][stage] = self.epoch
+        if stage is not None or on != "learning":
+            self.epoch = 0.0

@@ -106,6 +106,10 @@ def test_a_run_leaves_everything_that_a_number_needs(whole: Path) -> None:
     assert lines[0] == "task,stage,epoch,lr,classification,size" and len(lines) == 1 + 5 + 7 + 7
     assert lines[1].startswith("1,warm,1,") and lines[1].endswith(",")  # no term "size" in task 1
     assert record["timing"]["seconds"] == pytest.approx(sum(record["timing"]["by_task"]))
+    epochs = record["timing"]["last_epoch"]
+    assert [list(stages) for stages in epochs] == [["warm", "learn"]] + [["warm", "learn", "tune"]] * 2
+    for stages, seconds in zip(epochs, record["timing"]["by_task"], strict=True):
+        assert 0 < sum(stages.values()) < seconds
 
 
 def test_next_task_stops_behind_a_task_and_train_goes_on(whole: Path) -> None:
@@ -296,3 +300,13 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
     with alone_in(tmp_path / "run"), pytest.raises(LabError, match="in use by another process"):
         run(tmp_path / "run").train()
     run(tmp_path / "run").next_task()
+
+
+def test_the_seconds_of_an_epoch_are_those_of_a_whole_one(tmp_path: Path) -> None:
+    parts = run(tmp_path)
+    while not parts.finished:
+        parts.train(seconds=0)  # a step at a time: every epoch has a break in it
+    assert "last_epoch" not in parts.record.timing and parts.record.timing["by_purpose"]["learning"] > 0
+    saving_often = Run(tiny.settings("tiny"), tiny.stream(), None, device="cpu", progress=False, checkpoint_seconds=0)
+    saving_often.train()
+    assert len(saving_often.record.timing["last_epoch"]) == 3
