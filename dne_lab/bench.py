@@ -121,7 +121,10 @@ def bf16_step(config: Config, task: int, batch: int, device: str, pairs: int) ->
 
 
 def product_share(config: Config, task: int, batch: int, device: str) -> float:
-    """Share of a training step's operator time that is in matrix products and attention kernels."""
+    """Share of a training step's operator time that is in matrix products and attention kernels.
+
+    On a GPU of the time that its kernels run: not of the step, in which it may wait for the next one to be started.
+    """
     from torch.profiler import ProfilerActivity, profile
 
     method, _, current = grown(config, task, device)
@@ -240,6 +243,7 @@ def run(
         **gains,
         "peak_memory_mb": peak_memory(device),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu",
+        "device_type": torch.device(device).type,
         "torch": torch.__version__,
         "preset": config.preset,
         "threads": torch.get_num_threads(),

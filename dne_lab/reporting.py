@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -182,10 +183,20 @@ def measurements(paths: Iterable[str | Path]) -> dict[str, Figure]:
     made = {"cost_growth": growth.cost_growth(costs)} if costs else {}
     if any(cost.tasks == growth.TWENTY_SIX for cost in costs):
         made["figure_6e"] = growth.figure_6e(costs)
-    if benchmarks:
-        # the one that also measured the machine's rates, which set the limit
-        made["step_time"] = limits.step_time(max(benchmarks, key=lambda bench: "rates" in bench))
+    devices = sorted({bench.get("device") or "cpu" for bench in benchmarks})
+    for device in devices:
+        one = max(  # that also measured the device's rates, which set the limit
+            (bench for bench in benchmarks if (bench.get("device") or "cpu") == device),
+            key=lambda bench: "rates" in bench,
+        )
+        plain = device == "cpu" or len(devices) == 1
+        made["step_time" if plain else f"step_time_{_slug(device)}"] = limits.step_time(one)
     return made | _instruments(places)
+
+
+def _slug(name: str) -> str:
+    """A name for a file."""
+    return "_".join(re.findall("[a-z0-9]+", name.lower()))
 
 
 def gathered(records: Sequence[Record], name: str | None = None, paths: Iterable[str | Path] = ()) -> dict[str, Figure]:

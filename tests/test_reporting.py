@@ -43,11 +43,12 @@ def test_one_series_is_drawn_and_the_others_are_rows_without_a_record() -> None:
 
 
 def test_counts_and_benchmarks_are_no_runs(tmp_path: Path) -> None:
+    names = ("cost_growth", "figure_6e", "step_time", "step_time_nvidia_h200")
     places = [RECORDS / "cost", RECORDS / "timing"]
     assert reporting.find(places) == []
     one, two = (reporting.figures([], tmp_path / name, paths=places) for name in ("one", "two"))
     assert sorted(path.name for path in one) == sorted(
-        f"{name}.{suffix}" for name in ("cost_growth", "figure_6e", "step_time") for suffix in ("csv", "png")
+        f"{name}.{suffix}" for name in names for suffix in ("csv", "png")
     )
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
     record().write(tmp_path / "run" / "record.json")

@@ -54,7 +54,7 @@ def step_time(bench: Mapping[str, Any]) -> Figure:
     Args:
         bench: what ``dne-lab bench --json`` wrote. ``seconds`` holds train_step_T of the normal path, ``train_step``
             how many times as long the literal path takes, ``product_share`` the share of the time in products and
-            attention. The limit needs two keys more, without which it is a row "no record":
+            attention (on a GPU of the kernels' time, so it is not drawn). The limit needs two keys more, without which it is a row "no record":
             ``step_flops`` {task: FLOPs of one step on the normal path} and ``rates`` {"float32": FLOP/s}.
     """
     import pandas as pd
@@ -62,6 +62,7 @@ def step_time(bench: Mapping[str, Any]) -> Figure:
     rows = []
     tasks = sorted(int(name.removeprefix("train_step_")) for name in bench["seconds"] if name.startswith("train_step_"))
     rate = bench.get("rates", {}).get("float32")
+    waits = bench.get("device_type", "cpu") != "cpu"  # its shares are of the kernels' time, not of the step's
     for task in tasks:
         seconds, key = float(bench["seconds"][f"train_step_{task}"]), str(task)
         ratio, share = bench["train_step"].get(key), bench.get("product_share", {}).get(key)
@@ -69,7 +70,7 @@ def step_time(bench: Mapping[str, Any]) -> Figure:
         values = {
             LITERAL: None if ratio is None else seconds * ratio,
             NORMAL: seconds,
-            PRODUCTS: None if share is None else seconds * share,
+            PRODUCTS: None if share is None or waits else seconds * share,
             LIMIT: None if rate is None or flops is None else flops / rate,
         }
         for name, value in values.items():
@@ -79,9 +80,10 @@ def step_time(bench: Mapping[str, Any]) -> Figure:
     frame = pd.DataFrame(rows).astype({"seconds": float, "GFLOP": float})
     limit = "" if rate is None else " and the machine's limit"
     title = f"A training step of {bench['batch']} images: time{limit}\n"
-    title += f"DNE, {bench.get('preset', PRESET)}, {bench['threads']} threads of {bench.get('device') or 'cpu'}"
+    title += f"DNE, {bench.get('preset', PRESET)}, {bench.get('device') or 'cpu'}, "
+    title += "1 thread" if bench["threads"] == 1 else f"{bench['threads']} threads"
     if rate is not None:
-        title += f", {rate / 1e9:.0f} GFLOP/s measured"
+        title += f", {rate / 1e9:.0f} GFLOP/s measured" if rate < 1e12 else f", {rate / 1e12:.0f} TFLOP/s measured"
     return Figure("step_time", title, frame, ["bench"], _axes, _plotly, (7.0, 3.6))
 
 
