@@ -234,6 +234,18 @@ def names_dataset(presets: str) -> str | None:
     return found[-1] if found else None
 
 
+def experiment(presets: str) -> Tree:
+    """What the presets say of the images, sizes and schedule: not the switches, nor what one method brings."""
+    names = [name for name in presets.split(",") if "data" in PRESETS.get(name, {}) or name == "paper-schedule"]
+    return _merge(*(PRESETS[name] for name in names))
+
+
+def own_epochs(presets: str) -> bool:
+    """Whether what one method brings names the epochs, as a published recipe does."""
+    return any("epochs" in PUBLISHED.get(name.removesuffix("-published"), {}).get("learn", {})
+               for name in presets.split(",") if name.endswith("-published"))  # fmt: skip
+
+
 def for_stream(config: Config, data: Any) -> Config:
     """``config`` with the stream's own description of its data.
 

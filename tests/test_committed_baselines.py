@@ -84,8 +84,16 @@ def test_what_the_readme_says_of_cifar() -> None:
     assert f"keep DNE {gain:.1f} points above IA, with {size:.1f} times the parameters" in said()
     learned = [runs[method].accuracy[0][0] for method in ("foster", "dne")]
     assert "({:.0f} against {:.0f}% after task 1)".format(*learned) in said()
-    others = [la[method] for method in ("ia", "sta", "dne")]
-    assert la["dytox"] < min(others) and f"DyTox is last, {la['dne'] - la['dytox']:.1f} below DNE" in said()
+    assert f"Plain replay on the same network ({la[REPLAY]:.1f}) is between FOSTER and iCaRL" in said()
+    assert la["foster"] > la[REPLAY] > la["icarl"]
+    kept = ("ia", "sta", "dne", "progressive", "dytox", "replay")  # transformers with exemplars
+    assert max(kept, key=lambda method: la[method]) == "replay" and min(kept, key=lambda method: la[method]) == "dytox"
+    assert max(kept, key=lambda method: runs[method].forgetting or 0.0) == "replay"
+    above, size = la["replay"] - la["dne"], runs["replay"].params["total"] / runs["dne"].params["total"]
+    assert f"plain replay ({la['replay']:.1f}) is above all that grow, by {above:.1f} points above DNE with " in said()
+    assert f"DNE with {size:.2f} times its parameters" in said()
+    assert f"the last of them, {la['dne'] - la['dytox']:.1f} below DNE" in said()
+    assert f"Joint training reaches {la['joint']:.1f}%" in said() and la["joint"] - la["dytox"] < 12
 
 
 def test_what_was_chosen() -> None:

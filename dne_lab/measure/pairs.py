@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dne_lab import presets
 from dne_lab.measure.groups import Group, tasks_text
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
@@ -26,8 +27,9 @@ class Pair:
 
     @property
     def setting(self) -> str:
-        """Data set and tasks, e.g. ``digits100, 50 + 10 x 5``."""
-        return f"{self.one.first.dataset}, {tasks_text(self.one.first.tasks)}"
+        """Data set, tasks and schedule, e.g. ``digits100, 50 + 10 x 5, 15 epochs``."""
+        epochs = " and ".join(map(str, dict.fromkeys((self.one.first.epochs, self.other.first.epochs))))
+        return f"{self.one.first.dataset}, {tasks_text(self.one.first.tasks)}, {epochs} epochs"
 
     def difference(self, value: Callable[[Record], float] = lambda record: record.seen_accuracy[-1]) -> Any:
         """Mean of ``value`` (default: LA) of one minus the other, seed by seed, and the half width of its 95% interval.
@@ -42,7 +44,8 @@ class Pair:
 def pairs(
     groups: Sequence[Group], one: Callable[[Record], bool], other: Callable[[Record], bool], same_heads: bool = False
 ) -> list[Pair]:
-    """Every group that ``one`` accepts with every group on the same stream that ``other`` accepts.
+    """Every group that ``one`` accepts with every group of the same experiment that ``other`` accepts: images, tasks,
+    classes, memory, the presets that describe them, and as many epochs unless a published recipe has its own.
 
     Where some of them differ in method and heads alone, only those are paired: methods with recipes of their own
     (FOSTER's epochs, say) are compared as they are, variants of one network under equal settings. Runs on validation
@@ -51,7 +54,7 @@ def pairs(
     usable = [group for group in groups if not group.first.validation and not group.first.joint]
     found: list[Pair] = []
     for mine in (group for group in usable if one(group.first)):
-        fits = [g for g in usable if g is not mine and other(g.first) and stream_of(g.first) == stream_of(mine.first)]
+        fits = [g for g in usable if g is not mine and other(g.first) and _same_experiment(g.first, mine.first)]
         if same_heads:
             fits = [group for group in fits if group.first.heads == mine.first.heads]
         alike = [group for group in fits if _rest(group.first) == _rest(mine.first)]
@@ -62,10 +65,16 @@ def pairs(
 
 
 def stream_of(record: Record) -> str:
-    """What two methods must have in common to be compared: images, tasks, classes, memory."""
+    """What two methods must learn from: images, tasks, classes, memory."""
     return json.dumps(
         [record.dataset, record.tasks, record.class_order, record.memory.get("budget"), record.memory.get("policy")]
     )
+
+
+def _same_experiment(one: Record, other: Record) -> bool:
+    if stream_of(one) != stream_of(other) or presets.experiment(one.preset) != presets.experiment(other.preset):
+        return False
+    return one.epochs == other.epochs or any(presets.own_epochs(record.preset) for record in (one, other))
 
 
 def is_method(*names: str) -> Callable[[Record], bool]:

@@ -54,8 +54,9 @@ def step_time(bench: Mapping[str, Any]) -> Figure:
     Args:
         bench: what ``dne-lab bench --json`` wrote. ``seconds`` holds train_step_T of the normal path, ``train_step``
             how many times as long the literal path takes, ``product_share`` the share of the time in products and
-            attention (on a GPU of the kernels' time, so it is not drawn). The limit needs two keys more, without which it is a row "no record":
-            ``step_flops`` {task: FLOPs of one step on the normal path} and ``rates`` {"float32": FLOP/s}.
+            attention (on a GPU of its kernels' time, so it is not drawn). The limit needs two keys more, without which
+            it is a row "no record": ``step_flops`` {task: FLOPs of one step on the normal path} and ``rates``
+            {"float32": FLOP/s}.
     """
     import pandas as pd
 

@@ -23,7 +23,7 @@ def found(records: list[Record], **choice: Any) -> list[Pair]:
 def test_the_difference_is_paired_by_seed() -> None:
     (pair,) = found([*runs("dne", (80, 82, 84)), *runs("ia", (70, 74, 72)), record("ia", 9, 10.0)])
     mean, width = pair.difference()
-    assert pair.strict and pair.seeds == [0, 1, 2] and pair.setting == "digits, 4 + 2 x 3"
+    assert pair.strict and pair.seeds == [0, 1, 2] and pair.setting == "digits, 4 + 2 x 3, 30 epochs"
     assert mean == pytest.approx(10.0) and width == pytest.approx(4.3026527 * 2 / 3**0.5)  # 10, 8, 12
     assert pair.difference(lambda r: float(r.seed))[0] == 0
     (single,) = found([record("dne"), record("ia", last=79.0)])
@@ -36,7 +36,21 @@ def test_only_one_stream_one_memory_and_test_images() -> None:
     assert not found([ours, record("ia", memory={"budget": 20, "policy": "shared"})])
     assert not found([ours, record("ia", validation=0.2)])
     assert not found([ours, record("ia", 3)])  # no common seed
-    assert found([ours, record("ia", epochs=31)])[0].strict is False
+    assert found([ours, record("ia", network={"patch": 4, "heads": [4, 1]})])[0].strict is False
+
+
+def test_only_one_experiment() -> None:
+    """A short run says nothing beside a long one; a method's own published schedule belongs to the method."""
+    ours = record("dne")
+    assert not found([ours, record("ia", epochs=31)])
+    assert not found([ours, record("ia", epochs=31, preset="digits,icarl-small")])  # changed by hand
+    assert not found([ours, record("ia", preset="digits100")])
+    assert not found([ours, record("ia", preset="digits,paper-schedule")])
+    assert found([ours, record("ia", preset="digits,paper-text")])
+    (pair,) = found([ours, record("ia", epochs=200, preset="digits,icarl-published")])
+    assert pair.setting == "digits, 4 + 2 x 3, 30 and 200 epochs" and not pair.strict
+    same = [record("dne", preset="digits100"), record("ia", preset="digits100-b50-10")]
+    assert found(same)  # two names of one experiment
 
 
 def test_equal_settings_go_before_others() -> None:

@@ -232,7 +232,9 @@ def test_step_time_and_its_limit(tmp_path: Path) -> None:
     limit = known.table[known.table["what"] == limits.LIMIT]
     assert limit["seconds"].tolist() == [0.4, 0.2] and "100 GFLOP/s measured" in known.title
     assert limits.LIMIT in legend(drawn(known)) and known.title.endswith("cpu, 2 threads, 100 GFLOP/s measured")
-    on_gpu = limits.step_time({**bench, "device_type": "cuda", "device": "GPU", "rates": {"float32": 5e13}, "threads": 1})
+    on_gpu = limits.step_time(
+        {**bench, "device_type": "cuda", "device": "GPU", "rates": {"float32": 5e13}, "threads": 1}
+    )
     assert limits.PRODUCTS not in legend(drawn(on_gpu)) and limits.PRODUCTS in legend(drawn(known))
     assert on_gpu.title.endswith("GPU, 1 thread, 50 TFLOP/s measured")
     file.write_text('{"command": "dne-lab reproduce"}')

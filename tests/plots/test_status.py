@@ -50,7 +50,7 @@ def test_an_outcome_needs_an_interval_beside_zero(mean: float, width: float | No
 )
 def test_figure_4_right(sta: tuple[float, ...], expected: str) -> None:
     (one,) = judged("figure 4 right", "STA", runs("ia", (70, 71, 72)), runs("sta", sta))
-    assert one.outcome == expected and one.on == "cifar100, 50 + 10 x 5" and one.small_scale
+    assert one.outcome == expected and one.on == "cifar100, 50 + 10 x 5, 30 epochs" and one.small_scale
     assert ("one seed" in one.found) == (len(sta) == 1)
     assert one.found.startswith("STA (k = 1) - IA (k = 1): ")
 
@@ -83,7 +83,7 @@ def test_no_gain_from_width(wide: tuple[float, ...], expected: str) -> None:
 
 def test_rivals_by_step() -> None:
     dne = runs("dne", (70, 71, 72))
-    der = runs("der", (60, 61, 63), epochs=170)
+    der = runs("der", (60, 61, 63), epochs=170, preset="digits,der-published")
     assert [j.outcome for j in judged("figure 6 a, b; table 1", "above DER", dne, der)] == [AGREES]
     assert judged("table 2", "above DER", dne, der) == [] == judged("figure 6 f", "above DER", dne, der)
     many = {"tasks": [50, *[2] * 25]}
