@@ -9,6 +9,7 @@ from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.plots import printed
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.labels import Tag, place
 from dne_lab.plots.series import NO_RECORD, over, scale, seeds
 from dne_lab.plots.style import log_axis, style
 
@@ -176,6 +177,8 @@ def _short(label: str) -> str:
 def _axes(axes: "Axes", table: "pd.DataFrame") -> None:
     lines, legend = _lines(table), set()
     costs: list[float] = []
+    names: list[Tag] = []
+    paths: list[list[tuple[float, float]]] = []  # that names keep off: the lines and the intervals
     small = table["F (G)"].max() < 0.1  # millions read better
     factor, unit = (1000.0, "MFLOPs") if small else (1.0, "GFLOPs")
     for method, theirs, rows in lines:
@@ -184,15 +187,16 @@ def _axes(axes: "Axes", table: "pd.DataFrame") -> None:
         axes.plot(x, y, color=look.colour, linestyle=":" if theirs else "-", linewidth=0.9, zorder=1)
         marker = look.marker if look.marker != "_" else "s"
         face = "white" if theirs else look.colour
-        axes.scatter(x, y, s=_areas(rows, table), marker=marker, facecolor=face, edgecolor=look.colour, zorder=3)
+        areas = _areas(rows, table)
+        axes.scatter(x, y, s=areas, marker=marker, facecolor=face, edgecolor=look.colour, zorder=3)
         if not theirs:
             axes.errorbar(x, y, yerr=rows["+-"].to_numpy(float), fmt="none", ecolor=look.colour, capsize=2, zorder=2)
-        for number, (at, last, label) in enumerate(zip(x, y, rows["series"], strict=True)):
-            away = (0 if theirs else 4, 8 if number % 2 else -13)  # close marks: in turn above and below
-            axes.annotate(
-                _short(str(label)), (at, last), away, textcoords="offset points",
-                fontsize=6.5, color="#404040", ha="center" if theirs else "left",
-            )  # fmt: skip
+        named = zip(rows["series"].astype(str), x, y, areas, strict=True)
+        names += [Tag(_short(series), a, b, look.colour, area) for series, a, b, area in named]
+        paths.append(list(zip(x, y, strict=True)))
+        if not theirs:
+            bars = zip(x, y, rows["+-"].fillna(0.0).astype(float), strict=True)
+            paths += [[(a, b - width), (a, b + width)] for a, b, width in bars]
         if method not in legend:
             legend.add(method)
             axes.plot([], [], linestyle="", marker=marker, color=look.colour, label=printed.TITLES.get(method, method))
@@ -212,6 +216,7 @@ def _axes(axes: "Axes", table: "pd.DataFrame") -> None:
     axes.set_ylabel("last accuracy (%)")
     if lines:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    place(axes, names, paths)
 
 
 def _plotly(figure: Any, table: "pd.DataFrame") -> None:
