@@ -234,16 +234,17 @@ def names_dataset(presets: str) -> str | None:
     return found[-1] if found else None
 
 
-def experiment(presets: str) -> Tree:
-    """What the presets say of the images, sizes and schedule: not the switches, nor what one method brings."""
+def schedule(presets: str) -> Tree:
+    """How long and at what rates the presets of an experiment train: not what one method brings."""
     names = [name for name in presets.split(",") if "data" in PRESETS.get(name, {}) or name == "paper-schedule"]
-    return _merge(*(PRESETS[name] for name in names))
+    tree = _merge(*(PRESETS[name] for name in names))
+    return {stage: tree.get(stage) for stage in ("learn", "tune")}
 
 
-def own_epochs(presets: str) -> bool:
-    """Whether what one method brings names the epochs, as a published recipe does."""
-    return any("epochs" in PUBLISHED.get(name.removesuffix("-published"), {}).get("learn", {})
-               for name in presets.split(",") if name.endswith("-published"))  # fmt: skip
+def epochs_of(presets: str) -> int | None:
+    """The epochs of a task's first stage that the presets ask for; None where one of them is unknown."""
+    names = presets.split(",")
+    return resolve(names).learn.epochs if all(name in PRESETS for name in names) else None
 
 
 def for_stream(config: Config, data: Any) -> Config:

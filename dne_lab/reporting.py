@@ -183,20 +183,20 @@ def measurements(paths: Iterable[str | Path]) -> dict[str, Figure]:
     made = {"cost_growth": growth.cost_growth(costs)} if costs else {}
     if any(cost.tasks == growth.TWENTY_SIX for cost in costs):
         made["figure_6e"] = growth.figure_6e(costs)
-    devices = sorted({bench.get("device") or "cpu" for bench in benchmarks})
-    for device in devices:
-        one = max(  # that also measured the device's rates, which set the limit
-            (bench for bench in benchmarks if (bench.get("device") or "cpu") == device),
-            key=lambda bench: "rates" in bench,
-        )
-        plain = device == "cpu" or len(devices) == 1
-        made["step_time" if plain else f"step_time_{_slug(device)}"] = limits.step_time(one)
+    devices = {
+        _device(bench): [other for other in benchmarks if _device(other) == _device(bench)] for bench in benchmarks
+    }
+    for device, some in sorted(devices.items()):
+        # one that also measured the device's rates, which set the limit
+        made["_".join(filter(None, ("step_time", device)))] = limits.step_time(max(some, key=lambda b: "rates" in b))
     return made | _instruments(places)
 
 
-def _slug(name: str) -> str:
-    """A name for a file."""
-    return "_".join(re.findall("[a-z0-9]+", name.lower()))
+def _device(bench: dict[str, Any]) -> str:
+    """Nothing for a CPU, the name of another device as a part of a file's name."""
+    if bench.get("device_type", "cpu") == "cpu":
+        return ""
+    return "_".join(re.findall("[a-z0-9]+", bench["device"].lower()))
 
 
 def gathered(records: Sequence[Record], name: str | None = None, paths: Iterable[str | Path] = ()) -> dict[str, Figure]:

@@ -7,7 +7,7 @@ from test_committed import FIGURES, ROOT, rows_of
 from dne_lab import presets
 from dne_lab.measure import record
 
-PAPER_SIZE = FIGURES / "records" / "cifar100-paper-size"
+PAPER_SIZE = FIGURES / "gpu"  # not among the records: too short to say anything of methods
 
 
 def readme() -> str:
@@ -47,6 +47,10 @@ def test_the_runs_of_the_papers_size() -> None:
     )
     assert f"{told} and {runs['joint'].LA:.1f}% (Joint), after {runs['ia'].accuracy[0][0]:.1f}% in the task 1" in said()
     assert len({run.accuracy[0][0] for method, run in runs.items() if method != "joint"}) == 1
+    seconds = sorted(run.timing["seconds"] for run in runs.values())
+    assert f"side by side in {seconds[0]:.0f} to {seconds[-1]:.0f} s" in said()
+    beside = [epochs["learn"] for epochs in runs["dne"].timing["last_epoch"][1:]]
+    assert f"{min(beside):.1f} to {max(beside):.1f} s beside the other three" in said() and len(beside) == 5
     for method, run in runs.items():
         given = {"learn.epochs": 8}
         assert presets.resolve("cifar100-b50-10,authors-code", given, method=method, seed=0).identity() == run.config

@@ -45,10 +45,11 @@ def pairs(
     groups: Sequence[Group], one: Callable[[Record], bool], other: Callable[[Record], bool], same_heads: bool = False
 ) -> list[Pair]:
     """Every group that ``one`` accepts with every group of the same experiment that ``other`` accepts: images, tasks,
-    classes, memory, the presets that describe them, and as many epochs unless a published recipe has its own.
+    classes, memory, the schedule of the presets that describe it, and as many epochs, unless both have those of their
+    presets (a published recipe has its own, which belongs to the method).
 
     Where some of them differ in method and heads alone, only those are paired: methods with recipes of their own
-    (FOSTER's epochs, say) are compared as they are, variants of one network under equal settings. Runs on validation
+    are compared as they are, variants of one network under equal settings. Runs on validation
     images are left out, and so are pairs without a common seed. ``same_heads`` asks for equal heads of all experts.
     """
     usable = [group for group in groups if not group.first.validation and not group.first.joint]
@@ -72,9 +73,9 @@ def stream_of(record: Record) -> str:
 
 
 def _same_experiment(one: Record, other: Record) -> bool:
-    if stream_of(one) != stream_of(other) or presets.experiment(one.preset) != presets.experiment(other.preset):
+    if stream_of(one) != stream_of(other) or presets.schedule(one.preset) != presets.schedule(other.preset):
         return False
-    return one.epochs == other.epochs or any(presets.own_epochs(record.preset) for record in (one, other))
+    return one.epochs == other.epochs or all(r.epochs == presets.epochs_of(r.preset) for r in (one, other))
 
 
 def is_method(*names: str) -> Callable[[Record], bool]:

@@ -104,7 +104,8 @@ def _axes(axes: "Axes", table: "pd.DataFrame") -> None:
         marker, colour = LOOKS[name][0], LOOKS[name][2]
         axes.plot(at, rows["seconds"], linestyle="", marker=marker, markersize=7, color=colour, label=name)
         for x, value in zip(at, rows["seconds"], strict=True):
-            axes.annotate(f"{value:.2f}" if value < 10 else f"{value:.1f}", (x, value), (0, 6),
+            text = f"{value:.2g}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+            axes.annotate(text, (x, value), (0, 6),
                           textcoords="offset points", ha="center", fontsize=6.5)  # fmt: skip
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")

@@ -58,8 +58,8 @@ class State:
 class Clock:
     """Adds wall-clock seconds to ``timing``: "seconds" in all, by task, and by what they were spent on.
 
-    "last_epoch" holds, for each task and stage, the seconds of the last epoch that one process learned from its
-    beginning: the first epoch of a process also pays for what is loaded and compiled once.
+    "last_epoch" holds, for each task and stage, the seconds of the last epoch that was learned without a break, with
+    the checkpoints written in it: the first epoch of a process also pays for what is loaded and compiled once.
     """
 
     def __init__(self) -> None:

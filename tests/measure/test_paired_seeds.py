@@ -42,15 +42,21 @@ def test_only_one_stream_one_memory_and_test_images() -> None:
 def test_only_one_experiment() -> None:
     """A short run says nothing beside a long one; a method's own published schedule belongs to the method."""
     ours = record("dne")
+    published = {"epochs": 200, "preset": "digits,icarl-published"}
     assert not found([ours, record("ia", epochs=31)])
     assert not found([ours, record("ia", epochs=31, preset="digits,icarl-small")])  # changed by hand
+    assert not found([ours, record("ia", **{**published, "epochs": 3})])
+    assert not found([record("dne", epochs=8), record("ia", **published)])
+    assert not found([ours, record("ia", epochs=31, preset="mine")])
     assert not found([ours, record("ia", preset="digits100")])
     assert not found([ours, record("ia", preset="digits,paper-schedule")])
     assert found([ours, record("ia", preset="digits,paper-text")])
-    (pair,) = found([ours, record("ia", epochs=200, preset="digits,icarl-published")])
+    (pair,) = found([ours, record("ia", **published)])
     assert pair.setting == "digits, 4 + 2 x 3, 30 and 200 epochs" and not pair.strict
-    same = [record("dne", preset="digits100"), record("ia", preset="digits100-b50-10")]
-    assert found(same)  # two names of one experiment
+    for one, other in (("digits100", "digits100-b50-5"), ("imagenet100-b50-10-patch32", "imagenet100-b50-10")):
+        assert found(
+            [record("dne", preset=one), record("ia", preset=other)]
+        )  # the stream and the network are looked at
 
 
 def test_equal_settings_go_before_others() -> None:

@@ -18,7 +18,7 @@ from dne_lab.training.batches import steps
 from dne_lab.training.optimise import Optimisation
 from dne_lab.training.run import Run
 from dne_lab.training.signals import Terminated
-from dne_lab.training.state import Cursor
+from dne_lab.training.state import Clock, Cursor, State
 
 
 @pytest.fixture(autouse=True)
@@ -307,6 +307,19 @@ def test_the_seconds_of_an_epoch_are_those_of_a_whole_one(tmp_path: Path) -> Non
     while not parts.finished:
         parts.train(seconds=0)  # a step at a time: every epoch has a break in it
     assert "last_epoch" not in parts.record.timing and parts.record.timing["by_purpose"]["learning"] > 0
-    saving_often = Run(tiny.settings("tiny"), tiny.stream(), None, device="cpu", progress=False, checkpoint_seconds=0)
-    saving_often.train()
-    assert len(saving_often.record.timing["last_epoch"]) == 3
+
+
+def test_an_epoch_holds_its_checkpoints_and_ends_with_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, now = State(), iter([0.0, 1.0, 3.0, 7.0, 15.0, 15.0, 31.0, 63.0])
+    monkeypatch.setattr("dne_lab.training.state.time.perf_counter", lambda: next(now))
+    clock = Clock()
+    clock.spend(state, "preparation")
+    clock.spend(state, "learning")  # a checkpoint in mid-epoch
+    clock.spend(state, "learning", "learn")
+    assert state.timing["last_epoch"] == [{"learn": 6.0}]
+    clock.spend(state, "learning")
+    clock.start()
+    clock.spend(state, "learning", "learn")  # what is left of an epoch
+    assert state.timing["last_epoch"] == [{"learn": 6.0}]
+    clock.spend(state, "learning", "learn")
+    assert state.timing["last_epoch"] == [{"learn": 32.0}] and state.timing["seconds"] == 63.0
