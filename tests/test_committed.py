@@ -204,7 +204,7 @@ RUNS = {
     "cifar100-small-baselines": 8,
     "digits100-baselines": 24,
     "digits100-baselines-steps": 14,
-    "digits100-widths": 17,
+    "digits100-widths": 18,
 }
 
 

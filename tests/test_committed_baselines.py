@@ -69,6 +69,28 @@ def width_table() -> pd.DataFrame:
     return frame.sort_values("F literal (G)", kind="stable")[["method", "F literal (G)", "params (M)", "LA", "AA"]]
 
 
+def test_what_the_readme_says_of_widths() -> None:
+    wide = runs_of("digits100-widths")
+    plain = [run for run in main_stream() if run.seed == 0 and run.config["precision"] == "auto"]
+    by: dict[str, list[record.Record]] = {}
+    for run in sorted([*plain, *wide], key=lambda run: run.flops_literal or 0):
+        by.setdefault(run.method, []).append(run)
+    widths = {m: [r for r in by[m] if r.config["options"].get("network", "resnet18") == "resnet18"] for m in ON_RESNETS}
+    last = {method: [run.LA or 0.0 for run in runs] for method, runs in widths.items()}
+    ends = [last[method][-1] - last[method][0] for method in ("icarl", "podnet", "foster", "der")]
+    text = "iCaRL is {:.1f}, PODNet {:.1f} and FOSTER {:.1f} points above their narrowest network"
+    assert f"with 11 times the FLOPs {text.format(*ends)}" in said() and [len(last[m]) for m in last] == [4, 4, 3, 4]
+    assert 10.5 < (widths["icarl"][-1].flops_literal or 0) / (widths["icarl"][0].flops_literal or 1) < 11.5
+    assert f"DER of width 22 {-ends[3]:.1f} below that of width 13" in said()
+    spread = [interval([r.LA for r in main_stream() if r.method == m])[1] for m in ("icarl", "podnet", "foster")]
+    assert "(± {:.1f}, {:.1f} and {:.1f})".format(*spread) in said()
+    deep = sorted((r for r in by["foster"] if r.network["width"] == 16), key=lambda r: int(r.network["name"][6:]))
+    assert "ends at {:.1f}, {:.1f}, {:.1f}, {:.1f} and {:.1f}%".format(*(run.LA for run in deep)) in said()
+    first = [run.accuracy[0][0] for run in sorted(by["dytox"], key=lambda run: run.heads[0])]
+    assert "{:.0f}% with 3 heads, then {:.0f}, {:.0f} and {:.0f}% with 7, 9 and 12".format(*first) in said()
+    assert "by less ({:.1f}, {:.1f}, {:.1f} and {:.1f}%)".format(*(run.LA for run in by["dne"])) in said()
+
+
 def test_the_table_of_cifar() -> None:
     check("### CIFAR-100", all_columns(runs_of(*CIFAR))[ON_CIFAR])
 
