@@ -124,6 +124,11 @@ class _Pool:
         self.board = Board(progress)
         self.context = _context()
 
+    def _name(self, job: Job) -> str:
+        """What a run is called on the screen: with its folder where another one has the same method and seed."""
+        alike = sum(other.title == job.title for other in self.jobs) > 1
+        return f"{job.title} ({job.folder})" if alike else job.title
+
     def work(self) -> None:
         """Trains until nothing is left to do, or a signal or the end of the time stops it."""
         each = f"{self.threads} thread{'s' * (self.threads > 1)} each"
@@ -170,7 +175,7 @@ class _Pool:
             modules = _modules(job, behind)
             order = Order(job, modules, behind, self.stream, self.until, self.threads, self.settings)
             receiver, sender = self.context.Pipe(duplex=False)
-            process = self.context.Process(target=work, args=(order, sender), name=job.title)  # type: ignore[attr-defined]
+            process = self.context.Process(target=work, args=(order, sender), name=self._name(job))  # type: ignore[attr-defined]
             process.start()
             sender.close()  # the child's end: when the child has none, the pipe is at its end
             self.running.append(_Child(job, process, receiver))
@@ -214,19 +219,19 @@ class _Pool:
             child.process.join()
             child.pipe.close()
             self.running.remove(child)
-            self.board.end(child.job.title)
+            self.board.end(self._name(child.job))
             how, message = child.ended or ("died", _cause(child.process.exitcode))
             if how == "done" or (stopping and how != "failed"):
                 return
             self.failed.append((child.job, message))
-            self.board.say(f"{child.job.title} failed: {message.splitlines()[0]}")
+            self.board.say(f"{self._name(child.job)} failed: {message.splitlines()[0]}")
             return
         if kind == "step":
             self.known |= child.reported
             child.reported = True
-            self.board.step(child.job.title, *rest)
+            self.board.step(self._name(child.job), *rest)
         elif kind == "task":
-            self.board.say(f"{child.job.title} {rest[0]}")
+            self.board.say(f"{self._name(child.job)} {rest[0]}")
         elif kind == "end":
             child.ended = (rest[0], rest[1])
 

@@ -89,6 +89,16 @@ def test_two_at_a_time_make_what_one_after_the_other_makes(
     assert again == records and snapshot(tmp_path) == before and capfd.readouterr().err == ""
 
 
+def test_runs_of_one_method_and_seed_are_told_apart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    settings = [tiny.settings(**{"learn.epochs": number}) for number in (1, 2)]
+    plan = [(config, tmp_path / f"epochs{config.learn.epochs}") for config in settings]
+    grid.execute(plan, jobs=2, **SETTINGS)
+    told = capfd.readouterr().err
+    for _, folder in plan:
+        assert f"tiny s{settings[0].seed} ({folder}) task 3/3" in told
+    assert f"tiny s{settings[0].seed} task" not in told
+
+
 def test_a_run_that_fails_stops_no_other_and_is_named(
     whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
