@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dne_lab.errors import LabError
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.series import NO_RECORD
+from dne_lab.plots.style import log_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,8 +108,7 @@ def _axes(axes: "Axes", table: "pd.DataFrame") -> None:
             text = f"{value:.2g}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
             axes.annotate(text, (x, value), (0, 6),
                           textcoords="offset points", ha="center", fontsize=6.5)  # fmt: skip
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    log_axis(axes, table["seconds"].max() / table["seconds"].min(), vertical=True)
     axes.set_xticks(range(len(tasks)), [str(task) for task in tasks])
     axes.grid(axis="x", visible=False)
     axes.margins(x=0.15, y=0.1)

@@ -76,11 +76,12 @@ def style(method: str) -> Style:
     return STYLES[method] if method in STYLES else OTHERS[zlib.crc32(method.encode()) % len(OTHERS)]
 
 
-def log_axis(axes: "Axes", span: float) -> None:
-    """A logarithmic horizontal axis of plain numbers, with ticks at 1, 2 and 5 where it spans less than two decades."""
+def log_axis(axes: "Axes", span: float, vertical: bool = False) -> None:
+    """A logarithmic axis of plain numbers, with ticks at 1, 2 and 5 where it spans less than two decades."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 100 else (1.0,)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axis = axes.yaxis if vertical else axes.xaxis
+    (axes.set_yscale if vertical else axes.set_xscale)("log")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 100 else (1.0,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
