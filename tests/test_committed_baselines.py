@@ -88,6 +88,9 @@ def test_what_the_readme_says_of_widths() -> None:
     assert "ends at {:.1f}, {:.1f}, {:.1f}, {:.1f} and {:.1f}%".format(*(run.LA for run in deep)) in said()
     first = [run.accuracy[0][0] for run in sorted(by["dytox"], key=lambda run: run.heads[0])]
     assert "{:.0f}% with 3 heads, then {:.0f}, {:.0f} and {:.0f}% with 7, 9 and 12".format(*first) in said()
+    (check,) = runs_of("digits100-widths-check")
+    assert check.heads == [12] and check.config["learn"]["lr"] == 1e-3 and check.validation == 0.2 and check.finished
+    assert f"learn task 1 to {check.accuracy[0][0]:.0f}% and end at {check.LA:.0f}%" in said()
     assert "by less ({:.1f}, {:.1f}, {:.1f} and {:.1f}%)".format(*(run.LA for run in by["dne"])) in said()
 
 
@@ -96,11 +99,13 @@ def test_the_table_of_cifar() -> None:
 
 
 def test_what_the_readme_says_of_cifar() -> None:
-    la = {run.method: run.LA or 0.0 for run in runs_of(*CIFAR)}
+    small = [run for run in runs_of(*CIFAR) if run.heads in ([], [4], [4, 1, 1, 1, 1, 1])]
+    la = {run.method: run.LA or 0.0 for run in small}
     values = [f"{la[method]:.1f}" for method in ("der", "foster", "icarl", "podnet")]
     text = "DER ({}%, with six networks), FOSTER ({}), iCaRL ({}) and PODNet ({}) follow each other".format(*values)
     assert text in said() and la["der"] > la["foster"] > la["icarl"] > la["podnet"]
-    runs = {run.method: run for run in runs_of(*CIFAR)}
+    runs = {run.method: run for run in small}
+    assert len(runs) == len(small) == 15
     assert f"the transformer is at {runs['dne'].accuracy[0][0]:.1f}%" in said()
     gain, size = la["dne"] - la["ia"], runs["dne"].params["total"] / runs["ia"].params["total"]
     assert f"keep DNE {gain:.1f} points above IA, with {size:.1f} times the parameters" in said()
@@ -116,6 +121,10 @@ def test_what_the_readme_says_of_cifar() -> None:
     assert f"DNE with {size:.2f} times its parameters" in said()
     assert f"the last of them, {la['dne'] - la['dytox']:.1f} below DNE" in said()
     assert f"Joint training reaches no more than {la['joint']:.1f}%" in said() and la["joint"] - la["dytox"] < 12
+    (even,) = (run for run in runs_of(*CIFAR) if run.method == "ia" and run.heads == [4] * 6)
+    told = f"four heads in every expert ends at {even.LA:.1f}%, DNE (k = 1) at {la['dne']:.1f}%"
+    dear = (even.flops_literal or 0) / (runs["dne"].flops_literal or 1)
+    assert f"{told}, for {dear:.1f} times DNE's literal FLOPs" in said()
 
 
 def test_what_was_chosen() -> None:
