@@ -117,8 +117,11 @@ def test_what_the_readme_says_of_cifar() -> None:
     assert max(kept, key=lambda method: la[method]) == "replay" and min(kept, key=lambda method: la[method]) == "dytox"
     assert max(kept, key=lambda method: runs[method].forgetting or 0.0) == "replay"
     above, size = la["replay"] - la["dne"], runs["replay"].params["total"] / runs["dne"].params["total"]
-    assert f"plain replay ({la['replay']:.1f}) is above all that grow, by {above:.1f} points above DNE with " in said()
-    assert f"DNE with {size:.2f} times its parameters" in said()
+    assert (
+        f"plain replay ({la['replay']:.1f}) is above all that grow, by {above:.1f} points above DNE (k = 1) with "
+        in said()
+    )
+    assert f"DNE (k = 1) with {size:.2f} times its parameters" in said()
     assert f"the last of them, {la['dne'] - la['dytox']:.1f} below DNE" in said()
     assert f"Joint training reaches no more than {la['joint']:.1f}%" in said() and la["joint"] - la["dytox"] < 12
     (even,) = (run for run in runs_of(*CIFAR) if run.method == "ia" and run.heads == [4] * 6)
