@@ -183,9 +183,9 @@ def measurements(paths: Iterable[str | Path]) -> dict[str, Figure]:
     made = {"cost_growth": growth.cost_growth(costs)} if costs else {}
     if any(cost.tasks == growth.TWENTY_SIX for cost in costs):
         made["figure_6e"] = growth.figure_6e(costs)
-    devices = {
-        _device(bench): [other for other in benchmarks if _device(other) == _device(bench)] for bench in benchmarks
-    }
+    devices: dict[str, list[dict[str, Any]]] = {}
+    for bench in benchmarks:
+        devices.setdefault(_device(bench), []).append(bench)
     for device, some in sorted(devices.items()):
         # one that also measured the device's rates, which set the limit
         made["_".join(filter(None, ("step_time", device)))] = limits.step_time(max(some, key=lambda b: "rates" in b))

@@ -2,21 +2,13 @@
 
 import json
 
-from test_committed import FIGURES, ROOT, rows_of
+from test_committed import FIGURES, rows_of
+from test_committed_baselines import readme, said
 
 from dne_lab import presets
 from dne_lab.measure import record
 
 PAPER_SIZE = FIGURES / "gpu"  # not among the records: too short to say anything of methods
-
-
-def readme() -> str:
-    return (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def said() -> str:
-    """The README without its line breaks."""
-    return " ".join(readme().split())
 
 
 def test_the_speed_on_a_gpu() -> None:

@@ -48,9 +48,9 @@ def pairs(
     classes, memory, the schedule of the presets that describe it, and as many epochs, unless both have those of their
     presets (a published recipe has its own, which belongs to the method).
 
-    Where some of them differ in method and heads alone, only those are paired: methods with recipes of their own
-    are compared as they are, variants of one network under equal settings. Runs on validation
-    images are left out, and so are pairs without a common seed. ``same_heads`` asks for equal heads of all experts.
+    Where some of them differ in method and heads alone, only those are paired: methods with recipes of their own are
+    compared as they are, variants of one network under equal settings. Runs on validation images are left out, and so
+    are pairs without a common seed. ``same_heads`` asks for equal heads of all experts.
     """
     usable = [group for group in groups if not group.first.validation and not group.first.joint]
     found: list[Pair] = []

@@ -122,15 +122,15 @@ class Part(widgets.VBox):
 
     def update(self) -> None:
         """Brings the screen up to date; raises a `LabError` where there is nothing to see."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define update()")
 
     def figure(self) -> Figure:
         """What is on the screen, as a figure with its table."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define figure()")
 
     def numbers(self) -> "pd.DataFrame":
         """What the CSV button saves: the weights, keys or logits behind the view."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define numbers()")
 
     def _png(self) -> tuple[str, str, bytes]:
         figure = self.figure()
