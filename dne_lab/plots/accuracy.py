@@ -9,6 +9,7 @@ from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.plots import matrices
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.labels import Tag, place
 from dne_lab.plots.series import drawn, one_dataset, over, room, scale, seeds, series, with_missing
 from dne_lab.plots.style import log_axis
 
@@ -146,6 +147,8 @@ def _cost_axes(axes: "Axes", table: "pd.DataFrame") -> None:
 
     unit, factor = _unit(table)
     costs = []
+    tags: list[Tag] = []
+    paths: list[list[tuple[float, float]]] = []
     marks = drawn(table, "F spent (G)", "params (M)")
     methods = [str(rows["method"].iloc[0]) for _, rows, _, _ in marks]
     for label, rows, look, _ in marks:
@@ -160,8 +163,13 @@ def _cost_axes(axes: "Axes", table: "pd.DataFrame") -> None:
             axes.scatter(literal, last, s=area, marker=marker, zorder=2, **paint)
         axes.errorbar(spent, last, yerr=row["+-"], color=look.colour, linewidth=1, capsize=2, zorder=3)
         axes.scatter(spent, last, s=area, marker=marker, color=look.colour, zorder=3)
-        if methods.count(row["method"]) > 1:  # the same colour and marker: only its name tells it apart
-            axes.annotate(label, (spent, last), (0, 9), textcoords="offset points", ha="center", fontsize=7)
+        alike = methods.count(row["method"]) > 1  # the same colour and marker: only its name tells it apart
+        tags += [Tag(label if alike else "", spent, last, look.colour, area)] if spent == spent else []
+        if row["+-"] == row["+-"]:  # an interval
+            paths.append([(spent, last - row["+-"]), (spent, last + row["+-"])])
+        if literal == literal and spent == spent:
+            tags.append(Tag("", literal, last, look.colour, area))
+            paths.append([(spent, last), (literal, last)])
         axes.plot([], [], linestyle="", marker=marker, color=look.colour, label=label)
         costs += [cost for cost in (spent, literal) if cost == cost]
     if costs and max(costs) > 20 * min(costs) > 0:
@@ -174,6 +182,7 @@ def _cost_axes(axes: "Axes", table: "pd.DataFrame") -> None:
     axes.set_ylabel("last accuracy (%)")
     if costs:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    place(axes, tags, paths)
 
 
 def _cost_plotly(figure: Any, table: "pd.DataFrame") -> None:
