@@ -24,6 +24,10 @@ AUGMENTATIONS = ("crop", "flip", "affine", "randaugment", "autoaugment", "cutout
 POLICIES = ("shared", "fixed")
 PRECISIONS = ("float32", "bf16", "auto")
 
+# Fields that are younger than committed records, each with the value under which a run is what it was without them.
+# They are left out of a configuration's identity there, so that its hash stays what an older record says.
+ADDED: dict[str, Any] = {}
+
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
@@ -199,9 +203,15 @@ class Config:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def identity(self) -> dict[str, Any]:
-        """`to_dict` without the place of the data, which may move: what has to be equal for two runs to be the same."""
+        """What has to be equal for two runs to be the same: `to_dict` without the place of the data, which may move, and
+        without younger fields that change nothing (`ADDED`)."""
         tree = self.to_dict()
         del tree["data"]["path"]
+        for name, before in ADDED.items():
+            *parents, leaf = name.split(".")
+            group = tree[parents[0]] if parents else tree
+            if group.get(leaf) == before:
+                del group[leaf]
         return tree
 
     @property
