@@ -67,11 +67,19 @@ def reproduce(
 
 @app.command()
 def run(
-    methods: Annotated[str, typer.Argument(metavar="METHOD[,METHOD...]", help=METHODS)],
+    context: typer.Context,
+    methods: Annotated[str | None, typer.Argument(metavar="METHOD[,METHOD...]", help=METHODS)] = None,
     preset: Preset = "digits",
     changes: Settings = None,
     seeds: Seeds = "0",
-    out: Annotated[Path, typer.Option(help="Folder of the runs: <out>/<method>-<preset>-s<seed>.")] = Path("runs"),
+    grid: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The runs of a list (JSON) in place of METHOD; --dry-run shows their state."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the runs: <out>/<method>-<preset>-s<seed>; default: runs, of a list runs/<list>."),
+    ] = None,
     jobs: Annotated[
         str, typer.Option(metavar="N|auto", help="Runs at a time; auto: one a core as memory allows, one on a GPU.")
     ] = "1",
@@ -98,7 +106,17 @@ def run(
     from dne_lab.training.api import usable
 
     at_a_time = count(jobs)
-    plan = running.plan(methods, preset, changes or [], numbers(seeds), out)
+    if grid is not None:
+        given = [name for name in ("methods", "preset", "changes", "seeds") if _given(context, name)]
+        if given:
+            raise LabError("--grid FILE says which runs: leave out METHOD, --preset, --set and --seeds.")
+        plan = running.plan_of_list(grid, out, dry_run, as_json)
+        if dry_run:
+            return
+    elif methods is None:
+        raise LabError("name one or more methods, e.g. dne-lab run ia,sta,dne, or a list of runs: --grid FILE.")
+    else:
+        plan = running.plan(methods, preset, changes or [], numbers(seeds), out or Path("runs"))
     if dry_run:
         rest = {"--device": device, "--stop-after": stop_after, "--download": download}
         rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None}
@@ -272,6 +290,12 @@ def lab(
         raise LabError(f"there is no folder {folder} here. Run this in the project's folder, or give --folder.")
     server = ["--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={folder.resolve()}"]
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *server])
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def main() -> None:

@@ -203,8 +203,8 @@ class Config:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def identity(self) -> dict[str, Any]:
-        """What has to be equal for two runs to be the same: `to_dict` without the place of the data, which may move, and
-        without younger fields that change nothing (`ADDED`)."""
+        """What has to be equal for two runs to be the same: `to_dict` without the place of the data, which may move,
+        and without younger fields that change nothing (`ADDED`)."""
         tree = self.to_dict()
         del tree["data"]["path"]
         for name, before in ADDED.items():

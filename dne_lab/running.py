@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from dne_lab.errors import LabError
 from dne_lab.measure import tables
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import grid
+from dne_lab.training import grid, run_list
 from dne_lab.training.folder import finished
 from dne_lab.training.pool import RunsFailed
 
@@ -36,9 +37,19 @@ def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any]) -> list[
 
 
 def download(runs: grid.Plan) -> None:
-    """Fetches the data set of the runs if it is missing."""
-    data = runs[0][0].data
-    open_source(data.name, path=data.path, size=data.size, download=True)
+    """Fetches the data sets of the runs where they are missing."""
+    for name, path, size in {(config.data.name, config.data.path, config.data.size) for config, _ in runs}:
+        open_source(name, path=path, size=size, download=True)
+
+
+def plan_of_list(file: Path, out: Path | None, dry_run: bool, as_json: bool) -> grid.Plan:
+    """The runs of a list (`run_list.read`); says on stderr, or for a ``dry_run`` on stdout, how far each one is."""
+    listed = run_list.read(file, out)
+    if dry_run:
+        print(json.dumps(run_list.states(listed), indent=1) if as_json else run_list.text(listed))
+    else:
+        print(run_list.summary(listed), file=sys.stderr, flush=True)
+    return [(run.config, run.folder) for run in listed]
 
 
 def execute(runs: grid.Plan, as_json: bool, **how: Any) -> None:

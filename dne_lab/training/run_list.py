@@ -1,0 +1,172 @@
+"""A list of runs as data: what is to be trained, what for, and how far it is. The folder of each run is its state.
+
+The file is a JSON list, most informative run first, and lies beside the records that come of it (``grid.json``)::
+
+    [{"name": "dne-s0", "method": "dne", "preset": "cifar100-medium", "settings": {"network.heads": "4,1"}, "seed": 0,
+      "purpose": "gate G5: does the attention of a task attention block matter", "core_hours": 1.2}]
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dne_lab import fields
+from dne_lab.config import Config
+from dne_lab.errors import LabError
+from dne_lab.methods import base
+from dne_lab.training.folder import CONFIG, RunFolder, record_in
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FINISHED, NOT_BEGUN = "finished", "not begun"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a list. ``name`` is that of its folder, ``settings`` are dotted fields as after ``--set``.
+
+    ``core_hours``: how long it is expected to take on one core; ``purpose``: what it is for.
+    """
+
+    name: str = ""
+    method: str = ""
+    preset: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    purpose: str = ""
+    core_hours: float | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w+=,-][\w.+=,-]*", self.name):
+            raise LabError(f"name = {self.name!r}: every run needs one that can be a folder's, e.g. dne-s0.")
+        if not self.method:
+            raise LabError("method is missing, e.g. dne.")
+        for name in self.settings:
+            if name in ("method", "preset", "seed"):
+                raise LabError(f"settings.{name}: give {name} beside the settings, not among them.")
+
+    def config(self) -> Config:
+        """The resolved configuration."""
+        return base.configure(self.method, self.preset, self.settings, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An entry with its configuration and its folder."""
+
+    entry: Entry
+    config: Config
+    folder: Path
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks the run has; all classes are one to a joint model."""
+        return 1 if base.find(self.config.method).joint else len(self.config.data.tasks)
+
+    def tasks_done(self) -> int:
+        """How many tasks its folder has finished."""
+        record = record_in(self.folder)
+        return 0 if record is None else len(record.seen_accuracy)
+
+    @property
+    def state(self) -> str:
+        """``finished``, ``at task 3 of 6`` or ``not begun``."""
+        record = record_in(self.folder)
+        if record is not None and record.finished:
+            return FINISHED
+        if record is None and not (self.folder / CONFIG).exists():
+            return NOT_BEGUN
+        return f"at task {self.tasks_done() + 1} of {self.tasks}"
+
+
+def read(file: Path, out: Path | None = None) -> list[Listed]:
+    """The runs of a list, each in the folder ``out / name``; default ``out``: ``runs/`` and what the list is called.
+
+    Nothing is written.
+
+    Raises:
+        LabError: no JSON list, an unknown method, preset or field, two runs of one name or configuration, a folder that
+            holds another configuration than the list asks for now (says which run, and what differs).
+    """
+    trees = _trees(file)
+    out = Path("runs") / title(file) if out is None else out
+    found: list[Listed] = []
+    for number, tree in enumerate(trees, start=1):
+        where = f"{file}, run {number}"
+        try:
+            entry = fields.build(Entry, tree)
+            where += f" ({entry.name})"
+            listed = Listed(entry, entry.config(), out / entry.name)
+            for other in found:
+                if other.entry.name == entry.name:
+                    raise LabError("another run of the list has this name. Give it another one.")
+                if other.config.sha256 == listed.config.sha256:
+                    raise LabError(f"is the same run as {other.entry.name}. Leave one of them out.")
+            RunFolder(listed.folder).check(listed.config)
+        except LabError as error:
+            raise LabError(f"{where}: {error}") from None
+        found.append(listed)
+    return found
+
+
+def title(file: Path) -> str:
+    """What a list is called: its file, or for ``grid.json`` the folder that it lies in."""
+    return file.resolve().parent.name if file.stem == "grid" else file.stem
+
+
+def _trees(file: Path) -> list[Any]:
+    try:
+        trees = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LabError(f"{file} cannot be read: {error.strerror or error}. Name a list of runs (JSON).") from None
+    except ValueError as error:  # also of bytes that are no text
+        raise LabError(f"{file} is no list of runs: not JSON ({error}).") from None
+    if not isinstance(trees, list) or not trees:
+        raise LabError(f'{file} is no list of runs: it needs [{{"name": ..., "method": ..., "preset": ...}}, ...].')
+    return trees
+
+
+def table(runs: list[Listed]) -> "pd.DataFrame":
+    """A row a run, in the order of the list: name, state, LA and wall-clock hours so far, core-hours, purpose."""
+    import pandas as pd
+
+    rows = []
+    for run in runs:
+        record = record_in(run.folder)
+        rows.append({
+            "run": run.entry.name,
+            "state": run.state,
+            "LA": record.LA if record is not None and record.finished else None,
+            "hours so far": None if record is None or record.seconds is None else record.seconds / 3600,
+            "core-hours expected": run.entry.core_hours,
+            "for": run.entry.purpose,
+        })  # fmt: skip
+    numbers = {"LA": float, "hours so far": float, "core-hours expected": float}
+    return pd.DataFrame(rows).astype(numbers)
+
+
+def left(runs: list[Listed]) -> float:
+    """Core-hours that are expected to be left: of a run that has begun, its share of tasks not finished."""
+    return sum((run.entry.core_hours or 0.0) * (1 - run.tasks_done() / run.tasks) for run in runs)
+
+
+def states(runs: list[Listed]) -> list[dict[str, Any]]:
+    """The entries, each with its folder and its state, JSON-able."""
+    return [asdict(run.entry) | {"folder": str(run.folder), "state": run.state} for run in runs]
+
+
+def summary(runs: list[Listed]) -> str:
+    """What is done and what is left, in a line."""
+    found = [run.state for run in runs]
+    done, begun = found.count(FINISHED), len(found) - found.count(FINISHED) - found.count(NOT_BEGUN)
+    return f"{done} of {len(runs)} runs are finished, {begun} have begun; about {left(runs):.1f} core-hours are left."
+
+
+def text(runs: list[Listed]) -> str:
+    """The table and the summary."""
+    from dne_lab.measure import tables
+
+    return tables.to_text(table(runs)) + summary(runs)
