@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,10 @@ PRECISIONS = ("float32", "bf16", "auto")
 
 # Fields that are younger than committed records, each with the value under which a run is what it was without them.
 # They are left out of a configuration's identity there, so that its hash stays what an older record says.
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {"data.order_rule": None}
+
+# Class orders that follow from the seed, so that the seeds of a protocol also vary the order.
+ORDER_RULES: dict[str, Callable[[int], str]] = {"podnet_seed": lambda seed: f"podnet_{seed % 3 + 1}"}
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -47,6 +51,9 @@ class Data:
     ``order`` is a named class order, "identity", a seed, or a comma-separated permutation (of some of the classes for a
     slice of a stream); ``size`` is the side in pixels that images of a folder are brought to; ``validation`` > 0
     replaces the test images by that share of the training images, for choosing hyper-parameters.
+
+    ``order`` = podnet_seed is podnet_1, podnet_2 and podnet_3 for seeds 0, 1 and 2, and so on: a run's ``order`` is the
+    one that it has, and its ``order_rule`` (not given by hand) says that it follows from the seed.
     """
 
     name: str = "digits"
@@ -55,8 +62,11 @@ class Data:
     tasks: tuple[int, ...] = (4, 2, 2, 2)
     order: str = "identity"
     validation: float = 0.0
+    order_rule: str | None = None
 
     def __post_init__(self) -> None:
+        if self.order_rule is not None:
+            _choice("data.order_rule", self.order_rule, tuple(ORDER_RULES))
         if not self.tasks or min(self.tasks) < 1:
             raise LabError(f"data.tasks = {self.tasks}: needs at least one task of at least one class, e.g. 50,10,10.")
         if not 0 <= self.validation < 1:
@@ -197,6 +207,10 @@ class Config:
 
     def __post_init__(self) -> None:
         _choice("precision", self.precision, PRECISIONS)
+        rule = self.data.order if self.data.order in ORDER_RULES else self.data.order_rule
+        if rule is not None:
+            data = dataclasses.replace(self.data, order=ORDER_RULES[rule](self.seed), order_rule=rule)
+            object.__setattr__(self, "data", data)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able nested dictionary; `from_dict` is its inverse."""
@@ -250,6 +264,8 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
         for inner, wanted in value.items():
             _set(tree, f"{name}.{inner}", wanted)
         return
+    if name == "data.order":
+        node["order_rule"] = None  # an order given by hand no longer follows from the seed
     if name == "network.heads" and (isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit())):
         value = [node[leaf][0], int(value)]  # one number: heads of every later expert
     node[leaf] = _plain(value) if parents[:1] == ["options"] and isinstance(value, str) else value

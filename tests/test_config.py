@@ -1,18 +1,24 @@
 """A configuration is data: values checked where they are made, the same text and hash everywhere."""
 
 import dataclasses
+import hashlib
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dne_lab import config, fields
+from dne_lab import config, fields, presets
 from dne_lab.config import Config, Data, Loss, Memory, Network, Recipe, from_dict
 from dne_lab.errors import LabError
+from dne_lab.measure.record import find
+from dne_lab.training.recording import settings_sha256
+
+ROOT = Path(__file__).parent.parent
 
 counts = st.integers(1, 500)
 lists = st.lists(st.integers(1, 60), min_size=1, max_size=6).map(tuple)
@@ -208,3 +214,29 @@ def test_a_group_within_the_options_is_set_field_by_field():
         one.with_changes({"options.later": 3})
     with pytest.raises(LabError, match=r"unknown field 'options\.loss\.x'"):
         one.with_changes({"options.loss.x": 3})
+
+
+def test_a_class_order_may_follow_from_the_seed():
+    made = presets.resolve("cifar100-small", {"data.order": "podnet_seed"}, method="ia", seed=1)
+    assert made.data.order == "podnet_2" and made.data.order_rule == "podnet_seed"
+    orders = [dataclasses.replace(made, seed=seed).data.order for seed in range(4)]
+    assert orders == ["podnet_1", "podnet_2", "podnet_3", "podnet_1"]
+    assert from_dict(made.to_dict()) == made and from_dict(made.identity()).sha256 == made.sha256
+    seeds = [settings_sha256(dataclasses.replace(made, seed=seed)) for seed in range(3)]
+    assert len(set(seeds)) == 1  # they are averaged
+    fixed = made.with_changes({"data.order": "podnet_2"})
+    assert dataclasses.replace(fixed, seed=5).data.order == "podnet_2" and fixed.data.order_rule is None
+    assert settings_sha256(fixed) != seeds[0] and fixed.sha256 != made.sha256
+    assert made.with_changes({"learn.epochs": 3}).data == made.data
+    with pytest.raises(LabError, match="unknown data.order_rule 'mine'"):
+        made.with_changes({"data.order_rule": "mine"})
+
+
+def test_committed_records_keep_the_hash_of_their_configuration():
+    records = [r for r in find(ROOT / "figures" / "records") if r.config]
+    assert len(records) > 100
+    for record in records:
+        tree = from_dict(record.config).identity()
+        tree["data"]["path"] = None  # the oldest records hashed it too
+        oldest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+        assert record.config_sha256 in (from_dict(record.config).sha256, oldest), record.id

@@ -85,6 +85,19 @@ def tasks_text(tasks: Sequence[int]) -> str:
     return " + ".join(parts)
 
 
+def order_of(record: Record) -> Any:
+    """The class order, or the rule by which it follows from the seed: what runs of several seeds have in common."""
+    return record.config.get("data", {}).get("order_rule") or record.class_order
+
+
+def seedless(record: Record) -> dict[str, Any]:
+    """The configuration without the seed, and without a class order that follows from it."""
+    tree = {name: value for name, value in record.config.items() if name != "seed"}
+    if tree.get("data", {}).get("order_rule"):
+        tree["data"] = {name: value for name, value in tree["data"].items() if name != "order"}
+    return tree
+
+
 def title(record: Record) -> str:
     """The method's name in tables and figures; expansion methods with their heads, e.g. ``DNE (k = 1)``.
 
@@ -173,9 +186,9 @@ def _settings(record: Record) -> dict[str, Any]:
         "preset": record.preset,
         "memory": f"{record.memory.get('budget')} {record.memory.get('policy')}",
         "network": json.dumps(record.network, sort_keys=True),
-        "class order": record.class_order,
+        "class order": order_of(record),
         "validation": record.validation,
-        **_flat({name: value for name, value in record.config.items() if name != "seed"}),
+        **_flat(seedless(record)),
         "settings": record.settings_sha256[:8],
     }
 

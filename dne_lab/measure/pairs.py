@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dne_lab import presets
-from dne_lab.measure.groups import Group, tasks_text
+from dne_lab.measure.groups import Group, order_of, seedless, tasks_text
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 
@@ -68,7 +68,7 @@ def pairs(
 def stream_of(record: Record) -> str:
     """What two methods must learn from: images, tasks, classes, memory."""
     return json.dumps(
-        [record.dataset, record.tasks, record.class_order, record.memory.get("budget"), record.memory.get("policy")]
+        [record.dataset, record.tasks, order_of(record), record.memory.get("budget"), record.memory.get("policy")]
     )
 
 
@@ -86,5 +86,5 @@ def is_method(*names: str) -> Callable[[Record], bool]:
 def _rest(record: Record) -> str:
     """The configuration but for method, seed and heads."""
     network = {name: value for name, value in record.network.items() if name != "heads"}
-    rest: dict[str, Any] = {n: v for n, v in record.config.items() if n not in ("method", "seed", "network", "preset")}
+    rest: dict[str, Any] = {n: v for n, v in seedless(record).items() if n not in ("method", "network", "preset")}
     return json.dumps([network, rest, record.heads[:1], record.epochs], sort_keys=True)

@@ -83,9 +83,12 @@ def record_of(run: "Handle") -> Record:
 
 
 def settings_sha256(config: Config) -> str:
-    """Identity of a configuration without its seed: only runs that share it are averaged."""
+    """Identity of a configuration without its seed and a class order that follows from it: only runs that share it are
+    averaged."""
     tree = config.identity()
     del tree["seed"]
+    if config.data.order_rule is not None:
+        del tree["data"]["order"]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

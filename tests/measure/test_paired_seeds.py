@@ -78,3 +78,16 @@ def test_forgetting_by_task() -> None:
     matrix = [[90.0], [80.0, 70.0], [85.0, 75.0, 60.0]]
     assert forgetting_by_task(matrix) == [5.0, -5.0]
     assert forgetting(matrix) == 0.0 and forgetting([[90.0]]) is None and forgetting_by_task([[90.0]]) == []
+
+
+def test_seeds_whose_class_order_follows_from_them_are_averaged_and_paired() -> None:
+    def ruled(method: str, seed: int, rule: str | None = "podnet_seed") -> Record:
+        order = [*range(seed, 10), *range(seed)]
+        data = {"order": f"podnet_{seed + 1}", "order_rule": rule} if rule else {"order": f"podnet_{seed + 1}"}
+        return record(method, seed, class_order=order, config={"seed": seed, "data": data})
+
+    made = [*(ruled("dne", seed) for seed in range(3)), *(ruled("ia", seed) for seed in (1, 2))]
+    assert sorted(len(group.records) for group in groups(made)) == [2, 3]
+    (pair,) = found(made)
+    assert pair.strict and pair.seeds == [1, 2]
+    assert len(groups([ruled("dne", seed, None) for seed in range(3)])) == 3
