@@ -186,9 +186,9 @@ def test_a_transformer_beside_a_residual_network_is_said() -> None:
 def test_notebooks_are_linked_where_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    (folder / "08_accuracy_against_scale.ipynb").touch()
+    (folder / "09_accuracy_against_scale.ipynb").touch()
     text = status.to_readme(Evidence(), folder)
-    assert "[08](notebooks/08_accuracy_against_scale.ipynb)" in text and "| 04 |" in text
+    assert "[09](notebooks/09_accuracy_against_scale.ipynb)" in text and "| 04 |" in text
 
 
 def test_evidence_is_found_in_folders(tmp_path: Path) -> None:
