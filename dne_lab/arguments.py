@@ -53,7 +53,12 @@ def count(text: str, option: str = "--jobs") -> int | str:
 
 
 # Fields that have a place of their own on the command line: set twice, one of the two would be ignored.
-GIVEN = {"method": "name the method after the command", "preset": "use --preset", "seed": "use --seeds"}
+GIVEN = {
+    "method": "name the method after the command",
+    "preset": "use --preset",
+    "seed": "use --seeds",
+    "start": "use --from RUN --after T",
+}
 
 
 def settings(pairs: list[str] | None) -> dict[str, str]:

@@ -76,6 +76,11 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="The runs of a list (JSON) in place of METHOD; --dry-run shows their state."),
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="With --after: go on from another run's state, with other --set."),
+    ] = None,
+    after: Annotated[int | None, typer.Option(metavar="T", help="With --from: behind this task of it.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the runs: <out>/<method>-<preset>-s<seed>; default: runs, of a list runs/<list>."),
@@ -96,6 +101,8 @@ def run(
 
     Finished runs are skipped, and the expansion methods of a seed share their first task.
 
+    The last task in another way: dne-lab run --from runs/dne-digits-s0 --after 3 --set learn.epochs=60
+
     A table of many methods: dne-lab run ia,dne,icarl,dytox --preset digits100,small --seeds 0-2 --jobs auto
 
     With --jobs 2 or more each run has its own process and its part of the cores. It starts when there is memory for it,
@@ -106,9 +113,18 @@ def run(
     from dne_lab.training.api import usable
 
     at_a_time = count(jobs)
+    if (source is None) != (after is None):
+        raise LabError("--from RUN and --after T belong together: behind which task of which run?")
+    if source is not None and after is not None:
+        if grid is not None or dry_run or download or jobs != "1" or _given(context, "methods", "preset"):
+            raise LabError("--from RUN says which run: give --after, --set, --seeds, --out and how long, no more.")
+        running.go_on(
+            source, after, changes or [], numbers(seeds) if _given(context, "seeds") else None, out or Path("runs"),
+            as_json, seconds=stop_after, device=usable(device), checkpoint_seconds=checkpoint_every,
+        )  # fmt: skip
+        return
     if grid is not None:
-        given = [name for name in ("methods", "preset", "changes", "seeds") if _given(context, name)]
-        if given:
+        if _given(context, "methods", "preset", "changes", "seeds"):
             raise LabError("--grid FILE says which runs: leave out METHOD, --preset, --set and --seeds.")
         plan = running.plan_of_list(grid, out, dry_run, as_json)
         if dry_run:
@@ -292,10 +308,10 @@ def lab(
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *server])
 
 
-def _given(context: typer.Context, name: str) -> bool:
-    """Whether a parameter stands on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+def _given(context: typer.Context, *names: str) -> bool:
+    """Whether one of these parameters stands on the command line."""
+    sources = [context.get_parameter_source(name) for name in names]
+    return any(source is not None and source.name == "COMMANDLINE" for source in sources)
 
 
 def main() -> None:

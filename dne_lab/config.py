@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ PRECISIONS = ("float32", "bf16", "auto")
 
 # Fields that are younger than committed records, each with the value under which a run is what it was without them.
 # They are left out of a configuration's identity there, so that its hash stays what an older record says.
-ADDED: dict[str, Any] = {"data.order_rule": None}
+ADDED: dict[str, Any] = {"data.order_rule": None, "start": None}
 
 # Class orders that follow from the seed, so that the seeds of a protocol also vary the order.
 ORDER_RULES: dict[str, Callable[[int], str]] = {"podnet_seed": lambda seed: f"podnet_{seed % 3 + 1}"}
@@ -191,7 +192,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Config:
-    """One run. ``learn`` is stage 1, ``tune`` stage 2, ``options`` the switches of the method's own."""
+    """One run. ``learn`` is stage 1, ``tune`` stage 2, ``options`` the switches of the method's own.
+
+    ``start`` is set by `Run.fork` (after=T): the run goes on behind task T of another one, whose tasks up to T were
+    learned under that one's configuration; "0123456789ab@3" is the start of its hash, and T.
+    """
 
     method: str = "dne"
     preset: str = ""
@@ -204,9 +209,12 @@ class Config:
     tune: Recipe = field(default_factory=Recipe)
     memory: Memory = field(default_factory=Memory)
     options: dict[str, Any] = field(default_factory=dict)
+    start: str | None = None
 
     def __post_init__(self) -> None:
         _choice("precision", self.precision, PRECISIONS)
+        if self.start is not None and not re.fullmatch(r"[0-9a-f]{12}@[1-9]\d*", self.start):
+            raise LabError(f"start = {self.start}: is not set by hand, but by --from RUN --after T.")
         rule = self.data.order if self.data.order in ORDER_RULES else self.data.order_rule
         if rule is not None:
             data = dataclasses.replace(self.data, order=ORDER_RULES[rule](self.seed), order_rule=rule)

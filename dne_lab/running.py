@@ -1,8 +1,11 @@
-"""The command `run`: a grid of methods and seeds, trained or shown as commands, and the table of its records."""
+"""The command `run`: a grid, a list of runs or what follows a task of another run, and the table of the records."""
 
 import json
+import math
+import re
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,10 @@ from dne_lab.errors import LabError
 from dne_lab.measure import tables
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import grid, run_list
-from dne_lab.training.folder import finished
+from dne_lab.training import grid, run_list, sharing
+from dne_lab.training.folder import LAST, RunFolder, finished
 from dne_lab.training.pool import RunsFailed
+from dne_lab.training.run import Run
 
 
 def plan(methods: str, preset: str, changes: list[str], seeds: list[int], out: Path) -> grid.Plan:
@@ -50,6 +54,46 @@ def plan_of_list(file: Path, out: Path | None, dry_run: bool, as_json: bool) -> 
     else:
         print(run_list.summary(listed), file=sys.stderr, flush=True)
     return [(run.config, run.folder) for run in listed]
+
+
+def go_on(
+    path: Path,
+    after: int,
+    changes: list[str],
+    seeds: list[int] | None,
+    out: Path,
+    as_json: bool,
+    seconds: float | None = None,
+    **how: Any,
+) -> None:
+    """Learns what follows task ``after`` of the run in ``path`` with other settings, and prints the records.
+
+    Every seed (default: that run's) has a folder ``<run>-after<task>-<changes>``, which the same call goes on with.
+
+    Raises:
+        LabError: what `Handle.fork` raises; a folder that holds something else.
+    """
+    source, changed = Run.open(path, **how), settings(changes)
+    plan: grid.Plan = []
+    for seed in [source.config.seed] if seeds is None else seeds:
+        config = source.config.with_changes(changed | {"seed": seed})
+        own = [*(f"{name}={value}" for name, value in changed.items()), *([] if seeds is None else [f"s{seed}"])]
+        name = "-".join([path.stem if path.is_file() else path.resolve().name, f"after{after}", *own])
+        plan.append((sharing.behind(config, source.config, after), out / re.sub(r"[^\w.+=,-]+", "_", name)[:200]))
+    for config, folder in plan:
+        RunFolder(folder).check(config)
+    records: list[Record] = []
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    for config, folder in plan:
+        if (record := finished(folder)) is None:
+            if records and time.monotonic() >= deadline:
+                break
+            begun = RunFolder(folder).has(LAST)
+            run = Run(config, None, folder, **how) if begun else sharing.fork(source, config, folder, after)
+            run.train(None if seconds is None else max(0.0, deadline - time.monotonic()))
+            record = run.record
+        records.append(record)
+    print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(plan, records))
 
 
 def execute(runs: grid.Plan, as_json: bool, **how: Any) -> None:

@@ -228,7 +228,7 @@ def test_a_class_order_may_follow_from_the_seed():
     assert dataclasses.replace(fixed, seed=5).data.order == "podnet_2" and fixed.data.order_rule is None
     assert settings_sha256(fixed) != seeds[0] and fixed.sha256 != made.sha256
     assert made.with_changes({"learn.epochs": 3}).data == made.data
-    with pytest.raises(LabError, match="unknown data.order_rule 'mine'"):
+    with pytest.raises(LabError, match=r"unknown data.order_rule 'mine'"):
         made.with_changes({"data.order_rule": "mine"})
 
 

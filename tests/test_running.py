@@ -1,6 +1,7 @@
 """`dne-lab run` with several runs at a time, in real processes that are stopped and killed."""
 
 import functools
+import json
 import os
 import re
 import signal
@@ -136,3 +137,36 @@ def test_what_is_asked_for_reaches_the_runs(here: Here, monkeypatch: pytest.Monk
     assert here("run", "ia", *options).code == 0
     assert told == {"seconds": 9, "jobs": "auto", "device": "cpu", "checkpoint_seconds": 7}
     assert here("run", "ia").code == 0 and told["jobs"] == 1 and told["checkpoint_seconds"] == 60
+
+
+def test_what_follows_a_task_is_learned_in_several_ways(here: Here, tmp_path: Path) -> None:
+    assert here("run", "dne", *sets(data__tasks="4,3,3"), "--device", "cpu", "--out", "first").code == 0
+    (first,) = (tmp_path / "first").iterdir()
+    words = ["run", "--from", first, "--after", 2, "--set", "learn.epochs=2", "--device", "cpu"]
+    stopped = here(*words, "--stop-after", 0)
+    assert stopped.code == 0 and "1 of 1 runs are not finished" in stopped.out
+    done = here(*words)
+    assert done.code == 0 and "task 3/3" in done.err and "task 2/3" not in done.err, done.err
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name == f"{first.name}-after2-learn.epochs=2"
+    record, source = Record.from_json(folder / "record.json"), Record.from_json(first / "record.json")
+    assert record.forked_from["run"] == source.id and record.seen_accuracy[:2] == source.seen_accuracy[:2]
+    before = snapshot(tmp_path / "runs")
+    again = here(*words)
+    assert (again.code, again.out, again.err) == (0, done.out, "") and snapshot(tmp_path / "runs") == before
+    assert here(*words, "--seeds", "1,2").out.count("run folder") == 2
+    together = here("report", "first", "runs", "--json")
+    assert len(json.loads(together.out)) == 4
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--from", "nowhere", "--after", "1"], "nowhere"),
+    (["--from", "x"], "belong together"),
+    (["--after", "2"], "belong together"),
+    (["dne", "--from", "x", "--after", "2"], "says which run"),
+    (["--from", "x", "--after", "2", "--preset", "digits"], "says which run"),
+    (["dne", "--set", "start=abc"], "use --from RUN --after T"),
+])  # fmt: skip
+def test_a_run_behind_another_says_which_one_and_after_which_task(words: list[str], said: str, here: Here) -> None:
+    done = here("run", *words)
+    assert done.code == 2 and said in done.err

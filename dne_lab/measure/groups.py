@@ -30,7 +30,18 @@ TITLES = {
 EXPANSION = ("ia", "sta", "dne", "progressive")
 
 # What tells two groups of the same title apart, in the order in which a label names it.
-SETTINGS = ("dataset", "tasks", "epochs", "preset", "memory", "network", "class order", "validation", "settings")
+SETTINGS = (
+    "dataset",
+    "tasks",
+    "epochs",
+    "preset",
+    "memory",
+    "network",
+    "class order",
+    "validation",
+    "behind",
+    "settings",
+)
 
 
 @dataclass(frozen=True)
@@ -91,11 +102,17 @@ def order_of(record: Record) -> Any:
 
 
 def seedless(record: Record) -> dict[str, Any]:
-    """The configuration without the seed, and without a class order that follows from it."""
-    tree = {name: value for name, value in record.config.items() if name != "seed"}
+    """The configuration without the seed and what follows from it: a class order, the run that it started behind."""
+    tree = {name: value for name, value in record.config.items() if name not in ("seed", "start")}
     if tree.get("data", {}).get("order_rule"):
         tree["data"] = {name: value for name, value in tree["data"].items() if name != "order"}
     return tree
+
+
+def start_of(record: Record) -> str:
+    """Behind which task of a run of which settings a run started; "" where it has learned all its tasks itself."""
+    from_ = record.forked_from
+    return f"task {from_['task']} of {from_['settings_sha256'][:8]}" if from_ else ""
 
 
 def title(record: Record) -> str:
@@ -188,6 +205,7 @@ def _settings(record: Record) -> dict[str, Any]:
         "network": json.dumps(record.network, sort_keys=True),
         "class order": order_of(record),
         "validation": record.validation,
+        "behind": start_of(record) or None,
         **_flat(seedless(record)),
         "settings": record.settings_sha256[:8],
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dne_lab import presets
-from dne_lab.measure.groups import Group, order_of, seedless, tasks_text
+from dne_lab.measure.groups import Group, order_of, seedless, start_of, tasks_text
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 
@@ -66,10 +66,9 @@ def pairs(
 
 
 def stream_of(record: Record) -> str:
-    """What two methods must learn from: images, tasks, classes, memory."""
-    return json.dumps(
-        [record.dataset, record.tasks, order_of(record), record.memory.get("budget"), record.memory.get("policy")]
-    )
+    """What two methods must learn from: images, tasks, classes, memory, and where they start."""
+    memory = [record.memory.get("budget"), record.memory.get("policy")]
+    return json.dumps([record.dataset, record.tasks, order_of(record), *memory, start_of(record)])
 
 
 def _same_experiment(one: Record, other: Record) -> bool:

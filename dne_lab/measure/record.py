@@ -27,7 +27,9 @@ class Record:
     networks), ``network`` describes the network, ``other_predictions`` {name: {seen_accuracy, LA, AA}} are a method's
     further predictions, ``validation`` > 0 says that the test images were a share of the training images.
     ``settings_sha256`` is the hash of the configuration without its seed ("" if unknown): only equal ones are averaged.
-    ``config`` is the resolved configuration but for the place of the data.
+    ``config`` is the resolved configuration but for the place of the data. ``forked_from`` {run, task, config_sha256,
+    settings_sha256} names the run whose state after that task a run went on from with settings of its own: accuracies,
+    curves and seconds up to that task are the other run's.
 
     Raises:
         LabError: rows, lists and summary values that contradict each other, or are no percentages.
@@ -63,6 +65,7 @@ class Record:
     threads: int = 1
     settings_sha256: str = ""
     config: dict[str, Any] = field(default_factory=dict)
+    forked_from: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def __post_init__(self) -> None:

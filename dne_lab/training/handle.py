@@ -135,14 +135,19 @@ class Handle:
         method = self.method_at(task)
         return getattr(method, "model", method)
 
-    def fork(self, folder: str | Path | None = None, **changes: Any) -> Self:
+    def fork(self, folder: str | Path | None = None, *, after: int | None = None, **changes: Any) -> Self:
         """A new run that starts behind this one's task 1: ``run.fork("runs/ia", method="ia")``; dotted fields as
         ``**{"network.heads": "12,2"}``.
 
+        It is the run that would have trained task 1 itself. With ``after`` it starts behind that task instead, whatever
+        settings the tasks up to there were learned with, to learn what follows in several ways:
+        ``run.fork("runs/longer", after=5, **{"learn.epochs": 40})``. Its record says so (``forked_from``).
+
         Raises:
-            LabError: task 1 is not finished, or would not be the same: lists what differs.
+            LabError: the task is not finished, or is none of this run's; task 1 would not be the same; ``after`` with
+                another method, network, stream or memory: lists what differs.
         """
-        return sharing.fork(self, self.config.with_changes(changes), folder)
+        return sharing.fork(self, self.config.with_changes(changes), folder, after)
 
     @classmethod
     def open(cls, path: str | Path, stream: ClassStream | None = None, **settings: Any) -> Self:
@@ -202,9 +207,14 @@ class Handle:
         saving.restore(self)
 
     def check_trainable(self) -> None:
-        """Raises a `LabError` for a run in an archive."""
+        """Raises a `LabError` for a run in an archive, and for one that must start behind another one and does not."""
         if self.unpacked is not None:
             raise LabError("an archive is not trained on: unzip it into a folder and open that.")
+        if self.config.start is not None and not self.state.forked_from:
+            raise LabError(
+                f"{self.files}: this configuration goes on behind another run (start = {self.config.start}). Begin it "
+                "with run.fork(after=...) or dne-lab run --from RUN --after T."
+            )
 
     def check_signals(self) -> None:
         """Stops here if Ctrl-C or SIGTERM has arrived (several processes only stop between steps, together)."""

@@ -79,14 +79,17 @@ def record_of(run: "Handle") -> Record:
         threads=torch.get_num_threads(),
         settings_sha256=settings_sha256(config),
         config=config.identity(),
+        forked_from=dict(state.forked_from),
     )
 
 
 def settings_sha256(config: Config) -> str:
-    """Identity of a configuration without its seed and a class order that follows from it: only runs that share it are
-    averaged."""
+    """Identity of a configuration without its seed and what follows from it (a class order, the run that it started
+    behind): only runs that share it are averaged."""
     tree = config.identity()
     del tree["seed"]
+    if config.start is not None:
+        tree["start"] = config.start.partition("@")[2]
     if config.data.order_rule is not None:
         del tree["data"]["order"]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -47,7 +47,7 @@ def identity(config: Config, stream: ClassStream) -> dict[str, Any]:
 
 def first_task(config: Config, stream: ClassStream) -> str:
     """What runs with the same first task have in common; "" where it is not shared."""
-    shared = base.find(config.method).shares_first_task and len(stream) > 1
+    shared = base.find(config.method).shares_first_task and len(stream) > 1 and config.start is None
     return json.dumps(identity(config, stream), sort_keys=True) if shared else ""
 
 
@@ -56,43 +56,110 @@ def _teacher(cls: type[base.Method]) -> type:
     return next(c for c in cls.__mro__ if any(inspect.isfunction(value) for value in vars(c).values()))
 
 
-def fork(source: H, config: Config, folder: str | Path | None) -> H:
+def fork(source: H, config: Config, folder: str | Path | None, after: int | None = None) -> H:
     """A run of ``config`` that starts behind task 1 of ``source``, as if it had trained it itself.
 
+    With ``after`` it starts behind that task, whatever settings ``source`` has learned the tasks up to there with.
+
     Raises:
-        LabError: task 1 is not finished or would not be the same (lists what differs), or the folder has its own.
+        LabError: the task is not finished; task 1 would not be the same, or with ``after`` what both must have in
+            common is not (lists what differs); the folder has a run of its own.
     """
-    if source.cursor.task < 2:
-        raise LabError("only a finished task 1 can be shared: call next_task() first.")
+    last = 1 if after is None else after
+    _check_task(source, after)
     stream = source.whole_stream if config.data == source.config.data else from_config(config.data)
-    unlike = differences(identity(config, stream), identity(source.config, source.whole_stream))
-    if unlike:
-        raise LabError(f"task 1 of {source.files} cannot be shared, it would not be the same: {'; '.join(unlike)}.")
+    if after is None:
+        config = dataclasses.replace(config, start=None)
+        unlike = differences(identity(config, stream), identity(source.config, source.whole_stream))
+        if unlike:
+            told = f"task 1 of {source.files} cannot be shared, it would not be the same"
+            raise LabError(f"{told}: {'; '.join(unlike)}.")
+    else:
+        if len(stream) <= last:
+            raise LabError(f"data.tasks = {stream.tasks}: nothing is left to learn behind task {last}.")
+        config = behind(config, source.config, after)
+        unlike = differences(structure(config, stream, last), structure(source.config, source.whole_stream, last))
+        if unlike:
+            told = f"task {last} of {source.files} cannot be gone on from"
+            raise LabError(f"{told}, up to it this must be the same: {'; '.join(unlike)}.")
     run = type(source)(config, stream, folder, source.device, source.checkpoint_seconds, source.progress)
     if run.cursor != Cursor():
         raise LabError(f"{run.files} is a run that has begun: open it and go on, or fork into another folder.")
-    tensors, info = source.files.read_task(1)
-    saving.check(source, info, "task 1")
-    run.method = saving.rebuild(run, [tensors])
+    states = []
+    for number in range(1, last + 1):
+        tensors, info = source.files.read_task(number)
+        saving.check(source, info, f"task {number}")
+        states.append(tensors)
+    run.method = saving.rebuild(run, states)
     run.memory.load(info["memory"] | {"total_classes": run.stream.classes})
     theirs = source.state
     run.state = State(
-        cursor=Cursor(2), chosen=1, closed=1,
-        curves=[dict(row) for row in theirs.curves if row["task"] == 1],
-        stored=theirs.stored[:1], trainable=theirs.trainable[:1], predicted=[list(theirs.predicted[0])],
+        cursor=Cursor(last + 1), chosen=last, closed=last,
+        curves=[dict(row) for row in theirs.curves if row["task"] <= last],
+        stored=theirs.stored[:last], trainable=theirs.trainable[:last],
+        predicted=[list(names) for names in theirs.predicted[:last]],
         params_total=total_parameters(run.method),
-        cost=cost.of_tasks(config, run.stream), timing=_timing(theirs.timing),
+        cost=cost.of_tasks(config, run.stream), timing=_timing(theirs.timing, last, after),
+        forked_from=_origin(source, after),
     )  # fmt: skip
-    names = ["labels", *run.state.predicted[0]]
-    run.predictions = {key(1, name): source.predictions[key(1, name)] for name in names}
-    run.unwritten = 1
+    for number, names in enumerate(run.state.predicted, start=1):
+        run.predictions |= {key(number, name): source.predictions[key(number, name)] for name in ("labels", *names)}
+    run.unwritten = last
     if run.processes.first:
         run.files.claim(config)
+        for number, state in enumerate(states[:-1], start=1):  # of the last one `save` takes care
+            _, info = source.files.read_task(number)
+            run.files.write_task(number, state, info | saving.identity(run))
     run.save()
     return run
 
 
-def _timing(timing: dict[str, Any]) -> dict[str, Any]:
-    """The seconds of task 1: part of what the forked run costs, but spent by another."""
-    first = timing.get("by_task", [0.0])[:1]
-    return {"seconds": sum(first), "by_task": list(first), "by_purpose": {"shared task 1": sum(first)}}
+def behind(config: Config, source: Config, after: int) -> Config:
+    """The configuration of a run that starts behind task ``after`` of a run of ``source``."""
+    return dataclasses.replace(config, start=f"{source.sha256[:12]}@{after}")
+
+
+def structure(config: Config, stream: ClassStream, tasks: int) -> dict[str, Any]:
+    """What a run must have in common with one behind whose task ``tasks`` it starts: method, network, data, memory."""
+    network = dataclasses.asdict(config.network) | {"heads": [config.network.heads_of(t + 1) for t in range(tasks)]}
+    del network["drop_path"]  # changes how experts are trained, not what they are
+    classes = sum(stream.tasks[:tasks])
+    data = {name: getattr(config.data, name) for name in ("name", "size", "validation")}
+    data |= {"tasks": list(stream.tasks[:tasks]), "order": list(stream.order[:classes])}
+    data |= {"images": saving.fingerprint(stream[:tasks])}
+    memory = dataclasses.asdict(config.memory) if base.find(config.method).uses_memory else {}
+    return {"method": config.method, "network": network, "data": data, "memory": memory}
+
+
+def _check_task(source: "Handle", after: int | None) -> None:
+    """Raises a `LabError` if a run cannot start behind this task."""
+    if source.model_file is not None:
+        raise LabError(f"{source.model_file} holds the finished model alone: name the run's folder or archive.")
+    if after is None:
+        if source.cursor.task < 2:
+            raise LabError("only a finished task 1 can be shared: call next_task() first.")
+        if source.config.start is not None:
+            raise LabError(f"task 1 of {source.files} is another run's: fork that one, or give after=1.")
+        return
+    tasks, done = len(source.stream), source.cursor.task - 1
+    if isinstance(after, bool) or not isinstance(after, int) or not 1 <= after < tasks:
+        allowed = f"must be one of its tasks 1 to {tasks - 1}" if tasks > 1 else "it has no task before its last one"
+        raise LabError(f"after = {after}: {source.files} has {tasks} tasks, {allowed}.")
+    if after > done:
+        raise LabError(f"after = {after}: {source.files} has finished {done} of its {tasks} tasks. Train it further.")
+
+
+def _origin(source: "Handle", after: int | None) -> dict[str, Any]:
+    """``forked_from`` of a record; nothing where task 1 is the same as the run's own would have been."""
+    if after is None:
+        return {}
+    record = source.record
+    hashes = {"config_sha256": record.config_sha256, "settings_sha256": record.settings_sha256}
+    return {"run": record.id, "task": after, **hashes}
+
+
+def _timing(timing: dict[str, Any], tasks: int, after: int | None) -> dict[str, Any]:
+    """The seconds of the first tasks: part of what the forked run costs, but spent by another."""
+    first = timing.get("by_task", [0.0])[:tasks]
+    purpose = "shared task 1" if after is None else "tasks of the run it started behind"
+    return {"seconds": sum(first), "by_task": list(first), "by_purpose": {purpose: sum(first)}}

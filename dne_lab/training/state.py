@@ -25,6 +25,7 @@ class State:
     ``begun``: the cursor's stage was entered. ``optimizer_of``: task and stage of the optimiser in the checkpoint.
     ``chosen`` / ``closed``: the last task whose exemplars were chosen / whose `finish` ran. ``sums``: of the losses of
     the running epoch, times images; ``images``: how many. ``predicted``: names of the predictions of each task.
+    ``forked_from``: see `Record`.
     """
 
     cursor: Cursor = field(default_factory=Cursor)
@@ -41,6 +42,7 @@ class State:
     params_total: int = 0
     cost: list[dict[str, Any]] | None = None
     timing: dict[str, Any] = field(default_factory=dict)
+    forked_from: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` is the inverse."""

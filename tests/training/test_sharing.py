@@ -8,9 +8,11 @@ import tiny_runs as tiny
 import torch
 
 from dne_lab import presets
+from dne_lab.data.stream import ClassStream
 from dne_lab.errors import LabError
+from dne_lab.measure.groups import groups
 from dne_lab.methods import base
-from dne_lab.training import grid
+from dne_lab.training import archive, grid, sharing
 from dne_lab.training.run import Run
 from dne_lab.training.sharing import identity
 
@@ -171,3 +173,106 @@ def test_a_subclass_that_learns_otherwise_does_not_share() -> None:
         assert same == first and other != first
     finally:
         del base.Method.registry["tiny-changed"]
+
+
+# Behind any task -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "after", "changes"), [
+    ("tiny", 1, {}), ("tiny", 2, {}), ("tiny-alone", 2, {}), ("dne", 2, SMALL), ("dytox", 2, SMALL),
+])  # fmt: skip
+def test_behind_task_t_with_the_same_settings_a_run_learns_what_its_source_learned(
+    method: str, after: int, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    source = run(tmp_path / "source", method, **changes)
+    source.train()
+    forked = Run.open(tmp_path / "source", tiny.stream(), device="cpu", progress=False).fork(
+        tmp_path / "forked", after=after
+    )
+    assert forked.cursor.task == after + 1 and not forked.finished
+    forked.train(seconds=0)
+    again = Run.open(tmp_path / "forked", tiny.stream(), device="cpu", progress=False)  # also across a restart
+    again.train()
+    assert again.curves == source.curves and again.record.accuracy == source.record.accuracy
+    for name, weight in source.method.state_dict().items():
+        assert torch.equal(again.method.state_dict()[name], weight), name
+    assert again.memory.state() == source.memory.state()
+    mine, theirs = again.record.without_timing(), source.record.without_timing()
+    assert {name for name in mine if mine[name] != theirs[name]} == {
+        "config", "config_sha256", "settings_sha256", "forked_from",
+    }  # fmt: skip
+
+
+def test_behind_task_t_what_follows_is_learned_with_other_settings(tmp_path: Path) -> None:
+    source = run(tmp_path / "source", **SMALL | {"learn.epochs": 2})
+    source.train()
+    forked = source.fork(tmp_path / "forked", after=2, **{"learn.epochs": 3, "learn.lr": 0.01, "loss.expertise": 0.5})
+    forked.train()
+    record = forked.record
+    assert record.accuracy[:2] == source.record.accuracy[:2] and record.accuracy[2] != source.record.accuracy[2]
+    assert record.forked_from == {
+        "run": source.record.id, "task": 2,
+        "config_sha256": source.config.sha256, "settings_sha256": source.record.settings_sha256,
+    }  # fmt: skip
+    epochs = [(row["task"], row["epoch"]) for row in forked.curves if row["stage"] == "learn"]
+    assert epochs == [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)]
+    assert record.timing["by_task"][:2] == source.record.timing["by_task"][:2]
+    assert torch.equal(forked.model_at(2).classifier.weight, source.model_at(2).classifier.weight)
+    copy = archive.export(tmp_path / "forked", tmp_path / "forked.zip")
+    opened = Run.open(copy, tiny.stream(), device="cpu", progress=False)
+    assert opened.record == record and opened.state.forked_from == record.forked_from
+
+    # No run that learned all its tasks itself: it is neither averaged with them nor with those of another start.
+    own = run(tmp_path / "own", **SMALL | {"learn.epochs": 3, "learn.lr": 0.01, "loss.expertise": 0.5})
+    own.train()
+    earlier = source.fork(after=1, **{"learn.epochs": 3, "learn.lr": 0.01, "loss.expertise": 0.5})
+    earlier.train()
+    other = run(seed=4, **SMALL | {"learn.epochs": 2})
+    other.train()
+    beside = other.fork(after=2, **{"learn.epochs": 3, "learn.lr": 0.01, "loss.expertise": 0.5})
+    beside.train()
+    made = groups([record, own.record, earlier.record, beside.record])
+    assert sorted([r.seed for r in group.records] for group in made) == [[3], [3], [3, 4]]
+    assert len({group.label for group in made}) == 3
+
+
+@pytest.mark.parametrize(("after", "change", "named"), [
+    (0, {}, "after = 0: .* has 3 tasks, must be one of its tasks 1 to 2"),
+    (3, {}, "after = 3: .* has 3 tasks, must be one of its tasks 1 to 2"),
+    (2, {}, r"after = 2: .* has finished 1 of its 3 tasks\. Train it further"),
+    (1, {"method": "tiny-other"}, "method"),
+    (1, {"network.head_width": 8}, r"network\.head_width"),
+    (1, {"data.tasks": "2,3,2"}, r"data\.tasks"),
+    (1, {"data.order": "2,4,6,0,1,5,3"}, r"data\.order"),
+    (1, {"data.validation": 0.5}, r"data\.validation"),
+    (1, {"memory.budget": 30}, r"memory\.budget"),
+    (1, {"options.batch_norm": False}, "do not fit"),
+    (1, {"data.tasks": "7"}, "nothing is left to learn"),
+])  # fmt: skip
+def test_where_no_run_can_start(
+    after: int, change: dict[str, Any], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def from_config(data: Any) -> Any:
+        source = tiny.stream().source
+        return ClassStream(source, data.tasks, [int(c) for c in data.order.split(",")], data.validation)
+
+    monkeypatch.setattr(sharing, "from_config", from_config)
+    first = run()
+    first.next_task()
+    with pytest.raises(LabError, match=named):
+        first.fork(tmp_path / "forked", after=after, **change)
+    assert not (tmp_path / "forked").exists()
+
+
+def test_a_run_behind_another_does_not_begin_by_itself(tmp_path: Path) -> None:
+    first = run(tmp_path / "first")
+    first.next_task()
+    forked = first.fork(tmp_path / "forked", after=1, **{"learn.epochs": 1})
+    with pytest.raises(LabError, match="goes on behind another run"):
+        Run(forked.config, tiny.stream(), tmp_path / "empty", device="cpu", progress=False).train()
+    with pytest.raises(LabError, match="is another run's"):
+        forked.fork(method="tiny-other")
+    with pytest.raises(LabError, match="is not set by hand"):
+        tiny.settings(start="behind the other")
+    with pytest.raises(LabError, match="has begun"):
+        first.fork(tmp_path / "forked", after=1, **{"learn.epochs": 1})
