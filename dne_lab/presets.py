@@ -127,6 +127,7 @@ PUBLISHED: dict[str, Tree] = {
         "learn": _sgd(160, 0.1, 5e-4, "cosine", clip=5.0),
         "tune": _sgd(20, 0.05, 5e-4, "constant", clip=5.0),
         "memory": {"budget": 2000, "policy": "fixed"},
+        "options": {"loss": "code"},
     },
     "der": {
         "learn": _sgd(170, 0.1, 5e-4, warmup=10, milestones=[110, 130]),

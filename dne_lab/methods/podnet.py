@@ -11,25 +11,33 @@ from torch.nn import functional as F
 
 from dne_lab.config import Config
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.errors import LabError
+from dne_lab.errors import LabError, unknown
 from dne_lab.methods.base import Stage, frozen
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions
 from dne_lab.models.proxies import ProxyClassifier, k_means
 from dne_lab.models.resnet import ResNet
 
+LOSSES = ("hinge", "code")
+
 
 @dataclass(frozen=True)
 class PODNetOptions(ResNetOptions):
-    """``proxies`` a class; ``margin`` of the loss (0 is what the authors' code computes: there it cancels);
-    ``spatial`` and ``flat``: weights of the two distillations."""
+    """``proxies`` a class; ``spatial`` and ``flat``: weights of the two distillations.
+
+    ``loss``: "hinge" (the paper's eq. 10, with its ``margin``), or "code": what the authors' code computes (`nca_code`)
+    and what trains in its stage 2.
+    """
 
     proxies: int = 10
+    loss: str = "hinge"
     margin: float = 0.6
     spatial: float = 3.0
     flat: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.loss not in LOSSES:
+            raise unknown("options.loss", self.loss, LOSSES)
         if self.proxies < 1:
             raise LabError(f"options.proxies = {self.proxies}: every class needs at least one.")
         for name in ("margin", "spatial", "flat"):
@@ -54,12 +62,16 @@ class PODNet(ResNetMethod):
         return ProxyClassifier(self.options.proxies)
 
     def enter(self, task: Task, stage: Stage) -> None:
-        """ "learn": new proxies, old ones frozen, the old encoder as teacher; "tune": all proxies, nothing else."""
+        """ "learn": new proxies, old ones frozen, the old encoder as teacher; "tune": all proxies and the scale.
+
+        The authors' code leaves the scale as it is in "tune".
+        """
         classifier = self.model.classifier
         if stage.name == "tune":
             self.requires_grad_(False)
             self.teacher = None
             classifier.requires_grad_(True)
+            classifier.scale.requires_grad_(self.options.loss == "hinge")
             return
         self.teacher = frozen(self.model.encoder) if task.old else None
         self.model.requires_grad_(True)
@@ -77,11 +89,23 @@ class PODNet(ResNetMethod):
         for position, rank in enumerate(task.new):
             new[position] = length * k_means(features[labels == rank], self.options.proxies)
 
+    def train(self, mode: bool = True) -> "PODNet":
+        """As every method; but in the authors' code batch norm goes on taking its statistics from batches in "tune"."""
+        super().train(mode)
+        if mode and self.options.loss == "code":
+            for module in self.model.encoder.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.train()
+        return self
+
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """NCA; from task 2 on in "learn" also POD-spatial and POD-flat, which weigh more the more classes are old."""
         features, maps = self.model.encoder(batch.images)
         scores = self.model.classifier([features]).float()
-        terms = {"nca": nca(scores, batch.labels, self.model.classifier.scale, self.options.margin)}
+        scale = self.model.classifier.scale
+        hinge = self.options.loss == "hinge"
+        loss = nca(scores, batch.labels, scale, self.options.margin) if hinge else nca_code(scores, batch.labels, scale)
+        terms = {"nca": loss}
         if self.teacher is not None:
             with torch.no_grad():
                 old_features, old_maps = self.teacher(batch.images)
@@ -104,6 +128,23 @@ def nca(scores: Tensor, labels: Tensor, scale: Tensor, margin: float) -> Tensor:
     positive = F.one_hot(labels, scores.shape[1]).bool()
     others = (scale * scores).masked_fill(positive, -torch.inf).logsumexp(1)
     return F.relu(others - (scale * scores[positive] - margin)).mean()
+
+
+def nca_code(scores: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """The loss of the authors' code: mean of log sum_i exp(z_i) - z_y, where z = scale s - max (scale s), and in the sum
+    0 stands in place of z_y.
+
+    It takes the margin from every class, so that it cancels, and clamps nothing. Where the true class scores highest
+    this is cross entropy; elsewhere the sum holds 1 for the true class, and the loss is cross entropy's or more.
+
+    Args:
+        scores: (B, classes) of the proxies.
+        labels: (B,) ranks.
+    """
+    shifted = scale * scores
+    shifted = shifted - shifted.amax(1, keepdim=True)
+    positive = F.one_hot(labels, scores.shape[1]).bool()
+    return (shifted.masked_fill(positive, 0).logsumexp(1) - shifted[positive]).mean()
 
 
 def pooled(maps: Tensor) -> Tensor:

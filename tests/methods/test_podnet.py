@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from dne_lab import config
 from dne_lab.errors import LabError
 from dne_lab.methods import create
-from dne_lab.methods.podnet import PODNet, nca, pod_flat, pod_spatial, pooled
+from dne_lab.methods.base import configure
+from dne_lab.methods.podnet import PODNet, nca, nca_code, pod_flat, pod_spatial, pooled
 from dne_lab.models.proxies import k_means
 
 
@@ -71,6 +72,64 @@ def test_the_loss_leaves_the_positive_out_of_the_sum(margin: float) -> None:
     assert float(nca(scores, labels, scale, margin)) == pytest.approx(total / 6, abs=1e-9)
     easy = torch.tensor([[0.0, -4.0], [-4.0, 0.0]])
     assert float(nca(easy, torch.tensor([0, 1]), torch.tensor(1.0), margin)) == 0
+
+
+def ahead() -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores (32, 7) and labels: the true class 0.5 ahead of the next one."""
+    torch.manual_seed(2)
+    scores, labels = 0.3 * torch.rand(32, 7, dtype=torch.float64), torch.randint(0, 7, (32,))
+    others = scores.masked_fill(F.one_hot(labels, 7).bool(), -math.inf)
+    scores[torch.arange(32), labels] = others.amax(1) + 0.5
+    return scores.requires_grad_(), labels
+
+
+def test_the_loss_of_the_authors_code_goes_on_pulling_where_the_hinge_has_stopped() -> None:
+    scale = torch.tensor(10.0, dtype=torch.float64)
+    for loss, expected, length in ((nca_code, 0.01867, 0.0372), (lambda *a: nca(*a, 0.6), 0, 0)):
+        scores, labels = ahead()
+        value = loss(scores, labels, scale)
+        value.backward()
+        assert scores.grad is not None
+        assert float(value.detach()) == pytest.approx(expected, abs=1e-4)
+        assert float(scores.grad.norm()) == pytest.approx(length, abs=1e-4)
+    scores, labels = ahead()
+    torch.testing.assert_close(nca_code(scores, labels, scale), F.cross_entropy(scale * scores, labels))
+
+
+def test_the_loss_of_the_authors_code_is_that_of_a_loop_over_their_lines() -> None:
+    torch.manual_seed(1)
+    scores, labels, margin = -4 * torch.rand(6, 4, dtype=torch.float64), [0, 3, 1, 1, 2, 0], 0.6
+    total = 0.0
+    for row, label in zip(scores.tolist(), labels, strict=True):
+        z = [2.5 * (s - margin) for s in row]
+        z = [value - max(z) for value in z]
+        total += math.log(sum(math.exp(0.0 if rank == label else value) for rank, value in enumerate(z))) - z[label]
+    found = nca_code(scores, torch.tensor(labels), torch.tensor(2.5, dtype=torch.float64))
+    assert float(found) == pytest.approx(total / 6, abs=1e-12)
+
+
+def test_with_the_authors_loss_stage_2_trains_proxies_alone_and_batch_norm_goes_on() -> None:
+    made = method(options__loss="code")
+    task = made.stream.task(1)
+    made.enter(task, made.stages(task)[0])
+    task = made.stream.task(2)
+    learn, tune = made.stages(task)
+    made.enter(task, learn)
+    made.train()
+    assert "model.classifier.scale" in made.parameters_to_train()
+    assert made.teacher is not None and not any(module.training for module in made.teacher.modules())
+    made.enter(task, tune)
+    made.train()
+    assert set(made.parameters_to_train()) == {"model.classifier.tasks.0", "model.classifier.tasks.1"}
+    norms = [module for module in made.model.encoder.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert norms and all(norm.training for norm in norms)
+    made.eval()
+    assert not any(norm.training for norm in norms)
+
+
+def test_the_published_recipe_has_the_authors_loss_and_older_runs_the_papers() -> None:
+    assert configure("podnet", "cifar100-b50-10,published").options == {"loss": "code"}
+    assert method().options.loss == "hinge"
 
 
 def test_before_anything_is_learned_the_scale_is_not_pushed_down() -> None:
@@ -142,6 +201,7 @@ def test_stages_terms_and_what_trains() -> None:
     [
         ({"tasks": (1, 2, 2)}, r"data\.tasks = \(1, 2, 2\): podnet tells classes from each other"),
         ({"options__proxies": 0}, r"options\.proxies = 0: every class needs at least one"),
+        ({"options__loss": "nca"}, r"unknown options\.loss 'nca'\. Allowed: code, hinge"),
         ({"options__margin": -1}, r"options\.margin = -1\.0: must be at least 0"),
         ({"options__spatial": "nan"}, r"options\.spatial = nan: must be at least 0"),
         ({"options__margins": 1}, r"unknown field 'options\.margins'\. Did you mean options\.margin"),
