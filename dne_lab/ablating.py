@@ -1,12 +1,12 @@
 """What `dne-lab report --ablation` does: ablate runs, keep the records, draw them with those that are there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dne_lab.analysis.ablation_record import AblationRecord, find, study
-from dne_lab.analysis.ablation_tables import group_table, sweep_table
-from dne_lab.analysis.cutter import MASK
+from dne_lab.analysis.ablation_tables import side_by_side, sweep_table
+from dne_lab.analysis.cutter import HOW, QUESTIONS, warning
 from dne_lab.decomposing import open_with, runs, save
 from dne_lab.errors import LabError
 from dne_lab.measure import tables
@@ -19,48 +19,54 @@ FOLDER = Path("records") / "ablation"  # within the folder of the figures
 
 
 def write(
-    paths: Iterable[Path], images: int, out: Path, how: str = MASK, data: str | None = None
+    paths: Iterable[Path], images: int, out: Path, how: str | Sequence[str] = HOW, data: str | None = None
 ) -> tuple[list[AblationRecord], list[Path]]:
-    """Ablates every run, one after another, and writes its record, then all figures of the records in ``out``.
+    """Ablates every run, one after another, and writes its records, then all figures of the records in ``out``.
 
     Returns:
-        What was found, and the files written: ``out``/records/ablation/ID-HOW.json and the figures' CSV and PNG.
+        What was found, and the files written: ``out``/records/ablation/ID-HOW.json, one for each of ``how``, and the
+        figures' CSV and PNG.
     """
     if images < 2:
         raise LabError(f"--ablation {images}: give at least 2 images, better some hundred.")
     made, written = [], []
     for path in runs(paths):
-        found = study(open_with(path, data), images, how)
-        file = out / FOLDER / f"{found.name}.json"
-        found.write(file)
-        made.append(found)
-        written.append(file)
+        for found in study(open_with(path, data), images, how):
+            file = out / FOLDER / f"{found.name}.json"
+            found.write(file)
+            made.append(found)
+            written.append(file)
     return made, written + save(drawings(find(out / FOLDER)), out)
 
 
 def overview(found: Iterable[AblationRecord]) -> "pd.DataFrame":
-    """One row for each removal from all later experts at once: where, what, its share of the attention, what is lost.
+    """One row for each removal from all later experts at once: where, what, its share of the attention, and what is
+    lost in each way of removing it, side by side.
 
     ``+-`` is half the width of the 95% interval over seeds; of one seed, over images.
     """
-    table = group_table(found)
-    whole = table[table["experts"] == "later"].rename(columns={"mass %": "attention %"})
-    return whole[["preset", "method", "kind", "removed", "seeds", "attention %", "before %", "loss", "+-"]]
+    whole = side_by_side(found)
+    whole = whole[whole["experts"] == "later"].rename(columns={"mass %": "attention %"})
+    ways = [name for how in HOW for name in (how, f"{how} +-") if how in whole]
+    return whole[["preset", "method", "kind", "removed", "seeds", "attention %", "before %", *ways]]
 
 
 def text(found: Iterable[AblationRecord]) -> str:
     """For the terminal: what each group of the later experts' attention is worth, and each connection (all layers)."""
     found = list(found)
-    how = ", ".join(dict.fromkeys(record.how for record in found))
-    told = [f"Accuracy lost (points) when attention of experts 2, 3, ... is removed ({how})"]
+    hows = [how for how in HOW if any(record.how == how for record in found)]
+    told = ["Accuracy lost (points) when attention of experts 2, 3, ... is removed"]
+    told += [f"  {how}: {QUESTIONS[how]}" for how in hows]
     told.append(tables.to_text(overview(found)))
-    if any(record.sweep for record in found):
-        swept = sweep_table(found)
-        for (preset, method), rows in swept.groupby(["preset", "method"], sort=False):
+    kinds = {kind for record in found for row in record.groups for kind in row["kind"].split(" + ")}
+    told += [f"Beware: {note}\n" for how in hows if (note := warning(how, kinds))]
+    swept = sweep_table(found) if any(record.sweep for record in found) else None
+    if swept is not None:
+        for (preset, method, how), rows in swept.groupby(["preset", "method", "how"], sort=False):
             last = rows[(rows["kind"] == rows["kind"].iloc[-1]) & (rows["layer"] == rows["layer"].iloc[-1])]
             matrix = last.pivot_table("loss", "expert", "reads", sort=False).round(2)
             told += [
-                f"{method}, {preset}: lost when expert (row) reads expert (column) at no layer",
+                f"{method}, {preset}: lost when expert (row) reads expert (column) at no layer ({how})",
                 str(matrix),
             ]
     return "\n".join(told)

@@ -159,7 +159,9 @@ def report(
     ablation: Annotated[
         int | None, typer.Option(metavar="N", help="Remove their later experts' attention, on N test images.")
     ] = None,
-    how: Annotated[str, typer.Option(help="With --ablation: mask (and renormalise), zero or mean.")] = "mask",
+    how: Annotated[
+        str | None, typer.Option(help="With --ablation: mean, zero or mask (zero and renormalise) alone.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="With these two: where the images are, if not where the run says.")
     ] = None,
@@ -171,8 +173,8 @@ def report(
     With --attention N: SPSH, SPDH, DPSH and DPDH shares of N test images, untrained, trained and under a null model, as
     records/attention/ID.json, CSV and PNG in the folder of --figures (default: figures).
 
-    With --ablation N: the accuracy lost without each of these groups, and without each connection between experts, as
-    records/ablation/ID-HOW.json, CSV and PNG there.
+    With --ablation N: the accuracy lost without each of these groups, and without each connection between experts,
+    replaced by its mean, by zero, and masked, as records/ablation/ID-HOW.json, CSV and PNG there.
     """
     from dne_lab import reporting
 
@@ -183,8 +185,9 @@ def report(
         reporting.tell(*decomposing.write(paths, attention, out, data), decomposing.text, as_json)
     if ablation is not None:
         from dne_lab import ablating
+        from dne_lab.analysis.cutter import HOW
 
-        reporting.tell(*ablating.write(paths, ablation, out, how, data), ablating.text, as_json)
+        reporting.tell(*ablating.write(paths, ablation, out, how or HOW, data), ablating.text, as_json)
     if (attention, ablation) != (None, None):
         return
     records = reporting.find(paths)

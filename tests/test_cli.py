@@ -295,7 +295,7 @@ def test_report_ablates_runs(place: Path, here: Here, tmp_path: Path) -> None:
     made = {str(Path(file).relative_to(out)): Path(file).read_bytes() for file in snapshot(out)}
     (name,) = (file for file in made if file.startswith("records/ablation/dne-digits-s0-"))
     assert name.endswith("-zero.json")
-    assert {"ablation_digits_zero_groups.csv", "ablation_digits_zero_dne.png"} <= {*made}
+    assert {"ablation_digits_groups.csv", "ablation_digits_dne.png"} <= {*made}
     again = here(*words, "--json")
     (found,) = json.loads(again.out)
     assert found == json.loads(made[name]) and (found["how"], found["images"]) == ("zero", 20)
@@ -303,6 +303,22 @@ def test_report_ablates_runs(place: Path, here: Here, tmp_path: Path) -> None:
     for wrong, message in (("cut", "unknown how 'cut'. Allowed: mask, mean, zero"), ("mask", "give at least 2 images")):
         done = here("report", place / "runs" / "dne-digits-s0", "--ablation", 1 + (wrong == "cut"), "--how", wrong)
         assert done.code == 2 and message in done.err
+
+
+def test_report_ablates_in_three_ways(place: Path, here: Here, tmp_path: Path) -> None:
+    done = here("report", place / "runs" / "dne-digits-s0", "--ablation", 20, "--figures", "out")
+    assert done.code == 0 and "Beware: mask multiplies what is left of task attention" in done.out
+    head = next(line for line in done.out.splitlines() if "removed" in line and "attention %" in line)
+    assert [word for word in head.split() if word in ("mean", "zero", "mask")] == [
+        "mean",
+        "mean",
+        "zero",
+        "zero",
+        "mask",
+        "mask",
+    ]
+    names = [file.name for file in (tmp_path / "out" / "records" / "ablation").iterdir()]
+    assert sorted(name.rsplit("-", 1)[1] for name in names) == ["mask.json", "mean.json", "zero.json"]
 
 
 def test_report_puts_the_papers_rows_beside_ours(here: Here, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dne_lab.analysis.cutter import warning
 from dne_lab.analysis.images import Part
 from dne_lab.analysis.removal import Removal
 from dne_lab.analysis.shares import AttentionGroups
@@ -20,7 +21,7 @@ class Ablation:
     """One removal and what it did.
 
     Attributes:
-        how: "zero", "mask" or "mean".
+        how: "mean", "zero" or "mask".
         what: was removed, in words.
         removal: the entries.
         before, after: logits, (n, classes) float32 on the CPU.
@@ -65,6 +66,11 @@ class Ablation:
         return self
 
     @property
+    def warning(self) -> str:
+        """What to beware of: "mask" in task attention; else ""."""
+        return warning(self.how, self.removal.kinds)
+
+    @property
     def change(self) -> Tensor:
         """After minus before, for every logit: (n, classes)."""
         return self.after - self.before
@@ -92,6 +98,7 @@ class Ablation:
     def __repr__(self) -> str:
         empty = f"; {self.empty_rows} rows left empty" if self.empty_rows else ""
         told = f"Ablation({self.how}: {self.what}; {self.mass:.1f}% of these rows' attention{empty})"
+        told += f"\nBeware: {self.warning}" if self.warning else ""
         return f"{told}\n{self.table().round(2).to_string(index=False, na_rep='')}"
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -11,7 +11,7 @@ from dne_lab.analysis import labelling as labellings
 from dne_lab.analysis.ablated import Ablation
 from dne_lab.analysis.accumulate import REPLICATES, Accumulator
 from dne_lab.analysis.choice import kinds_with_rows
-from dne_lab.analysis.cutter import MASK, MEAN, Cutter
+from dne_lab.analysis.cutter import MEAN, Cutter, Means, warning
 from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.images import Images, Part, evaluating, parts
 from dne_lab.analysis.labelling import Labelling
@@ -36,7 +36,7 @@ def ablate(
     key_head: Numbers = None,
     group: Names = None,
     labelling: str | Labelling = "groups",
-    how: str = MASK,
+    how: str = MEAN,
     groups: bool = True,
     batch_size: int = 64,
     replicates: int = REPLICATES,
@@ -45,7 +45,7 @@ def ablate(
 ) -> Ablation:
     """Takes connections out of a network's attention and says what changes.
 
-        lost = lab.ablate(run.model, stream.test_images(500), group=("SPDH", "DPDH"), how="mask")
+        lost = lab.ablate(run.model, stream.test_images(500), group=("SPDH", "DPDH"), how="zero")
         lost.table()  # accuracy before and after, overall and by task
         lab.ablate(run.model, stream.test_images(500), kind="task1", expert=4, reads=2)  # expert 2 to expert 4
 
@@ -63,10 +63,12 @@ def ablate(
             ``kind``: in every kind of attention that has rows for the labelling; so the four groups leave class
             attention, and what class tokens look at, as they are.
         labelling: as in `attention_groups`: "groups", "rings", "experts", ..., or your own.
-        how: "zero": the entries become 0; "mask": zero, then each row is divided by what is left of it (for a plain
-            softmax that is masking the scores; for the gated mixture of gpsa it is the definition); "mean": each entry
-            becomes its mean over the images in the intact network (one more pass; rows need not sum to 1). A row with
-            nothing left stays 0 under "mask": `Ablation.empty_rows` counts them.
+        how: "mean" asks whether the attention matters: each entry becomes its mean over the images in the intact
+            network (one more pass; rows need not sum to 1), so the connection stays and what depends on the image goes.
+            "zero" asks whether the connection matters: the entries become 0. "mask": zero, then each row is divided by
+            what is left of it (for a plain softmax that is masking the scores; for the gated mixture of gpsa it is the
+            definition); a row with nothing left stays 0: `Ablation.empty_rows` counts them. In task attention "mask"
+            warns: rows are scaled by lambda, so what is left is multiplied.
         groups: also measure the attention groups before and after, by ``labelling``. It listens to all attention.
         batch_size: images at a time.
         replicates: of the bootstrap over images, for the groups.
@@ -79,15 +81,17 @@ def ablate(
     """
     network = network_of(model)
     taken = removal(network, kind, layer, expert, head, reads, key_head, group, labelling, views)
-    cutter = Cutter(taken, how)
+    means = Means(taken.masks) if how == MEAN else None
+    cutter = Cutter(taken, how, means)
+    beware(how, taken.kinds)
     chosen = labellings.find(labelling, network.heads, network.grid)
     there = dict.fromkeys(entry[0] for entry in find_host(network).entries)
     kinds = kinds_with_rows(list(there), chosen) if groups else []
     counted = tuple(Accumulator(chosen, replicates) for _ in range(2))
     result = Ablation(how, taken, network.task_classes)
     with evaluating(network), _bar(progress) as bar:
-        if how == MEAN:
-            learn(network, images, [cutter], batch_size, bar)
+        if means is not None:
+            learn(network, images, means, batch_size, bar)
         with (
             intended_rows(),
             probe(network, *_place(taken), keep=False, replace=cutter),
@@ -107,21 +111,24 @@ def ablate(
     return result.done()
 
 
-def learn(network: ExpandableViT, images: Images, cutters: list[Cutter], batch_size: int, bar: tqdm) -> None:
-    """The first pass of "mean": every cutter sees its entries in the intact network.
+def learn(network: ExpandableViT, images: Images, means: Means, batch_size: int, bar: tqdm) -> None:
+    """The first pass of "mean": what the entries are in the intact network.
 
     Raises:
         LabError: images that can be read only once.
     """
     check_repeatable(images, "how = 'mean'")
-    with contextlib.ExitStack() as stack:
-        for cutter in cutters:
-            stack.enter_context(probe(network, *_place(cutter.removal), keep=False, read=cutter.learn))
+    with probe(network, *means.place, keep=False, read=means.read):
         for some in parts(images, batch_size):
             network(_on(network, some))
-            for cutter in cutters:
-                cutter.learned(len(some.images))
+            means.counted(len(some.images))
             bar.update(len(some.images))
+
+
+def beware(how: str, kinds: Iterable[str]) -> None:
+    """Warns the user of "mask" in task attention."""
+    if told := warning(how, kinds):
+        warnings.warn(told, stacklevel=3)
 
 
 def check_repeatable(images: Images, why: str) -> None:

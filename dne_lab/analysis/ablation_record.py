@@ -1,29 +1,30 @@
 """What a run loses when its later experts' attention is taken out, group by group and connection by connection."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from dne_lab.analysis import kept
-from dne_lab.analysis.ablated import ALL
+from dne_lab.analysis.ablated import ALL, Tally
 from dne_lab.analysis.choice import kinds_with_rows
-from dne_lab.analysis.cutter import MASK
+from dne_lab.analysis.cutter import HOW, MASK, Cutter
 from dne_lab.analysis.labelling import GROUPS, groups
 from dne_lab.analysis.pairs import pairs_of
 from dne_lab.analysis.removal import BETWEEN, OTHERS, Removal, crossing_kinds, network_of, removal, views_of
-from dne_lab.analysis.sweep import ablation_sweep, removals
-from dne_lab.errors import LabError
+from dne_lab.analysis.sweep import connections, removals, sweep_rows
+from dne_lab.errors import LabError, unknown
 from dne_lab.models.attention import CLASS, TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training.run import Run
 
 KIND, FORMAT = "ablation", 1
 OTHER_HEADS = ("SPDH", "DPDH")
-FIRST = "expert 1"
+FIRST, EVERYTHING = "expert 1", "everything"
+TASKS = (TASK1, TASK2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,10 @@ class AblationRecord:
     ``run`` is the id of the run's record, ``LA`` its accuracy; ``accuracy`` that of the intact network on ``images``
     test images, overall and by task. ``groups`` has a row for what was removed from the attention of kind ``kind``
     ("task1 + task2": of both) of ``expert`` (0: of all later experts at once), at all layers; ``removed`` is "SPDH",
-    "SPDH + DPDH", .., or what is read of other experts: "others", all of it, "expert 1", or "between", the rest of it;
-    ``by task`` is the loss on each task.
-    ``sweep`` has the rows of `Sweep.table`; none where experts do not read each other.
+    "SPDH + DPDH", .., "everything", or what is read of other experts: "others", all of it, "expert 1", or "between",
+    the rest of it; ``by task`` is the loss on each task.
+    ``sweep`` has the rows of `Sweep.table`; none where experts do not read each other. ``trained`` tells which training
+    the weights come from (`kept.trained`); records made before it was kept have none.
     """
 
     AGAIN: ClassVar[str] = "Make it again: dne-lab report RUN --ablation N."
@@ -57,6 +59,7 @@ class AblationRecord:
     device: str
     groups: list[dict[str, Any]]
     sweep: list[dict[str, Any]]
+    trained: dict[str, Any] = field(default_factory=dict)
     kind: str = KIND
     format: int = FORMAT
 
@@ -79,17 +82,23 @@ def find(paths: Path | Iterable[Path]) -> list[AblationRecord]:
     return kept.find(paths, AblationRecord)
 
 
-def study(run: Run, images: int, how: str = MASK, batch_size: int = 64, progress: bool = True) -> AblationRecord:
+def study(
+    run: Run, images: int, how: str | Sequence[str] = HOW, batch_size: int = 64, progress: bool = True
+) -> list[AblationRecord]:
     """Removes the groups of the later experts' attention, all experts at once and one by one, and every connection.
 
     Args:
         run: finished, of two tasks or more, with its images.
         images: test images, spread evenly over the classes.
-        how: "zero", "mask" or "mean", see `ablate`.
+        how: "mean", "zero" or "mask", see `ablate`, or several, which share the passes: a record each.
 
     Raises:
         LabError: a run that is not finished, has one expert only or none, or whose images are not there.
     """
+    hows = [how] if isinstance(how, str) else list(how)
+    for one in hows:
+        if one not in HOW:
+            raise unknown("how", one, HOW)
     record = run.record
     if not run.finished:
         raise LabError(f"{run!r} is not finished: train it to its end, then ablate it.")
@@ -98,29 +107,40 @@ def study(run: Run, images: int, how: str = MASK, batch_size: int = 64, progress
         raise LabError(f"{record.id} has one expert: there is no later expert whose attention could be removed.")
     batch = run.stream.test_images(images)
     wanted = conditions(network)
-    rows = []
-    found = removals(network, batch, [taken for _, taken in wanted], how, batch_size, progress)
-    for (where, _), (tally, cutter) in zip(wanted, found, strict=True):
-        row = tally.row(ALL)
-        by_task = [tally.row(task)["loss"] for task in range(1, len(tally.counts) + 1)]
-        kept = {name: row[name] for name in ("after %", "loss", "+-", "changed %", "mean |logit change|")}
-        rows.append(where | kept | {"mass %": cutter.mass, "empty rows": cutter.empty, "by task": by_task})
-    tally = found[0][0]
-    accuracy = {ALL: tally.row(ALL)["before %"]}
-    accuracy["by task"] = [tally.row(task)["before %"] for task in range(1, len(tally.counts) + 1)]
-    swept = []
-    if crossing_kinds(views_of(network)):
-        swept = ablation_sweep(network, batch, how, batch_size=batch_size, progress=progress).rows
-    return AblationRecord(
-        run=record.id, method=record.method, preset=record.preset, dataset=record.dataset, seed=record.seed,
-        tasks=record.tasks, heads=list(network.heads), LA=record.LA, how=how, images=len(batch.index),
-        accuracy=_rounded(accuracy), config_sha256=record.config_sha256, code_version=record.code_version,
-        torch=torch.__version__, device=run.device.type, groups=_rounded(rows), sweep=_rounded(swept),
-    )  # fmt: skip
+    swept = connections(network) if crossing_kinds(views_of(network)) else []
+    # nothing would be left to scale up
+    chosen = {how: [pair for pair in wanted if how != MASK or pair[0]["removed"] != EVERYTHING] for how in hows}
+    asked = [(taken, how) for how in hows for _, taken in chosen[how] + swept]
+    found = iter(removals(network, batch, asked, batch_size, progress))
+    made = []
+    for one in hows:
+        groups = [(where, *next(found)) for where, _ in chosen[one]]
+        reads = [next(found) for _ in swept]
+        tally = groups[0][1]
+        accuracy = {ALL: tally.row(ALL)["before %"]}
+        accuracy["by task"] = [tally.row(task)["before %"] for task in range(1, len(tally.counts) + 1)]
+        made.append(
+            AblationRecord(
+                run=record.id, method=record.method, preset=record.preset, dataset=record.dataset, seed=record.seed,
+                tasks=record.tasks, heads=list(network.heads), LA=record.LA, how=one, images=len(batch.index),
+                accuracy=_rounded(accuracy), config_sha256=record.config_sha256, code_version=record.code_version,
+                torch=torch.__version__, device=run.device.type, groups=_rounded([_row(*group) for group in groups]),
+                sweep=_rounded(sweep_rows(swept, reads)), trained=kept.trained(record),
+            )
+        )  # fmt: skip
+    return made
+
+
+def _row(where: dict[str, Any], tally: Tally, cutter: Cutter) -> dict[str, Any]:
+    row = tally.row(ALL)
+    by_task = [tally.row(task)["loss"] for task in range(1, len(tally.counts) + 1)]
+    told = {name: row[name] for name in ("after %", "loss", "+-", "changed %", "mean |logit change|")}
+    return where | told | {"mass %": cutter.mass, "empty rows": cutter.empty, "by task": by_task}
 
 
 def conditions(network: ExpandableViT) -> list[tuple[dict[str, Any], Removal]]:
-    """What `study` removes: each group of each kind of attention, those of other heads together, and other experts."""
+    """What `study` removes: each group of each kind of attention, those of other heads together, all of it, and other
+    experts."""
     views, last = views_of(network), len(network.experts)
     labelling = groups()
     there: dict[str, set[str]] = {}
@@ -135,8 +155,9 @@ def conditions(network: ExpandableViT) -> list[tuple[dict[str, Any], Removal]]:
         chosen += [(label, {"kind": kind, "group": label}) for label in GROUPS if label in there[kind]]
         if there[kind].issuperset(OTHER_HEADS):
             chosen.append((" + ".join(OTHER_HEADS), {"kind": kind, "group": OTHER_HEADS}))
-    if {TASK1, TASK2} <= set(there):
-        chosen.append(("SPDH", {"kind": (TASK1, TASK2), "group": "SPDH"}))
+        chosen.append((EVERYTHING, {"kind": kind}))
+    if {*TASKS} <= set(there):
+        chosen += [("SPDH", {"kind": TASKS, "group": "SPDH"}), (EVERYTHING, {"kind": TASKS})]
     crossing = crossing_kinds(views)
     chosen += [(OTHERS, {"kind": kind, "reads": OTHERS}) for kind in crossing if kind == CLASS]
     if crossing:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dne_lab.analysis.ablation_record import AblationRecord
+from dne_lab.analysis.cutter import HOW
 from dne_lab.errors import LabError
 from dne_lab.measure.groups import TITLES
 from dne_lab.measure.metrics import interval
@@ -22,7 +23,7 @@ def settings(found: Iterable[AblationRecord]) -> dict[Setting, list[AblationReco
     """
     made: dict[Setting, list[AblationRecord]] = {}
     order = {method: place for place, method in enumerate(TITLES)}
-    found = sorted(found, key=lambda r: (r.preset, r.how, order.get(r.method, len(order)), r.method, r.seed))
+    found = sorted(found, key=lambda r: (r.preset, HOW.index(r.how), order.get(r.method, len(order)), r.method, r.seed))
     for record in found:
         made.setdefault((record.preset, record.method, record.how), []).append(record)
     for members in made.values():
@@ -61,6 +62,33 @@ def group_table(found: Iterable[AblationRecord]) -> "pd.DataFrame":
                 | {f"loss task {i}": sum(values) / len(values) for i, values in enumerate(by_task, start=1)}
             )
     return pd.DataFrame(rows)
+
+
+WHERE = ("preset", "method", "kind", "removed", "experts")
+
+
+def side_by_side(found: Iterable[AblationRecord]) -> "pd.DataFrame":
+    """One row for each removal, with what is lost in each way of removing it that there are records of.
+
+    Returns:
+        Columns preset, method, ``kind``, ``removed``, ``experts``, ``seeds``, ``images``, ``before %``, ``mass %`` as
+        in `group_table`, then for each way ("mean", "zero", "mask") the loss in percentage points, by the way's name,
+        and its ``+-``, by the name and " +-"; empty where nothing is left to scale up. Seeds and images are those of
+        the first way.
+    """
+    import pandas as pd
+
+    table = group_table(found)
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in table.to_dict("records"):
+        key = tuple(row[name] for name in WHERE)
+        kept = {name: row[name] for name in (*WHERE, "seeds", "images", "before %", "mass %")}
+        rows.setdefault(key, kept)  # type: ignore[arg-type]
+        rows[key] |= {row["how"]: row["loss"], f"{row['how']} +-": row["+-"]}
+    known = [*TITLES, *table["method"]]
+    rows = dict(sorted(rows.items(), key=lambda item: (item[0][0], known.index(item[0][1]))))  # stable
+    columns = [name for how in HOW if how in set(table["how"]) for name in (how, f"{how} +-")]
+    return pd.DataFrame(list(rows.values()), columns=[*WHERE, "seeds", "images", "before %", "mass %", *columns])
 
 
 def sweep_table(found: Iterable[AblationRecord]) -> "pd.DataFrame":

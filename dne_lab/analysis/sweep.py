@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dne_lab.analysis.ablated import ALL, Tally
-from dne_lab.analysis.ablation import check_repeatable, intended_rows, learn
+from dne_lab.analysis.ablation import beware, check_repeatable, intended_rows, learn
 from dne_lab.analysis.again import Again
-from dne_lab.analysis.cutter import MASK, MEAN, Cutter
+from dne_lab.analysis.cutter import MEAN, Cutter, Means
 from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.images import Images, evaluating, parts
 from dne_lab.analysis.maps import Key
@@ -75,7 +75,7 @@ class Sweep:
 def ablation_sweep(
     model: nn.Module,
     images: Images,
-    how: str = MASK,
+    how: str = MEAN,
     kind: Names = None,
     layer: Numbers = None,
     expert: Numbers = None,
@@ -104,6 +104,22 @@ def ablation_sweep(
         LabError: experts that do not read each other, images without labels, and what `ablate` raises.
     """
     network = network_of(model)
+    swept = connections(network, kind, layer, expert, own=own, together=together)
+    beware(how, {name for _, taken in swept for name in taken.kinds})
+    found = removals(network, images, [(taken, how) for _, taken in swept], batch_size, progress)
+    return Sweep(how, int(found[0][0].row(ALL)["images"]), sweep_rows(swept, found))
+
+
+def connections(
+    network: ExpandableViT,
+    kind: Names = None,
+    layer: Numbers = None,
+    expert: Numbers = None,
+    *,
+    own: bool = True,
+    together: bool = True,
+) -> list[tuple[dict[str, Any], Removal]]:
+    """What `ablation_sweep` removes, and where; its arguments and errors."""
     views = views_of(network)
     selected = {entry[:3] for entry in select(find_host(network), kind, layer, expert, None)}
     chosen = {key for key in selected if crosses(key, views[key])}
@@ -124,9 +140,15 @@ def ablation_sweep(
                 mine = {key: views[key] for key in sorted(keys) if key[2] == reader}
                 where = dict(zip(COLUMNS, (name, block, reader, source), strict=True))
                 swept.append((where, _connection(mine, source)))
-    tallies = removals(network, images, [taken for _, taken in swept], how, batch_size, progress)
+    return swept
+
+
+def sweep_rows(
+    swept: Sequence[tuple[dict[str, Any], Removal]], found: Sequence[tuple[Tally, Cutter]]
+) -> list[dict[str, Any]]:
+    """The rows of `Sweep.table`: what `removals` found of `connections`."""
     rows = []
-    for (where, _), (tally, cutter) in zip(swept, tallies, strict=True):
+    for (where, _), (tally, cutter) in zip(swept, found, strict=True):
         every, brought = tally.row(ALL), tally.row(where["expert"])
         rows.append(
             where
@@ -135,7 +157,7 @@ def ablation_sweep(
             | {name: every[name] for name in ("changed %", "mean |logit change|")}
             | {"mass %": cutter.mass}
         )
-    return Sweep(how, int(tallies[0][0].row(ALL)["images"]), rows)
+    return rows
 
 
 def _connection(views: dict[Key, View], source: int) -> Removal:
@@ -148,17 +170,20 @@ def _connection(views: dict[Key, View], source: int) -> Removal:
 
 
 def removals(
-    network: ExpandableViT, images: Images, wanted: Sequence[Removal], how: str, batch_size: int, progress: bool
+    network: ExpandableViT, images: Images, wanted: Sequence[tuple[Removal, str]], batch_size: int, progress: bool
 ) -> list[tuple[Tally, Cutter]]:
-    """The effect of each removal on its own, over labelled images.
+    """The effect of each removal, in one of the ways (`HOW`), on its own, over labelled images.
 
-    Removals at the same points share the intact pass, and each goes on from where it differs.
+    Removals at the same points share the intact pass, and each goes on from where it differs; all that put means in
+    place of attention share one pass that finds them.
 
     Raises:
         LabError: images without labels or of classes unknown to the network only, or that can be read only once.
     """
     check_repeatable(images, "a sweep")
-    found = [(Tally(network.task_classes), Cutter(taken, how)) for taken in wanted]
+    touched = {key for taken, how in wanted if how == MEAN for key in taken.masks}
+    means = Means(touched) if touched else None
+    found = [(Tally(network.task_classes), Cutter(taken, how, means)) for taken, how in wanted]
     sessions: dict[frozenset[tuple[str, int]], list[tuple[Tally, Cutter]]] = {}
     for pair in found:
         sessions.setdefault(frozenset(key[:2] for key in pair[1].removal.masks), []).append(pair)
@@ -167,14 +192,14 @@ def removals(
     def replace(part: Tensor, axes: Axes) -> Tensor | None:
         return current[0](part, axes) if current else None
 
-    total = _count(images) * (len(wanted) + (how == MEAN) * len(sessions))
+    total = _count(images) * (len(wanted) + (means is not None))
     bar = tqdm(total=total, desc="ablation", unit="image", disable=None if progress else True, leave=False)
     with evaluating(network) as device, intended_rows(), bar:
+        if means is not None:
+            learn(network, images, means, batch_size, bar)
         for places, members in sessions.items():
             # from the newest expert down, as `Again` wants it
             members = sorted(members, key=lambda pair: -pair[1].removal.experts[0])
-            if how == MEAN:
-                learn(network, images, [cutter for _, cutter in members], batch_size, bar)
             kinds, layers = ([*dict.fromkeys(column)] for column in zip(*sorted(places), strict=True))
             with probe(network, kinds, layers, keep=False, replace=replace):  # of all experts: no batch is undone
                 for some in parts(images, batch_size):

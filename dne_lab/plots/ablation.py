@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dne_lab.analysis.ablation_record import FIRST, AblationRecord
+from dne_lab.analysis.ablation_record import EVERYTHING, FIRST, AblationRecord
 from dne_lab.analysis.ablation_tables import group_table, settings, sweep_table
+from dne_lab.analysis.cutter import HOW
 from dne_lab.analysis.removal import BETWEEN, OTHERS
 from dne_lab.analysis.sweep import Sweep
 from dne_lab.errors import LabError
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-HOW_WORDS = {"mask": "removed, the rest renormalised", "zero": "set to zero", "mean": "replaced by its mean"}
+HOW_WORDS = {"mean": "replaced by its mean", "zero": "set to zero", "mask": "removed, the rest renormalised"}
+# The mark of each way of removing: matplotlib's and plotly's, and whether it is filled.
+HOW_MARKS = {"mean": ("o", "circle", True), "zero": ("s", "square-open", False), "mask": ("x", "x-thin-open", False)}
 READS_WORDS = {
     OTHERS: "all that is read of other experts",
     FIRST: "what is read of expert 1",
     BETWEEN: "what is read of experts 2 to t - 1",
+    EVERYTHING: "all of it",
 }
 ANNOTATED = 8  # experts up to which matrices carry their numbers
 # Blue gains, white nothing, red losses: told apart under every common colour blindness.
@@ -35,9 +39,9 @@ def drawings(found: Iterable[AblationRecord]) -> dict[str, Figure]:
     """All figures that the records can fill, by file name."""
     found = list(found)
     made: dict[str, Figure] = {}
-    for preset, how in dict.fromkeys((record.preset, record.how) for record in found):
-        mine = [record for record in found if (record.preset, record.how) == (preset, how)]
-        stem = f"ablation_{preset.replace('-', '_').replace(',', '_')}" + ("" if how == "mask" else f"_{how}")
+    for preset in dict.fromkeys(record.preset for record in found):
+        mine = [record for record in found if record.preset == preset]
+        stem = f"ablation_{preset.replace('-', '_').replace(',', '_')}"
         made[f"{stem}_groups"] = ablation_groups(mine)
         for method in dict.fromkeys(record.method for record in mine if record.sweep):
             made[f"{stem}_{method}"] = ablation_matrix(record for record in mine if record.method == method)
@@ -45,34 +49,34 @@ def drawings(found: Iterable[AblationRecord]) -> dict[str, Figure]:
 
 
 def ablation_groups(found: Iterable[AblationRecord]) -> Figure:
-    """Accuracy lost without each group of the later experts' attention; the table has every expert on its own too.
+    """Accuracy lost without each group of the later experts' attention, the ways of removing it side by side; the table
+    has every expert on its own too.
 
     Raises:
-        LabError: no record, or records of several presets or ways of removing.
+        LabError: no record, or records of several presets.
     """
     members = _one(found)
     table = group_table(members)
-    heading = f"Attention of experts 2, 3, ... {HOW_WORDS[members[0].how]} ({members[0].how})"
-    rows = int((table["experts"] == "later").sum())
+    rows = len(_places(table))
     return Figure(
-        "ablation_groups", f"{heading}\n{_scale(members, True)}", table, [m.run for m in members], _groups_axes,
-        _groups_plotly, (9.2, 1.5 + 0.26 * rows),
+        "ablation_groups", f"Attention of experts 2, 3, ... removed\n{_scale(members, True)}", table,
+        [m.run for m in members], _groups_axes, _groups_plotly, (9.2, 2.2 + 0.3 * rows),
     )  # fmt: skip
 
 
 def ablation_matrix(found: Iterable[AblationRecord]) -> Figure:
-    """Accuracy lost without each connection: a matrix (expert that reads, expert that is read) a kind and layer.
+    """Accuracy lost without each connection: a matrix (expert that reads, expert that is read) a kind and layer; of
+    several ways of removing, each one's matrix over all kinds and layers, and all others in the table.
 
     Raises:
-        LabError: no record with connections, or records of several methods, presets or ways of removing.
+        LabError: no record with connections, or records of several methods or presets.
     """
     members = _one(found)
     if len({member.method for member in members}) > 1:
         raise LabError("ablation_matrix: records of several methods in one figure: draw one figure for each.")
-    table, how = sweep_table(members), members[0].how
+    table = sweep_table(members)
     title = TITLES.get(members[0].method, members[0].method)
-    heading = f"{title}: accuracy lost (points) without a connection\n"
-    heading += f"{HOW_WORDS[how]} ({how})\n{_scale(members, False)}"
+    heading = f"{title}: accuracy lost (points) without a connection\n{_ways(members)}{_scale(members, False)}"
     runs = [m.run for m in members]
     return Figure("ablation_matrix", heading, table, runs, _matrix_axes, _matrix_plotly, _size(table))
 
@@ -92,11 +96,16 @@ def _one(found: Iterable[AblationRecord]) -> list[AblationRecord]:
     members = list(found)
     if not members:
         raise LabError("no ablation record: make one with dne-lab report RUN --ablation N.")
-    for name in ("preset", "how"):
-        values = sorted({getattr(member, name) for member in members})
-        if len(values) > 1:
-            raise LabError(f"ablation records of several ({name}: {', '.join(values)}) in one figure: draw one each.")
+    values = sorted({member.preset for member in members})
+    if len(values) > 1:
+        raise LabError(f"ablation records of several (preset: {', '.join(values)}) in one figure: draw one each.")
     return [member for several in settings(members).values() for member in several]
+
+
+def _ways(members: list[AblationRecord]) -> str:
+    """A line of the title that says in words how one way removes; of several the drawing says it."""
+    hows = list(dict.fromkeys(member.how for member in members))
+    return f"{HOW_WORDS[hows[0]]} ({hows[0]})\n" if len(hows) == 1 else ""
 
 
 def _scale(members: list[AblationRecord], intervals: bool) -> str:
@@ -111,45 +120,67 @@ def _scale(members: list[AblationRecord], intervals: bool) -> str:
 # Groups ------------------------------------------------------------------------------------------------------------
 
 
-def _series(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame"]]:
-    """The rows of all later experts at once, method by method."""
+def _places(table: "pd.DataFrame") -> list[tuple[str, str, str]]:
+    """Method, kind and what was removed, of all later experts at once: a row of the drawing each."""
     later = table[table["experts"] == "later"]
-    return [(str(method), rows) for method, rows in later.groupby("method", sort=False)]
+    found = dict.fromkeys(zip(later["method"], later["kind"], later["removed"], strict=True))
+    known = [*TITLES, *later["method"]]
+    return sorted(found, key=lambda place: known.index(place[0]))
 
 
-def _name(row: Any) -> str:
-    what = READS_WORDS.get(row["removed"], row["removed"])
-    return f"{TITLES.get(row['method'], row['method'])}, {row['kind']}: {what} ({row['mass %']:.0f}% of the attention)"
+def _later(table: "pd.DataFrame", how: str, method: str) -> "pd.DataFrame":
+    return table[(table["experts"] == "later") & (table["how"] == how) & (table["method"] == method)]
+
+
+def _name(table: "pd.DataFrame", place: tuple[str, str, str]) -> str:
+    method, kind, removed = place
+    rows = table[(table["method"] == method) & (table["kind"] == kind) & (table["removed"] == removed)]
+    what = READS_WORDS.get(removed, removed)
+    return f"{TITLES.get(method, method)}, {kind}: {what} ({rows['mass %'].iloc[0]:.0f}% of the attention)"
 
 
 def _groups_axes(axes: "Axes", table: "pd.DataFrame") -> None:
-    names: list[str] = []
-    for method, rows in _series(table):
-        look = style(method)
-        for _, row in rows.iterrows():
+    places = _places(table)
+    hows = [how for how in HOW if how in set(table["how"])]
+    for number, how in enumerate(hows):
+        mark, _, filled = HOW_MARKS[how]
+        shift = 0.22 * (number - (len(hows) - 1) / 2)
+        for method in dict.fromkeys(place[0] for place in places):
+            rows = _later(table, how, method)
+            colour = style(method).colour
+            heights = [
+                places.index(where) + shift for where in zip(rows["method"], rows["kind"], rows["removed"], strict=True)
+            ]
             axes.errorbar(
-                row["loss"], len(names), xerr=row["+-"], color=look.colour, marker=look.marker, capsize=2, linewidth=1.2
-            )
-            names.append(_name(row))
+                rows["loss"], heights, xerr=rows["+-"], color=colour, marker=mark, linestyle="none", capsize=2,
+                linewidth=1.2, markersize=5, markerfacecolor=colour if filled else "white",
+            )  # fmt: skip
+        axes.plot([], [], color="#333333", marker=mark, linestyle="none", label=f"{how}: {HOW_WORDS[how]}",
+                  markerfacecolor="#333333" if filled else "white")  # fmt: skip
     axes.axvline(0, color="#555555", linewidth=0.8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(places)), [_name(table, place) for place in places], fontsize=8)
+    axes.set_ylim(len(places) - 0.5, -0.5)
     axes.set_xlabel("accuracy lost (percentage points)")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.0, 1.0), ncol=len(hows), fontsize=8, frameon=False)
 
 
 def _groups_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    for method, rows in _series(table):
-        look = style(method)
-        figure.add_scatter(
-            x=[float(v) for v in rows["loss"]],
-            y=[_name(row) for _, row in rows.iterrows()],
-            error_x={"type": "data", "array": [float(v) for v in rows["+-"]], "thickness": 1},
-            name=TITLES.get(method, method),
-            mode="markers",
-            marker={"color": look.colour, "symbol": look.symbol, "size": 8},
-        )
-    figure.update_layout(xaxis_title="accuracy lost (percentage points)", showlegend=False)
-    figure.update_yaxes(autorange="reversed", automargin=True)
+    places = _places(table)
+    for how in (how for how in HOW if how in set(table["how"])):
+        for method in dict.fromkeys(place[0] for place in places):
+            rows = _later(table, how, method)
+            where = zip(rows["method"], rows["kind"], rows["removed"], strict=True)
+            figure.add_scatter(
+                x=[float(v) for v in rows["loss"]],
+                y=[_name(table, place) for place in where],
+                error_x={"type": "data", "array": [float(v) for v in rows["+-"]], "thickness": 1},
+                name=f"{TITLES.get(method, method)}, {how}: {HOW_WORDS[how]}",
+                mode="markers",
+                marker={"color": style(method).colour, "symbol": HOW_MARKS[how][1], "size": 8},
+            )
+    figure.update_layout(xaxis_title="accuracy lost (percentage points)", legend={"orientation": "h", "y": -0.15})
+    order = [_name(table, place) for place in places]
+    figure.update_yaxes(categoryorder="array", categoryarray=order, autorange="reversed", automargin=True)
 
 
 # Connections -------------------------------------------------------------------------------------------------------
@@ -158,21 +189,31 @@ Block = tuple[str, int, int]  # name, first row, first column
 
 
 def _mosaic(table: "pd.DataFrame") -> tuple[NDArray[Any], list[Block], list[int], list[int]]:
-    """All matrices in one, in rows as long as a kind has layers, with a gap between them; NaN is no connection.
+    """All matrices in one, in rows as long as a kind has layers, with a gap between them; NaN is no connection. Of
+    several ways of removing, their matrices of the last place (all kinds and layers, if there are several) in one row.
 
     Also the blocks, the experts that read and those that are read.
     """
     readers, sources = sorted(table["expert"].unique()), sorted(table["reads"].unique())
     places = list(dict.fromkeys(zip(table["kind"], table["layer"], strict=True)))
-    kinds = [kind for kind, _ in places]
-    side = max(kinds.count(kind) for kind in kinds)
+    hows = [how for how in HOW if "how" in table and how in set(table["how"])]
+    parts: list[tuple[str, Any]] = []
+    if len(hows) > 1:
+        side = len(hows)
+        last = (table["kind"] == places[-1][0]) & (table["layer"] == places[-1][1])
+        parts = [(f"{how}: {HOW_WORDS[how]}", table[last & (table["how"] == how)]) for how in hows]
+    else:
+        kinds = [kind for kind, _ in places]
+        side = max(kinds.count(kind) for kind in kinds)
+        for kind, layer in places:
+            name = "all kinds and layers" if kind == "all" else f"{kind}, layer {layer}"
+            parts.append((name, table[(table["kind"] == kind) & (table["layer"] == layer)]))
     high, wide = len(readers) + 2, len(sources) + 1
-    whole = np.full((high * -(-len(places) // side) - 2, wide * side - 1), np.nan)
+    whole = np.full((high * -(-len(parts) // side) - 2, wide * side - 1), np.nan)
     blocks: list[Block] = []
-    for number, (kind, layer) in enumerate(places):
+    for number, (name, rows) in enumerate(parts):
         top, left = high * (number // side), wide * (number % side)
-        blocks.append(("all kinds and layers" if kind == "all" else f"{kind}, layer {layer}", top, left))
-        rows = table[(table["kind"] == kind) & (table["layer"] == layer)]
+        blocks.append((name, top, left))
         for reader, source, loss in zip(rows["expert"], rows["reads"], rows["loss"], strict=True):
             whole[top + readers.index(reader), left + sources.index(source)] = loss
     return whole, blocks, readers, sources

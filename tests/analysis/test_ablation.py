@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import dne_lab as lab
 from dne_lab.analysis.ablated import Ablation
 from dne_lab.analysis.again import Again
-from dne_lab.analysis.cutter import HOW, Cutter
+from dne_lab.analysis.cutter import HOW, Cutter, Means
 from dne_lab.analysis.images import Part
 from dne_lab.analysis.probe import probe
 from dne_lab.analysis.removal import removal
@@ -139,11 +139,11 @@ def test_removal_is_that_of_plain_loops(
 
 def model_after(model: ExpandableViT, images: Tensor, found: Ablation) -> Tensor:
     """The ablated logits in the network's own type."""
-    cutter = Cutter(found.removal, found.how)
-    if found.how == "mean":
-        with probe(model, keep=False, read=cutter.learn), torch.no_grad():
-            model(images)
-        cutter.learned(len(images))
+    means = Means(found.removal.masks)
+    with probe(model, keep=False, read=means.read), torch.no_grad():
+        model(images)
+    means.counted(len(images))
+    cutter = Cutter(found.removal, found.how, means)
     with warnings.catch_warnings(), probe(model, keep=False, replace=cutter), torch.no_grad():
         warnings.simplefilter("ignore")
         return model(images).logits
@@ -153,7 +153,9 @@ def model_after(model: ExpandableViT, images: Tensor, found: Ablation) -> Tensor
 def test_mask_under_a_plain_softmax_is_masking_the_scores(variant: Variant) -> None:
     model = tiny.model(variant, HEADS, **tiny.PAPER).double()
     images = tiny.images(3)
-    found = lab.ablate(model, images, reads=1, expert=(2, 3, 4), groups=False, **QUIET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = lab.ablate(model, images, reads=1, expert=(2, 3, 4), how="mask", groups=False, **QUIET)
 
     def masked(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         scores, axes, *rest = inputs
@@ -175,7 +177,7 @@ def test_sta_that_reads_no_other_expert_is_ia() -> None:
     model = tiny.model(STA, (1, 1, 1, 1), **tiny.PAPER)
     own = tiny.model(IA, (1, 1, 1, 1), **tiny.PAPER)
     own.load_state_dict(model.state_dict())
-    found = lab.ablate(model, tiny.images(4), reads="others", **QUIET)
+    found = lab.ablate(model, tiny.images(4), reads="others", how="mask", **QUIET)
     with torch.no_grad():
         assert tiny.difference(found.after, own(tiny.images(4)).logits) < 1e-5
 
@@ -240,7 +242,7 @@ def test_the_mass_is_that_of_the_touched_rows() -> None:
 
 def test_any_labelling_can_be_removed() -> None:
     model, some = tiny.model(STA, HEADS, **tiny.AUTHORS), batch(4)
-    far = lab.ablate(model, some, group=("ring 1", "ring 2"), labelling="rings", **QUIET)
+    far = lab.ablate(model, some, group=("ring 1", "ring 2"), labelling="rings", how="mask", **QUIET)
     assert far.groups_after is not None and far.groups_after.labels[:2] == ("ring 0", "ring 1")
     shares = far.groups_after.table().set_index(["kind", "group"])["share %"]
     assert shares["joint"]["ring 0"] == pytest.approx(100, abs=1e-4)
@@ -301,7 +303,23 @@ def test_accuracies_are_those_of_counting() -> None:
         assert table.loc[task, "changed %"] == pytest.approx(100 * np.mean(moved))
         mean = float(found.change[rows].abs().double().mean())
         assert table.loc[task, "mean |logit change|"] == pytest.approx(mean, rel=1e-5)
-    assert "mask: all keys of other experts in task1 (layers 0, 1" in repr(found)
+    assert "mean: all keys of other experts in task1 (layers 0, 1" in repr(found)
+
+
+def test_mask_in_task_attention_warns() -> None:
+    model = tiny.model(DNE, HEADS)
+    for call in (lab.ablate, lab.ablation_sweep):
+        with pytest.warns(UserWarning, match="mask multiplies what is left of task attention") as seen:
+            found = call(model, batch(4), kind="task1", expert=3, how="mask", **QUIET)
+        assert seen[0].filename == __file__  # the line of whoever called
+    assert isinstance(
+        lab.ablate(model, batch(4), expert=3, kind="spatial", group="DPSH", how="mask", **QUIET), Ablation
+    )
+    found = lab.ablate(model, batch(4), kind="task1", expert=3, reads=1, how="zero", groups=False, **QUIET)
+    assert not found.warning and "Beware" not in repr(found)
+    with pytest.warns(UserWarning):
+        found = lab.ablate(model, batch(4), kind="task1", expert=3, reads=1, how="mask", groups=False, **QUIET)
+    assert f"Beware: {found.warning}" in repr(found)
 
 
 def test_without_labels_there_are_no_accuracies() -> None:
@@ -451,7 +469,7 @@ def test_a_sweep_can_be_narrowed() -> None:
         sweep.matrix()
     with pytest.raises(LabError, match="unknown value of a sweep 'lost'"):
         sweep.matrix("task2", 0, "lost")
-    assert "Sweep(mask, 6 images)" in repr(sweep)
+    assert "Sweep(mean, 6 images)" in repr(sweep)
 
 
 @pytest.mark.parametrize(

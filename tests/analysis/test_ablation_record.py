@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 
 import dne_lab as lab
-from dne_lab.analysis import ablation_record
+from dne_lab.analysis import ablation_record, kept
 from dne_lab.analysis.ablation_record import AblationRecord, conditions, study
-from dne_lab.analysis.ablation_tables import group_table, settings, sweep_table
+from dne_lab.analysis.ablation_tables import group_table, settings, side_by_side, sweep_table
 from dne_lab.analysis.sweep import COLUMNS
 from dne_lab.errors import LabError
 from dne_lab.measure.metrics import interval
@@ -33,11 +34,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 @pytest.mark.parametrize(
     ("variant", "wanted"),
     [
-        (IA, ["spatial SPSH", "spatial DPSH"]),
-        (STA, ["joint SPSH", "joint SPDH", "joint DPSH", "joint DPDH", "joint SPDH + DPDH", "class others",
-               "joint + class others", "joint + class expert 1", "joint + class between"]),
-        (DNE, ["spatial SPSH", "spatial DPSH", "task1 SPSH", "task1 SPDH", "task2 SPSH", "task2 SPDH",
-               "task1 + task2 SPDH", "task1 + task2 others", "task1 + task2 expert 1", "task1 + task2 between"]),
+        (IA, ["spatial SPSH", "spatial DPSH", "spatial everything"]),
+        (STA, ["joint SPSH", "joint SPDH", "joint DPSH", "joint DPDH", "joint SPDH + DPDH", "joint everything",
+               "class others", "joint + class others", "joint + class expert 1", "joint + class between"]),
+        (DNE, ["spatial SPSH", "spatial DPSH", "spatial everything", "task1 SPSH", "task1 SPDH", "task1 everything",
+               "task2 SPSH", "task2 SPDH", "task2 everything", "task1 + task2 SPDH", "task1 + task2 everything",
+               "task1 + task2 others", "task1 + task2 expert 1", "task1 + task2 between"]),
     ],
     ids=tiny.names,
 )  # fmt: skip
@@ -52,13 +54,14 @@ def test_what_is_removed(variant: Variant, wanted: list[str]) -> None:
 
 def test_the_record_is_what_ablate_says(runs: dict[str, Run], tmp_path: Path) -> None:
     run = runs["dne"]
-    found = study(run, 50, "zero", progress=False)
+    (found,) = study(run, 50, "zero", progress=False)
     images = run.stream.test_images(50)
     assert (found.run, found.how, found.images, found.LA) == (run.record.id, "zero", 50, run.record.LA)
     for row in found.groups[::4]:
         reader = {"expert": row["expert"] or (2, 3)}
         reads: dict[str, Any] = {"others": "others", "expert 1": 1, "between": "between"}
         choice = {"reads": reads[row["removed"]]} if row["removed"] in reads else {"group": row["removed"].split(" + ")}
+        choice = {} if row["removed"] == "everything" else choice
         kinds = row["kind"].split(" + ")
         one = lab.ablate(run.model, images, kinds, how="zero", groups=False, progress=False, **reader, **choice)
         table = one.table().set_index("task")
@@ -72,6 +75,31 @@ def test_the_record_is_what_ablate_says(runs: dict[str, Run], tmp_path: Path) ->
         assert [*row.values()][4:] == pytest.approx([*other.values()][4:], rel=1e-4, abs=1e-6)
     found.write(tmp_path / "here" / f"{found.name}.json")
     assert ablation_record.find(tmp_path) == [found]
+    told = found.trained
+    assert told["LA"] == run.record.LA and told["torch"] == run.record.torch and len(told["digest"]) == 16
+    assert told["digest"] != kept.trained(dataclasses.replace(run.record, threads=99))["digest"]
+
+
+def test_all_ways_in_one_go_are_each_way_on_its_own(runs: dict[str, Run]) -> None:
+    for method in ("sta", "dne"):
+        together = study(runs[method], 30, progress=False)
+        assert [record.how for record in together] == ["mean", "zero", "mask"]
+        for record in together:
+            (alone,) = study(runs[method], 30, record.how, progress=False)
+            assert alone == record
+        removed = [{row["removed"] for row in record.groups} for record in together]
+        assert "everything" in removed[0] & removed[1] and removed[0] - removed[2] == {"everything"}
+        assert all(row["empty rows"] == 0 for record in together[:2] for row in record.groups)
+
+
+def test_records_made_before_a_field_was_kept_can_be_read(tmp_path: Path) -> None:
+    tree = dataclasses.asdict(invented())
+    del tree["trained"]
+    (tmp_path / "old.json").write_text(json.dumps(tree))
+    assert ablation_record.find(tmp_path) == [invented()]
+    (tmp_path / "old.json").write_text(json.dumps({**tree, "later": 1}))
+    with pytest.raises(LabError, match="of another version"):
+        ablation_record.find(tmp_path)
 
 
 def test_task_classes_come_with_the_model(runs: dict[str, Run]) -> None:
@@ -137,3 +165,20 @@ def test_tables_put_seeds_together() -> None:
             group_table(wrong)
     with pytest.raises(LabError, match="no connection between experts"):
         sweep_table([dataclasses.replace(invented("ia"), sweep=[])])
+
+
+def test_the_ways_of_removing_stand_side_by_side() -> None:
+    found = [invented("dne", seed, loss, how=how) for how, losses in {"mask": (40.0, 42.0), "mean": (1.0, 3.0)}.items()
+             for seed, loss in enumerate(losses)]  # fmt: skip
+    found.append(invented("sta", how="zero"))
+    everything = [row | {"removed": "everything"} for row in found[2].groups[:1]]
+    found[2:4] = [dataclasses.replace(one, groups=[*one.groups, *everything]) for one in found[2:4]]
+    table = side_by_side(found)
+    assert [*table.columns[-6:]] == ["mean", "mean +-", "zero", "zero +-", "mask", "mask +-"]
+    assert table["method"].tolist() == ["sta"] * 6 + ["dne"] * 13
+    row = table.iloc[6]
+    assert (row["kind"], row["removed"], row["experts"], row["seeds"]) == ("task1", "SPSH", "later", 2)
+    assert (row["mean"], row["mean +-"]) == pytest.approx(interval([1.0, 3.0]))
+    assert (row["mask"], row["mask +-"]) == pytest.approx(interval([40.0, 42.0])) and np.isnan(row["zero"])
+    last = table.iloc[-1]
+    assert last["removed"] == "everything" and np.isnan(last["mask"]) and last["mean"] == pytest.approx(1.0)

@@ -25,18 +25,37 @@ def drawn(figure: Figure) -> Any:
     return axes
 
 
-def test_groups_are_a_mark_each() -> None:
+def test_groups_are_a_mark_for_each_way_of_removing() -> None:
     found = [invented("dne", seed, loss) for seed, loss in enumerate((1.0, 2.0, 6.0))] + [invented("sta")]
+    found += [invented("dne", seed, loss, how="mean") for seed, loss in enumerate((0.0, 0.5, 1.0))]
     figure = ablation_groups(found)
     axes = drawn(figure)
     names = [text.get_text() for text in axes.get_yticklabels()]
-    assert len(names) == 4 + 2 and names[2] == "DNE, task1: SPSH (40% of the attention)"
-    marks = [line for line in axes.lines if line.get_marker() in ("D", "s")]
-    assert [float(line.get_xdata()[0]) for line in marks] == pytest.approx([2.0] * 2 + [3.0] * 4)
-    assert [line.get_color() for line in marks] == [style("sta").colour] * 2 + [style("dne").colour] * 4
-    assert "(mask)" in figure.title and "small scale, 100 test images" in figure.title and "3 seeds" in figure.title
-    assert len(figure.records) == 4 and "loss task 3" in figure.table
+    assert len(names) == 2 + 4 and names[2] == "DNE, task1: SPSH (40% of the attention)"
+    marks = {(line.get_marker(), line.get_color()): line for line in axes.lines if len(line.get_xdata()) > 1}
+    dne, sta = style("dne").colour, style("sta").colour
+    assert marks["o", dne].get_xdata() == pytest.approx([0.5] * 4)  # mean
+    assert marks["x", dne].get_xdata() == pytest.approx([3.0] * 4)  # mask
+    assert marks["x", sta].get_xdata() == pytest.approx([2.0] * 2) and ("o", sta) not in marks
+    assert [round(y) for y in marks["x", dne].get_ydata()] == [2, 3, 4, 5]
+    assert marks["o", dne].get_ydata()[0] < marks["x", dne].get_ydata()[0]  # side by side
+    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert told == ["mean: replaced by its mean", "mask: removed, the rest renormalised"]
+    assert "small scale, 100 test images" in figure.title and "3 seeds" in figure.title
+    assert len(figure.records) == 7 and "loss task 3" in figure.table
     assert "one seed, 95% interval over images" in ablation_groups([invented()]).title
+
+
+def test_ways_of_removing_are_matrices_side_by_side() -> None:
+    found = [invented("dne", loss=loss, how=how) for how, loss in {"mask": 4.0, "mean": 1.0, "zero": 2.0}.items()]
+    figure = ablation_matrix(found)
+    axes = drawn(figure)
+    values = np.ma.filled(axes.images[0].get_array().astype(float), np.nan)
+    assert values.shape == (2, 3 * 4 - 1)  # experts 2 and 3 read 1 to 3
+    assert [values[1, 4 * place] for place in range(3)] == [1.0, 2.0, 4.0] and np.isnan(values[:, 3]).all()
+    names = [text.get_text() for text in axes.texts]
+    assert [name.split(":")[0] for name in names if ":" in name] == ["mean", "zero", "mask"]
+    assert len(figure.table) == 3 * 25  # every kind and layer
 
 
 def test_a_matrix_a_kind_and_layer_with_zero_in_the_middle() -> None:
@@ -75,19 +94,15 @@ def test_both_ways_of_drawing_show_the_same(tmp_path: Path) -> None:
         assert [path.suffix for path in figure.save(tmp_path)] == [".csv", ".png"]
 
 
-def test_drawings_by_preset_how_and_method() -> None:
+def test_drawings_by_preset_and_method() -> None:
     found = [invented("dne"), invented("sta"), invented("dne", how="mean"), invented("ia", sweep=[])]
-    assert [*drawings(found)] == [
-        *("ablation_digits_groups", "ablation_digits_dne", "ablation_digits_sta"),
-        *("ablation_digits_mean_groups", "ablation_digits_mean_dne"),
-    ]
+    assert [*drawings(found)] == ["ablation_digits_groups", "ablation_digits_dne", "ablation_digits_sta"]
 
 
 @pytest.mark.parametrize(
     ("found", "message"),
     [
         ([], "no ablation record: make one with"),
-        ([invented(), invented(how="zero")], "several .how: mask, zero. in one figure"),
         ([invented(), invented(preset="other")], "several .preset: digits, other. in one figure"),
         ([invented(), invented("sta")], "records of several methods in one figure"),
         ([invented("ia", sweep=[])], "hold no connection between experts"),
