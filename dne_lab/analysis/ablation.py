@@ -42,6 +42,7 @@ def ablate(
     replicates: int = REPLICATES,
     progress: bool = True,
     views: Views | None = None,
+    means: Means | None = None,
 ) -> Ablation:
     """Takes connections out of a network's attention and says what changes.
 
@@ -74,6 +75,7 @@ def ablate(
         replicates: of the bootstrap over images, for the groups.
         progress: show a bar.
         views: what `removal.views_of` found of this network before, which spares a pass of one image.
+        means: for "mean", what `means_of` found on other images, such as the data set that a single image is from.
 
     Raises:
         LabError: nothing selected, a choice that does not exist or has no such entry (lists what there is), an unknown
@@ -81,8 +83,8 @@ def ablate(
     """
     network = network_of(model)
     taken = removal(network, kind, layer, expert, head, reads, key_head, group, labelling, views)
-    means = Means(taken.masks) if how == MEAN else None
-    cutter = Cutter(taken, how, means)
+    mine = Means(taken.masks) if how == MEAN and means is None else None
+    cutter = Cutter(taken, how, mine or means)
     beware(how, taken.kinds)
     chosen = labellings.find(labelling, network.heads, network.grid)
     there = dict.fromkeys(entry[0] for entry in find_host(network).entries)
@@ -90,8 +92,8 @@ def ablate(
     counted = tuple(Accumulator(chosen, replicates) for _ in range(2))
     result = Ablation(how, taken, network.task_classes)
     with evaluating(network), _bar(progress) as bar:
-        if means is not None:
-            learn(network, images, means, batch_size, bar)
+        if mine is not None:
+            learn(network, images, mine, batch_size, bar)
         with (
             intended_rows(),
             probe(network, *_place(taken), keep=False, replace=cutter),
@@ -109,6 +111,15 @@ def ablate(
     if kinds:
         result.groups_before, result.groups_after = (AttentionGroups(a, ATTENTION, False) for a in counted)
     return result.done()
+
+
+def means_of(model: nn.Module, images: Images, batch_size: int = 64) -> Means:
+    """The mean over images of all attention maps of a network, for ``how="mean"`` on other images than these."""
+    network = network_of(model)
+    means = Means(entry[:3] for entry in find_host(network).entries)
+    with evaluating(network), _bar(False) as bar:
+        learn(network, images, means, batch_size, bar)
+    return means
 
 
 def learn(network: ExpandableViT, images: Images, means: Means, batch_size: int, bar: tqdm) -> None:

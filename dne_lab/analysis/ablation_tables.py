@@ -83,7 +83,7 @@ def side_by_side(found: Iterable[AblationRecord]) -> "pd.DataFrame":
     for row in table.to_dict("records"):
         key = tuple(row[name] for name in WHERE)
         kept = {name: row[name] for name in (*WHERE, "seeds", "images", "before %", "mass %")}
-        rows.setdefault(key, kept)  # type: ignore[arg-type]
+        rows.setdefault(key, kept)
         rows[key] |= {row["how"]: row["loss"], f"{row['how']} +-": row["+-"]}
     known = [*TITLES, *table["method"]]
     rows = dict(sorted(rows.items(), key=lambda item: (item[0][0], known.index(item[0][1]))))  # stable

@@ -1,5 +1,6 @@
 """What if: one choice of connections taken out by `ablate`, and what it does to an image and to every expert."""
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from dne_lab.analysis.ablated import ALL, Tally
 from dne_lab.analysis.ablation import ablate
-from dne_lab.analysis.cutter import MASK
+from dne_lab.analysis.cutter import MEAN, Means
 from dne_lab.analysis.images import evaluating, parts
 from dne_lab.analysis.removal import Views
 from dne_lab.data.stream import Batch
@@ -32,7 +33,7 @@ class Choice:
         expert: the reader.
         kind, layer: where.
         group: SPSH, SPDH, DPSH, DPDH.
-        how: "mask" or "zero", see `ablate`.
+        how: "mean", "zero" or "mask", see `ablate`.
     """
 
     reads: int | str | None = None
@@ -40,7 +41,7 @@ class Choice:
     kind: str | None = None
     layer: int | None = None
     group: tuple[str, ...] = ()
-    how: str = MASK
+    how: str = MEAN
 
     @property
     def nothing(self) -> bool:
@@ -84,10 +85,17 @@ class WhatIf:
         return pd.DataFrame({name: np.asarray(values) for name, values in rows.items()})
 
 
-def what_if(network: ExpandableViT, images: Tensor, choice: Choice, views: Views | None = None) -> WhatIf:
+def what_if(
+    network: ExpandableViT,
+    images: Tensor,
+    choice: Choice,
+    views: Views | None = None,
+    means: Means | None = None,
+) -> WhatIf:
     """Runs images (n, C, H, W) uint8 with everything on and with a choice off.
 
-    ``views`` of the network, from `removal.views_of`, spare a pass.
+    ``views`` of the network, from `removal.views_of`, spare a pass; ``means`` of a data set, from `ablation.means_of`,
+    are what "mean" puts in place of attention (default: the mean over these images: of a single one, its own).
 
     Raises:
         LabError: the network has no such connection; see `ablate`.
@@ -96,7 +104,11 @@ def what_if(network: ExpandableViT, images: Tensor, choice: Choice, views: Views
         logits = _logits(network, images)
         return WhatIf(NOTHING, logits, logits, [0.0] * len(network.heads))
     asked = choice.arguments(len(network.heads))
-    found = ablate(network, images, **asked, groups=False, progress=False, views=views)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="mask multiplies"
+        )  # the choice itself says so
+        found = ablate(network, images, **asked, groups=False, progress=False, views=views, means=means)
     return WhatIf(f"off ({found.how}): {found.what}", found.before, found.after, found.moved)
 
 
@@ -105,7 +117,9 @@ def accuracy(network: ExpandableViT, images: Batch, choice: Choice) -> "pd.DataF
     import pandas as pd
 
     if not choice.nothing:
-        return ablate(network, images, **choice.arguments(len(network.heads)), groups=False, progress=False).table()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="mask multiplies")
+            return ablate(network, images, **choice.arguments(len(network.heads)), groups=False, progress=False).table()
     tally, logits = Tally(network.task_classes), _logits(network, images.images)
     tally.add(logits, logits, images.labels)
     places: list[Any] = [ALL, *tally.tasks()]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dne_lab.analysis import views
+from dne_lab.analysis.ablation import means_of
+from dne_lab.analysis.cutter import Means
 from dne_lab.analysis.images import evaluating
 from dne_lab.analysis.maps import AttentionMap
 from dne_lab.analysis.removal import Views, views_of
@@ -16,6 +18,7 @@ from dne_lab.errors import LabError
 from dne_lab.models.expandable import ExpandableViT
 
 REMEMBERED = 16  # maps kept, of one image each
+MEANT = 256  # images over which attention is averaged
 Images = Batch | Tensor
 
 
@@ -52,6 +55,7 @@ class Subject:
         self._maps: dict[Any, AttentionMap] = {}
         self._scores: dict[Any, Tensor] = {}
         self._views: dict[Any, Views] = {}
+        self._means: dict[Any, Means] = {}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -94,6 +98,15 @@ class Subject:
         if key not in self._views:
             self._views[key] = views_of(network)
         return self._views[key]
+
+    def means(self, model: str) -> Means:
+        """A model's mean attention over (at most 256 of) the images, remembered."""
+        network = self.models[model]
+        key = (model, network.heads)
+        if key not in self._means:
+            step = -(-len(self.images) // MEANT)
+            self._means[key] = means_of(network, torch.stack(self.images[::step]))
+        return self._means[key]
 
     def scores(self, model: str, image: int) -> Tensor:
         """(classes,) logits of one image, remembered."""

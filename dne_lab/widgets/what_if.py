@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 SUBSET = 256  # labelled images on which the accuracy is counted
 ANY = ""  # a Dropdown takes None for "nothing is chosen"
-HOW = {"mask": "mask: rest scaled", "zero": "zero: rest kept"}
+HOW = {
+    "mean": "mean: what depends on the image goes",
+    "zero": "zero: the rest is kept",
+    "mask": "mask: the rest is scaled up (much, in task blocks)",
+}
 KIND_WORDS = {
     SPATIAL: "spatial attention",
     JOINT: "joint attention",
@@ -97,7 +101,7 @@ class WhatIfExplorer(Part):
         choice, name = self.choice(), self.model.value
         network, image = self.subject.models[name], self.subject.images[self.image]
         self.said.value = drawing.sentence(self.subject.prediction(name, self.image))
-        self.result = what_if(network, image[None], choice, self.subject.connections(name))
+        self.result = what_if(network, image[None], choice, self.subject.connections(name), self.subject.means(name))
         self.said.value += drawing.sentence(self.result.what)
         self.picture.value = drawing.image(plots.picture(image), 150, "the image")
         table = self.result.classes()

@@ -8,6 +8,7 @@ import torch
 from tiny import AUTHORS, PAPER
 
 import dne_lab as lab
+from dne_lab.analysis.ablation import means_of
 from dne_lab.analysis.removal import views_of
 from dne_lab.analysis.what_if import Choice, accuracy, what_if
 from dne_lab.data.stream import Batch
@@ -38,7 +39,7 @@ def test_only_who_reads_moves_and_the_others_keep_every_bit(variant: Variant) ->
 
 def test_moved_is_the_largest_change_over_all_batches() -> None:
     model, images = tiny.model(DNE, HEADS), tiny.images(7)
-    choice: Any = {"reads": 1, "expert": [2, 3], "groups": False, "progress": False}
+    choice: Any = {"reads": 1, "expert": [2, 3], "how": "zero", "groups": False, "progress": False}
     whole, parts = (lab.ablate(model, images, **choice, batch_size=size) for size in (7, 2))
     assert parts.moved == pytest.approx(whole.moved, rel=1e-4) and whole.moved[0] == 0.0
     one = [lab.ablate(model, images[i : i + 1], **choice).moved for i in range(7)]
@@ -60,9 +61,20 @@ def test_sta_that_reads_no_other_expert_attends_as_ia_does() -> None:
     ia, sta = (tiny.model(v, (1, 1), **PAPER) for v in (IA, STA))
     sta.load_state_dict(ia.state_dict())
     images = tiny.images(2)
-    found = what_if(sta, images, Choice(reads="others", kind="joint"))
+    found = what_if(sta, images, Choice(reads="others", kind="joint", how="mask"))
     assert tiny.difference(found.after, ia(images).logits) < 1e-5
     assert tiny.difference(found.before, ia(images).logits) > 1e-3
+
+
+def test_the_mean_is_that_of_the_data_set() -> None:
+    model, images = tiny.model(DNE, HEADS), tiny.images(9)
+    choice = Choice(reads="others", kind="task1")
+    alone = what_if(model, images[:1], choice)
+    assert tiny.difference(alone.after, alone.before) < 1e-5  # the mean over one image is its own attention
+    found = what_if(model, images[:1], choice, means=means_of(model, images))
+    every = lab.ablate(model, images, reads="others", kind="task1", groups=False, progress=False)
+    assert tiny.difference(found.after, every.after[:1]) < 1e-5
+    assert tiny.difference(found.after, found.before) > 1e-4
 
 
 def test_classes_are_the_best_before_and_after() -> None:
@@ -99,7 +111,7 @@ def test_a_model_in_training_is_looked_at_in_evaluation() -> None:
 def test_what_is_not_there_is_told() -> None:
     with pytest.raises(LabError, match=r"no later expert reads expert 3, the newest.*as read by expert 3 itself"):
         what_if(tiny.model(DNE, HEADS), tiny.images(1), Choice(reads=3))
-    assert what_if(tiny.model(DNE, HEADS), tiny.images(1), Choice(reads=3, expert=3)).moved[2] > 1e-4
+    assert what_if(tiny.model(DNE, HEADS), tiny.images(1), Choice(reads=3, expert=3, how="zero")).moved[2] > 1e-4
     with pytest.raises(LabError, match=r"An expert reads itself and earlier experts only"):
         what_if(tiny.model(IA, HEADS), tiny.images(1), Choice(reads=1))
     with pytest.raises(LabError, match="task1"):
