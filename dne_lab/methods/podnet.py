@@ -131,8 +131,8 @@ def nca(scores: Tensor, labels: Tensor, scale: Tensor, margin: float) -> Tensor:
 
 
 def nca_code(scores: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
-    """The loss of the authors' code: mean of log sum_i exp(z_i) - z_y, where z = scale s - max (scale s), and in the sum
-    0 stands in place of z_y.
+    """The loss of the authors' code: mean of log sum_i exp(z_i) - z_y with z = scale s - max (scale s), where the sum
+    has 0 in place of z_y.
 
     It takes the margin from every class, so that it cancels, and clamps nothing. Where the true class scores highest
     this is cross entropy; elsewhere the sum holds 1 for the true class, and the loss is cross entropy's or more.
