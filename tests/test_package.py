@@ -239,7 +239,6 @@ def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[<>=\[ ]", text)[0].replace("-", "_") for text in project["dependencies"]}
     names = {"sklearn": "scikit_learn", "PIL": "pillow"}
-    declared.add("scipy")  # scikit-learn is built on it
     used = {names.get(top, top) for _, tree in trees() for top in {full.split(".")[0] for full in imports(tree)}}
     assert used - set(sys.stdlib_module_names) - {"dne_lab"} <= declared
 

@@ -9,15 +9,20 @@ from dne_lab import presets
 from dne_lab.measure.groups import Group, order_of, seedless, start_of, tasks_text
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
+from dne_lab.measure.significance import Deviation, residual
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two groups on one stream under one memory; ``strict``: their settings differ in method and heads alone."""
+    """Two groups on one stream under one memory; ``strict``: their settings differ in method and heads alone.
+
+    ``deviation``: of LA, pooled over all methods of their experiment (`significance.residual`), where it is known.
+    """
 
     one: Group
     other: Group
     strict: bool
+    deviation: Deviation | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -36,9 +41,18 @@ class Pair:
 
         (None, None) without a common seed; the half width of a single seed is None.
         """
-        ours, theirs = ({r.seed: value(r) for r in group.records} for group in (self.one, self.other))
-        values = [ours[seed] - theirs[seed] for seed in self.seeds]
+        values = self.values(value)
         return interval(values) if values else (None, None)
+
+    def values(self, value: Callable[[Record], float] = lambda record: record.seen_accuracy[-1]) -> list[float]:
+        """``value`` of one minus the other, by seed."""
+        ours, theirs = ({r.seed: value(r) for r in group.records} for group in (self.one, self.other))
+        return [ours[seed] - theirs[seed] for seed in self.seeds]
+
+    @property
+    def pooled(self) -> float | None:
+        """The half width of the interval of the difference in LA from the pooled standard deviation."""
+        return None if self.deviation is None else self.deviation.half_width(len(self.seeds), means=2)
 
 
 def pairs(
@@ -51,6 +65,8 @@ def pairs(
     Where some of them differ in method and heads alone, only those are paired: methods with recipes of their own are
     compared as they are, variants of one network under equal settings. Runs on validation images are left out, and so
     are pairs without a common seed. ``same_heads`` asks for equal heads of all experts.
+
+    A run counts once: of pairs that differ in precision alone, one is taken (strict, of most seeds, not of bf16).
     """
     usable = [group for group in groups if not group.first.validation and not group.first.joint]
     found: list[Pair] = []
@@ -59,10 +75,39 @@ def pairs(
         if same_heads:
             fits = [group for group in fits if group.first.heads == mine.first.heads]
         alike = [group for group in fits if _rest(group.first) == _rest(mine.first)]
-        made = [Pair(mine, group, bool(alike)) for group in alike or fits]
+        deviation = (
+            residual(
+                {group.label: group.last_by_seed() for group in usable if _same_experiment(group.first, mine.first)}
+            )
+            if fits
+            else None
+        )
+        made = [Pair(mine, group, bool(alike), deviation) for group in alike or fits]
         found += [pair for pair in made if pair.seeds]
+    found = _one_precision(found)
     strictly = {id(g) for pair in found if pair.strict for g in (pair.one, pair.other)}
     return [pair for pair in found if pair.strict or not {id(pair.one), id(pair.other)} & strictly]
+
+
+def _one_precision(found: Sequence[Pair]) -> list[Pair]:
+    """Of pairs whose groups are the same but for precision, the strict one, of most seeds, not of bf16."""
+    best: dict[tuple[str, str], Pair] = {}
+    for pair in found:
+        key = (_but_for_precision(pair.one.first), _but_for_precision(pair.other.first))
+        best[key] = max(best.get(key, pair), pair, key=_worth)  # the first of equal ones
+    return [pair for pair in found if pair in best.values()]
+
+
+def _worth(pair: Pair) -> tuple[bool, int, int]:
+    reduced = [group.first.config.get("precision") == "bf16" for group in (pair.one, pair.other)]
+    return pair.strict, len(pair.seeds), -sum(reduced)
+
+
+def _but_for_precision(record: Record) -> str:
+    config = {name: value for name, value in seedless(record).items() if name != "precision"}
+    known = config or record.settings_sha256  # the oldest records do not hold their configuration
+    rest = [record.method, record.heads, record.network, record.epochs, record.preset, stream_of(record), known]
+    return json.dumps(rest, sort_keys=True)
 
 
 def stream_of(record: Record) -> str:

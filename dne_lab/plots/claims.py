@@ -14,9 +14,10 @@ from dne_lab.measure.groups import TITLES, depth, even_heads, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.pairs import Pair, is_method, pairs
 from dne_lab.measure.record import Record
+from dne_lab.measure.significance import beside_smallest, p_value
 from dne_lab.models.variants import DNE, IA
 from dne_lab.plots import claims_drawn, printed
-from dne_lab.plots.evidence import AGREES, CONTRADICTS, OPEN, Evidence, Judgement
+from dne_lab.plots.evidence import AGREES, CONTRADICTS, OPEN, Evidence, Judgement, corrected
 from dne_lab.plots.series import PAPER_DATASETS, PAPER_EPOCHS, scale
 
 RIVALS = ("icarl", "podnet", "der", "foster", "dytox")
@@ -25,12 +26,21 @@ SINGLE = ("icarl", "podnet", "foster", "dytox")
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper: its figure or table, the sentence, the notebook that shows it, and its judge."""
+    """A statement of the paper: its figure or table, the sentence, the notebook that shows it, and its judge.
+
+    ``family``: all comparisons among which a false find must be unlikely (Holm); default: those of ``judges``.
+    """
 
     figure: str
     says: str
     notebook: int
-    judge: Callable[[Evidence], list[Judgement]]
+    judges: Callable[[Evidence], list[Judgement]]
+    family: Callable[[Evidence], list[Judgement]] | None = None
+
+    def judge(self, evidence: Evidence) -> list[Judgement]:
+        """Its comparisons; each is told apart only where it is after Holm's correction within the family."""
+        found = self.judges(evidence)
+        return corrected(found, found if self.family is None else self.family(evidence))
 
 
 def step_of(record: Record) -> int | None:
@@ -57,7 +67,10 @@ def judge_pair(pair: Pair, sign: int = 1) -> Judgement:
     found = f"{_name(pair.one.first)} - {_name(pair.other.first)}: {mean:+.2f}{half} points, {seeds}"
     small = "small scale" in scale([*pair.one.records, *pair.other.records])
     across = len({"patch" in group.first.network for group in (pair.one, pair.other)}) > 1
-    return Judgement(outcome(sign * mean, width), pair.setting, found, small, len(pair.seeds) == 1, across)
+    return Judgement(
+        outcome(sign * mean, width), pair.setting, found, small, len(pair.seeds) == 1, across,
+        p=p_value(pair.values()), pooled=pair.pooled, size=beside_smallest(mean, width),
+    )  # fmt: skip
 
 
 def _name(record: Record) -> str:
@@ -118,7 +131,8 @@ def no_gain(*methods: str, least: float = 1.0) -> Callable[[Evidence], list[Judg
             (mean, width), told = pair.difference(), judge_pair(pair)
             known = width is not None
             result = CONTRADICTS if known and mean - width > 0 else AGREES if known and mean + width < least else OPEN
-            found.append(replace(told, outcome=result))
+            against = least if result == AGREES else 0.0
+            found.append(replace(told, outcome=result, p=p_value(pair.values(), against)))
         return found
 
     return judge
@@ -220,23 +234,26 @@ def attention_above(
             ia, sta = values.get("ia", {}), values.get("sta", {})
             seeds = sorted(ia.keys() & sta.keys())
             if seeds:
-                mean, width = interval([sta[seed] - ia[seed] for seed in seeds])
+                by_seed = [sta[seed] - ia[seed] for seed in seeds]
+                mean, width = interval(by_seed)
                 half = "" if width is None else f" ± {width:.2g}"
                 count = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
                 text = f"STA - IA: {mean:+.2g}{half} {unit}, {count}"
                 small = dataset not in PAPER_DATASETS or epochs < PAPER_EPOCHS
                 on = f"{dataset}, {tasks_text(tasks)}"
-                found.append(Judgement(outcome(sign * mean, width), on, text, small))
+                found.append(Judgement(outcome(sign * mean, width), on, text, small, p=p_value(by_seed)))
         return found
 
     return judge
 
 
 def _above_rivals(figure: str, steps: Sequence[int | None], notebook: int) -> list[Claim]:
-    return [
-        Claim(figure, f"DNE is above {TITLES[rival]}", notebook, compare(is_method("dne"), is_method(rival), 1, steps))
-        for rival in RIVALS
-    ]
+    judges = {rival: compare(is_method("dne"), is_method(rival), 1, steps) for rival in RIVALS}
+
+    def family(evidence: Evidence) -> list[Judgement]:
+        return [judgement for judge in judges.values() for judgement in judge(evidence)]
+
+    return [Claim(figure, f"DNE is above {TITLES[rival]}", notebook, judge, family) for rival, judge in judges.items()]
 
 
 CLAIMS: list[Claim] = [

@@ -12,6 +12,7 @@ from dne_lab.errors import LabError
 from dne_lab.measure import cost_records
 from dne_lab.measure import record as records_of
 from dne_lab.measure.record import Record
+from dne_lab.measure.significance import SMALLEST
 from dne_lab.measure.tables import to_markdown
 from dne_lab.plots.claims import CLAIMS, Claim
 from dne_lab.plots.evidence import NOT_RUN, OUTCOMES, Evidence, Judgement
@@ -52,7 +53,9 @@ def _tree(file: Path) -> Any:
 def details(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame":
     """One row a comparison: figure, the paper's statement, notebook, status, on which data, what was found.
 
-    A claim without any comparison is one row "not run".
+    A claim without any comparison is one row "not run". Beside each comparison of several seeds: p, p after Holm's
+    correction within the claim's family (what decides), the half width of the interval from the standard deviation
+    pooled over methods, and whether the difference is above or below the smallest one of interest.
     """
     import pandas as pd
 
@@ -63,6 +66,8 @@ def details(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame"
             rows.append(
                 {"figure": claim.figure, "the paper states": claim.says, "notebook": f"{claim.notebook:02d}"}
                 | {"status": judgement.outcome, "on": judgement.on, "scale": scale, "found": judgement.found}
+                | {"p": judgement.p, "p (Holm)": judgement.adjusted, "+- pooled": judgement.pooled}
+                | {f"beside {SMALLEST:g} points": judgement.size}
             )
     return pd.DataFrame(rows)
 

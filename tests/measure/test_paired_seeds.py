@@ -60,7 +60,7 @@ def test_only_one_experiment() -> None:
 
 
 def test_equal_settings_go_before_others() -> None:
-    slow, fast = {"config": {"precision": "a"}}, {"config": {"precision": "b"}}
+    slow, fast = {"config": {"learn": "a"}}, {"config": {"learn": "b"}}
     made = found([record("dne", **slow), record("dne", **fast), record("ia", **slow), record("ia", **fast)])
     assert [(p.one.first.config, p.other.first.config) for p in made] == [(slow["config"],) * 2, (fast["config"],) * 2]
     assert all(p.strict for p in made)
@@ -91,3 +91,28 @@ def test_seeds_whose_class_order_follows_from_them_are_averaged_and_paired() -> 
     (pair,) = found(made)
     assert pair.strict and pair.seeds == [1, 2]
     assert len(groups([ruled("dne", seed, None) for seed in range(3)])) == 3
+
+
+def test_a_run_counts_once_whatever_its_precision() -> None:
+    def at(precision: str, method: str, *values: float) -> list[Record]:
+        return runs(
+            method, values, config={"method": method, "precision": precision}, settings_sha256=precision.ljust(64, "0")
+        )
+
+    dne, twin = at("auto", "dne", 80, 81), at("bf16", "dne", 80, 82)
+    (pair,) = found([*dne, *twin, *at("auto", "ia", 70, 71)])
+    assert pair.one.records == tuple(dne)
+    (pair,) = found([*dne, *twin, *at("bf16", "ia", 70, 71)])  # settings alike go before
+    assert pair.one.records == tuple(twin) and pair.strict
+    (pair,) = found([*dne[:1], *twin, *at("auto", "ia", 70, 71), *at("bf16", "ia", 70, 71)])
+    assert len(pair.seeds) == 2 and pair.one.records == tuple(twin)
+
+
+def test_beside_its_own_interval_a_difference_has_one_from_what_all_methods_have_in_common() -> None:
+    made = [*runs("dne", (80, 82, 84)), *runs("ia", (70, 74, 72)), *runs("sta", (60, 62, 64))]
+    (pair,) = found(made)
+    # residuals of two methods of equal differences and one that is (-2, 2, 0) beside them: 4 degrees of freedom
+    assert pair.deviation is not None and pair.deviation.freedom == 4
+    assert pair.deviation.value == pytest.approx((16 / 3 / 4) ** 0.5)
+    assert pair.pooled == pytest.approx(2.7764451 * (4 / 3 * 2 / 3) ** 0.5)
+    assert found([record("dne"), record("ia", last=79.0)])[0].pooled is None

@@ -55,6 +55,26 @@ def test_figure_4_right(sta: tuple[float, ...], expected: str) -> None:
     assert one.found.startswith("STA (k = 1) - IA (k = 1): ")
 
 
+def test_what_is_told_apart_alone_may_not_be_within_its_family() -> None:
+    """Three rivals: p = 0.029 alone; the other two tell nothing, and 3 x 0.029 is not below 0.05."""
+    dne, near = runs("dne", (70, 71, 72)), (63.5, 67.5, 67.0)
+    (alone,) = judged("figure 6 a, b; table 1", "above DER", dne, runs("der", near))
+    assert alone.outcome == AGREES and alone.p == alone.adjusted and alone.p is not None and 0.02 < alone.p < 0.05
+    others = [runs("icarl", (70, 73, 70)), runs("foster", (69, 75, 70))]
+    (one,) = judged("figure 6 a, b; table 1", "above DER", dne, runs("der", near), *others)
+    assert one.p == alone.p and one.adjusted == pytest.approx(3 * alone.p) and one.outcome == OPEN
+    assert one.pooled is not None and one.size == alone.size
+    (own,) = judged(
+        "figure 6 f",
+        "above DER",
+        *[
+            runs(m, v, tasks=[50, *[2] * 25])
+            for m, v in (("dne", (70, 71, 72)), ("der", near), ("icarl", (70, 73, 70)))
+        ],
+    )
+    assert own.outcome == AGREES  # a claim about one rival is a family of its own
+
+
 def test_what_costs_less_is_no_evidence() -> None:
     dne = runs("dne", (70, 71), flops_literal=100)
     cheap, dear = (runs("ia", (60, 61), k, k, flops_literal=f) for k, f in ((1, 50), (4, 95)))
