@@ -1,0 +1,80 @@
+"""Takes figures/explorer.png: the explorer of notebook 06 in a real JupyterLab, used by mouse and keyboard.
+
+``python figures/explorer.py`` needs the extra ``test`` and chromium. The file is an animated PNG of a few states; where
+animation is not shown one sees the first.
+"""
+
+import io
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+FIGURES = Path(__file__).parent
+sys.path.insert(0, str(FIGURES.parent / "tests" / "widgets"))
+import served  # noqa: E402  (how the browser tests start a server)
+
+NOTEBOOK = "06_task_attention_explorer.ipynb"
+WIDTH, COLOURS = 1280, 256
+MILLISECONDS = 2500  # that a state is shown
+
+
+def states(page: Any) -> Iterator[None]:
+    """Uses the explorer, and stops wherever a picture is to be taken."""
+    patches = page.locator(".dne-patches:visible canvas")
+    slider = '.widget-slider:visible:has(label:text-is("{}")) .noUi-handle'
+    page.locator(slider.format("layer")).first.focus()
+    page.keyboard.press("ArrowRight")
+    patches.first.click(position={"x": 100, "y": 75})
+    yield
+    patches.first.click(position={"x": 60, "y": 140})
+    yield
+    page.get_by_role("tab", name="Spatial and joint").click()
+    page.locator(".dne-shares:visible").nth(1).wait_for()
+    patches.first.click(position={"x": 100, "y": 75})
+    yield
+    page.get_by_role("tab", name="What if").click()
+    page.locator(".dne-classes:visible").first.wait_for()
+    page.locator('.widget-dropdown:visible:has(label:text-is("switch off")) select').select_option(index=2)
+    yield
+
+
+def taken(page: Any) -> list[Image.Image]:
+    """The explorer in every state, all pictures as large as the tallest, in colours that they share."""
+    shown = page.locator(".jupyter-widgets.widget-tab, .jupyter-widgets.jp-TabPanel").locator("visible=true").last
+    found = []
+    for _ in states(page):
+        page.wait_for_timeout(1500)  # one forward pass and the drawing of its views
+        found.append(Image.open(io.BytesIO(shown.screenshot())).convert("RGB"))
+    width, height = (max(picture.size[axis] for picture in found) for axis in (0, 1))
+    sheet = Image.new("RGB", (width, height * len(found)), "white")
+    for number, picture in enumerate(found):
+        sheet.paste(picture, (0, number * height))
+    few = sheet.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    return [few.crop((0, number * height, width, (number + 1) * height)) for number in range(len(found))]
+
+
+def main() -> None:
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
+        root, state = (Path(place) / name for name in ("lab", "state"))
+        root.mkdir()
+        browser = playwright.chromium.launch(executable_path=served.browser_path(), args=list(served.QUIET))
+        with served.serving("jupyterlab", served.laboratory(root), state) as server:
+            seen = served.Watched(browser, server, WIDTH)
+            seen.run_notebook(NOTEBOOK)
+            seen.page.locator(".dne-bars:visible").first.wait_for(timeout=60_000)
+            seen.bring(".dne-bars")
+            first, *others = taken(seen.page)
+        browser.close()
+    file = FIGURES / "explorer.png"
+    first.save(file, save_all=True, append_images=others, duration=MILLISECONDS, loop=0, optimize=True)
+    print(f"{file.name}: {len(others) + 1} states, {file.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

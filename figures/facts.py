@@ -1,0 +1,477 @@
+"""What the templates of the pages may ask: numbers, tables and pictures from the committed records, as text.
+
+Every function reads ``figures/records`` alone. A number that is not there is an error, so that no page says what no
+record holds.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+
+from dne_lab import decomposing, paper
+from dne_lab.analysis import ablation_record, decomposition
+from dne_lab.analysis.ablation_tables import group_table, sweep_table
+from dne_lab.errors import LabError
+from dne_lab.measure import record, streams, tables
+from dne_lab.measure.groups import Group, groups
+from dne_lab.measure.metrics import interval
+from dne_lab.measure.record import Record
+from dne_lab.plots import status
+
+FIGURES = Path(__file__).parent
+RECORDS = FIGURES / "records"
+NOTEBOOKS = FIGURES.parent / "notebooks"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference in points with the half width of its 95% interval over seeds (None: one seed)."""
+
+    mean: float
+    width: float | None
+
+    @property
+    def told(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.width is not None and abs(self.mean) > self.width
+
+    def __str__(self) -> str:
+        """``+10.8 ± 7.1``."""
+        return f"{self.mean + 0.0:+.1f}" + ("" if self.width is None else f" ± {self.width:.1f}")
+
+
+class Runs:
+    """Finished runs, by the label that tables give them: ``runs["DNE (k = 1)"]``."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = list(records)
+
+    @cached_property
+    def groups(self) -> dict[str, Group]:
+        return {group.label: group for group in groups(self.records)}
+
+    def __getitem__(self, label: str) -> Group:
+        if label not in self.groups:
+            raise LabError(f"no runs of {label!r}: there are {', '.join(self.groups)}.")
+        return self.groups[label]
+
+    def where(self, **wanted: Any) -> "Runs":
+        """The runs whose fields have these values, e.g. ``seed=0``; a tuple: one of them."""
+        kept = self.records
+        for name, value in wanted.items():
+            among = value if isinstance(value, tuple) else (value,)
+            kept = [one for one in kept if getattr(one, name) in among]
+        return Runs(kept)
+
+    def stream(self, *tasks: int) -> "Runs":
+        """The runs of one stream, and joint models, which know no tasks."""
+        return Runs([one for one in self.records if one.joint or one.tasks == list(tasks)])
+
+    def __add__(self, other: "Runs") -> "Runs":
+        return Runs([*self.records, *other.records])
+
+    def mean(self, label: str, name: str = "LA") -> float:
+        """Mean over seeds of a field of the record."""
+        return interval([float(getattr(one, name)) for one in self[label].records])[0]
+
+    def spread(self, label: str) -> float:
+        """Half width of the 95% interval of LA over seeds."""
+        width = interval([float(one.LA or 0) for one in self[label].records])[1]
+        if width is None:
+            raise LabError(f"{label}: one seed has no interval.")
+        return width
+
+    def gap(self, one: str, other: str) -> Difference:
+        """LA of one minus the other, paired by seed."""
+        mine, theirs = (self[label].last_by_seed() for label in (one, other))
+        return Difference(*interval([mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]))
+
+    def gaps(self, *pairs: tuple[str, str]) -> str:
+        """A table of `gap`: one row a pair, with whether the interval excludes zero."""
+        rows = []
+        for one, other in pairs:
+            gap = self.gap(one, other)
+            answer = "yes" if gap.told else "no" if gap.width is not None else "one seed"
+            rows.append(
+                {"difference in LA, paired by seed": f"{one} - {other}", "points": str(gap), "told apart": answer}
+            )
+        return tables.to_markdown(pd.DataFrame(rows))
+
+    def ratio(self, one: str, other: str, name: str = "flops_literal") -> float:
+        """How many times ``name`` (flops_literal, flops_spent, params) of the other one has."""
+        values = [
+            first.params["total"] if name == "params" else getattr(first, name)
+            for first in (self[one].first, self[other].first)
+        ]
+        return float(values[0] / values[1])
+
+    def newest(self, label: str, first: int = 2) -> tuple[float, float]:
+        """Smallest and largest accuracy on the newest classes after task ``first`` and later, over all seeds."""
+        values = [row[-1] for one in self[label].records for row in one.accuracy[first - 1 :]]
+        return min(values), max(values)
+
+    def newest_means(self, label: str) -> tuple[float, float]:
+        """Smallest and largest mean over seeds of the accuracy on the newest classes, after task 2 and later."""
+        records = self[label].records
+        means = [interval([one.accuracy[task][-1] for one in records])[0] for task in range(1, len(records[0].tasks))]
+        return min(means), max(means)
+
+    def first_task(self, label: str) -> tuple[float, float]:
+        """Smallest and largest accuracy after task 1, over seeds."""
+        values = [one.accuracy[0][0] for one in self[label].records]
+        return min(values), max(values)
+
+    def other(self, label: str, prediction: str) -> tuple[float, float]:
+        """Smallest and largest LA over seeds of a method's other prediction, such as FOSTER's teacher."""
+        values = [one.other_predictions[prediction]["LA"] for one in self[label].records]
+        return min(values), max(values)
+
+    def best(self, *labels: str) -> list[str]:
+        """The labels from the highest mean LA to the lowest."""
+        return sorted(labels or self.groups, key=lambda label: -self.mean(label))
+
+    def table(self, *columns: str, sort: str | None = None) -> str:
+        """The summary in these columns, those of the paper's row beside it too."""
+        both = tables.compare(self.records).merge(
+            tables.summary(self.records), how="left", on=["method", "tasks"], suffixes=("", "_")
+        )
+        if sort:
+            both = both.sort_values(sort, kind="stable")
+        return tables.to_markdown(both[list(columns)])
+
+    def by_stream(self) -> str:
+        """LA of every method (row) on every stream (column)."""
+        return tables.to_markdown(streams.by_stream(self.records))
+
+
+def runs(*folders: str) -> Runs:
+    """The runs in these folders of ``figures/records``."""
+    return Runs([one for name in folders for one in record.find(RECORDS / name)])
+
+
+def results(labels: Sequence[str], **protocols: Runs) -> str:
+    """LA with its interval: one row a method, one column a protocol."""
+    rows = []
+    for label in labels:
+        row = {"LA, %": label}
+        for name, found in protocols.items():
+            there = label in found.groups
+            width = f" ± {n(found.spread(label))}" if there and len(found[label].records) > 1 else ""
+            row[name] = f"{n(found.mean(label))}{width}" if there else ""
+        rows.append(row)
+    return tables.to_markdown(pd.DataFrame(rows))
+
+
+def longer_finetuning() -> tuple[float, float]:
+    """Accuracies on the newest classes of fine-tuning (ResNet, digits100) with 60 epochs, on a validation split."""
+    (one,) = (found for found in record.find(RECORDS / "digits100-finetune-check") if found.epochs == 60)
+    values = [row[-1] for row in one.accuracy[1:]]
+    return min(values), max(values)
+
+
+def narrow_rate() -> Record:
+    """DyTox of 12 heads with a quarter of the learning rate, on a validation split."""
+    (one,) = record.find(RECORDS / "digits100-widths-check")
+    return one
+
+
+def short_runs(name: str) -> Record:
+    """A record of ``figures/gpu``: runs too short to say anything of methods, which no table holds."""
+    return Record.from_json(FIGURES / "gpu" / name)
+
+
+def paper_scale_hours() -> float:
+    """Hours of 500 epochs of DNE on 50 + 10 x 5 on the GPU of ``figures/gpu``, from single epochs measured there.
+
+    An epoch of a later task has 28 steps; those of tasks 2 to 4 were measured with 12, tasks 5 and 6 count as task 4.
+    """
+    epochs = short_runs("dne-b50-2-e2-s0-four-tasks.json").timing["last_epoch"]
+    first, *later = (epoch["learn"] for epoch in epochs)
+    tune = max(epoch["tune"] for epoch in epochs if "tune" in epoch)
+    return float((500 * (first + 28 / 12 * sum([*later, later[-1], later[-1]])) + 5 * 20 * tune) / 3600)
+
+
+def bench(name: str) -> dict[str, Any]:
+    """What a benchmark measured (``records/timing``)."""
+    return dict(json.loads((RECORDS / "timing" / f"{name}.json").read_text()))
+
+
+def cost(method: str, tasks: str, k: int | None = None) -> dict[str, Any]:
+    """What was counted after the last task, e.g. ``cost("dne", "50+10x5", 1)``."""
+    name = f"{method}{'' if k is None else f'-k{k}'}-{tasks}.json"
+    return dict(json.loads((RECORDS / "cost" / name).read_text())[-1])
+
+
+def cost_table(rows: Sequence[tuple[str, str, int | None]]) -> str:
+    """Printed, counted on the authors' files, literal and spent GFLOPs of (method, tasks, k)."""
+    steps = {"50+10x5": 10, "50+5x10": 5, "50+25x2": 25, "50+2x25": 2}
+    printed, released = paper.tables(), paper.authors_code_cost()
+    found = []
+    for method, tasks, k in rows:
+        one = cost(method, tasks, k)
+        row = {"method": method, "step": steps[tasks], "k": k}
+        name = method if k is None else f"dne_{k}head{'s' * (k > 1)}"
+        mine = printed[
+            (printed["dataset"] == "cifar100") & (printed["step"] == row["step"]) & (printed["method"] == name)
+        ]
+        theirs = released[(released["method"] == method) & (released["step"] == str(row["step"]))]
+        theirs = theirs[theirs["heads_per_task"] == (12 if k is None else k)]
+        titles = {
+            "dne": "DNE",
+            "der": "DER",
+            "icarl": "iCaRL",
+            "podnet": "PODNet",
+            "foster": "FOSTER",
+            "dytox": "DyTox",
+        }
+        found.append(
+            {"after the last task": f"{titles[method]}{'' if k is None else f' (k = {k})'}, {spaced(tasks)}"}
+            | {"paper prints": float(mine["f_gflops"].iloc[0]) if len(mine) else None}
+            | {"authors' code, counted": f"{theirs['gflops_2mac'].iloc[0]:.3f}" if len(theirs) else ""}
+            | {"literal": f"{one['flops_literal'] / 1e9:.3f}", "spent": f"{one['flops_spent'] / 1e9:.3f}"}
+            | {"params (M)": one["params_total"] / 1e6}
+        )
+    return tables.to_markdown(pd.DataFrame(found))
+
+
+def spaced(tasks: str) -> str:
+    """``50 + 10 x 5`` for ``50+10x5``."""
+    return tasks.replace("+", " + ").replace("x", " x ")
+
+
+def speed_table(name: str, places: int = 2) -> str:
+    """How many times as fast as the literal path, and seconds, of one benchmark."""
+    made = bench(name)
+    rows = [(f"training step, task {task}", ratio, f"train_step_{task}") for task, ratio in made["train_step"].items()]
+    rows += [(f"prediction, task {task}", ratio, f"inference_{task}") for task, ratio in made["inference"].items()]
+    return tables.to_markdown(
+        pd.DataFrame(
+            {"": [row[0] for row in rows], "times as fast as literal": [f"{row[1]:.1f}" for row in rows]}
+            | {"seconds": [f"{made['seconds'][row[2]]:.{places}f}" for row in rows]}
+        )
+    )
+
+
+# Attention --------------------------------------------------------------------------------------------------------
+
+
+def attention_table() -> str:
+    """Same-patch shares and effective keys of every network, the paper's first."""
+    return tables.to_markdown(decomposing.summary(decomposition.find(RECORDS / "attention")))
+
+
+def attention_of(preset: str, method: str, seed: int = 0) -> decomposition.Decomposition:
+    """One attention record."""
+    (one,) = (
+        found
+        for found in decomposition.find(RECORDS / "attention")
+        if (found.preset, found.method, found.seed) == (preset, method, seed)
+    )
+    return one
+
+
+def same_patch_gap(preset: str, one: str = "sta", other: str = "ia") -> Difference:
+    """Same-patch share of one method minus another's in points, paired by seed."""
+    by: dict[tuple[str, int], float] = {
+        (found.method, found.seed): found.same_patch().value
+        for found in decomposition.find(RECORDS / "attention")
+        if found.preset == preset
+    }
+    seeds = sorted({seed for method, seed in by if method == one} & {seed for method, seed in by if method == other})
+    return Difference(*interval([by[one, seed] - by[other, seed] for seed in seeds]))
+
+
+def used_keys(preset: str, method: str) -> float:
+    """Effective keys in percent of those that a query of the later experts sees, mean over layers and seeds."""
+    frame = decomposing.summary(decomposition.find(RECORDS / "attention")).set_index("attention of")
+    title = {"ia": "IA", "sta": "STA", "dne": "DNE"}[method]
+    row = frame.loc[f"{title}, {preset}"]
+    return float(100 * row["effective keys"] / row["keys"])
+
+
+HOWS = ("mean", "zero", "mask")  # in the order in which the pages show them
+
+
+def reads_first(expert: int, read: int) -> bool:
+    """Whether a connection is one to expert 1."""
+    return read == 1
+
+
+def reads_between(expert: int, read: int) -> bool:
+    """Whether a connection is one to an expert between the first and the reader."""
+    return 1 < read < expert
+
+
+def reads_itself(expert: int, read: int) -> bool:
+    """Whether a connection is an expert's own."""
+    return read == expert
+
+
+class Ablations:
+    """The committed ablation records of one preset: what is lost without a part of the later experts' attention."""
+
+    def __init__(self, preset: str) -> None:
+        found = ablation_record.find(RECORDS / "ablation")
+        self.records = [one for one in found if one.preset == preset]
+        self.table = group_table(self.records) if self.records else pd.DataFrame(columns=["how"])
+
+    @property
+    def hows(self) -> list[str]:
+        """The ways of removing of which there are records."""
+        return [how for how in HOWS if any(one.how == how for one in self.records)]
+
+    def seeds(self, method: str, how: str) -> int:
+        return sum(one.method == method and one.how == how for one in self.records)
+
+    def has(self, method: str, how: str) -> bool:
+        return self.seeds(method, how) > 0
+
+    def _row(self, method: str, how: str, kind: str, removed: str, experts: str | int = "later") -> "pd.Series[Any]":
+        t = self.table
+        chosen = t[(t["method"] == method) & (t["how"] == how) & (t["kind"] == kind)]
+        chosen = chosen[(chosen["removed"] == removed) & (chosen["experts"] == experts)]
+        if len(chosen) != 1:
+            raise LabError(f"{len(chosen)} ablation rows of {method}, {how}, {kind}, {removed}.")
+        return chosen.iloc[0]
+
+    def loss(self, method: str, how: str, kind: str, removed: str, experts: str | int = "later") -> str:
+        """``7.1 ± 6.6``: points lost, with the 95% interval over seeds (of one seed over images)."""
+        row = self._row(method, how, kind, removed, experts)
+        return f"{row['loss']:.1f} ± {row['+-']:.1f}"
+
+    def value(self, column: str, method: str, how: str, kind: str, removed: str, experts: str | int = "later") -> float:
+        """A column of that row, e.g. ``mass %``."""
+        return float(self._row(method, how, kind, removed, experts)[column])
+
+    def markdown(self) -> str:
+        """One row a removal; columns: its share of the attention, then points lost by each way of removing."""
+        whole = self.table[self.table["experts"] == "later"]
+        rows = []
+        for (method, kind, removed), some in whole.groupby(["method", "kind", "removed"], sort=False):
+            row: dict[str, Any] = {
+                "method": {"ia": "IA", "sta": "STA", "dne": "DNE"}.get(method, method),
+                "attention": kind,
+            }
+            row |= {"removed": removed, "its share %": f"{some['mass %'].mean():.1f}"}
+            for how in self.hows:
+                one = some[some["how"] == how]
+                row[f"`{how}`"] = f"{one['loss'].iloc[0]:.1f} ± {one['+-'].iloc[0]:.1f}" if len(one) else ""
+            rows.append(row)
+        return tables.to_markdown(pd.DataFrame(rows))
+
+    def readers(self, method: str, how: str, reads: Callable[[int, int], bool]) -> str:
+        """Points that a later expert loses on its own classes without the connections that ``reads(expert, read)``
+        accepts, all layers and kinds together: mean over the connections, ± over seeds."""
+        values = []
+        for one in (one for one in self.records if one.method == method and one.how == how):
+            frame = sweep_table([one])
+            frame = frame[(frame["kind"] == frame["kind"].iloc[-1]) & (frame["layer"] == frame["layer"].iloc[-1])]
+            chosen = [
+                reads(int(expert), int(read)) for expert, read in zip(frame["expert"], frame["reads"], strict=True)
+            ]
+            values.append(float(frame["own loss"][chosen].mean()))
+        return str(Difference(*interval(values))).removeprefix("+")
+
+
+def ablations(preset: str) -> Ablations:
+    """The ablation records of a preset; ``hows`` is empty where there are none."""
+    return Ablations(preset)
+
+
+# What the paper states ------------------------------------------------------------------------------------------
+
+
+def claims_table() -> str:
+    """One row a statement: figure, sentence, notebook, status."""
+    frame = status.overview(status.evidence(RECORDS)).drop(columns="found")
+    frame["notebook"] = [notebook_link(number) for number in frame["notebook"]]
+    return tables.to_markdown(frame)
+
+
+def claims_found() -> str:
+    """A paragraph for every statement that was judged: its comparisons."""
+    given = status.evidence(RECORDS)
+    told = []
+    for (figure, says), rows in status.details(given).groupby(["figure", "the paper states"], sort=False):
+        judged = rows[rows["on"] != ""]
+        if len(judged):
+            told.append(f"**{figure}: {says}**\n")
+            for on, some in judged.groupby("on", sort=False):
+                told.append(f"- {on}:")
+                told += [
+                    f"  - {found} ({outcome})" for found, outcome in zip(some["found"], some["status"], strict=True)
+                ]
+            told.append("")
+    return "\n".join(told)
+
+
+def notebook_link(number: str) -> str:
+    """``[03](../notebooks/03_...ipynb)``."""
+    (file,) = NOTEBOOKS.glob(f"{number}_*.ipynb")
+    return f"[{number}](../notebooks/{file.name})"
+
+
+# Notebooks --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """What the front page says of a notebook, from its first cell."""
+
+    file: Path
+    title: str
+    question: str
+
+    @property
+    def number(self) -> str:
+        return self.file.name[:2]
+
+
+def notebooks() -> list[Notebook]:
+    """The notebooks in order.
+
+    Raises:
+        LabError: a first cell without a heading or a question.
+    """
+    made = []
+    for file in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        lines = nbformat.read(file, as_version=4).cells[0].source.splitlines()
+        headings = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
+        asked = [line.removeprefix("**Question.** ") for line in lines if line.startswith("**Question.** ")]
+        if not (headings and asked):
+            raise LabError(f"{file.name}: its first cell needs a line '# TITLE' and one '**Question.** ...'.")
+        made.append(Notebook(file, headings[0], asked[0]))
+    return made
+
+
+def n(value: float, places: int = 1) -> str:
+    """A number with fixed decimals, never -0."""
+    return f"{round(value, places) + 0.0:.{places}f}"
+
+
+def span(pair: tuple[float, float], places: int = 0) -> str:
+    """``79 to 95``."""
+    return f"{n(pair[0], places)} to {n(pair[1], places)}"
+
+
+def printed_above(k: int, tasks: str) -> float:
+    """How far the paper's F of DNE lies above the count of its authors' code, percent."""
+    step = {"50+10x5": 10, "50+5x10": 5}[tasks]
+    printed, released = paper.tables(), paper.authors_code_cost()
+    row = printed[(printed["dataset"] == "cifar100") & (printed["step"] == step)].set_index("method")
+    theirs = released[
+        (released["method"] == "dne") & (released["step"] == str(step)) & (released["heads_per_task"] == k)
+    ]
+    return float(100 * (row["f_gflops"][f"dne_{k}head{'s' * (k > 1)}"] / theirs["gflops_2mac"].iloc[0] - 1))
+
+
+def all_below(best: str, *protocols: Runs) -> bool:
+    """Whether one method has the highest mean LA among the transformers with exemplars, in every protocol."""
+    rivals = ("IA (k = 1)", "STA (k = 1)", "DNE (k = 1)", "Progressive (k = 1)", "DyTox")
+    return all(found.best(best, *rivals)[0] == best for found in protocols)
