@@ -243,33 +243,6 @@ def test_what_is_imported_is_declared() -> None:
     assert used - set(sys.stdlib_module_names) - {"dne_lab"} <= declared
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "python -m venv .venv && .venv/bin/pip install -e . && .venv/bin/dne-lab reproduce",
-        'python -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/pytest',
-    ],
-)
-def test_the_readme_has_the_two_commands(command: str) -> None:
-    assert command in (ROOT / "README.md").read_text().splitlines()
-
-
-def test_commands_in_the_readme_exist(tmp_path: Path) -> None:
-    import dne_lab.methods  # noqa: F401
-    from dne_lab import cli, presets
-    from dne_lab.methods import base
-
-    text = (ROOT / "README.md").read_text()
-    known = {command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands}
-    used = set(re.findall(r"dne-lab ([a-z]+)", text))
-    assert used and used <= known
-    for names in re.findall(r"--preset ([\w,-]+)", text):
-        base.configure("icarl", names)
-    for setting in re.findall(r"--set (\S+=[^\s`]+)", text):
-        name, value = setting.split("=")
-        presets.resolve("digits", {name: value})
-
-
 def test_no_module_is_long() -> None:
     long = {
         str(file.relative_to(ROOT)): count

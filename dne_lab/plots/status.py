@@ -1,7 +1,6 @@
 """Figure of the paper -> notebook -> status: which statements our records agree with, derived, never typed."""
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,11 @@ from dne_lab.errors import LabError
 from dne_lab.measure import cost_records
 from dne_lab.measure import record as records_of
 from dne_lab.measure.record import Record
+<<<<<<< HEAD
 from dne_lab.measure.significance import SMALLEST
 from dne_lab.measure.tables import to_markdown
+=======
+>>>>>>> 78bce83 (Pages are generated from records and checked by generating them again; tests hold no sentence any more)
 from dne_lab.plots.claims import CLAIMS, Claim
 from dne_lab.plots.evidence import NOT_RUN, OUTCOMES, Evidence, Judgement
 
@@ -107,23 +109,3 @@ def _in_short(found: Sequence[Judgement], most: int = 3) -> str:
     told = [j.found for j in found if not j.lone] or [j.found for j in lone[:most]]
     left = len(found) - len(told)
     return "; ".join([*told, *([f"{left} more of one seed"] if left else [])])
-
-
-def to_readme(given: Evidence, notebooks: Path | None = None, claims: Sequence[Claim] = CLAIMS) -> str:
-    """The README's table: `overview` as Markdown; a notebook that is in the folder ``notebooks`` is a link to it."""
-    frame = overview(given, claims)
-    there = {} if notebooks is None else {file.name[:2]: file for file in sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))}
-    frame["notebook"] = [
-        f"[{n}]({there[n].parent.name}/{there[n].name})" if n in there else n for n in frame["notebook"]
-    ]
-    return to_markdown(frame)
-
-
-def main(arguments: Sequence[str]) -> str:
-    """``python -m dne_lab.plots.status DIR...``: the README's table from the records in these folders, in the
-    project's folder (notebooks are linked as they lie in ``notebooks``)."""
-    return to_readme(evidence(arguments or "figures/records"), Path("notebooks"))
-
-
-if __name__ == "__main__":
-    print(main(sys.argv[1:]), end="")

@@ -171,11 +171,6 @@ def test_a_claim_of_your_own_and_its_row() -> None:
     table = status.overview(given_, [mine, other])
     assert table["status"].tolist() == ["agrees (1), not told apart (1); small scale", NOT_RUN]
     assert status.details(given_, [mine, other])["status"].tolist() == [AGREES, OPEN, NOT_RUN]
-    lines = status.to_readme(given_, claims=[mine, other]).splitlines()
-    assert lines[2].startswith(
-        "| my figure | IA is below DNE | 11 | agrees (1), not told apart (1); small scale | cifar"
-    )
-    assert lines[3] == "| none | nothing | 03 | not run |  |"
 
 
 def test_comparisons_of_one_seed_are_counted_beside_others() -> None:
@@ -201,14 +196,6 @@ def test_a_transformer_beside_a_residual_network_is_said() -> None:
         records = [*(ia if rival == "ia" else der), *runs("dne", (70, 71), network={"patch": 4})]
         assert status.overview(Evidence(records), [mine])["status"].tolist() == [expected]
         assert set(status.details(Evidence(records), [mine])["scale"]) == {expected.removeprefix("agrees; ")}
-
-
-def test_notebooks_are_linked_where_they_are(tmp_path: Path) -> None:
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    (folder / "09_accuracy_against_scale.ipynb").touch()
-    text = status.to_readme(Evidence(), folder)
-    assert "[09](notebooks/09_accuracy_against_scale.ipynb)" in text and "| 04 |" in text
 
 
 def test_evidence_is_found_in_folders(tmp_path: Path) -> None:
