@@ -11,11 +11,7 @@ from dne_lab.errors import LabError
 from dne_lab.measure import cost_records
 from dne_lab.measure import record as records_of
 from dne_lab.measure.record import Record
-<<<<<<< HEAD
 from dne_lab.measure.significance import SMALLEST
-from dne_lab.measure.tables import to_markdown
-=======
->>>>>>> 78bce83 (Pages are generated from records and checked by generating them again; tests hold no sentence any more)
 from dne_lab.plots.claims import CLAIMS, Claim
 from dne_lab.plots.evidence import NOT_RUN, OUTCOMES, Evidence, Judgement
 
