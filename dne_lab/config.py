@@ -18,17 +18,14 @@ from dne_lab.errors import LabError, unknown
 
 SPATIAL = ("mhsa", "gpsa")
 READOUTS = ("cls_token", "class_attention")
+STEMS = ("patch", "conv")
 LOSSES = ("ce", "bce")
 REDUCTIONS = ("batch", "element")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "milestones")
 AUGMENTATIONS = ("crop", "flip", "affine", "randaugment", "autoaugment", "cutout", "brightness")
 POLICIES = ("shared", "fixed")
-PRECISIONS = ("float32", "bf16", "auto")
-
-# Fields that are younger than committed records, each with the value under which a run is what it was without them.
-# They are left out of a configuration's identity there, so that its hash stays what an older record says.
-ADDED: dict[str, Any] = {"data.order_rule": None, "start": None}
+PRECISIONS = ("float32", "bf16", "bf16-stem", "auto")
 
 # Class orders that follow from the seed, so that the seeds of a protocol also vary the order.
 ORDER_RULES: dict[str, Callable[[int], str]] = {"podnet_seed": lambda seed: f"podnet_{seed % 3 + 1}"}
@@ -82,6 +79,8 @@ class Network:
 
     ``patch`` in pixels, ``head_width`` = D, ``ratio`` = gamma, ``drop_path`` = stochastic depth at the last block
     (linear in depth). See SPATIAL and READOUTS for the two choices; ``hidden_norm`` is the LN of eq. 14 and 17.
+    ``stem``: what experts embed, pixels ("patch") or the maps of a small residual network that learns task 1 first and
+    is then frozen and shared ("conv"; images of 32 to 64 pixels).
     """
 
     patch: int = 4
@@ -93,6 +92,7 @@ class Network:
     readout: str = "class_attention"
     hidden_norm: bool = False
     drop_path: float = 0.0
+    stem: str = "patch"
 
     def __post_init__(self) -> None:
         for name in ("patch", "depth", "head_width", "ratio"):
@@ -101,6 +101,7 @@ class Network:
             raise LabError(f"network.heads = {self.heads}: every expert needs at least one head, e.g. 12,1.")
         _choice("network.spatial", self.spatial, SPATIAL)
         _choice("network.readout", self.readout, READOUTS)
+        _choice("network.stem", self.stem, STEMS)
         if self.readout == "class_attention":
             _at_least("network.depth (class_attention needs a block for patches before its own)", self.depth, 2)
         if not 0 <= self.drop_path < 1:
@@ -194,6 +195,9 @@ class Memory:
 class Config:
     """One run. ``learn`` is stage 1, ``tune`` stage 2, ``options`` the switches of the method's own.
 
+    ``stem`` trains a convolutional stem before task 1 (``network.stem = conv``). ``precision``: "bf16" runs everything
+    in bfloat16, "bf16-stem" the stem's convolutions alone, "auto" everything on a GPU and nothing on a CPU.
+
     ``start`` is set by `Run.fork` (after=T): the run goes on behind task T of another one, whose tasks up to T were
     learned under that one's configuration; "0123456789ab@3" is the start of its hash, and T.
     """
@@ -209,6 +213,11 @@ class Config:
     tune: Recipe = field(default_factory=Recipe)
     memory: Memory = field(default_factory=Memory)
     options: dict[str, Any] = field(default_factory=dict)
+    stem: Recipe = field(
+        default_factory=lambda: Recipe(
+            epochs=15, batch=128, optimizer="sgd", lr=0.2, weight_decay=5e-4, warmup=1.0, augment=("crop", "flip")
+        )
+    )
     start: str | None = None
 
     def __post_init__(self) -> None:
@@ -253,6 +262,16 @@ class Config:
         for name, value in changes.items():
             _set(tree, name, value)
         return from_dict(tree)
+
+
+# Fields that are younger than committed records, each with the value under which a run is what it was without them.
+# They are left out of a configuration's identity there, so that its hash stays what an older record says.
+ADDED: dict[str, Any] = {
+    "data.order_rule": None,
+    "network.stem": "patch",
+    "start": None,
+    "stem": Config().to_dict()["stem"],
+}
 
 
 def _set(tree: dict[str, Any], name: str, value: Any) -> None:

@@ -58,6 +58,32 @@ def seen_accuracy(predictions: Predictions, tasks: Sequence[int]) -> list[float]
     return [float(100 * np.mean(labels == predicted)) for labels, predicted in _checked(predictions, boundaries(tasks))]
 
 
+def old_and_new(
+    labels: Sequence[ArrayLike], predicted: Sequence[ArrayLike | None], tasks: Sequence[int]
+) -> dict[str, list[float]]:
+    """How new and old classes do after tasks 2, 3, ..., and how many images of old classes are called new, percent.
+
+    Args:
+        labels, predicted: for each finished task (n,) ranks over the test images of the classes seen; a task without
+            predictions (None) and the first, which has no old classes, have no value.
+        tasks: number of classes of each task.
+
+    Returns:
+        ``new``, ``old`` (accuracies) and ``old_called_new``, each with a value a task that has predictions.
+    """
+    found: dict[str, list[float]] = {"new": [], "old": [], "old_called_new": []}
+    bounds = boundaries(tasks)
+    for number, (truth, guess) in enumerate(zip(labels, predicted, strict=True)):
+        if number == 0 or guess is None:
+            continue
+        truth, guess = np.asarray(truth), np.asarray(guess)
+        old = truth < bounds[number]
+        found["new"].append(float(100 * np.mean(guess[~old] == truth[~old])))
+        found["old"].append(float(100 * np.mean(guess[old] == truth[old])))
+        found["old_called_new"].append(float(100 * np.mean(guess[old] >= bounds[number])))
+    return found
+
+
 def last_accuracy(seen: Sequence[float]) -> float:
     """LA = A_M, from the percentages A_1 .. A_M."""
     return float(_finite("seen accuracy", seen)[-1])

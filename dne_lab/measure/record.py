@@ -25,7 +25,8 @@ class Record:
     budget, policy, stored (distinct exemplars at the end) and scope: "run" = one global budget, however many processes.
     ``accuracy`` has a row of growing length for each finished task. ``heads`` are those of each expert (empty for other
     networks), ``network`` describes the network, ``other_predictions`` {name: {seen_accuracy, LA, AA}} are a method's
-    further predictions, ``validation`` > 0 says that the test images were a share of the training images.
+    further predictions, ``before_tuning`` what was predicted before stage 2 of tasks 2, 3, ... (`metrics.old_and_new`;
+    empty without a stage 2), ``validation`` > 0 says that the test images were a share of the training images.
     ``settings_sha256`` is the hash of the configuration without its seed ("" if unknown): only equal ones are averaged.
     ``config`` is the resolved configuration but for the place of the data. ``forked_from`` {run, task, config_sha256,
     settings_sha256} names the run whose state after that task a run went on from with settings of its own: accuracies,
@@ -61,6 +62,7 @@ class Record:
     heads: list[int] = field(default_factory=list)
     network: dict[str, Any] = field(default_factory=dict)
     other_predictions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    before_tuning: dict[str, list[float]] = field(default_factory=dict)
     validation: float = 0.0
     threads: int = 1
     settings_sha256: str = ""

@@ -16,7 +16,7 @@ from dne_lab.config import Config, Recipe
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.errors import LabError, unknown
 
-TASK_AND_MEMORY, BALANCED = "task+memory", "balanced"
+TASK_AND_MEMORY, BALANCED, BASE = "task+memory", "balanced", "base"
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -24,9 +24,11 @@ M = TypeVar("M", bound=nn.Module)
 class Stage:
     """One optimisation.
 
-    ``data`` is "task+memory" (the task's images and the exemplars of old classes) or "balanced" (the class-balanced
-    memory, chosen just before). ``keep_optimizer`` carries the optimiser over from the stage before. Without
-    ``shuffle`` every epoch shows the images in the same order, class by class.
+    ``data`` is "task+memory" (the task's images and the exemplars of old classes), "balanced" (the class-balanced
+    memory, chosen just before) or "base" (the classes of the stream's first task, also where all arrive at once).
+    ``keep_optimizer`` carries the optimiser over from the stage before. Without ``shuffle`` every epoch shows the
+    images in the same order, class by class. ``shares``: how the names of the weights begin that a stage on the base
+    classes learns, if all runs with the same images, recipe and seed learn the same: the first one learns them for all.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Stage:
     data: str = TASK_AND_MEMORY
     keep_optimizer: bool = False
     shuffle: bool = True
+    shares: str = ""
 
 
 @dataclass(frozen=True)

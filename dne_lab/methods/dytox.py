@@ -37,18 +37,21 @@ class DyTox(Expansion):
     def __init__(self, config: Config, stream: ClassStream) -> None:
         Method.__init__(self, config, stream)  # another network than that of Expansion
         self.model: DyToxViT = DyToxViT(config.network, stream.shape, stream.mean, stream.std)
+        self.set_precision()
         self.teacher: DyToxViT | None = None
 
     def stages(self, task: Task) -> list[Stage]:
         """Those of every method with memory; "tune" perhaps without shuffling."""
-        learn, *tune = super().stages(task)
-        return [learn, *(replace(stage, shuffle=self.options.shuffle_tune) for stage in tune)]
+        shuffle = self.options.shuffle_tune
+        return [replace(s, shuffle=shuffle) if s.name == "tune" else s for s in super().stages(task)]
 
     def enter(self, task: Task, stage: Stage) -> None:
         """ "learn": a token and a classifier, old ones frozen, the network as it is as teacher; "tune": see there."""
         self.teacher = None
         if stage.name == "tune":
             self.model.tune_readouts()
+        elif stage.name == "stem":
+            super().enter(task, stage)
         elif task.number == 1:
             self.model.expand(self.config.network.heads_of(1), len(task.new))
         else:
@@ -60,6 +63,8 @@ class DyTox(Expansion):
 
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """The weighted terms by name."""
+        if stage.name == "stem":
+            return self.stem_losses(batch)
         output = self.model(batch.images)
         if stage.name == "tune":
             return {"classification": self.classification(output.logits, batch.labels)}
@@ -74,7 +79,7 @@ class DyTox(Expansion):
 
     def network_to_keep(self) -> list[nn.Module]:
         """What predicts: without teacher and divergence classifier."""
-        return [self.model.experts, self.model.later, self.model.classifier]
+        return [*self._stem, self.model.experts, self.model.later, self.model.classifier]
 
     def network_settings(self) -> dict[str, Any]:
         """The transformer's sizes and choices; it has the heads of the first expert alone."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dne_lab.config import Config
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.methods.base import Method, Stage
+from dne_lab.methods.base import BASE, Method, Stage
 from dne_lab.methods.kept import Kept
 from dne_lab.models import literal, variants
 from dne_lab.models.expandable import ExpandableViT, Output
@@ -19,25 +19,53 @@ from dne_lab.models.variants import Variant
 class Expansion(Method):
     """Learns each task with a new expert under the paper's objective; a subclass names the variant.
 
+    Stage "stem" of task 1, with a convolutional stem: its cross entropy on the classes of task 1, nothing else.
     Stage "learn": (1 - l) classification + l KL to the old logits + 0.1 task expertise, l = old / (old + new) classes;
     stage "tune": classification alone on balanced exemplars, the classifier alone.
     """
 
     variant: ClassVar[Variant] = variants.IA
     shares_first_task: ClassVar[bool] = True
-    training_only: ClassVar[tuple[str, ...]] = ("model.teacher", "model.expertise")
+    training_only: ClassVar[tuple[str, ...]] = ("model.teacher", "model.expertise", "model.stem.classifier")
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__(config, stream)
         self.model = ExpandableViT(config.network, stream.shape, self.variant, stream.mean, stream.std)
+        self.set_precision()
         self._kept: Kept | None = None  # read-outs, side by side
 
+    def set_precision(self) -> None:
+        """Tells the stem whether it runs in bfloat16."""
+        if self.model.stem is not None:
+            self.model.stem.bf16 = self.config.precision == "bf16-stem"
+
+    def stages(self, task: Task) -> list[Stage]:
+        """Those of every method, in task 1 behind the stem's."""
+        stem = (
+            [Stage("stem", self.config.stem, BASE, shares="model.stem.")]
+            if task.number == 1 and self.model.stem is not None
+            else []
+        )
+        return stem + super().stages(task)
+
     def enter(self, task: Task, stage: Stage) -> None:
-        """A new expert for "learn"; only the classifier trains in "tune"."""
-        if stage.name == "learn":
+        """The stem alone in "stem"; a new expert for "learn"; only the classifier trains in "tune"."""
+        if stage.name == "stem":
+            self.model.learn_stem(self._base)
+        elif stage.name == "learn":
             self.model.expand(self.config.network.heads_of(task.number), len(task.new))
         else:
             self.model.tune_classifier()
+
+    @property
+    def _base(self) -> int:
+        """Classes of the stream's first task, which the stem learns; also of a joint model."""
+        return self.config.data.tasks[0]
+
+    def initialise(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
+        """Behind the stem's own stage: the mean and deviation of its maps over the images that it has learned."""
+        if task.number == 1 and stage.name == "learn" and self.model.stem is not None:
+            self.model.stem.measure(b.images[b.labels < self._base] for b in batches)
 
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
         """In stage 2 only the classifier learns: without augmentation the read-outs of its images are computed once."""
@@ -46,9 +74,16 @@ class Expansion(Method):
 
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """The weighted terms by name."""
+        if stage.name == "stem":
+            return self.stem_losses(batch)
         if stage.name == "tune":
             return {"classification": self.classification(self._logits(batch, stage), batch.labels)}
         return self.objective(self.model(batch.images), batch.labels, task)
+
+    def stem_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross entropy of the stem's own classifier."""
+        assert self.model.stem is not None
+        return {"classification": F.cross_entropy(self.model.stem.logits(batch.images).float(), batch.labels)}
 
     def _logits(self, batch: Batch, stage: Stage) -> Tensor:
         if stage.name != "tune" or self._kept is None:
@@ -105,17 +140,21 @@ class Expansion(Method):
 
     def network_to_keep(self) -> list[torch.nn.Module]:
         """What predicts: without teacher and expertise classifier."""
-        return [self.model.experts, self.model.classifier]
+        return [*self._stem, self.model.experts, self.model.classifier]
+
+    @property
+    def _stem(self) -> list[torch.nn.Module]:
+        return [] if self.model.stem is None else [self.model.stem]
 
     def network_settings(self) -> dict[str, Any]:
         """The transformer's sizes and choices."""
-        return dict(self.config.to_dict()["network"])
+        return dict(self.config.identity()["network"])
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
-        """The task's expert and the classifier as they are now."""
-        number = task.number - 1
-        kept = (f"model.experts.{number}.", "model.classifier.", "model.mean", "model.std")
-        return {name: value for name, value in self.state_dict().items() if name.startswith(kept)}
+        """The task's expert and the classifier as they are now; the stem with task 1."""
+        kept = [f"model.experts.{task.number - 1}.", "model.classifier.", "model.mean", "model.std"]
+        kept += ["model.stem."] if task.number == 1 else []
+        return {name: value for name, value in self.state_dict().items() if name.startswith(tuple(kept))}
 
 
 class IndependentAttention(Expansion):

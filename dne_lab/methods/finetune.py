@@ -16,7 +16,7 @@ class FineTuning(Expansion):
     shares_first_task = False
 
     def enter(self, task: Task, stage: Stage) -> None:
-        """The classifier grows; everything trains in "learn", the classifier alone in "tune"."""
+        """The classifier grows; everything but a stem trains in "learn", the classifier alone in "tune"."""
         if stage.name == "tune":
             self.model.tune_classifier()
         elif task.number == 1:
@@ -24,10 +24,12 @@ class FineTuning(Expansion):
         else:
             self.model.widen(len(task.new))
             self.model.teacher = None
-            self.model.requires_grad_(True)
+            self.model.thaw()
 
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """Classification over all classes seen."""
+        if stage.name == "stem":
+            return self.stem_losses(batch)
         return {"classification": self.classification(self._logits(batch, stage), batch.labels)}
 
     def task_state(self, task: Task) -> dict[str, Tensor]:

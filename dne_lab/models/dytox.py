@@ -117,7 +117,7 @@ class DyToxViT(ExpandableViT):
     def add_task(self, classes: int) -> None:
         """Adds a task after the first, which `expand` makes; earlier tokens, norms and classifiers are frozen."""
         width = self.heads[0] * self.network.head_width
-        self.requires_grad_(True)
+        self.thaw()
         for part in self._own():
             part.requires_grad_(False)
         self.later.append(TaskToken(width))

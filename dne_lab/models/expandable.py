@@ -17,6 +17,7 @@ from dne_lab.models.expert import Expert, Place, small_linear
 from dne_lab.models.images import ImageModel, cut, patch_grid
 from dne_lab.models.points import Context
 from dne_lab.models.stacked import linear, norm
+from dne_lab.models.stem import ConvStem
 from dne_lab.models.variants import IA, Variant
 
 FROZEN_BANKS = 4  # beside expert 1 and the newest expert
@@ -56,6 +57,7 @@ class ExpandableViT(ImageModel):
         super().__init__(shape, mean, std)
         self.network, self.variant = network, variant
         self.grid = patch_grid(shape, network.patch)
+        self.stem = ConvStem(shape, network.patch, mean, std) if network.stem == "conv" else None
         self.blocks = nn.ModuleList(Block(i, network, variant, self.grid) for i in range(network.depth))
         self.experts = nn.ModuleList()
         self.task_classes: tuple[int, ...] = ()
@@ -76,12 +78,14 @@ class ExpandableViT(ImageModel):
         Structure only. The teacher (`Output.old_logits`) is a frozen copy of the classifier as it is now.
         """
         self._freeze()
+        if self.stem is not None:
+            self.stem.end()
         place = Place(
             len(self.experts) + 1,
             heads,
             sum(self.heads) + heads,
             self.grid,
-            self.shape[0] * self.network.patch**2,
+            self.shape[0] * self.network.patch**2 if self.stem is None else self.stem.patch_values,
         )
         width = heads * self.network.head_width
         if len(self.experts):
@@ -112,6 +116,19 @@ class ExpandableViT(ImageModel):
         self._freeze()
         self.teacher = self.expertise = None
         self.classifier.requires_grad_(True)
+
+    def learn_stem(self, classes: int) -> None:
+        """The stem alone trains, with a classifier of its own on the classes of task 1."""
+        assert self.stem is not None
+        self._freeze()
+        self.stem.begin(classes)
+        self.to(self.mean)
+
+    def thaw(self) -> None:
+        """Everything trains but the stem, which is frozen for good once it has learned."""
+        self.requires_grad_(True)
+        if self.stem is not None:
+            self.stem.end()
 
     def _freeze(self) -> None:
         """Nothing trains, and no gradient of an earlier stage stays in memory."""
@@ -169,8 +186,12 @@ class ExpandableViT(ImageModel):
         return [o[:, : heads * bank.head_width] for o, heads in zip(found, bank.heads, strict=True)]
 
     def patches(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 -> normalised patches (B, N, C x patch x patch), in the type of the weights."""
-        return cut(self.normalised(images), self.network.patch)
+        """(B, C, H, W) uint8 -> what experts embed, (B, N, values of a patch), in the type of the weights: normalised
+        pixels, or what the stem makes of them."""
+        if self.stem is None:
+            return cut(self.normalised(images), self.network.patch)
+        self.check(images)
+        return self.stem(images)
 
     def check(self, images: Tensor) -> None:
         """Raises a `LabError` unless ``images`` is a uint8 batch of this model's size and there is an expert."""

@@ -99,6 +99,7 @@ class ResNet(ImageModel):
         shape: (channels, height, width) of the images, which enter as uint8.
         width: channels of the first stage; default: the published ones.
         final_relu: whether features are pooled behind the last ReLU or, as PODNet does, before it.
+        stages: how many of its stages there are; default: all.
 
     Raises:
         LabError: an unknown name, images too small for it, a width below 1.
@@ -112,11 +113,12 @@ class ResNet(ImageModel):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         final_relu: bool = True,
+        stages: int | None = None,
     ) -> None:
         super().__init__(shape, mean, std)
         if name not in PLANS:
             raise unknown("network", name, PLANS)
-        plan = PLANS[name]
+        plan = PLANS[name]._replace(blocks=PLANS[name].blocks[:stages])
         if min(shape[1:]) < plan.least:
             fits = [other for other, p in PLANS.items() if p.least <= min(shape[1:])]
             raise LabError(

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from dne_lab.training.handle import Handle
 
 
+BEFORE = "before_tuning"  # the reported prediction as it was before stage 2
+
+
 def key(task: int, name: str) -> str:
     """The name of an array of predictions.npz: "task_01/labels" (true ranks) or "task_01/classifier" (predicted)."""
     return f"task_{task:02d}/{name}"
@@ -29,6 +32,7 @@ def measured(state: State, predictions: dict[str, np.ndarray], tasks: list[int])
     """All numbers that derive from predictions: those of `metrics.measure`, and the method's other predictions."""
     if not state.predicted:
         return {"accuracy": [], "seen_accuracy": [], "LA": None, "AA": None, "forgetting": None}
+    early = [predictions.get(key(number, BEFORE)) for number in range(1, len(state.predicted) + 1)]
     labels = [predictions[key(number, "labels")] for number in range(1, len(state.predicted) + 1)]
 
     def of(name: str) -> dict[str, Any]:
@@ -39,9 +43,12 @@ def measured(state: State, predictions: dict[str, np.ndarray], tasks: list[int])
         ]
         return metrics.measure(pairs, tasks)
 
-    reported, *others = state.predicted[-1]
+    reported, *others = (name for name in state.predicted[-1] if name != BEFORE)
     short = {name: {k: v for k, v in of(name).items() if k in ("seen_accuracy", "LA", "AA")} for name in others}
-    return of(reported) | {"other_predictions": short}
+    return of(reported) | {
+        "other_predictions": short,
+        "before_tuning": metrics.old_and_new(labels, early, tasks) if any(e is not None for e in early) else {},
+    }
 
 
 def record_of(run: "Handle") -> Record:

@@ -9,8 +9,8 @@ from torch import Tensor
 from dne_lab import chance, files
 from dne_lab.data.stream import Task
 from dne_lab.errors import LabError
-from dne_lab.methods.base import BALANCED, Stage
-from dne_lab.training import batches, saving, taskend
+from dne_lab.methods.base import BALANCED, BASE, Stage
+from dne_lab.training import batches, saving, stems, taskend
 from dne_lab.training.handle import Handle
 from dne_lab.training.optimise import Optimisation
 from dne_lab.training.progress import Progress
@@ -89,8 +89,13 @@ class Run(Handle):
         """One optimisation: the epochs and steps that the cursor has not passed."""
         if stage.data == BALANCED:
             taskend.choose_exemplars(self, task)
+            taskend.predict_before_tuning(self, task)
+        shared = False
         if not self.state.begun:
             self._begin(task, stage)
+            shared = bool(stage.shares) and stems.take(self, stage)
+            if shared:
+                self.state.cursor = self.cursor._replace(epoch=stage.recipe.epochs)
         index = self._index(task, stage)
         with torch.no_grad(), self._autocast():
             self.method.eval().prepare(task, stage, batches.clean(self.stream, "train", index, self.device))
@@ -108,6 +113,8 @@ class Run(Handle):
             self._end_epoch(where, rate=stage.recipe.rate(self.cursor.epoch + (steps - 1) / steps))
         with self.changing():  # torn weights are not gone on from
             saving.check_weights(self)
+        if stage.shares and not shared:
+            stems.keep(self, stage)
         self.state.cursor, self.state.begun = Cursor(task.number, self.cursor.stage + 1), False
 
     def _begin(self, task: Task, stage: Stage) -> None:
@@ -120,7 +127,7 @@ class Run(Handle):
             self.processes.same(self.method)
             kept = self.optimisation if stage.keep_optimizer else None
             self.optimisation = Optimisation(stage.recipe, self.method.parameters_to_train(), kept)
-            if self.cursor.stage == 0:
+            if stage.data != BASE and len(self.state.trainable) < task.number:
                 self.state.trainable.append(sum(p.numel() for p in self.optimisation.parameters.values()))
             self.state.begun, self.state.optimizer_of = True, (task.number, self.cursor.stage)
         self.clock.spend(self.state, "preparation")
@@ -156,6 +163,8 @@ class Run(Handle):
         """The numbers of the training images of a stage, (n,) int64."""
         if stage.data == BALANCED:
             return self.memory.balanced(task.new.stop)
+        if stage.data == BASE:
+            return self.stream.index("train", range(self.config.data.tasks[0]))
         new = self.stream.index("train", task.new)
         return torch.cat([new, self.memory.index(task.old)]) if self.keeps_exemplars else new
 

@@ -16,7 +16,7 @@ from dne_lab.methods import base
 from dne_lab.training import archive, portable
 from dne_lab.training.folder import LAST, RECORD, differences, read_config
 from dne_lab.training.optimise import Optimisation
-from dne_lab.training.recording import key
+from dne_lab.training.recording import BEFORE, key
 from dne_lab.training.state import Cursor, State
 
 if TYPE_CHECKING:
@@ -121,6 +121,9 @@ def _restore_checkpoint(run: "Handle", tensors: dict[str, Tensor], info: dict[st
             for number, names in enumerate(run.state.predicted, start=1)
             for name in ("labels", *names)
         }
+        early = key(run.state.untuned, BEFORE)
+        if run.state.untuned > len(run.state.predicted):
+            run.predictions[early] = tensors[PREDICTIONS + early].numpy()
         if run.state.optimizer_of is not None:
             task, stage = run.state.optimizer_of
             recipe = run.method.stages(run.stream.task(task))[stage].recipe

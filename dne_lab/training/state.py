@@ -26,6 +26,7 @@ class State:
     ``chosen`` / ``closed``: the last task whose exemplars were chosen / whose `finish` ran. ``sums``: of the losses of
     the running epoch, times images; ``images``: how many. ``predicted``: names of the predictions of each task.
     ``forked_from``: see `Record`.
+    ``untuned``: the last task whose predictions before stage 2 were made.
     """
 
     cursor: Cursor = field(default_factory=Cursor)
@@ -40,6 +41,7 @@ class State:
     trainable: list[int] = field(default_factory=list)
     predicted: list[list[str]] = field(default_factory=list)
     params_total: int = 0
+    untuned: int = 0
     cost: list[dict[str, Any]] | None = None
     timing: dict[str, Any] = field(default_factory=dict)
     forked_from: dict[str, Any] = field(default_factory=dict)
@@ -92,3 +94,12 @@ class Clock:
             epochs[task - 1][stage] = self.epoch
         if stage is not None or on != "learning":
             self.epoch = 0.0
+
+    def share(self, state: State, what: str, seconds: float) -> None:
+        """``seconds`` that another run spent on ``what``, and that are part of what this one costs."""
+        timing, task = state.timing, state.cursor.task
+        timing["seconds"] = timing.get("seconds", 0.0) + seconds
+        timing.setdefault("by_purpose", {})[f"shared {what}"] = seconds
+        tasks = timing.setdefault("by_task", [])
+        tasks += [0.0] * (task - len(tasks))
+        tasks[task - 1] += seconds

@@ -40,6 +40,18 @@ def choose_exemplars(run: "Handle", task: Task) -> None:
 
 
 @torch.no_grad()
+def predict_before_tuning(run: "Handle", task: Task) -> None:
+    """Keeps what is predicted before stage 2, once a task from the second on: it says what stage 2 changes."""
+    if run.state.untuned >= task.number or not task.old:
+        return
+    run.method.eval()
+    _, reported, *_ = predictions = predict(run, range(task.new.stop))
+    run.predictions[recording.key(task.number, recording.BEFORE)] = predictions[reported]
+    run.state.untuned = task.number
+    run.clock.spend(run.state, "evaluation")
+
+
+@torch.no_grad()
 def finish(run: "Handle", task: Task) -> None:
     """The end of a task: exemplars if no stage needed them, the method's own closing, predictions, the audit."""
     state, seen = run.state, range(task.new.stop)
@@ -58,6 +70,9 @@ def finish(run: "Handle", task: Task) -> None:
     # From here on nothing can fail: the task is finished as a whole.
     state.cost, state.params_total = numbers, total_parameters(run.method)
     state.stored += stored
+    early = recording.key(task.number, recording.BEFORE)
+    if early in run.predictions:
+        predictions[recording.BEFORE] = run.predictions.pop(early)  # behind the reported one, which comes first
     state.predicted.append([name for name in predictions if name != "labels"])
     run.predictions |= {recording.key(task.number, name): array for name, array in predictions.items()}
     run.optimisation, state.optimizer_of = None, None
@@ -71,7 +86,10 @@ def total_parameters(method: Method) -> int:
 
 
 def predict(run: "Handle", classes: range) -> dict[str, np.ndarray]:
-    """True ranks ("labels") and predicted ranks by name, (n,) int16, over the test images of these classes."""
+    """True ranks ("labels") and predicted ranks by name, (n,) int16, over the test images of these classes.
+
+    The reported prediction comes first behind the labels.
+    """
     index = run.stream.index("test", classes)
     found: dict[str, list[torch.Tensor]] = {}
     for batch in batches.clean(run.stream, "test", index, run.device):

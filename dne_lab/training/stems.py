@@ -1,0 +1,83 @@
+"""What a stage learned that many runs begin with, trained once: kept beside the run folders, found again by what it
+depends on.
+
+The convolutional stem is learned by joint training, replay and DyTox as by the methods that grow, from the same images
+with the same chance; so the first run of a folder of runs trains it and the others read it, bit for bit what they would
+have trained.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dne_lab.config import Config
+from dne_lab.data.stream import ClassStream
+from dne_lab.methods.base import Stage
+from dne_lab.training import checkpoint
+
+if TYPE_CHECKING:
+    from dne_lab.training.handle import Handle
+
+FOLDER, KIND = "stems", "stem"
+
+
+def identity(config: Config, stream: ClassStream, stage: Stage) -> dict[str, Any]:
+    """Everything that the result of a stage on the base classes depends on, JSON-able."""
+    base = range(config.data.tasks[0])
+    index = stream.index("train", base)
+    labels = torch.stack([index, stream.labels("train", index)]).numpy().astype("<i8").tobytes()
+    return {
+        "seed": config.seed,
+        "precision": config.precision,
+        "images": {
+            "name": stream.name,
+            "shape": list(stream.shape),
+            "mean": list(stream.mean or ()),
+            "std": list(stream.std or ()),
+        },
+        "classes": list(stream.order[: len(base)]),
+        "labels": hashlib.sha256(labels).hexdigest()[:16],
+        "recipe": json.loads(json.dumps(dataclasses.asdict(stage.recipe))),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def file_of(run: "Handle", stage: Stage) -> tuple[Path, dict[str, Any]] | None:
+    """The file that may hold what this stage of a run learns, and what it depends on; None for a run in memory."""
+    if run.folder is None:
+        return None
+    depends = identity(run.config, run.stream, stage)
+    name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
+    return run.folder.parent / FOLDER / f"{stage.shares.strip('.')}-{name}.safetensors", depends
+
+
+def keep(run: "Handle", stage: Stage) -> None:
+    """Writes what a stage has just learned, with its curve and seconds."""
+    place = file_of(run, stage)
+    if place is None or not run.processes.first:
+        return
+    file, depends = place
+    tensors = {name: value for name, value in run.method.state_dict().items() if name.startswith(stage.shares)}
+    curves = [row for row in run.curves if row["task"] == run.cursor.task and row["stage"] == stage.name]
+    seconds = run.state.timing.get("by_purpose", {}).get("learning", 0.0)
+    checkpoint.save(file, tensors, {"kind": KIND, "depends": depends, "curves": curves, "seconds": seconds})
+
+
+def take(run: "Handle", stage: Stage) -> bool:
+    """Gives a run, which has just entered the stage, what another one has learned in it; False if there is none."""
+    place = file_of(run, stage)
+    if place is None or not place[0].exists():
+        return False
+    tensors, info = checkpoint.load(place[0])
+    wanted = {name for name in run.method.state_dict() if name.startswith(stage.shares)}
+    if info.get("kind") != KIND or info.get("depends") != place[1] or set(tensors) != wanted:
+        return False  # of another version: learned anew, and written over
+    with run.changing():
+        run.method.load_state_dict(tensors, strict=False)
+        run.curves.extend(info["curves"])
+        run.clock.share(run.state, stage.name, info["seconds"])
+    return True
