@@ -142,7 +142,7 @@ BAD = [
     ("loss.expertise", -0.1, "loss.expertise = -0.1: must be at least 0"),
     ("memory.budget", -1, "memory.budget = -1: must be at least 0"),
     ("memory.policy", "none", "unknown memory.policy 'none'. Allowed: fixed, shared."),
-    ("precision", "fp16", "unknown precision 'fp16'. Did you mean bf16? Allowed: auto, bf16, float32."),
+    ("precision", "fp16", "unknown precision 'fp16'. Did you mean bf16? Allowed: auto, bf16, bf16-stem, float32."),
     ("learn.epoch", 3, "unknown field 'learn.epoch'. Did you mean learn.epochs"),
     ("epochs", 3, "unknown field 'epochs'. Did you mean tune.epochs or learn.epochs?"),
     ("learn.epochs.x", 3, "unknown field 'learn.epochs.x'. Did you mean learn.epochs"),

@@ -90,12 +90,11 @@ class Run(Handle):
         if stage.data == BALANCED:
             taskend.choose_exemplars(self, task)
             taskend.predict_before_tuning(self, task)
-        shared = False
         if not self.state.begun:
             self._begin(task, stage)
-            shared = bool(stage.shares) and stems.take(self, stage)
-            if shared:
-                self.state.cursor = self.cursor._replace(epoch=stage.recipe.epochs)
+        shared = bool(stage.shares) and self.cursor[2:] == (0, 0) and stems.take(self, stage)
+        if shared:
+            self.state.cursor = self.cursor._replace(epoch=stage.recipe.epochs)
         index = self._index(task, stage)
         with torch.no_grad(), self._autocast():
             self.method.eval().prepare(task, stage, batches.clean(self.stream, "train", index, self.device))
