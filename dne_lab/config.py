@@ -180,14 +180,19 @@ class Recipe:
 class Memory:
     """Exemplars: ``budget`` training images are stored in all.
 
-    ``policy``: a class gets budget // classes seen ("shared") or budget // all classes ("fixed").
+    ``policy``: a class gets budget // classes seen ("shared") or budget // all classes ("fixed"). ``bytes`` is what the
+    finished model (4 a parameter) and its exemplars may take together: with it the budget follows from the method's
+    size (`measure.budget.exemplars`), whatever ``budget`` says.
     """
 
     budget: int = 2000
     policy: str = "shared"
+    bytes: int | None = None
 
     def __post_init__(self) -> None:
         _at_least("memory.budget", self.budget, 0)
+        if self.bytes is not None:
+            _at_least("memory.bytes", self.bytes, 1)
         _choice("memory.policy", self.policy, POLICIES)
 
 
@@ -238,6 +243,8 @@ class Config:
         and without younger fields that change nothing (`ADDED`)."""
         tree = self.to_dict()
         del tree["data"]["path"]
+        if self.memory.bytes is not None:
+            del tree["memory"]["budget"]  # follows from it
         for name, before in ADDED.items():
             *parents, leaf = name.split(".")
             group = tree[parents[0]] if parents else tree
@@ -268,6 +275,7 @@ class Config:
 # They are left out of a configuration's identity there, so that its hash stays what an older record says.
 ADDED: dict[str, Any] = {
     "data.order_rule": None,
+    "memory.bytes": None,
     "network.stem": "patch",
     "start": None,
     "stem": Config().to_dict()["stem"],

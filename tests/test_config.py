@@ -160,7 +160,7 @@ def test_a_wrong_value_names_the_field_what_was_given_and_what_is_allowed(name, 
 
 
 def test_an_unknown_field_of_a_group_lists_that_group_alone():
-    with pytest.raises(LabError, match=r"Allowed: memory\.budget, memory\.policy\.$"):
+    with pytest.raises(LabError, match=r"Allowed: memory\.budget, memory\.bytes, memory\.policy\.$"):
         Config().with_changes({"memory.size": 3})
 
 

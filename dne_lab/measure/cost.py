@@ -1,5 +1,6 @@
 """What a model costs, without training it: FLOPs of one image by counting the operations that run, and parameters."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -153,6 +154,17 @@ def of_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
         added = row["params_total"] - (rows[-1]["params_total"] if rows else 0)
         rows.append({"task": task.number, "classes": task.new.stop, **row, "params_added": added})
     return rows
+
+
+def final_parameters(config: Config, stream: ClassStream) -> int:
+    """Parameters of the finished model that is kept, built without training."""
+    memory = dataclasses.replace(config.memory, budget=max(config.memory.budget, stream.classes))
+    method = base.create(dataclasses.replace(config, memory=memory), stream)
+    for task in method.stream:
+        for stage in method.stages(task):
+            with chance.seeded(0, "cost"):
+                method.enter(task, stage)
+    return sum(count(part) for part in method.network_to_keep())
 
 
 def text(rows: Sequence[dict[str, Any]]) -> str:

@@ -109,6 +109,13 @@ def seedless(record: Record) -> dict[str, Any]:
     return tree
 
 
+def memory_of(record: Record) -> str:
+    """The exemplar budget, or the bytes that model and exemplars share, and the policy: ``2000 shared``."""
+    total = record.memory.get("bytes")
+    given = record.memory.get("budget") if total is None else f"{total / 1e6:g} MB"
+    return f"{given} {record.memory.get('policy')}"
+
+
 def start_of(record: Record) -> str:
     """Behind which task of a run of which settings a run started; "" where it has learned all its tasks itself."""
     from_ = record.forked_from
@@ -201,7 +208,7 @@ def _settings(record: Record) -> dict[str, Any]:
         "tasks": tasks_text(record.tasks),
         "epochs": record.epochs,
         "preset": record.preset,
-        "memory": f"{record.memory.get('budget')} {record.memory.get('policy')}",
+        "memory": memory_of(record),
         "network": json.dumps(record.network, sort_keys=True),
         "class order": order_of(record),
         "validation": record.validation,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dne_lab import presets
-from dne_lab.measure.groups import Group, order_of, seedless, start_of, tasks_text
+from dne_lab.measure.groups import Group, memory_of, order_of, seedless, start_of, tasks_text
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import Deviation, residual
@@ -112,8 +112,7 @@ def _but_for_precision(record: Record) -> str:
 
 def stream_of(record: Record) -> str:
     """What two methods must learn from: images, tasks, classes, memory, and where they start."""
-    memory = [record.memory.get("budget"), record.memory.get("policy")]
-    return json.dumps([record.dataset, record.tasks, order_of(record), *memory, start_of(record)])
+    return json.dumps([record.dataset, record.tasks, order_of(record), memory_of(record), start_of(record)])
 
 
 def _same_experiment(one: Record, other: Record) -> bool:

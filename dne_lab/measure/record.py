@@ -22,7 +22,8 @@ class Record:
     """One run; accuracies in percent, FLOPs (2 x multiply-accumulate, one image) as integers, clocks in ``timing``.
 
     ``tasks`` are the numbers of classes of each task, ``class_order`` maps rank -> class number. ``memory`` holds
-    budget, policy, stored (distinct exemplars at the end) and scope: "run" = one global budget, however many processes.
+    budget, policy, stored (distinct exemplars at the end), where given the ``bytes`` that the budget follows from, and
+    scope: "run" = one global budget, however many processes.
     ``accuracy`` has a row of growing length for each finished task. ``heads`` are those of each expert (empty for other
     networks), ``network`` describes the network, ``other_predictions`` {name: {seen_accuracy, LA, AA}} are a method's
     further predictions, ``before_tuning`` what was predicted before stage 2 of tasks 2, 3, ... (`metrics.old_and_new`;

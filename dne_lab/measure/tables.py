@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from dne_lab import paper
-from dne_lab.measure.groups import Group, groups, heads_text, joint_of, later_heads, tasks_text
+from dne_lab.measure.groups import Group, groups, heads_text, joint_of, later_heads, memory_of, tasks_text
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 
@@ -118,7 +118,7 @@ def _summary_row(group: Group, others: list[Group]) -> dict[str, Any]:
         "preset": first.preset,
         "tasks": tasks_text(first.tasks),
         "epochs": first.epochs,
-        "memory": f"{budget} {first.memory.get('policy')}" if budget and not first.joint else "",
+        "memory": memory_of(first) if budget and not first.joint else "",
         "seeds": n,
         "LA": la,
         "LA +-": la_width,

@@ -14,6 +14,7 @@ from dne_lab.config import Config
 from dne_lab.data.memory import ExemplarMemory
 from dne_lab.data.stream import ClassStream, Task, from_config
 from dne_lab.errors import LabError
+from dne_lab.measure import budget
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.methods.base import Stage
@@ -73,6 +74,7 @@ class Handle:
                 f"data.validation = {config.data.validation}, but the stream has {self.whole_stream.validation}."
             )
         self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
+        self.config = budget.resolved(config, self.stream)
         self.viewers: list[Callable[[Any], None]] = []  # of `watch`: shown the run after every epoch and task
         self.keeps_exemplars = cls.uses_memory and not cls.joint
         saving.restore(self)

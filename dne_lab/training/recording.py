@@ -57,7 +57,10 @@ def record_of(run: "Handle") -> Record:
     done = len(state.predicted)
     cost = state.cost[done - 1] if state.cost and done else {"flops_literal": None, "flops_spent": None}
     model = run.model
-    memory = {"budget": config.memory.budget, "policy": config.memory.policy} if run.keeps_exemplars else {}
+    memory: dict[str, Any] = {}
+    if run.keeps_exemplars:
+        memory = {"budget": config.memory.budget, "policy": config.memory.policy}
+        memory |= {"bytes": config.memory.bytes} if config.memory.bytes is not None else {}
     return Record(
         method=config.method,
         preset=config.preset,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dne_lab.config import Config
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.errors import LabError
-from dne_lab.measure import cost
+from dne_lab.measure import budget, cost
 from dne_lab.methods import base
 from dne_lab.training import saving
 from dne_lab.training.folder import differences
@@ -31,7 +31,8 @@ def identity(config: Config, stream: ClassStream) -> dict[str, Any]:
     network = tree["network"] | {"heads": config.network.heads_of(1)}
     stages = [dataclasses.asdict(stage) for stage in base.create(config, stream).stages(task)]
     # The policy "fixed" divides by all classes of the stream; the others see no more of it than task 1.
-    memory = tree["memory"] | ({"classes": stream.classes} if config.memory.policy == "fixed" else {})
+    memory = {"budget": budget.exemplars(config, stream), "policy": config.memory.policy}
+    memory |= {"classes": stream.classes} if config.memory.policy == "fixed" else {}
     return {
         "method": _teacher(cls).__qualname__ if cls.shares_first_task else config.method,
         "options": tree["options"],
@@ -127,7 +128,8 @@ def structure(config: Config, stream: ClassStream, tasks: int) -> dict[str, Any]
     data = {name: getattr(config.data, name) for name in ("name", "size", "validation")}
     data |= {"tasks": list(stream.tasks[:tasks]), "order": list(stream.order[:classes])}
     data |= {"images": saving.fingerprint(stream[:tasks])}
-    memory = dataclasses.asdict(config.memory) if base.find(config.method).uses_memory else {}
+    memory = {"budget": budget.exemplars(config, stream), "policy": config.memory.policy}
+    memory = memory if base.find(config.method).uses_memory else {}
     return {"method": config.method, "network": network, "data": data, "memory": memory}
 
 
