@@ -144,7 +144,7 @@ BAD = [
     ("memory.policy", "none", "unknown memory.policy 'none'. Allowed: fixed, shared."),
     ("precision", "fp16", "unknown precision 'fp16'. Did you mean bf16? Allowed: auto, bf16, bf16-stem, float32."),
     ("learn.epoch", 3, "unknown field 'learn.epoch'. Did you mean learn.epochs"),
-    ("epochs", 3, "unknown field 'epochs'. Did you mean tune.epochs or learn.epochs?"),
+    ("epochs", 3, "unknown field 'epochs'. Did you mean tune.epochs or stem.epochs or learn.epochs?"),
     ("learn.epochs.x", 3, "unknown field 'learn.epochs.x'. Did you mean learn.epochs"),
     ("a.b.c", 3, "unknown field 'a.b.c'."),
     ("learn", 3, "unknown field 'learn'. Did you mean learn."),
