@@ -105,9 +105,7 @@ def what_if(
         return WhatIf(NOTHING, logits, logits, [0.0] * len(network.heads))
     asked = choice.arguments(len(network.heads))
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="mask multiplies"
-        )  # the choice itself says so
+        warnings.filterwarnings("ignore", message="mask multiplies")  # the choice itself says so
         found = ablate(network, images, **asked, groups=False, progress=False, views=views, means=means)
     return WhatIf(f"off ({found.how}): {found.what}", found.before, found.after, found.moved)
 

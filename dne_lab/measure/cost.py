@@ -16,6 +16,7 @@ from dne_lab.data.source import Source
 from dne_lab.data.stream import ClassStream
 from dne_lab.errors import LabError
 from dne_lab.methods import base
+from dne_lab.models import products
 
 
 class _Blank(Source):
@@ -98,7 +99,7 @@ def flops(function: Callable[[Tensor], object], shape: Sequence[int], device: to
         device: where the weights are; on "meta" nothing is computed, only counted.
     """
     counts = []
-    with torch.no_grad():
+    with torch.no_grad(), products.by(products.MKL):  # torch has no formula for oneDNN's
         # Products that are prepared once are prepared by the first call.
         function(torch.zeros((1, *shape), dtype=torch.uint8, device=device))
         for batch in (1, 2):
@@ -110,7 +111,7 @@ def flops(function: Callable[[Tensor], object], shape: Sequence[int], device: to
 
 def counted(action: Callable[[], object]) -> int:
     """FLOPs of everything that ``action`` computes, its backward pass too; with gradients as it asks for them."""
-    with _Counter() as counter:
+    with products.by(products.MKL), _Counter() as counter:
         action()
     return counter.total
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dne_lab.models import products
 from dne_lab.models.bank import Bank, LinearWeights
 
 EPS = 1e-5
@@ -28,7 +29,7 @@ def norm(x: Tensor, affine: tuple[Tensor, Tensor], widths: Tensor | None = None)
 def linear(x: Tensor, weights: LinearWeights) -> Tensor:
     """(E, ..., in) -> (E, ..., out)."""
     if weights.weight.dim() == 2:
-        return F.linear(x, weights.weight, weights.bias)
+        return products.linear(x, weights.weight, weights.bias)
     flat = torch.baddbmm(weights.bias.unsqueeze(1), x.flatten(1, -2), weights.weight.mT)
     return flat.view(*x.shape[:-1], -1)
 
@@ -36,8 +37,8 @@ def linear(x: Tensor, weights: LinearWeights) -> Tensor:
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """(E, ..., in) @ (E, in, out) -> (E, ..., out)."""
     if len(weight) == 1:
-        return x @ weight[0]
-    return torch.bmm(x.flatten(1, -2), weight).view(*x.shape[:-1], -1)
+        return products.times(x, weight[0])
+    return products.batched(x.flatten(1, -2), weight).view(*x.shape[:-1], -1)
 
 
 def by_head(x: Tensor, heads: int) -> Tensor:

@@ -1,6 +1,7 @@
 """What a run shows and keeps: everything of `Run` that is not the loop."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from dne_lab.measure import budget
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.methods.base import Stage
+from dne_lab.models import products
 from dne_lab.training import parallel, saving, sharing
 from dne_lab.training.folder import Arrays, RunFolder
 from dne_lab.training.optimise import Optimisation
@@ -230,6 +232,20 @@ class Handle:
         with chance.seeded(self.config.seed, "enter", task.number, stage.name):
             method.to("cpu").enter(task, stage)
         method.to(self.device)
+
+    @contextmanager
+    def multiplying(self) -> Iterator[None]:
+        """Matrix products on a CPU by the faster library, and by the one that this run began with."""
+        if self.device.type != "cpu":
+            yield
+            return
+        before, begun = self.state.products, self.state.begun or self.cursor != Cursor()
+        self.state.products = products.resumed(before, begun)
+        if before and self.state.products != before:
+            text = f"{self.files} began with matrix products by {before}, which this machine does not offer: from here "
+            warnings.warn(text + "on MKL computes them, and the last digits may differ.", stacklevel=2)
+        with products.by(self.state.products):
+            yield
 
     @contextmanager
     def changing(self) -> Iterator[None]:

@@ -87,6 +87,7 @@ def record_of(run: "Handle") -> Record:
         network=run.method.network_settings(),
         validation=config.data.validation,
         threads=torch.get_num_threads(),
+        products=state.products,
         settings_sha256=settings_sha256(config),
         config=config.identity(),
         forked_from=dict(state.forked_from),

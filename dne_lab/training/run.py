@@ -54,8 +54,9 @@ class Run(Handle):
             self._deadline = None if seconds is None else time.monotonic() + seconds
             try:
                 self.write_unwritten()
-                while self.cursor.task <= last and not self.finished:
-                    self._learn(self.stream.task(self.cursor.task))
+                with self.multiplying():
+                    while self.cursor.task <= last and not self.finished:
+                        self._learn(self.stream.task(self.cursor.task))
             except OutOfTime:
                 self.save()
             except KeyboardInterrupt:

@@ -101,7 +101,7 @@ def fork(source: H, config: Config, folder: str | Path | None, after: int | None
         predicted=[list(names) for names in theirs.predicted[:last]],
         params_total=total_parameters(run.method),
         cost=cost.of_tasks(config, run.stream), timing=_timing(theirs.timing, last, after),
-        forked_from=_origin(source, after),
+        forked_from=_origin(source, after), products=theirs.products,
     )  # fmt: skip
     for number, names in enumerate(run.state.predicted, start=1):
         run.predictions |= {key(number, name): source.predictions[key(number, name)] for name in ("labels", *names)}

@@ -27,6 +27,7 @@ class State:
     the running epoch, times images; ``images``: how many. ``predicted``: names of the predictions of each task.
     ``forked_from``: see `Record`.
     ``untuned``: the last task whose predictions before stage 2 were made.
+    ``products``: by what matrix products are computed on a CPU (`products.CHOICES`).
     """
 
     cursor: Cursor = field(default_factory=Cursor)
@@ -45,6 +46,7 @@ class State:
     cost: list[dict[str, Any]] | None = None
     timing: dict[str, Any] = field(default_factory=dict)
     forked_from: dict[str, Any] = field(default_factory=dict)
+    products: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` is the inverse."""

@@ -14,6 +14,7 @@ import torch
 
 from dne_lab.errors import LabError
 from dne_lab.measure import metrics
+from dne_lab.models import products
 from dne_lab.training.batches import steps
 from dne_lab.training.optimise import Optimisation
 from dne_lab.training.run import Run
@@ -132,6 +133,46 @@ def test_stopping_after_seconds_any_number_of_times_changes_nothing(tmp_path: Pa
         part.train(seconds=0)
     assert part.finished and part.state.timing["resumed"] > 40
     assert tiny.content(tmp_path / "run") == tiny.content(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not products.available(), reason="this torch has no oneDNN product beside MKL")
+def test_a_run_whose_products_are_onednns_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LEAST", dict.fromkeys(products.CHOICES, 1)), ("FEWEST_ROWS", 1), ("NARROWEST", 1)):
+        monkeypatch.setattr(products, name, value)
+    monkeypatch.setattr(products, "choose", lambda: products.ALL)
+    small = {
+        "learn": {"epochs": 1, "batch": 8},
+        "tune": {"epochs": 1},
+        "network": {"patch": 2, "depth": 2, "heads": [2, 1], "head_width": 8},
+    }
+
+    def learn(name: str, by: str, seconds: float | None = None) -> Run:
+        monkeypatch.setattr(products, "choose", lambda: by)
+        made = Run(tiny.settings("dne", **small), tiny.stream(), tmp_path / name, device="cpu", progress=False)
+        made.train(seconds)
+        return made
+
+    assert learn("whole", products.ALL).record.products == products.ALL
+    learn("stopped", products.ALL, seconds=0.0)
+    while not learn("stopped", products.MKL, seconds=0.5).finished:  # as if a later process measured otherwise
+        pass
+    assert tiny.content(tmp_path / "stopped") == tiny.content(tmp_path / "whole")
+    learn("plain", products.MKL)
+    assert tiny.content(tmp_path / "plain") != tiny.content(tmp_path / "whole")
+
+
+def test_what_a_run_began_with_is_gone_on_with_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "choose", lambda: products.ROWS)
+    run(tmp_path).train(seconds=0)
+    monkeypatch.setattr(products, "choose", lambda: products.MKL)
+    monkeypatch.setattr(products, "available", lambda: True)
+    run(tmp_path).train(seconds=0)
+    assert run(tmp_path).state.products == products.ROWS
+    monkeypatch.setattr(products, "available", lambda: False)
+    with pytest.warns(UserWarning, match="onednn-rows"):
+        run(tmp_path).train(seconds=0)
+    run(tmp_path).train()  # said once
+    assert run(tmp_path).record.products == "onednn-rows+mkl"
 
 
 @pytest.mark.parametrize("step", [1, 9, 20, 21, 50, 56, 93])

@@ -1,0 +1,216 @@
+"""float32 matrix products on a CPU by the faster of the two libraries that torch brings: MKL or oneDNN.
+
+torch gives float32 products on x86 to MKL. On AMD with AVX-512 oneDNN, in the same torch, is faster, and torch has no
+setting for it: `set_float32_matmul_precision` and `torch.backends.mkldnn.matmul.fp32_precision` reach oneDNN only with
+fewer digits; a 1 x 1 convolution reaches it, but copies (0.8 to 1.1 times MKL's rate where this has 1.1 to 1.4);
+`torch.compile` costs more than it gains; another kernel for `aten::mm` by `torch.library` costs 20 microseconds for
+every product, also for small ones (a training step on the digits took 1.1 times as long). So the large products of the
+network are asked for here, and inside `by` they go to the operator that torch's own compiler uses for linear layers.
+"""
+
+import functools
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+MKL, ROWS, ALL = "mkl", "onednn-rows", "onednn"  # by oneDNN: nothing; tall products; gradients of weights as well
+CHOICES = (MKL, ROWS, ALL)
+
+# How many times as fast oneDNN must be in `PROBED` for a choice. CPUs lie far from both: 1.3 to 1.5 on Zen 4, where the
+# units are 256 bits wide, 2.3 where they have 512. So two processes choose alike also on a busy machine, and equal runs
+# stay bit-equal.
+SLOWER, MUCH_FASTER = 0.8, 1.9
+PROBED = (2048, 256, 256)  # rows, inner, columns: 3 ms
+ROUNDS = 4
+TOLERANCE = 1e-6  # of the largest value, against float64
+
+# Multiply-adds from which oneDNN gains: it prepares every product anew, and autograd enters Python for it.
+LEAST = {ROWS: 2**25, ALL: 2**22}
+FEWEST_ROWS, NARROWEST = 512, 32
+
+_local = threading.local()  # .choice: of the innermost `by` in this thread
+
+
+@functools.cache
+def choose() -> str:
+    """The choice for this machine, measured once a process (25 ms): one of `CHOICES`.
+
+    Intel's own CPUs, CPUs without AVX-512 and builds of torch without either library keep MKL, unmeasured.
+    """
+    if not available() or _intel() or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return MKL
+    ratio = measured()
+    return MKL if ratio < SLOWER else ALL if ratio >= MUCH_FASTER else ROWS
+
+
+@functools.cache
+def available() -> bool:
+    """Whether this torch has both libraries and oneDNN's product, with and without a bias, is right."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    x, weight, bias = _probe_tensors()
+    exact = x.double() @ weight.double().T
+    try:
+        with torch.no_grad():
+            found = [(_onednn(x, weight), exact), (_onednn(x, weight.T.contiguous().T, bias), exact + bias)]
+    except (AttributeError, RuntimeError, TypeError):  # an internal operator: it may go, or change its arguments
+        return False
+    return all(_difference(mine, right) <= TOLERANCE for mine, right in found)
+
+
+def measured() -> float:
+    """How many times as fast as MKL oneDNN is in a product of `PROBED`, by the CPU time of the best of some rounds."""
+    x, weight, _ = _probe_tensors()
+    with torch.no_grad():
+        times = [(_seconds(lambda: F.linear(x, weight)), _seconds(lambda: _onednn(x, weight))) for _ in range(ROUNDS)]
+    mkl, onednn = (min(column) for column in zip(*times, strict=True))
+    return mkl / onednn
+
+
+def resumed(before: str, begun: bool) -> str:
+    """The choice for a run that starts or goes on: what it began with, so that it stays bit-equal.
+
+    Args:
+        before: what its state says, "" if nothing.
+        begun: whether it has taken a step; a run that began before there was a choice began with MKL.
+
+    Returns:
+        The choice; where this machine cannot go on as before, both, such as "onednn+mkl".
+    """
+    if not before:
+        return MKL if begun else choose()
+    return before if before.split("+")[-1] == MKL or available() else f"{before}+{MKL}"
+
+
+@contextmanager
+def by(choice: str) -> Iterator[None]:
+    """Inside, large float32 products of networks on the CPU, and their gradients, are computed as ``choice`` says.
+
+    Contexts nest, the innermost counts; other threads are not touched.
+
+    Raises:
+        ValueError: ``choice`` (its part behind the last "+") is not of `CHOICES`.
+    """
+    last = choice.split("+")[-1]
+    if last not in CHOICES:
+        raise ValueError(f"products by {last!r}: must be one of {', '.join(CHOICES)}.")
+    before = _choice()
+    _local.choice = last
+    try:
+        yield
+    finally:
+        _local.choice = before
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear`: (..., in), (out, in), (out,) -> (..., out)."""
+    choice = _choice()
+    if choice == MKL or not _gains(choice, x.numel() // x.shape[-1], x, weight):
+        return F.linear(x, weight, bias)
+    return _linear(x, weight, bias, choice)
+
+
+def times(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight``: (..., in), (in, out) -> (..., out)."""
+    choice = _choice()
+    if choice == MKL or not _gains(choice, x.numel() // x.shape[-1], x, weight):
+        return x @ weight
+    return _linear(x, weight.T, None, choice)
+
+
+def batched(x: Tensor, weight: Tensor) -> Tensor:
+    """`torch.bmm`: (E, rows, in), (E, in, out) -> (E, rows, out); gradients are MKL's."""
+    choice = _choice()
+    # where oneDNN is only a little faster, putting the parts together eats the gain
+    if choice != ALL or not _gains(choice, x.shape[1], x, weight):
+        return torch.bmm(x, weight)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return torch.bmm(x, weight)
+    out = x.new_empty(len(x), x.shape[1], weight.shape[2])
+    for mine, left, right in zip(out, x, weight, strict=True):
+        mine.copy_(_onednn(left.contiguous(), right.T))
+    return out
+
+
+class _Linear(torch.autograd.Function):
+    """A linear map by oneDNN, with its input's gradient; the weight's gradient is MKL's where that is faster."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, all_of_it: bool) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.all_of_it = all_of_it
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        rows = gradient.flatten(0, -2)
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = _onednn(gradient, weight.T)
+        if ctx.needs_input_grad[1]:
+            inputs = x.flatten(0, -2)
+            of_weight = _onednn(rows.T.contiguous(), inputs.T) if ctx.all_of_it else rows.T @ inputs
+        if ctx.needs_input_grad[2]:
+            of_bias = rows.sum(0)
+        return of_x, of_weight, of_bias, None
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _choice() -> str:
+    return getattr(_local, "choice", MKL)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, choice: str) -> Tensor:
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+        return _Linear.apply(x, weight, bias, choice == ALL)
+    return _onednn(x, weight, bias)
+
+
+def _gains(choice: str, rows: int, x: Tensor, weight: Tensor) -> bool:
+    *_, a, b = weight.shape
+    if rows * a * b < LEAST[choice] or rows < FEWEST_ROWS or min(a, b) < NARROWEST:
+        return False
+    floats = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
+    return floats and not torch.is_autocast_enabled("cpu")
+
+
+def _probe_tensors() -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    rows, inner, columns = PROBED
+    shapes = ((rows, inner), (columns, inner), (columns,))
+    x, weight, bias = (torch.randn(*shape, generator=draw, dtype=torch.float32, device="cpu") for shape in shapes)
+    return x, weight, bias
+
+
+def _difference(mine: Tensor, exact: Tensor) -> float:
+    return float((mine.double() - exact).abs().max() / exact.abs().max())
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.process_time()
+    action()
+    return time.process_time() - start
+
+
+def _intel() -> bool:
+    """Whether Intel made this CPU; one of which nobody says that AMD made it is left to MKL as well."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        text = platform.processor()
+    return "AuthenticAMD" not in text
