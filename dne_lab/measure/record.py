@@ -31,8 +31,8 @@ class Record:
     ``settings_sha256`` is the hash of the configuration without its seed ("" if unknown): only equal ones are averaged.
     ``config`` is the resolved configuration but for the place of the data. ``forked_from`` {run, task, config_sha256,
     settings_sha256} names the run whose state after that task a run went on from with settings of its own: accuracies,
-    curves and seconds up to that task are the other run's. ``products`` names the
-    library of float32 matrix products on a CPU ("" if unknown: MKL on x86).
+    curves and seconds up to that task are the other run's. ``products`` names the library of
+    float32 matrix products on a CPU ("" if unknown: MKL on x86).
 
     Raises:
         LabError: rows, lists and summary values that contradict each other, or are no percentages.
