@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dne_lab.analysis.groups import attention_groups as attention_groups
     from dne_lab.analysis.labelling import Labelling as Labelling
     from dne_lab.analysis.probe import probe as probe
+    from dne_lab.analysis.read_outs import linear_probe as linear_probe
     from dne_lab.analysis.sweep import ablation_sweep as ablation_sweep
     from dne_lab.data.stream import stream as stream
     from dne_lab.errors import LabError as LabError
@@ -36,6 +37,7 @@ _WHERE = {
     "ablate": "dne_lab.analysis.ablation",
     "ablation_sweep": "dne_lab.analysis.sweep",
     "attention_groups": "dne_lab.analysis.groups",
+    "linear_probe": "dne_lab.analysis.read_outs",
     "Labelling": "dne_lab.analysis.labelling",
     "probe": "dne_lab.analysis.probe",
     "explore": "dne_lab.widgets.explorer",
@@ -54,6 +56,7 @@ __all__ = [
     "attention_groups",
     "explore",
     "explore_runs",
+    "linear_probe",
     "open",
     "probe",
     "start",

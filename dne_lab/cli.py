@@ -162,8 +162,11 @@ def report(
     how: Annotated[
         str | None, typer.Option(help="With --ablation: mean, zero or mask (zero and renormalise) alone.")
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Linear probes of their read-outs, with all training images of every class.")
+    ] = False,
     data: Annotated[
-        str | None, typer.Option(help="With these two: where the images are, if not where the run says.")
+        str | None, typer.Option(help="With these three: where the images are, if not where the run says.")
     ] = None,
     latex: Annotated[bool, typer.Option(help="Print LaTeX tables.")] = False,
     as_json: Json = False,
@@ -175,6 +178,9 @@ def report(
 
     With --ablation N: the accuracy lost without each of these groups, and without each connection between experts,
     replaced by its mean, by zero, and masked, as records/ablation/ID-HOW.json, CSV and PNG there.
+
+    With --probe: what the read-outs of all experts hold, of expert 1, of the later ones, of each, as
+    records/probe/ID.json, CSV and PNG there.
     """
     from dne_lab import reporting
 
@@ -188,7 +194,11 @@ def report(
         from dne_lab.analysis.cutter import HOW
 
         reporting.tell(*ablating.write(paths, ablation, out, how or HOW, data), ablating.text, as_json)
-    if (attention, ablation) != (None, None):
+    if probe:
+        from dne_lab import probing
+
+        reporting.tell(*probing.write(paths, out, data), probing.text, as_json)
+    if probe or (attention, ablation) != (None, None):
         return
     records = reporting.find(paths)
     if as_json:

@@ -74,23 +74,25 @@ def _benchmarks(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def _holds_instruments(path: Path) -> bool:
-    """Whether there is a record of attention or ablation (of files that are no JSON nothing is said here)."""
-    from dne_lab.analysis import ablation_record, decomposition
+    """Whether there is a record of attention, ablation or probes (of files that are no JSON nothing is said here)."""
+    from dne_lab.analysis import ablation_record, decomposition, read_outs
 
     files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
     kinds = [tree.get("kind") for tree in map(tree_of, files) if isinstance(tree, dict)]
-    return decomposition.KIND in kinds or ablation_record.KIND in kinds
+    return bool({decomposition.KIND, ablation_record.KIND, read_outs.KIND} & {*kinds})
 
 
 def _instruments(paths: Iterable[Path]) -> dict[str, Figure]:
-    """The figures of attention and ablation records."""
+    """The figures of attention, ablation and probe records."""
     from dne_lab.analysis import kept
     from dne_lab.analysis.ablation_record import AblationRecord
     from dne_lab.analysis.decomposition import Decomposition
-    from dne_lab.plots import ablation, attention
+    from dne_lab.analysis.read_outs import ProbeRecord
+    from dne_lab.plots import ablation, attention, read_outs
 
     paths = [path for path in paths if path.is_dir() or path.suffix == ".json"]
-    return attention.drawings(kept.among(paths, Decomposition)) | ablation.drawings(kept.among(paths, AblationRecord))
+    made = attention.drawings(kept.among(paths, Decomposition)) | ablation.drawings(kept.among(paths, AblationRecord))
+    return made | read_outs.drawings(kept.among(paths, ProbeRecord))
 
 
 def text(records: Sequence[Record], latex: bool = False) -> str:

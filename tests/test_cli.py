@@ -321,6 +321,20 @@ def test_report_ablates_in_three_ways(place: Path, here: Here, tmp_path: Path) -
     assert sorted(name.rsplit("-", 1)[1] for name in names) == ["mask.json", "mean.json", "zero.json"]
 
 
+def test_report_probes_read_outs(place: Path, here: Here, tmp_path: Path) -> None:
+    done = here("report", place / "runs" / "dne-digits-s0", "--probe", "--figures", "out")
+    assert done.code == 0 and "trained with all training images of every class" in done.out
+    assert "expert 1" in done.out and "later" in done.out and "told %" in done.out
+    out = tmp_path / "out"
+    (file,) = (out / "records" / "probe").iterdir()
+    assert json.loads(file.read_text())["kind"] == "probe"
+    assert (out / "read_outs_digits.csv").exists() and (out / "read_outs_digits.png").exists()
+    exported = here("export", place / "runs" / "dne-digits-s0", "dne.safetensors")
+    assert exported.code == 0
+    missing = here("report", "dne.safetensors", "--probe", "--data", tmp_path / "nowhere")
+    assert missing.code == 2 and "nowhere" in missing.err and not (tmp_path / "figures").exists()
+
+
 def test_report_puts_the_papers_rows_beside_ours(here: Here, tmp_path: Path) -> None:
     invented.record(tasks=[50, 10, 10, 10, 10, 10], dataset="cifar100").write(tmp_path / "record.json")
     done = here("report", tmp_path)

@@ -27,6 +27,7 @@ TOP = (
     "bench_attention",
     "decomposing",
     "ablating",
+    "probing",
     "arguments",
     "reporting",
     "reproduce",
