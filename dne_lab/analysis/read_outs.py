@@ -245,7 +245,7 @@ def fit(x: Tensor, labels: Tensor, classes: int, decay: float = DECAY) -> Fit:
         value.backward()
         return value
 
-    solver.step(loss)  # type: ignore[arg-type]
+    solver.step(loss)
     assert weight.grad is not None and bias.grad is not None
     state = solver.state[weight]
     loss()

@@ -15,7 +15,9 @@ from dne_lab.plots.style import style
 
 def invented(method: str = "dne", seed: int = 0, accuracy: float = 60.0, **changes: Any) -> ProbeRecord:
     """A record in form alone."""
-    sets = ["all", "expert 1", "later", "the run's classifier"] if method != "joint" else ["all", "the run's classifier"]
+    sets = (
+        ["all", "expert 1", "later", "the run's classifier"] if method != "joint" else ["all", "the run's classifier"]
+    )
     rows = [
         {"read-outs": name, "width": 8, "accuracy": accuracy - 5 * place, "+-": 2.0, "by task": [accuracy, 40.0]}
         | {"told": 90.0 - place, "told by task": [90.0, 80.0], "train": 99.0, "iterations": 30}
@@ -58,7 +60,10 @@ def test_a_mark_for_each_set_over_all_classes_and_with_the_task_told() -> None:
 
 
 def test_drawings_by_preset_and_what_is_refused() -> None:
-    assert [*drawings([invented(), invented(preset="cifar100-small")])] == ["read_outs_digits", "read_outs_cifar100_small"]
+    assert [*drawings([invented(), invented(preset="cifar100-small")])] == [
+        "read_outs_digits",
+        "read_outs_cifar100_small",
+    ]
     with pytest.raises(LabError, match="no probe record"):
         read_outs([])
     with pytest.raises(LabError, match="several presets, a, b"):
