@@ -7,7 +7,7 @@ record holds.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from dne_lab.measure.groups import Group, groups
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.plots import status
+from dne_lab.plots.evidence import Evidence
 
 FIGURES = Path(__file__).parent
 RECORDS = FIGURES / "records"
@@ -387,16 +388,21 @@ def ablations(preset: str) -> Ablations:
 # What the paper states ------------------------------------------------------------------------------------------
 
 
+@cache
+def _evidence(records: Path) -> Evidence:
+    return status.evidence(records)
+
+
 def claims_table() -> str:
     """One row a statement: figure, sentence, notebook, status."""
-    frame = status.overview(status.evidence(RECORDS)).drop(columns="found")
+    frame = status.overview(_evidence(RECORDS)).drop(columns="found")
     frame["notebook"] = [notebook_link(number) for number in frame["notebook"]]
     return tables.to_markdown(frame)
 
 
 def claims_found() -> str:
     """A paragraph for every statement that was judged: its comparisons."""
-    given = status.evidence(RECORDS)
+    given = _evidence(RECORDS)
     told = []
     for (figure, says), rows in status.details(given).groupby(["figure", "the paper states"], sort=False):
         judged = rows[rows["on"] != ""]

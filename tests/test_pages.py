@@ -137,7 +137,9 @@ def test_the_lines_of_the_front_page(tmp_path: Path) -> None:
     last = lines.pop()
     exec("\n".join(lines), names)
     frame = eval(last, names)
-    assert {"image", "patch", "key expert", "attention"} <= set(frame.columns) and set(frame["image"]) == set(range(8))
+    assert {"image", "query_patch", "key_expert", "attention"} <= set(frame.columns) and set(frame["image"]) == set(
+        range(8)
+    )
 
 
 @pytest.mark.parametrize("name", ["dne-first", "plain"])
