@@ -22,6 +22,7 @@ from dne_lab.measure import record, streams, tables
 from dne_lab.measure.groups import Group, groups
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
+from dne_lab.measure.significance import LEVEL, holm, p_value, residual
 from dne_lab.plots import status
 from dne_lab.plots.evidence import Evidence
 
@@ -90,18 +91,26 @@ class Runs:
 
     def gap(self, one: str, other: str) -> Difference:
         """LA of one minus the other, paired by seed."""
+        return Difference(*interval(self._by_seed(one, other)))
+
+    def _by_seed(self, one: str, other: str) -> list[float]:
         mine, theirs = (self[label].last_by_seed() for label in (one, other))
-        return Difference(*interval([mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]))
+        return [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
 
     def gaps(self, *pairs: tuple[str, str]) -> str:
-        """A table of `gap`: one row a pair, with whether the interval excludes zero."""
-        rows = []
-        for one, other in pairs:
-            gap = self.gap(one, other)
-            answer = "yes" if gap.told else "no" if gap.width is not None else "one seed"
-            rows.append(
-                {"difference in LA, paired by seed": f"{one} - {other}", "points": str(gap), "told apart": answer}
-            )
+        """A table of `gap` for one family of comparisons of several seeds: p corrected by Holm within it, and beside
+        each interval the one from the standard deviation pooled over all methods here."""
+        pooled = residual(
+            {label: group.last_by_seed() for label, group in self.groups.items() if not group.first.joint}
+        )
+        values = [self._by_seed(one, other) for one, other in pairs]
+        corrected = holm([p_value(by_seed) for by_seed in values])
+        rows = [
+            {"difference in LA, paired by seed": f"{one} - {other}", "points": str(self.gap(one, other))}
+            | {"± pooled": n(pooled.half_width(len(by_seed), means=2)), "p (Holm)": f"{p:.2g}"}
+            | {"told apart": "yes" if p < 1 - LEVEL else "no"}
+            for (one, other), by_seed, p in zip(pairs, values, corrected, strict=True)
+        ]
         return tables.to_markdown(pd.DataFrame(rows))
 
     def ratio(self, one: str, other: str, name: str = "flops_literal") -> float:
@@ -402,17 +411,15 @@ def claims_table() -> str:
 
 def claims_found() -> str:
     """A paragraph for every statement that was judged: its comparisons."""
-    given = _evidence(RECORDS)
     told = []
-    for (figure, says), rows in status.details(given).groupby(["figure", "the paper states"], sort=False):
+    for (figure, says), rows in status.details(_evidence(RECORDS)).groupby(["figure", "the paper states"], sort=False):
         judged = rows[rows["on"] != ""]
         if len(judged):
             told.append(f"**{figure}: {says}**\n")
             for on, some in judged.groupby("on", sort=False):
                 told.append(f"- {on}:")
-                told += [
-                    f"  - {found} ({outcome})" for found, outcome in zip(some["found"], some["status"], strict=True)
-                ]
+                for found, outcome, p in zip(some["found"], some["status"], some["p (Holm)"], strict=True):
+                    told.append(f"  - {found} ({outcome}{'' if pd.isna(p) else f', p {p:.2g}'})")
             told.append("")
     return "\n".join(told)
 
