@@ -18,7 +18,7 @@ sys.path.insert(0, str(FIGURES.parent / "tests" / "widgets"))
 import served  # noqa: E402  (how the browser tests start a server)
 
 NOTEBOOK = "06_task_attention_explorer.ipynb"
-WIDTH, COLOURS = 1280, 256
+WIDTH, HEIGHT, COLOURS = 1280, 700, 256  # of the window; of the picture, which cuts taller states; of the palette
 MILLISECONDS = 2500  # that a state is shown
 
 
@@ -43,18 +43,18 @@ def states(page: Any) -> Iterator[None]:
 
 
 def taken(page: Any) -> list[Image.Image]:
-    """The explorer in every state, all pictures as large as the tallest, in colours that they share."""
+    """The explorer in every state, in colours that they share."""
     shown = page.locator(".jupyter-widgets.widget-tab, .jupyter-widgets.jp-TabPanel").locator("visible=true").last
     found = []
     for _ in states(page):
         page.wait_for_timeout(1500)  # one forward pass and the drawing of its views
         found.append(Image.open(io.BytesIO(shown.screenshot())).convert("RGB"))
-    width, height = (max(picture.size[axis] for picture in found) for axis in (0, 1))
-    sheet = Image.new("RGB", (width, height * len(found)), "white")
+    width = max(picture.width for picture in found)
+    sheet = Image.new("RGB", (width, HEIGHT * len(found)), "white")
     for number, picture in enumerate(found):
-        sheet.paste(picture, (0, number * height))
+        sheet.paste(picture.crop((0, 0, width, HEIGHT)), (0, number * HEIGHT))
     few = sheet.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    return [few.crop((0, number * height, width, (number + 1) * height)) for number in range(len(found))]
+    return [few.crop((0, number * HEIGHT, width, (number + 1) * HEIGHT)) for number in range(len(found))]
 
 
 def main() -> None:

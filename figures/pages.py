@@ -107,17 +107,17 @@ def shrink(file: Path, data: bytes) -> None:
     paper.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True, pnginfo=info)
 
 
-def grid(columns: int = 4) -> str:
+def grid(columns: int = 5) -> str:
     """All notebooks as a table of linked titles under their thumbnails."""
     there = thumbnails()
     cells = []
     for one in facts.notebooks():
         file = THUMBNAILS / f"{one.file.stem}.png"
-        shown = f'<img src="{file.relative_to(ROOT)}" width="170"><br>' if file in there else ""
+        shown = f'<img src="{file.relative_to(ROOT)}" width="150"><br>' if file in there else ""
         cells.append(f"{shown}[{one.number} {one.title}](notebooks/{one.file.name})")
     cells += [""] * (-len(cells) % columns)
     rows = [f"| {' | '.join(cells[i : i + columns])} |" for i in range(0, len(cells), columns)]
-    return "\n".join([f"|{'   |' * columns}", f"|{' --- |' * columns}", *rows])
+    return "\n".join([rows[0], f"|{' :---: |' * columns}", *rows[1:]])  # the first row takes the place of a heading
 
 
 def main(arguments: list[str] | None = None) -> int:
