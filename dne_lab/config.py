@@ -165,6 +165,11 @@ class Recipe:
         for name in self.augment:
             _choice("augmentation", name, AUGMENTATIONS)
 
+    def steps(self, images: int) -> int:
+        """Batches an epoch: a smaller last one is kept, unless it holds one image (no statistics of a batch)."""
+        full, rest = divmod(images, self.batch)
+        return full + (rest > 1 or (rest == 1 and full == 0))
+
     def rate(self, epoch: float) -> float:
         """The learning rate at a moment, in epochs since the stage began (fractions count)."""
         if epoch < self.warmup:

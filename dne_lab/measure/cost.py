@@ -17,27 +17,32 @@ from dne_lab.data.stream import ClassStream
 from dne_lab.errors import LabError
 from dne_lab.methods import base
 from dne_lab.models import products
+from dne_lab.models import products
 
 
 class _Blank(Source):
-    """Classes and a size without images: enough to build a model."""
+    """Classes and a size, perhaps a number of training images a class, without the images: enough to build a model."""
 
-    def __init__(self, classes: int, shape: tuple[int, int, int]) -> None:
+    def __init__(self, classes: int, shape: tuple[int, int, int], each: int) -> None:
+        self.each = each
         self.name, self.classes, self.shape = "blank", tuple(map(str, range(classes))), shape
         self.mean = self.std = (0.5,) * shape[0]
 
     def labels(self, split: str) -> np.ndarray:
-        """No image."""
-        return np.zeros(0, dtype=np.int64)
+        """Those of training images, of which there may be none."""
+        return np.arange(len(self.classes), dtype=np.int64).repeat(self.each if split == "train" else 0)
 
     def images(self, split: str, index: Tensor) -> Tensor:
-        """No image."""
-        return torch.zeros((0, *self.shape), dtype=torch.uint8)
+        """Nothing to see."""
+        return torch.zeros((len(index), *self.shape), dtype=torch.uint8)
 
 
-def blank_stream(tasks: Sequence[int], shape: tuple[int, int, int] = (3, 32, 32)) -> ClassStream:
-    """A stream of tasks without images (default: CIFAR's geometry), for models that are only counted or timed."""
-    return ClassStream(_Blank(sum(tasks), shape), tasks)
+def blank_stream(tasks: Sequence[int], shape: tuple[int, int, int] = (3, 32, 32), each: int = 0) -> ClassStream:
+    """A stream of tasks without images (default: CIFAR's geometry), for models that are only counted or timed.
+
+    ``each``: how many training images a class is said to have.
+    """
+    return ClassStream(_Blank(sum(tasks), shape, each), tasks)
 
 
 def shape_of(data: Data) -> tuple[int, int, int]:

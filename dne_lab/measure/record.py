@@ -32,7 +32,8 @@ class Record:
     ``config`` is the resolved configuration but for the place of the data. ``forked_from`` {run, task, config_sha256,
     settings_sha256} names the run whose state after that task a run went on from with settings of its own: accuracies,
     curves and seconds up to that task are the other run's. ``products`` names the library of
-    float32 matrix products on a CPU ("" if unknown: MKL on x86).
+    float32 matrix products on a CPU ("" if unknown: MKL on x86). ``flops_training`` is what learning all tasks took
+    (`measure.learning_cost`).
 
     Raises:
         LabError: rows, lists and summary values that contradict each other, or are no percentages.
@@ -71,6 +72,7 @@ class Record:
     settings_sha256: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     forked_from: dict[str, Any] = field(default_factory=dict)
+    flops_training: int | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:

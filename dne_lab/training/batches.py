@@ -13,12 +13,6 @@ from dne_lab.data.stream import Batch, ClassStream
 CLEAN = 256  # images a batch where nothing trains: fixed, so that herding does not depend on the recipe
 
 
-def steps(images: int, batch: int) -> int:
-    """Batches an epoch: a smaller last one is kept, unless it holds one image (batch statistics would be undefined)."""
-    full, rest = divmod(images, batch)
-    return full + (rest > 1 or (rest == 1 and full == 0))
-
-
 def training(stream: ClassStream, order: Tensor, recipe: Recipe, key: chance.Key, device: torch.device) -> Batch:
     """One training batch: the images ``order`` (B,), augmented, on the device."""
     batch = _to(stream.batch("train", order), device)

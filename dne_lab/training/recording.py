@@ -91,6 +91,7 @@ def record_of(run: "Handle") -> Record:
         settings_sha256=settings_sha256(config),
         config=config.identity(),
         forked_from=dict(state.forked_from),
+        flops_training=state.flops_training,
     )
 
 

@@ -71,7 +71,7 @@ class Run(Handle):
         stages = self.method.stages(task)
         if len({stage.name for stage in stages}) < len(stages):
             raise LabError(f"method {self.config.method}: the stages of task {task.number} need different names.")
-        sizes = [stage.recipe.epochs * batches.steps(self._size(task, stage), stage.recipe.batch) for stage in stages]
+        sizes = [stage.recipe.epochs * stage.recipe.steps(self._size(task, stage)) for stage in stages]
         done = sum(sizes[: self.cursor.stage])
         title = f"{self.config.method} s{self.config.seed} task {task.number}/{len(self.stream)}"
         self._bar = Progress(self.progress, title, sum(sizes), done)
@@ -99,7 +99,7 @@ class Run(Handle):
         index = self._index(task, stage)
         with torch.no_grad(), self._autocast():
             self.method.eval().prepare(task, stage, batches.clean(self.stream, "train", index, self.device))
-        steps = batches.steps(len(index), stage.recipe.batch)
+        steps = stage.recipe.steps(len(index))
         self._bar.stage(stage.name)
         self.method.train()
         while self.cursor.epoch < stage.recipe.epochs:

@@ -157,7 +157,7 @@ def _restore_finished(run: "Handle") -> None:
         cursor=Cursor(tasks + 1), chosen=tasks, closed=tasks, curves=curves, predicted=names,
         stored=list(record.memory["stored_by_task"]), trainable=list(record.params["trainable_by_task"]),
         params_total=record.params["total"], timing=record.timing, products=record.products,
-        forked_from=record.forked_from,
+        forked_from=record.forked_from, flops_training=record.flops_training,
     )  # fmt: skip
     run.stored_record = record
 
@@ -230,7 +230,7 @@ def _open_model(cls: type[H], file: Path, stream: ClassStream | None, settings: 
         cursor=Cursor(tasks + 1), chosen=tasks, closed=tasks, predicted=[[] for _ in range(tasks)],
         stored=list(record.memory["stored_by_task"]), trainable=list(record.params["trainable_by_task"]),
         params_total=record.params["total"], timing=record.timing, products=record.products,
-        forked_from=record.forked_from,
+        forked_from=record.forked_from, flops_training=record.flops_training,
     )  # fmt: skip
     run.stored_record, run.model_file = record, file
     return run

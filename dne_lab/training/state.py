@@ -25,7 +25,7 @@ class State:
     ``begun``: the cursor's stage was entered. ``optimizer_of``: task and stage of the optimiser in the checkpoint.
     ``chosen`` / ``closed``: the last task whose exemplars were chosen / whose `finish` ran. ``sums``: of the losses of
     the running epoch, times images; ``images``: how many. ``predicted``: names of the predictions of each task.
-    ``forked_from``: see `Record`.
+    ``forked_from``, ``flops_training``: see `Record`.
     ``untuned``: the last task whose predictions before stage 2 were made.
     ``products``: by what matrix products are computed on a CPU (`products.CHOICES`).
     """
@@ -47,6 +47,7 @@ class State:
     timing: dict[str, Any] = field(default_factory=dict)
     forked_from: dict[str, Any] = field(default_factory=dict)
     products: str = ""
+    flops_training: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` is the inverse."""

@@ -1,5 +1,6 @@
 """What follows from a learned task: exemplars, predictions, numbers."""
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 
 from dne_lab.data.memory import herd
 from dne_lab.data.stream import Task
-from dne_lab.measure import cost
+from dne_lab.measure import cost, learning_cost
 from dne_lab.methods.base import Method
 from dne_lab.training import batches, recording
 from dne_lab.training.state import Cursor
@@ -65,10 +66,12 @@ def finish(run: "Handle", task: Task) -> None:
     predictions = predict(run, seen)
     run.clock.spend(state, "evaluation")
     numbers = cost.of_tasks(run.config, run.stream) if state.cost is None else state.cost
+    learned = learning(run) if task.number == len(run.stream) else None
     stored = [run.memory.audit(run.stream, len(seen))["stored"]] if run.keeps_exemplars else []
     run.clock.spend(state, "cost")
     # From here on nothing can fail: the task is finished as a whole.
     state.cost, state.params_total = numbers, total_parameters(run.method)
+    state.flops_training = learned
     state.stored += stored
     early = recording.key(task.number, recording.BEFORE)
     if early in run.predictions:
@@ -78,6 +81,18 @@ def finish(run: "Handle", task: Task) -> None:
     run.optimisation, state.optimizer_of = None, None
     state.cursor, state.begun = Cursor(task.number + 1), False
     run.unwritten = task.number
+
+
+def learning(run: "Handle") -> int | None:
+    """FLOPs of learning all tasks; None behind another run, or where a method cannot be counted without its images."""
+    if run.config.start is not None:
+        return None
+    try:
+        with torch.enable_grad():
+            return learning_cost.total(run.config, run.stream, run.device)
+    except Exception as error:  # a method of the user's own, which has just been trained: nothing of that may be lost
+        warnings.warn(f"what learning {run.config.method} cost was not counted: {error}", stacklevel=2)
+        return None
 
 
 def total_parameters(method: Method) -> int:

@@ -20,7 +20,6 @@ from dne_lab.data.stream import Batch, Task
 from dne_lab.measure import cost
 from dne_lab.methods.base import Method, Stage
 from dne_lab.training import portable
-from dne_lab.training.batches import steps
 from dne_lab.training.optimise import Optimisation
 from dne_lab.training.run import Run
 from dne_lab.training.state import Cursor
@@ -122,7 +121,7 @@ def test_interrupted_in_every_stage_it_ends_as_if_it_had_not_been(
     def interrupted(self: Optimisation, rate: float) -> None:
         task = run.stream.task(run.cursor.task)
         stage = run.method.stages(task)[run.cursor.stage]
-        last = (stage.recipe.epochs - 1, steps(run._size(task, stage), stage.recipe.batch) - 1)
+        last = (stage.recipe.epochs - 1, stage.recipe.steps(run._size(task, stage)) - 1)
         if run.cursor not in stopped and run.cursor[2:] in ((0, 2), last):
             stopped.append(run.cursor)
             signal.raise_signal(signal.SIGINT)

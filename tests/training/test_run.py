@@ -12,10 +12,10 @@ import pytest
 import tiny_runs as tiny
 import torch
 
+from dne_lab.config import Recipe
 from dne_lab.errors import LabError
 from dne_lab.measure import metrics
 from dne_lab.models import products
-from dne_lab.training.batches import steps
 from dne_lab.training.optimise import Optimisation
 from dne_lab.training.run import Run
 from dne_lab.training.signals import Terminated
@@ -282,8 +282,8 @@ def test_weights_that_are_not_finite_are_no_checkpoint(tmp_path: Path, monkeypat
 
 
 def test_batches_of_an_epoch() -> None:
-    assert [steps(n, 8) for n in (0, 1, 7, 8, 9, 10, 16, 17)] == [0, 1, 1, 1, 1, 2, 2, 2]
-    assert steps(5, 1) == 5
+    assert [Recipe(batch=8).steps(n) for n in (0, 1, 7, 8, 9, 10, 16, 17)] == [0, 1, 1, 1, 1, 2, 2, 2]
+    assert Recipe(batch=1).steps(5) == 5
 
 
 @pytest.mark.parametrize("method", ["tiny-alone", "tiny-joint"])
