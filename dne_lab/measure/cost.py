@@ -17,7 +17,6 @@ from dne_lab.data.stream import ClassStream
 from dne_lab.errors import LabError
 from dne_lab.methods import base
 from dne_lab.models import products
-from dne_lab.models import products
 
 
 class _Blank(Source):

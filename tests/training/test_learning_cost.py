@@ -87,7 +87,8 @@ def test_it_does_not_depend_on_the_images_and_leaves_chance_alone() -> None:
     twice = learning_cost.of_tasks(config.with_changes({"learn.epochs": 2}), one)
     once = learning_cost.of_tasks(config, one)
     for a, b in zip(twice, once, strict=True):
-        assert a["stages"]["learn"] == 2 * b["stages"]["learn"] and a["herding"] == b["herding"]
+        assert a["stages"]["learn"] == pytest.approx(2 * b["stages"]["learn"], rel=0.01)  # frozen products come once
+        assert a["herding"] == b["herding"]
 
 
 def test_a_method_that_cannot_be_counted_is_trained_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
