@@ -199,7 +199,7 @@ def test_behind_task_t_with_the_same_settings_a_run_learns_what_its_source_learn
     assert again.memory.state() == source.memory.state()
     mine, theirs = again.record.without_timing(), source.record.without_timing()
     assert {name for name in mine if mine[name] != theirs[name]} == {
-        "config", "config_sha256", "settings_sha256", "forked_from",
+        "config", "config_sha256", "settings_sha256", "forked_from", "flops_training",
     }  # fmt: skip
 
 
