@@ -29,7 +29,11 @@ class Terms(NamedTuple):
 
 
 def expert_terms(
-    network: Network, variant: Variant, heads: Sequence[int], shape: tuple[int, int, int] = (3, 32, 32)
+    network: Network,
+    variant: Variant,
+    heads: Sequence[int],
+    shape: tuple[int, int, int] = (3, 32, 32),
+    values: int | None = None,
 ) -> list[Terms]:
     """What each expert costs; the sum over the first T of them is F after task T but for the classifier.
 
@@ -45,9 +49,10 @@ def expert_terms(
     Args:
         heads: of every expert.
         shape: (channels, height, width) of the images.
+        values: numbers in a patch, where they are not its pixels (a stem's).
     """
     patches = (shape[1] // network.patch) * (shape[2] // network.patch)
-    values = shape[0] * network.patch**2
+    values = shape[0] * network.patch**2 if values is None else values
     width, ratio = network.head_width, network.ratio
     class_attention = network.readout == "class_attention"
     found = []
@@ -83,15 +88,17 @@ def total(
     heads: Sequence[int],
     tasks: Sequence[int] = (),
     shape: tuple[int, int, int] = (3, 32, 32),
+    values: int | None = None,
 ) -> list[int]:
     """F after each task in FLOPs of one image: the running sum of `expert_terms`, and the classifier.
 
     Args:
         heads: of every expert.
         tasks: classes of every task, for the classifier: classes seen x sum of the C_t; left out, it is not counted.
-        shape: (channels, height, width) of the images.
+        shape, values: see `expert_terms`.
     """
-    sums = list(itertools.accumulate(terms.total for terms in expert_terms(network, variant, heads, shape)))
+    terms = expert_terms(network, variant, heads, shape, values)
+    sums = list(itertools.accumulate(expert.total for expert in terms))
     if not tasks:
         return sums
     widths = itertools.accumulate(network.head_width * own for own in heads)

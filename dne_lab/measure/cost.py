@@ -10,13 +10,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from dne_lab import chance
+from dne_lab import chance, fields
 from dne_lab.config import Config, Data
 from dne_lab.data.source import Source
 from dne_lab.data.stream import ClassStream
 from dne_lab.errors import LabError
+from dne_lab.measure import cost_formula
 from dne_lab.methods import base
+from dne_lab.methods.expansion import Expansion
+from dne_lab.methods.finetune import FineTuning
 from dne_lab.models import products
+from dne_lab.models.stem import ConvStem
+from dne_lab.models.variants import Variant
 
 
 class _Blank(Source):
@@ -61,6 +66,9 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *rest: object, **named
 # Torch before 2.15 has no formula for the fused attention of a CPU and would silently count it as nothing.
 FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention, **flop_registry}
 
+
+# What a method's cost depends on: one that leaves them as they are costs what the formula says, whatever its variant.
+COSTS = ("__init__", "stages", "enter", "compute", "compute_literally", "network_to_keep")
 
 # Matrix products, and where in their arguments the two matrices begin.
 PRODUCTS = {torch.ops.aten.mm: 0, torch.ops.aten.bmm: 0, torch.ops.aten.addmm: 1, torch.ops.aten.baddbmm: 1}
@@ -130,7 +138,9 @@ def of_task(method: base.Method) -> dict[str, Any]:
     trainable = count(method, trainable=True)
     method.eval()
     shape, device = method.stream.shape, next(method.parameters()).device
-    literal, spent = (flops(function, shape, device) for function in (method.compute_literally, method.compute))
+    spent = flops(method.compute, shape, device)
+    as_it_runs = type(method).compute_literally is base.Method.compute_literally  # the same function
+    literal = spent if as_it_runs else flops(method.compute_literally, shape, device)
     return {
         "flops_literal": literal,
         "flops_spent": spent,
@@ -141,12 +151,38 @@ def of_task(method: base.Method) -> dict[str, Any]:
 
 
 def of_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
-    """Cost after every task of a stream, each model built without training.
+    """Cost after every task of a stream: by formula where there is one, else each model is built and counted.
 
     Returns:
         One dictionary a task: task, classes, flops_literal, flops_spent, macs_spent, params_total (of the model that is
         kept: without what only training needs), params_added, params_trainable (in the task's first stage).
     """
+    cls = base.find(config.method)
+    for known, grows in ((Expansion, True), (FineTuning, False)):
+        if issubclass(cls, known) and all(getattr(cls, name) is getattr(known, name) for name in COSTS):
+            fields.build(cls.Options, config.options, "options.")  # an unknown one is an error here too
+            return _by_formula(config, stream, cls.variant, grows)
+    return count_tasks(config, stream)
+
+
+def _by_formula(config: Config, stream: ClassStream, variant: Variant, grows: bool) -> list[dict[str, Any]]:
+    network, shape = config.network, stream.shape
+    seen, stem = cost_formula.pixels(network, shape), None
+    if network.stem == "conv":
+        stem = ConvStem(shape, network.patch)
+        seen = seen._replace(values=stem.patch_values, before=flops(stem.eval(), shape))
+    rows = cost_formula.rows(network, variant, stream.tasks, seen, grows)
+    if stem is not None:
+        kept = count(stem)
+        stem.begin(config.data.tasks[0])
+        rows[0] |= {"params_trainable": count(stem, trainable=True), "params_added": rows[0]["params_added"] + kept}
+        for row in rows:
+            row["params_total"] += kept
+    return rows
+
+
+def count_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
+    """`of_tasks` with the model of every task built, run on two images and counted: what the formula must equal."""
     method = base.create(config, stream)
     rows: list[dict[str, Any]] = []
     for task in method.stream:

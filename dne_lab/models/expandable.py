@@ -227,11 +227,21 @@ class ExpandableViT(ImageModel):
         return {**state, "_banks": None, "_banks_of": []}  # prepared products are no state: a copy prepares its own
 
 
+def bank_sizes(experts: int) -> list[int]:
+    """How many experts each bank of ``experts`` has while nobody listens: expert 1, later frozen ones, the newest."""
+    return [1] if experts == 1 else [1, *_sizes(experts - 2), 1]
+
+
+def _sizes(later: int) -> list[int]:
+    """Up to `FROZEN_BANKS` runs of like length of ``later`` frozen experts."""
+    count = min(FROZEN_BANKS, (later + 1) // 2)  # for few experts, fewer kernels matter more than padding
+    return [later * (i + 1) // count - later * i // count for i in range(count)]
+
+
 def _groups(old: list[Expert], heard: frozenset[int]) -> list[list[Expert]]:
     """Expert 1 alone, the others in up to `FROZEN_BANKS` runs of like length; who is listened to leaves its own."""
     later = old[1:]
-    count = min(FROZEN_BANKS, (len(later) + 1) // 2)  # for few experts, fewer kernels matter more than padding
-    cuts = [len(later) * i // count for i in range(count + 1)] if count else [0]
+    cuts = [0, *itertools.accumulate(_sizes(len(later)))]
     alone = [i for i, expert in enumerate(later) if expert.place.number in heard]
     cuts = sorted({*cuts, *alone, *(i + 1 for i in alone)})
     return [old[:1]][: len(old)] + [later[a:b] for a, b in itertools.pairwise(cuts)]
