@@ -14,11 +14,11 @@ from typing import Any
 import nbformat
 import pandas as pd
 
-from dne_lab import decomposing, paper
-from dne_lab.analysis import ablation_record, decomposition
+from dne_lab import decomposing, paper, probing
+from dne_lab.analysis import ablation_record, decomposition, read_outs
 from dne_lab.analysis.ablation_tables import group_table, sweep_table
 from dne_lab.errors import LabError
-from dne_lab.measure import record, streams, tables
+from dne_lab.measure import budget, cost_records, record, streams, tables
 from dne_lab.measure.groups import Group, groups
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
@@ -250,6 +250,19 @@ def cost_table(rows: Sequence[tuple[str, str, int | None]]) -> str:
     return tables.to_markdown(pd.DataFrame(found))
 
 
+def bought_table(tasks: str) -> str:
+    """Bytes of every method's finished model, from small to large, and the exemplars that they would buy."""
+    found = [one for one in cost_records.find([RECORDS / "cost"]) if one.id.endswith(f"-{tasks}")]
+    found.sort(key=lambda one: int(one.last["params_total"]))
+    smallest = found[0].last["params_total"]
+    rows = [
+        {"method": one.label, "MB": n(budget.PARAMETER * one.last["params_total"] / budget.MB)}
+        | {"exemplars": f"{budget.bought(one.last['params_total'], smallest, (3, 32, 32)):,}"}
+        for one in found
+    ]
+    return tables.to_markdown(pd.DataFrame(rows))
+
+
 def spaced(tasks: str) -> str:
     """``50 + 10 x 5`` for ``50+10x5``."""
     return tasks.replace("+", " + ").replace("x", " x ")
@@ -271,17 +284,20 @@ def speed_table(name: str, places: int = 2) -> str:
 # Attention --------------------------------------------------------------------------------------------------------
 
 
+@cache
+def _attention(records: Path) -> list[decomposition.Decomposition]:
+    return decomposition.find(records / "attention")
+
+
 def attention_table() -> str:
     """Same-patch shares and effective keys of every network, the paper's first."""
-    return tables.to_markdown(decomposing.summary(decomposition.find(RECORDS / "attention")))
+    return tables.to_markdown(decomposing.summary(_attention(RECORDS)))
 
 
 def attention_of(preset: str, method: str, seed: int = 0) -> decomposition.Decomposition:
     """One attention record."""
     (one,) = (
-        found
-        for found in decomposition.find(RECORDS / "attention")
-        if (found.preset, found.method, found.seed) == (preset, method, seed)
+        found for found in _attention(RECORDS) if (found.preset, found.method, found.seed) == (preset, method, seed)
     )
     return one
 
@@ -289,9 +305,7 @@ def attention_of(preset: str, method: str, seed: int = 0) -> decomposition.Decom
 def same_patch_gap(preset: str, one: str = "sta", other: str = "ia") -> Difference:
     """Same-patch share of one method minus another's in points, paired by seed."""
     by: dict[tuple[str, int], float] = {
-        (found.method, found.seed): found.same_patch().value
-        for found in decomposition.find(RECORDS / "attention")
-        if found.preset == preset
+        (found.method, found.seed): found.same_patch().value for found in _attention(RECORDS) if found.preset == preset
     }
     seeds = sorted({seed for method, seed in by if method == one} & {seed for method, seed in by if method == other})
     return Difference(*interval([by[one, seed] - by[other, seed] for seed in seeds]))
@@ -299,10 +313,21 @@ def same_patch_gap(preset: str, one: str = "sta", other: str = "ia") -> Differen
 
 def used_keys(preset: str, method: str) -> float:
     """Effective keys in percent of those that a query of the later experts sees, mean over layers and seeds."""
-    frame = decomposing.summary(decomposition.find(RECORDS / "attention")).set_index("attention of")
+    frame = decomposing.summary(_attention(RECORDS)).set_index("attention of")
     title = {"ia": "IA", "sta": "STA", "dne": "DNE"}[method]
     row = frame.loc[f"{title}, {preset}"]
     return float(100 * row["effective keys"] / row["keys"])
+
+
+def probe_tables() -> dict[str, str]:
+    """By preset, what linear probes of frozen read-outs reach; empty without records."""
+    folder = RECORDS / "probe"
+    found = read_outs.find(folder) if folder.is_dir() else []
+    made = {}
+    for preset in dict.fromkeys(one.preset for one in found):
+        frame = probing.overview([one for one in found if one.preset == preset]).drop(columns="preset")
+        made[preset] = tables.to_markdown(frame)
+    return made
 
 
 HOWS = ("mean", "zero", "mask")  # in the order in which the pages show them
@@ -323,12 +348,16 @@ def reads_itself(expert: int, read: int) -> bool:
     return read == expert
 
 
+@cache
+def _ablation(records: Path) -> list[ablation_record.AblationRecord]:
+    return ablation_record.find(records / "ablation")
+
+
 class Ablations:
     """The committed ablation records of one preset: what is lost without a part of the later experts' attention."""
 
     def __init__(self, preset: str) -> None:
-        found = ablation_record.find(RECORDS / "ablation")
-        self.records = [one for one in found if one.preset == preset]
+        self.records = [one for one in _ablation(RECORDS) if one.preset == preset]
         self.table = group_table(self.records) if self.records else pd.DataFrame(columns=["how"])
 
     @property

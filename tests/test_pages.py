@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,19 +128,33 @@ def blocks(file: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", read(file), flags=re.DOTALL)
 
 
-def test_the_lines_of_the_front_page(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """DNE after two tasks of the digits, as small as it goes."""
+    settings = {"folder": tmp_path_factory.mktemp("runs") / "dne", "progress": False, "device": "cpu", **SMALL}
+    return lab.train("dne", lab.stream("digits", tasks=(6, 4)), **settings)
+
+
+def test_the_lines_of_the_front_page(trained: Any) -> None:
     (source,) = blocks(ROOT / "README.md")
     call = 'lab.train("dne", lab.stream("digits"))'
     assert source.count(call) == 1
-    settings = {"folder": tmp_path / "run", "progress": False, "device": "cpu", **SMALL}
-    names = {"trained": lambda: lab.train("dne", lab.stream("digits", tasks=(6, 4)), **settings)}
-    lines = source.replace(call, "trained()").strip().splitlines()
-    last = lines.pop()
+    *lines, last = source.replace(call, "trained").strip().splitlines()
+    names = {"trained": trained}
     exec("\n".join(lines), names)
     frame = eval(last, names)
-    assert {"image", "query_patch", "key_expert", "attention"} <= set(frame.columns) and set(frame["image"]) == set(
-        range(8)
-    )
+    assert {"image", "query_patch", "key_expert", "attention"} <= set(frame.columns)
+    assert set(frame["image"]) == set(range(8))
+
+
+def test_the_lines_of_the_page_on_analysis(trained: Any) -> None:
+    """All blocks but that on timm run one after another, on few images."""
+    source = "\n".join(block for block in blocks(ROOT / "dne_lab" / "analysis" / "README.md") if "timm" not in block)
+    call = 'lab.train("dne", stream)'
+    assert source.count(call) == 1
+    names: dict[str, Any] = {"trained": trained}
+    exec(source.replace(call, "trained").replace("test_images(300)", "test_images(20)"), names)
+    assert names["sweep"].matrix().shape == (1, 2) and names["found"].accuracy() > 2 * 100 / 10
 
 
 @pytest.mark.parametrize("name", ["dne-first", "plain"])
