@@ -205,6 +205,7 @@ def report(
         print(json.dumps([r.to_dict() for r in records], indent=1))
     elif records:
         print(reporting.text(records, latex))
+        print(reporting.protocols_text(records, [*paths, *filter(Path.is_dir, [out / "records"])]))
     if figures is not None:
         for path in reporting.figures(records, figures, name, paths):
             print(f"wrote {path}", file=sys.stderr)

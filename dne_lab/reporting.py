@@ -110,6 +110,30 @@ def text(records: Sequence[Record], latex: bool = False) -> str:
     return "\n".join(out)
 
 
+def protocols_text(records: Sequence[Record], paths: Iterable[str | Path]) -> str:
+    """Under each protocol of which there are measurements: its gates, and what was predicted before stage 2.
+
+    ``paths``: where the records of the instruments are looked for, files and folders.
+    """
+    from dne_lab.analysis import gates, kept
+    from dne_lab.analysis.ablation_record import AblationRecord
+    from dne_lab.analysis.decomposition import Decomposition
+    from dne_lab.analysis.read_outs import ProbeRecord
+
+    places = [path for path in map(Path, paths) if path.is_dir() or path.suffix == ".json"]
+    probes, attention = kept.among(places, ProbeRecord), kept.among(places, Decomposition)
+    ablations = kept.among(places, AblationRecord)
+    told = []
+    for protocol, members in gates.protocols(records).items():
+        found = gates.gates(members, probes, attention, ablations)
+        if any(gate.value is not None for gate in found):
+            told += [f"Gates of {protocol}: whether it can tell methods apart", tables.to_text(gates.table(found))]
+        early = gates.before_stage_2(members)
+        if len(early):
+            told += [f"Before stage 2 of {protocol}, mean over tasks 2, 3, ...", tables.to_text(early)]
+    return "\n".join(told)
+
+
 def committed_text(folder: Path) -> str:
     """The table of CIFAR-100 records in a folder, or a sentence that there are none."""
     there = folder.is_dir() and any(folder.rglob("*.json"))

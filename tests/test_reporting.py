@@ -1,6 +1,8 @@
 """The figures of a report: what each input fills, the same bytes twice, and several data sets under one name."""
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,9 @@ from invented import record
 from dne_lab import reporting
 from dne_lab.errors import LabError
 from dne_lab.plots.series import NO_RECORD
+
+sys.path.insert(0, str(Path(__file__).parent / "plots"))
+from test_read_outs_figure import invented as invented_probe
 
 FIGURES = Path(__file__).parents[1] / "figures"
 RECORDS = FIGURES / "records"
@@ -101,3 +106,20 @@ def test_a_model_of_digits_is_drawn_with_a_digit_and_twice_the_same(tmp_path: Pa
     one, two = (reporting.architectures([model])["figure_3"] for _ in range(2))
     assert one.image() == two.image() and one.csv() == two.csv()
     assert "patch 27 (row 3, column 3) of expert 4" in one.title
+
+
+def test_gates_stand_under_every_protocol(tmp_path: Path) -> None:
+    found = [record("joint", last=70.0), record("dne", last=60.0), record("replay", last=58.0)]
+    found.append(record("dne", tasks=(5, 5), preset="digits-b50-5", heads=[4, 1]))
+    early = {"new": [80.0], "old": [40.0], "old_called_new": [30.0]}
+    found[1] = dataclasses.replace(found[1], before_tuning=early)
+    probe = invented_probe(run=found[1].id)
+    probe.write(tmp_path / "records" / "probe" / "one.json")
+    told = reporting.protocols_text(found, [tmp_path])
+    first, second = told.split("Gates of ")[1:]
+    assert first.startswith("digits, 4 + 2 x 3") and second.startswith("digits-b50-5, 5 + 5")
+    rows = {line[:2]: line for line in first.splitlines() if line.startswith("G")}
+    assert "70.00" in rows["G1"] and "12.00" in rows["G2"] and "5.00" in rows["G3"] and " met " in rows["G3"]
+    assert "no record" in rows["G4"] and "no record" in second.split("G3")[1].splitlines()[0]
+    assert "Before stage 2 of digits, 4 + 2 x 3" in first and "80.00" in first.split("Before stage 2")[1]
+    assert reporting.protocols_text([record("dne")], []) == ""  # nothing has been measured

@@ -13,7 +13,9 @@ from dne_lab.analysis.hosts.find import find_host
 from dne_lab.analysis.null import ACROSS
 from dne_lab.analysis.shares import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
 from dne_lab.errors import LabError
+from dne_lab.models.attention import TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
+from dne_lab.models.expert import TaskAttentionParameters
 from dne_lab.training.run import Run
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ class Decomposition:
     by moment: "initialisation" (all experts untrained), "trained" (every expert
     as its task left it: experts are frozen, so the state after task t is its first t experts), "shuffled" (the null
     model), and under gpsa "initialisation, content", ", position" and the same of "trained". ``before`` has the
-    groups of each expert before it learned, on its trained predecessors. ``flow`` says who reads whom.
+    groups of each expert before it learned, on its trained predecessors. ``flow`` says who reads whom. ``scale`` has
+    the rows of `lambdas`; records made before it was kept have none.
     """
 
     AGAIN: ClassVar[str] = "Make it again: dne-lab report RUN --attention N."
@@ -55,6 +58,7 @@ class Decomposition:
     moments: dict[str, dict[str, Any]]
     before: dict[str, list[Any]] = field(default_factory=dict)
     flow: dict[str, list[Any]] = field(default_factory=dict)
+    scale: list[dict[str, Any]] = field(default_factory=list)
     kind: str = KIND
     format: int = FORMAT
 
@@ -135,8 +139,30 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
         epochs=record.epochs, tasks=record.tasks, heads=list(start.heads), network=record.network, LA=record.LA,
         finished=record.finished, images=len(batch.index), config_sha256=record.config_sha256,
         code_version=record.code_version, torch=record.torch, moments=moments,
-        before=plain(pd.concat(before)) if before else {}, flow=flow,
+        before=plain(pd.concat(before)) if before else {}, flow=flow, scale=lambdas(run.model) if done else [],
     )  # fmt: skip
+
+
+def lambdas(network: ExpandableViT) -> list[dict[str, Any]]:
+    """How far the factors of task attention have moved from their start, H: a row a block, read from the weights.
+
+    Returns:
+        Rows of ``kind`` (task1, task2), ``layer``, ``expert``, ``heads`` H that it reads, and ``lambda / H``, the mean
+        over the expert's query heads, with the smallest (``low``) and largest (``high``); none without task attention.
+    """
+    rows = []
+    for number, expert in enumerate(network.experts, start=1):
+        for layer, block in enumerate(expert.blocks):  # type: ignore[arg-type]
+            for kind, part in ((TASK1, block.mix1), (TASK2, block.mix2)):
+                if isinstance(part, TaskAttentionParameters):
+                    heads = len(part.w_v)
+                    moved = (part.scale.detach().double() / heads).cpu()
+                    values = {"": moved.mean(), " low": moved.min(), " high": moved.max()}
+                    rows.append(
+                        {"kind": kind, "layer": layer, "expert": number, "heads": heads}
+                        | {f"lambda / H{name}": float(f"{float(value):.6g}") for name, value in values.items()}
+                    )
+    return rows
 
 
 def _patches(network: ExpandableViT) -> list[str]:

@@ -273,7 +273,7 @@ def _accuracies(scores: Tensor, labels: Tensor, tasks: Sequence[int]) -> dict[st
     share = float(free.double().mean())
     return {
         "accuracy": 100 * share,
-        "+-": _over_images(100 * share, len(labels)),
+        "+-": over_images(100 * share, len(labels)),
         "by task": [100 * float(free[task == t].double().mean()) for t in range(len(tasks))],
         "told": 100 * float(told.double().mean()),
         "told by task": [100 * float(told[task == t].double().mean()) for t in range(len(tasks))],
@@ -404,7 +404,7 @@ def probe_table(found: Iterable[ProbeRecord]) -> "pd.DataFrame":
             for name in ("accuracy", "told"):
                 mean, width = interval([part[name] for part in parts])
                 one = members[0].test_images
-                row |= {f"{name} %": mean, f"{name} +-": _over_images(mean, one) if width is None else width}
+                row |= {f"{name} %": mean, f"{name} +-": over_images(mean, one) if width is None else width}
             row["interval"] = "images" if len(members) == 1 else "seeds"
             for name, title in (("by task", "task"), ("told by task", "told task")):
                 values = zip(*(part[name] for part in parts), strict=True)
@@ -413,7 +413,7 @@ def probe_table(found: Iterable[ProbeRecord]) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def _over_images(percent: float, images: int) -> float:
+def over_images(percent: float, images: int) -> float:
     """Half the width of the 95% interval of an accuracy over images, in points."""
     share = percent / 100
     return 196 * (share * (1 - share) / images) ** 0.5
