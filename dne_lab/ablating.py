@@ -1,42 +1,38 @@
-"""What `dne-lab report --ablation` does: ablate runs, keep the records, draw them with those that are there."""
+"""What `dne-lab report --ablation` does: ablate runs and keep the records."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dne_lab.analysis.ablation_record import AblationRecord, find, study
+from dne_lab.analysis.ablation_record import AblationRecord, study
 from dne_lab.analysis.ablation_tables import side_by_side, sweep_table
 from dne_lab.analysis.cutter import HOW, QUESTIONS, warning
-from dne_lab.decomposing import open_with, runs, save
-from dne_lab.errors import LabError
+from dne_lab.decomposing import open_with, runs
 from dne_lab.measure import tables
-from dne_lab.plots.ablation import drawings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDER = Path("records") / "ablation"  # within the folder of the figures
+FOLDER = Path("records") / "ablation"  # within --out
 
 
 def write(
     paths: Iterable[Path], images: int, out: Path, how: str | Sequence[str] = HOW, data: str | None = None
 ) -> tuple[list[AblationRecord], list[Path]]:
-    """Ablates every run, one after another, and writes its records, then all figures of the records in ``out``.
+    """Ablates every run, one after another, and writes its records, ``out``/records/ablation/ID-HOW.json for each of
+    ``how``.
 
     Returns:
-        What was found, and the files written: ``out``/records/ablation/ID-HOW.json, one for each of ``how``, and the
-        figures' CSV and PNG.
+        What was found, and the files written.
     """
-    if images < 2:
-        raise LabError(f"--ablation {images}: give at least 2 images, better some hundred.")
     made, written = [], []
-    for path in runs(paths):
+    for path in runs(paths, "--ablation", images):
         for found in study(open_with(path, data), images, how):
             file = out / FOLDER / f"{found.name}.json"
             found.write(file)
             made.append(found)
             written.append(file)
-    return made, written + save(drawings(find(out / FOLDER)), out)
+    return made, written
 
 
 def overview(found: Iterable[AblationRecord]) -> "pd.DataFrame":

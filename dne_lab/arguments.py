@@ -23,7 +23,9 @@ Preset = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="One field of the configuration, e.g. --set learn.epochs=5. Repeatable."),
+    typer.Option(
+        "--set", help="A field of the configuration: learn.epochs=5; k=2 (heads of later experts). Repeatable."
+    ),
 ]
 Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]

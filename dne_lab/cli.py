@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,22 +47,24 @@ app = typer.Typer(
 @app.command()
 def reproduce(
     preset: Preset = "digits",
+    changes: Settings = None,
     seeds: Seeds = "0",
-    out: Annotated[Path, typer.Option(help="Where the table, figures and records go.")] = Path("figures"),
-    runs: Annotated[Path, typer.Option(help="Where the runs are kept; the same command goes on from there.")] = Path(
-        "runs"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the runs, table, figures and records. Default: runs/reproduce-PRESET."),
+    ] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Train IA, STA, DNE and Joint on real images, and write the table, figures and records.
 
-    Without arguments: scikit-learn's handwritten digits, no download, a few minutes on two CPU cores.
+    Without arguments: scikit-learn's handwritten digits, no download, a few minutes on two CPU cores. The same command
+    goes on where it was stopped.
     """
     from dne_lab.reproduce import reproduce as work
     from dne_lab.training.api import usable
 
-    result = work(preset, numbers(seeds), out, runs, usable(device))
+    result = work(preset, numbers(seeds), out, settings(changes), usable(device))
     print(json.dumps(result.to_json(), indent=1) if as_json else result.text())
 
 
@@ -83,7 +86,7 @@ def run(
     after: Annotated[int | None, typer.Option(metavar="T", help="With --from: behind this task of it.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the runs: <out>/<method>-<preset>-s<seed>; default: runs, of a list runs/<list>."),
+        typer.Option(help="Folder of the run folders. Default: runs; of a list runs/<its name>."),
     ] = None,
     jobs: Annotated[
         str, typer.Option(metavar="N|auto", help="Runs at a time; auto: one a core as memory allows, one on a GPU.")
@@ -148,11 +151,14 @@ def run(
 
 @app.command()
 def report(
+    context: typer.Context,
     paths: Annotated[
         list[Path], typer.Argument(metavar="DIR...", help="Run folders, archives, folders of records or of counts.")
     ],
-    figures: Annotated[Path | None, typer.Option(help="Write the figures there.")] = None,
-    name: Annotated[str | None, typer.Option(help="How the files of --figures begin; default: the data set.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the figures and of what is measured.")] = Path("runs/report"),
+    name: Annotated[
+        str | None, typer.Option(help="How the names of the figures' files begin. Default: the data set.")
+    ] = None,
     attention: Annotated[
         int | None, typer.Option(metavar="N", help="Sort the attention of runs or models, on N test images, by group.")
     ] = None,
@@ -173,8 +179,10 @@ def report(
 ) -> None:
     """Tables from records beside the paper's; figures; the attention of runs, and what is lost without it.
 
+    The figures, and the table as summary.csv, go to the folder of --out; with --json only where --out is given.
+
     With --attention N: SPSH, SPDH, DPSH and DPDH shares of N test images, untrained, trained and under a null model, as
-    records/attention/ID.json, CSV and PNG in the folder of --figures (default: figures).
+    records/attention/ID.json, CSV and PNG there.
 
     With --ablation N: the accuracy lost without each of these groups, and without each connection between experts,
     replaced by its mean, by zero, and masked, as records/ablation/ID-HOW.json, CSV and PNG there.
@@ -182,33 +190,49 @@ def report(
     With --probe: what the read-outs of all experts hold, of expert 1, of the later ones, of each, as
     records/probe/ID.json, CSV and PNG there.
     """
-    from dne_lab import reporting
+    from dne_lab import decomposing, reporting
 
-    out = figures or Path("figures")
+    asked = {"--attention": attention, "--ablation": ablation, "--probe": None}
+    measured = [option for option in asked if (probe if option == "--probe" else asked[option] is not None)]
+    for option in measured:
+        decomposing.runs(paths, option, asked[option])  # says what is wrong before anything is written
+    records = reporting.find(paths)
+    if measured:  # also of a run that has not finished its first task
+        records = [record for record in records if record.seen_accuracy]
+    if as_json and not measured:
+        print(json.dumps([r.to_dict() for r in records], indent=1))
+    elif records and not as_json:
+        print(reporting.text(records, latex), flush=True)
+
+    written: list[Path] = []
     if attention is not None:
-        from dne_lab import decomposing
-
-        reporting.tell(*decomposing.write(paths, attention, out, data), decomposing.text, as_json)
+        made, files = decomposing.write(paths, attention, out, data)
+        reporting.tell(made, decomposing.text, as_json)
+        written += files
     if ablation is not None:
         from dne_lab import ablating
         from dne_lab.analysis.cutter import HOW
 
-        reporting.tell(*ablating.write(paths, ablation, out, how or HOW, data), ablating.text, as_json)
+        ablated, files = ablating.write(paths, ablation, out, how or HOW, data)
+        reporting.tell(ablated, ablating.text, as_json)
+        written += files
     if probe:
         from dne_lab import probing
 
-        reporting.tell(*probing.write(paths, out, data), probing.text, as_json)
-    if probe or (attention, ablation) != (None, None):
-        return
-    records = reporting.find(paths)
-    if as_json:
-        print(json.dumps([r.to_dict() for r in records], indent=1))
-    elif records:
-        print(reporting.text(records, latex))
-        print(reporting.protocols_text(records, [*paths, *filter(Path.is_dir, [out / "records"])]))
-    if figures is not None:
-        for path in reporting.figures(records, figures, name, paths):
-            print(f"wrote {path}", file=sys.stderr)
+        probed, files = probing.write(paths, out, data)
+        reporting.tell(probed, probing.text, as_json)
+        written += files
+    if records and not as_json:
+        gates = reporting.protocols_text(records, [*paths, *filter(Path.is_dir, [out / "records"])])
+        print(gates, end="", flush=True)
+    if find_spec("matplotlib") is None:
+        print("matplotlib is not installed here: no figures.", file=sys.stderr)
+    elif measured or not as_json or _given(context, "out"):
+        # what was measured is drawn beside what --out holds of the kind, not beside the evidence of others
+        instruments = out / "records" if measured else None
+        written += reporting.figures(records, out, name, paths, instruments, progress=True)
+    if written:
+        print(reporting.below(written, out), file=sys.stderr)
 
 
 @app.command()
@@ -310,8 +334,6 @@ def lab(
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 8888,
 ) -> None:
     """Open JupyterLab on the notebooks: on this machine only, with a token."""
-    from importlib.util import find_spec
-
     if find_spec("jupyterlab") is None:
         raise LabError(
             "JupyterLab is not installed here: pip install jupyterlab, or use the other commands without it."

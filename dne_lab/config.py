@@ -27,6 +27,9 @@ AUGMENTATIONS = ("crop", "flip", "affine", "randaugment", "autoaugment", "cutout
 POLICIES = ("shared", "fixed")
 PRECISIONS = ("float32", "bf16", "bf16-stem", "auto")
 
+# What tables call the heads of every expert after the first; the field is network.heads.
+LATER_HEADS = "k"
+
 # Class orders that follow from the seed, so that the seeds of a protocol also vary the order.
 ORDER_RULES: dict[str, Callable[[int], str]] = {"podnet_seed": lambda seed: f"podnet_{seed % 3 + 1}"}
 
@@ -265,7 +268,8 @@ class Config:
     def with_changes(self, changes: dict[str, Any]) -> "Config":
         """A copy with dotted fields set, e.g. ``{"learn.epochs": 5, "network.heads": "12,2"}``; strings are parsed.
 
-        A single number for ``network.heads`` is that of every later expert. ``{"learn": {"epochs": 5}}`` works too.
+        ``k`` is the number of heads of every expert after the first, as is a single number for ``network.heads``.
+        ``{"learn": {"epochs": 5}}`` works too.
 
         Raises:
             LabError: an unknown field, a wrong value.
@@ -288,6 +292,10 @@ ADDED: dict[str, Any] = {
 
 
 def _set(tree: dict[str, Any], name: str, value: Any) -> None:
+    if name == LATER_HEADS:
+        if not re.fullmatch(r"\s*\d+\s*", str(value)) or int(value) < 1:
+            raise LabError(f"k = {value!r}: must be a whole number from 1, the heads of every expert after the first.")
+        name, value = "network.heads", int(value)
     *parents, leaf = name.split(".")
     node: Any = tree
     for part in parents:

@@ -1,4 +1,4 @@
-"""What `dne-lab report --attention` does: decompose runs, keep the records, draw them with those that are there."""
+"""What `dne-lab report --attention` does: decompose runs and keep the records."""
 
 import dataclasses
 import math
@@ -6,15 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposition, decompose, find
+from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposition, decompose
 from dne_lab.data.stream import from_config
 from dne_lab.errors import LabError
 from dne_lab.measure import tables
 from dne_lab.measure.record import RUN_FIRST
-from dne_lab.plots.attention import attention_groups, drawings, fragmentation
+from dne_lab.plots.attention import attention_groups, fragmentation
 from dne_lab.plots.attention_settings import SAME
 from dne_lab.plots.attention_training import along_training
-from dne_lab.plots.figure import Figure
 from dne_lab.training import portable
 from dne_lab.training.api import open as open_run
 from dne_lab.training.archive import unpacked
@@ -24,15 +23,17 @@ from dne_lab.training.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDER = Path("records") / "attention"  # within the folder of the figures
+FOLDER = Path("records") / "attention"  # within --out
 
 
-def runs(paths: Iterable[Path]) -> list[Path]:
-    """Run folders, archives, and what lies in folders that hold run folders.
+def runs(paths: Iterable[Path], option: str, images: int | None = None) -> list[Path]:
+    """Run folders, archives, and what lies in folders that hold run folders, for ``option``, on so many images.
 
     Raises:
-        LabError: none there.
+        LabError: none there, or too few images.
     """
+    if images is not None and images < 2:
+        raise LabError(f"{option} {images}: give at least 2 images, better some hundred.")
     found: list[Path] = []
     for path in paths:
         inside = [path]
@@ -64,27 +65,19 @@ def open_with(path: Path, data: str | None) -> Run:
 def write(
     paths: Iterable[Path], images: int, out: Path, data: str | None = None
 ) -> tuple[list[Decomposition], list[Path]]:
-    """Decomposes every run, one after another, and writes its record, then all figures of the records in ``out``.
+    """Decomposes every run, one after another, and writes its record, ``out``/records/attention/ID.json.
 
     Returns:
-        What was found, and the files written: ``out``/records/attention/ID.json and the figures' CSV and PNG.
+        What was found, and the files written.
     """
-    if images < 2:
-        raise LabError(f"--attention {images}: give at least 2 images, better some hundred.")
     made, written = [], []
-    for path in runs(paths):
+    for path in runs(paths, "--attention", images):
         found = decompose(open_with(path, data), images)
         file = out / FOLDER / f"{found.run}.json"
         found.write(file)
         made.append(found)
         written.append(file)
-    return made, written + save(drawings(find(out / FOLDER)), out)
-
-
-def save(figures: dict[str, Figure], out: Path) -> list[Path]:
-    """Writes CSV and PNG of each."""
-    return [path for name, figure in figures.items() for suffix in ("csv", "png")
-            for path in figure.save(out / f"{name}.{suffix}")]  # fmt: skip
+    return made, written
 
 
 def overview(found: Iterable[Decomposition]) -> "pd.DataFrame":

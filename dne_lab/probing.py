@@ -1,34 +1,33 @@
-"""What `dne-lab report --probe` does: probe the read-outs of runs, keep the records, draw them with those there are."""
+"""What `dne-lab report --probe` does: probe the read-outs of runs and keep the records."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dne_lab.analysis.read_outs import ProbeRecord, find, probe_table, study
-from dne_lab.decomposing import open_with, runs, save
+from dne_lab.analysis.read_outs import ProbeRecord, probe_table, study
+from dne_lab.decomposing import open_with, runs
 from dne_lab.measure import tables
-from dne_lab.plots.read_outs import drawings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDER = Path("records") / "probe"  # within the folder of the figures
+FOLDER = Path("records") / "probe"  # within --out
 
 
 def write(paths: Iterable[Path], out: Path, data: str | None = None) -> tuple[list[ProbeRecord], list[Path]]:
-    """Probes every run, one after another, and writes its record, then all figures of the records in ``out``.
+    """Probes every run, one after another, and writes its record, ``out``/records/probe/ID.json.
 
     Returns:
-        What was found, and the files written: ``out``/records/probe/ID.json and the figures' CSV and PNG.
+        What was found, and the files written.
     """
     made, written = [], []
-    for path in runs(paths):
+    for path in runs(paths, "--probe"):
         found = study(open_with(path, data))
         file = out / FOLDER / f"{found.run}.json"
         found.write(file)
         made.append(found)
         written.append(file)
-    return made, written + save(drawings(find(out / FOLDER)), out)
+    return made, written
 
 
 def overview(found: Iterable[ProbeRecord]) -> "pd.DataFrame":

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import sys
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -18,11 +17,9 @@ from dne_lab.measure.record import Record
 from dne_lab.plots.figure import Figure
 
 
-def tell(found: Sequence[Any], written: Iterable[Path], text: Callable[[Sequence[Any]], str], as_json: bool) -> None:
-    """Prints records that have just been made (dataclasses), as JSON or as ``text`` has them, and the files written."""
-    print(json.dumps([dataclasses.asdict(one) for one in found]) if as_json else text(found))
-    for path in written:
-        print(f"wrote {path}", file=sys.stderr)
+def tell(found: Sequence[Any], text: Callable[[Sequence[Any]], str], as_json: bool) -> None:
+    """Prints records that have just been made (dataclasses), as JSON or as ``text`` has them."""
+    print(json.dumps([dataclasses.asdict(one) for one in found]) if as_json else text(found), flush=True)
 
 
 def find(paths: Iterable[str | Path]) -> list[Record]:
@@ -91,8 +88,16 @@ def _instruments(paths: Iterable[Path]) -> dict[str, Figure]:
     from dne_lab.plots import ablation, attention, read_outs
 
     paths = [path for path in paths if path.is_dir() or path.suffix == ".json"]
-    made = attention.drawings(kept.among(paths, Decomposition)) | ablation.drawings(kept.among(paths, AblationRecord))
-    return made | read_outs.drawings(kept.among(paths, ProbeRecord))
+    measured = {one.run: one for one in kept.among(paths, Decomposition)}  # a run counts once
+    ablated = {one.name: one for one in kept.among(paths, AblationRecord)}
+    probed = {one.run: one for one in kept.among(paths, ProbeRecord)}
+    made = attention.drawings([*measured.values()]) | ablation.drawings([*ablated.values()])
+    return made | read_outs.drawings([*probed.values()])
+
+
+def below(written: Sequence[Path], out: Path) -> str:
+    """What is said of the files written: how many, and where."""
+    return f"wrote {len(written)} file{'s' * (len(written) != 1)} below {out}"
 
 
 def text(records: Sequence[Record], latex: bool = False) -> str:
@@ -132,15 +137,6 @@ def protocols_text(records: Sequence[Record], paths: Iterable[str | Path]) -> st
         if len(early):
             told += [f"Before stage 2 of {protocol}, mean over tasks 2, 3, ...", tables.to_text(early)]
     return "\n".join(told)
-
-
-def committed_text(folder: Path) -> str:
-    """The table of CIFAR-100 records in a folder, or a sentence that there are none."""
-    there = folder.is_dir() and any(folder.rglob("*.json"))
-    found = [record for record in records_of.find(folder) if record.dataset == "cifar100"] if there else []
-    if not found:
-        return f"No record of a CIFAR-100 run in {folder} yet."
-    return "CIFAR-100 records:\n" + tables.to_text(tables.summary(found))
 
 
 def drawings(records: Sequence[Record]) -> dict[str, Figure]:
@@ -198,9 +194,9 @@ def architectures(paths: Iterable[str | Path]) -> dict[str, Figure]:
     return made
 
 
-def measurements(paths: Iterable[str | Path]) -> dict[str, Figure]:
+def measurements(paths: Iterable[str | Path], instruments: Path | None = None) -> dict[str, Figure]:
     """The figures of what was counted and measured: cost growth, figure 6 e, the time of a training step, attention
-    (figure 4 left and ours), ablation."""
+    (figure 4 left and ours), ablation; the last two of the records in ``instruments`` alone, where that is given."""
     from dne_lab.measure import cost_records
     from dne_lab.plots import growth, limits
 
@@ -215,7 +211,7 @@ def measurements(paths: Iterable[str | Path]) -> dict[str, Figure]:
     for device, some in sorted(devices.items()):
         # one that also measured the device's rates, which set the limit
         made["_".join(filter(None, ("step_time", device)))] = limits.step_time(max(some, key=lambda b: "rates" in b))
-    return made | _instruments(places)
+    return made | _instruments(places if instruments is None else [instruments])
 
 
 def _device(bench: dict[str, Any]) -> str:
@@ -225,11 +221,16 @@ def _device(bench: dict[str, Any]) -> str:
     return "_".join(re.findall("[a-z0-9]+", bench["device"].lower()))
 
 
-def gathered(records: Sequence[Record], name: str | None = None, paths: Iterable[str | Path] = ()) -> dict[str, Figure]:
+def gathered(
+    records: Sequence[Record],
+    name: str | None = None,
+    paths: Iterable[str | Path] = (),
+    instruments: Path | None = None,
+) -> dict[str, Figure]:
     """The figures of every data set among the records, of models, counts, benchmarks and instruments, by file name.
 
     ``paths``: where the records came from; models, counts and benchmarks there are drawn too. Architectures are called
-    after ``name`` as well, what is counted or timed has a name of its own.
+    after ``name`` as well, what is counted or timed has a name of its own. ``instruments``: as in `measurements`.
     """
     made: dict[str, Figure] = {}
     datasets = list(dict.fromkeys(record.dataset for record in records))
@@ -239,13 +240,20 @@ def gathered(records: Sequence[Record], name: str | None = None, paths: Iterable
         made |= {f"{stem}_{kind}": figure for kind, figure in drawings(chosen).items()}
     paths = list(paths)
     made |= {f"{name}_{kind}" if name else kind: figure for kind, figure in architectures(paths).items()}
-    return made | measurements(paths)
+    return made | measurements(paths, instruments)
 
 
 def figures(
-    records: Sequence[Record], out: Path, name: str | None = None, paths: Iterable[str | Path] = ()
+    records: Sequence[Record],
+    out: Path,
+    name: str | None = None,
+    paths: Iterable[str | Path] = (),
+    instruments: Path | None = None,
+    progress: bool = False,
 ) -> list[Path]:
     """Writes the summary as ``<name>.csv`` (default: summary), and CSV and PNG of all figures that are `gathered`."""
+    from tqdm.auto import tqdm
+
     from dne_lab.files import write_text
 
     written: list[Path] = []
@@ -253,6 +261,8 @@ def figures(
         path = out / f"{name or 'summary'}.csv"
         write_text(path, tables.summary(records).to_csv(index=False, float_format="%.4f", lineterminator="\n"))
         written.append(path)
-    for stem, figure in gathered(records, name, paths).items():
+    made = gathered(records, name, paths, instruments)
+    hidden = None if progress else True  # None: shown in a terminal
+    for stem, figure in tqdm(made.items(), "drawing", unit="figure", leave=False, disable=hidden):
         written += [*figure.save(out / f"{stem}.csv"), *figure.save(out / f"{stem}.png")]
     return written

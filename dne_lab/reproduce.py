@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm.auto import tqdm
+
 import dne_lab.methods  # noqa: F401  (registers the methods)
-from dne_lab import decomposing, reporting
+from dne_lab import reporting
 from dne_lab.analysis.decomposition import Decomposition, decompose
 from dne_lab.config import Config
 from dne_lab.files import make_folder
@@ -16,10 +18,13 @@ from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.plots.attention import drawings
 from dne_lab.training import grid
+from dne_lab.training.folder_names import experiment_name
 from dne_lab.training.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Settings = dict[str, Any]  # dotted fields of the configuration
 
 METHODS = ("joint", "ia", "sta", "dne")
 SMALL_SCALE = (
@@ -42,18 +47,25 @@ COLUMNS = (
     SAME_PATCH,
     "seconds",
 )
+PICTURE = "accuracy_by_task"
 IMAGES = 300  # test images whose attention is sorted
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `reproduce` made: one row a method, the records behind it, and the files written."""
+    """What `reproduce` made: one row a method, the records behind it, the folder and the files written to it."""
 
     preset: str
     table: "pd.DataFrame"
     records: list[Record]
+    out: Path
     written: list[Path]
-    committed: str
+    runs: list[Path]
+
+    @property
+    def picture(self) -> Path:
+        """The one to look at first."""
+        return next(path for path in self.written if path.name.endswith(f"_{PICTURE}.png"))
 
     def to_json(self) -> dict[str, Any]:
         """The table, the records' ids and the paths as JSON."""
@@ -62,49 +74,69 @@ class Result:
             "preset": self.preset,
             "table": rows,
             "records": [r.id for r in self.records],
+            "picture": str(self.picture),
+            "runs": [str(path) for path in self.runs],
             "files": [str(path) for path in self.written],
         }
 
     def text(self) -> str:
-        """The printed summary."""
+        """The printed summary: the table, the picture to open, and what to do next."""
         first = self.records[0]
         lines = [
             f"{self.preset}: {tables.tasks_text(first.tasks)} classes, {len(self.records)} runs, accuracy in percent, "
             "F = 2 x multiply-accumulate of one image",
             "",
             tables.to_text(self.table[[c for c in COLUMNS if c in self.table]]),
-            "",
-            self.committed,
-            "",
-            *([] if first.dataset == "cifar100" and first.epochs >= 500 else SMALL_SCALE),
-            "",
-            *[f"wrote {path}" for path in self.written],
+            *([] if first.dataset == "cifar100" and first.epochs >= 500 else [*SMALL_SCALE, ""]),
+            f"open: {self.picture} (accuracy over the classes seen)",
+            f"next: dne-lab report {self.runs[-1]} --attention 200 (where the attention of DNE goes), or dne-lab lab",
+            reporting.below(self.written, self.out),
         ]
         return "\n".join(lines)
 
 
-def reproduce(preset: str, seeds: Sequence[int], out: Path, runs: Path, device: str | None = None) -> Result:
-    """Trains what is left of the runs, then writes ``reproduce_<preset>_s<seeds>*.csv``, ``.png`` and the records."""
-    plan = grid.plan(METHODS, lambda method: base.configure(method, preset), seeds, runs)
+def folder(preset: str, changes: Settings | None = None) -> Path:
+    """Where everything goes by default: ``runs/reproduce-<preset>``, and what is set otherwise."""
+    return Path("runs") / f"reproduce-{experiment_name(base.configure('dne', preset, changes))}"
+
+
+def reproduce(
+    preset: str,
+    seeds: Sequence[int],
+    out: Path | None = None,
+    changes: Settings | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Result:
+    """Trains what is left of the runs, then writes table, figures and records, all below ``out`` (default: `folder`).
+
+    The run folders are ``out``/runs/..., the records ``out``/records/<name>/..., figures and tables
+    ``out``/<name>*.png and .csv, where <name> is reproduce_<preset>_s<seeds>.
+    """
+    out = folder(preset, changes) if out is None else out
+    plan = grid.plan(METHODS, lambda method: base.configure(method, preset, changes), seeds, out / "runs")
     make_folder(out)  # a place that cannot be written to is found before the training
-    records = grid.execute(plan, device=device)
+    records = grid.execute(plan, device=device, progress=progress)
     name = f"reproduce_{preset.replace(',', '+')}_s{_seeds_text(seeds)}"
-    written = []
-    for record in records:  # in a folder of their own: records of other seeds or machines are not mixed with these
-        path = out / "records" / name / f"{record.method}-s{record.seed}.json"
+    kept = out / "records" / name  # a folder of their own: those of other seeds or machines are not mixed with them
+    written = [kept / f"{record.method}-s{record.seed}.json" for record in records]
+    for record, path in zip(records, written, strict=True):
         record.write(path)
-        written.append(path)
     order = {method: i for i, method in enumerate(("ia", "sta", "dne", "joint"))}
     records = sorted(records, key=lambda r: (order[r.method], r.seed))
     table = tables.summary(records)
-    written += reporting.figures(records, out, name)
-    found = [decompose(Run.open(folder, progress=False), IMAGES) for folder in _with_experts(plan)]
-    for member in found:
-        member.write(out / "records" / name / "attention" / f"{member.method}-s{member.seed}.json")
-        written.append(out / "records" / name / "attention" / f"{member.method}-s{member.seed}.json")
-    written += decomposing.save({f"{name}_{kind}": figure for kind, figure in drawings(found).items()}, out)
+    experts = _with_experts(plan)
+    found = []
+    for run_folder in tqdm(experts, "attention", unit="run", leave=False, disable=None if progress else True):
+        found.append(decompose(Run.open(run_folder, progress=False), IMAGES, progress=False))
+        path = kept / "attention" / f"{found[-1].method}-s{found[-1].seed}.json"
+        found[-1].write(path)
+        written.append(path)
+    written += reporting.figures(records, out, name, progress=progress)
+    for kind, figure in drawings(found).items():
+        written += [*figure.save(out / f"{name}_{kind}.csv"), *figure.save(out / f"{name}_{kind}.png")]
     table[SAME_PATCH] = same_patch(records, found)
-    return Result(preset, table, records, written, reporting.committed_text(out / "records"))
+    return Result(preset, table, records, out, written, experts)
 
 
 def same_patch(records: Sequence[Record], found: Sequence[Decomposition]) -> list[float | None]:

@@ -29,6 +29,12 @@ def sets(**changes: Any) -> list[str]:
     return [word for name, value in fields.items() if value is not None for word in ("--set", f"{name}={value}")]
 
 
+def run_folder(runs: Path, method: str, seed: int = 0) -> Path:
+    """The folder of the one run of a method and a seed, whatever its name says in between."""
+    (found,) = runs.glob(f"{method}-*-s{seed}")
+    return found
+
+
 class Done(NamedTuple):
     """How a command ended."""
 

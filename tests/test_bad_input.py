@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from shell import Here, content, sets, snapshot
+from shell import Here, content, run_folder, sets, snapshot
 
 SMALL = {"data__tasks": "2,2", "network__patch": 4, "memory__budget": 8}
 
@@ -123,7 +123,7 @@ def test_wrong_words_are_refused_before_anything_is_written(message: str, words:
 
 
 def test_usage_errors_show_the_usage(here: Here) -> None:
-    for words in (["run"], ["nothing"], ["run", "dne", "--nothing"], ["run", "dne", "--stop-after", "soon"]):
+    for words in (["report"], ["nothing"], ["run", "dne", "--nothing"], ["run", "dne", "--stop-after", "soon"]):
         done = here(*words)
         assert done.code == 2 and "Usage:" in done.err and "Traceback" not in done.err, words
 
@@ -164,11 +164,13 @@ def test_a_truncated_image_is_named_and_the_same_command_goes_on_once_it_is_whol
     file.write_bytes(whole[: len(whole) // 2])
     done = here(*of_folder())
     assert done.code == 2 and re.search(r"train/d/2\.png cannot be decoded.*Copy it again or remove it", done.err)
-    assert "Traceback" not in done.err and Path("runs/dne-digits-s0/task_01.safetensors").exists()  # nothing lost
+    assert (
+        "Traceback" not in done.err and (run_folder(Path("runs"), "dne") / "task_01.safetensors").exists()
+    )  # nothing lost
     file.write_bytes(whole)
     assert here(*of_folder()).code == 0
     assert here(*of_folder(), "--out", "other").code == 0
-    assert content(Path("runs/dne-digits-s0")) == content(Path("other/dne-digits-s0"))
+    assert content(run_folder(Path("runs"), "dne")) == content(run_folder(Path("other"), "dne"))
 
 
 ARRAYS: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str]] = {
@@ -206,16 +208,22 @@ def test_a_truncated_npz_and_a_foreign_archive_are_refused(here: Here, arrays: d
 
 
 def test_a_folder_of_another_configuration_stays_as_it_is(here: Here) -> None:
-    assert here("run", "dne", *sets()).code == 0
     other = ["run", "ia,dne", *sets(learn__epochs=2)]
-    refused(here, r"runs/dne-digits-s0 belongs to another configuration: learn\.epochs \(1 there, 2 here\)", *other)
+    assert here("run", "dne", *sets(learn__epochs=2), "--stop-after", 0).code == 0
+    run = run_folder(Path("runs"), "dne")  # the name of the other one
+    shutil.rmtree(run)
+    assert here("run", "dne", *sets()).code == 0
+    right = run_folder(Path("runs"), "dne")
+    right.rename(run)
+    refused(here, rf"{run} belongs to another configuration: learn\.epochs \(1 there, 2 here\)", *other)
+    run.rename(right)
     for name in ("config.json", "last.safetensors"):
-        file = Path("runs/dne-digits-s0") / name
+        file = right / name
         good = file.read_bytes()
         file.write_bytes(good[:-20])
-        Path("runs/dne-digits-s0/record.json").rename("record.json")
+        (right / "record.json").rename("record.json")
         refused(here, rf"{name} is (truncated or )?damaged", "run", "dne", *sets())
-        Path("record.json").rename("runs/dne-digits-s0/record.json")
+        Path("record.json").rename(right / "record.json")
         file.write_bytes(good)
     assert here("run", "dne", *sets()).code == 0
 
@@ -225,16 +233,16 @@ def test_a_place_that_cannot_be_written_to_is_named_before_any_training(here: He
     assert here("run", "dne", *sets()).code == 0
     refused(
         here,
-        r"cannot make the folder file/dne-digits-s0.*make the folder writable",
+        r"cannot make the folder file/dne-digits-.*make the folder writable",
         "run",
         "dne",
         *sets(),
         "--out",
         "file",
     )
-    done = here("report", "runs", "--figures", "file/x")
+    done = here("report", "runs", "--out", "file/x")
     assert done.code == 2 and "cannot make the folder file" in done.err
-    refused(here, r"cannot make the folder file", "export", "runs/dne-digits-s0", "file/x.zip")
+    refused(here, r"cannot make the folder file", "export", run_folder(Path("runs"), "dne"), "file/x.zip")
     refused(here, r"cannot make the folder file", "reproduce", "--out", "file/x")
 
 
@@ -242,18 +250,19 @@ def test_a_full_disk_loses_nothing(here: Here) -> None:
     """The system itself refuses to write a file beyond a size, as it would on a full disk."""
     words = ["run", "dne", *sets()]
     assert here(*words, "--out", "whole").code == 0
-    expected = content(Path("whole/dne-digits-s0"))
-    size = Path("whole/dne-digits-s0/last.safetensors").stat().st_size
+    whole = run_folder(Path("whole"), "dne")
+    expected, run = content(whole), Path("runs") / whole.name
+    size = (whole / "last.safetensors").stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size - 500, before[1]))  # task 1 fits, the end does not
     try:
         done = here(*words)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert done.code == 2 and re.search(r"cannot write runs/dne-digits-s0/.*Nothing was lost.*Free space", done.err)
-    left = sorted(file.name for file in Path("runs/dne-digits-s0").iterdir())
+    assert done.code == 2 and re.search(rf"cannot write {run}/.*Nothing was lost.*Free space", done.err)
+    left = sorted(file.name for file in run.iterdir())
     assert "task_01.safetensors" in left and not [name for name in left if name.endswith(".tmp")]
-    assert not json.loads(Path("runs/dne-digits-s0/record.json").read_text())["finished"]
+    assert not json.loads((run / "record.json").read_text())["finished"]
     again = here(*words)
     assert again.code == 0 and "task 1/2" not in again.err
-    assert content(Path("runs/dne-digits-s0")) == expected
+    assert content(run) == expected

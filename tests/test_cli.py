@@ -14,7 +14,7 @@ from pathlib import Path
 
 import invented
 import pytest
-from shell import Done, Here, Nursery, content, environment, sets, snapshot, there
+from shell import Done, Here, Nursery, content, environment, run_folder, sets, snapshot, there
 
 from dne_lab import presets
 from dne_lab.training import checkpoint
@@ -83,7 +83,8 @@ HELP = {
     ],
     "report": [
         "DIR...",
-        "--figures",
+        "--out",
+        "runs/report",
         "--latex",
         "--name",
         "--attention",
@@ -149,7 +150,7 @@ def test_run_prints_its_records_as_json_and_writes_run_folders(place: Path) -> N
     printed = json.loads((place / "stdout.json").read_text())
     assert [record["method"] for record in printed] == ["ia", "dne"]
     for record in printed:
-        folder = place / "runs" / f"{record['method']}-digits-s0"
+        folder = run_folder(place / "runs", record["method"])
         assert record == json.loads((folder / "record.json").read_text())
         assert record.keys() >= RECORD
         assert record["memory"].keys() >= {"budget", "policy", "stored", "scope"}
@@ -201,7 +202,7 @@ def test_methods_and_seeds_make_a_grid(here: Here, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     records = json.loads(done.out)
     assert [(r["method"], r["seed"]) for r in records] == [("joint", 0), ("finetune", 0), ("joint", 1), ("finetune", 1)]
-    assert (tmp_path / "runs" / "finetune-authors-code+digits-s1" / "record.json").exists()
+    assert (run_folder(tmp_path / "runs", "finetune-authors-code+digits", 1) / "record.json").exists()
     assert records[0]["tasks"] == [10] and records[0]["LA"] != records[2]["LA"]
     text = here("report", "runs").out
     assert re.search(r"^Joint .* \d", text, re.MULTILINE) and "LA +-" in text
@@ -218,7 +219,6 @@ def test_a_run_interrupted_in_every_way_ends_as_if_it_had_not_been(
     nursery: Nursery, tmp_path: Path, here: Here
 ) -> None:
     words = ["run", "dne", *sets(data__tasks="4,2,2,2", learn__epochs=2, learn__batch=16)]
-    run = tmp_path / "runs" / "dne-digits-s0"
 
     def after(task: int, sent: signal.Signals) -> Done:
         """Sends a signal at a random moment after a task, to a process of its own."""
@@ -233,6 +233,7 @@ def test_a_run_interrupted_in_every_way_ends_as_if_it_had_not_been(
 
     stopped = here(*words, "--stop-after", 0.05)
     assert stopped.code == 0 and "1 of 1 runs are not finished; the same command goes on with them." in stopped.out
+    run = run_folder(tmp_path / "runs", "dne")
     assert after(1, signal.SIGKILL).code == -signal.SIGKILL
     for task, sent, code in ((2, signal.SIGINT, 130), (3, signal.SIGTERM, 143)):
         done = after(task, sent)
@@ -240,7 +241,7 @@ def test_a_run_interrupted_in_every_way_ends_as_if_it_had_not_been(
         assert checkpoint.load(run / "last.safetensors")[1]["state"]["cursor"][0] == task + 1
     assert here(*words).code == 0
     assert here(*words, "--out", "whole").code == 0
-    one, other = content(run), content(tmp_path / "whole" / "dne-digits-s0")
+    one, other = content(run), content(tmp_path / "whole" / run.name)
     assert one["record.json"] == other["record.json"] and one["record.json"]["finished"]
     assert one == other
 
@@ -249,7 +250,7 @@ def test_a_run_interrupted_in_every_way_ends_as_if_it_had_not_been(
 
 
 def test_report_reads_folders_records_and_archives(place: Path, here: Here, tmp_path: Path) -> None:
-    run = place / "runs" / "dne-digits-s0"
+    run = run_folder(place / "runs", "dne")
     for name in ("dne.zip", "dne.archive"):
         done = here("export", run, tmp_path / name)
         assert (done.code, done.out) == (0, f"wrote {tmp_path / name}\n")
@@ -263,7 +264,7 @@ def test_report_reads_folders_records_and_archives(place: Path, here: Here, tmp_
 
 
 def test_report_writes_latex_and_figures(place: Path, here: Here, tmp_path: Path) -> None:
-    done = here("report", place / "runs", "--latex", "--figures", "out")
+    done = here("report", place / "runs", "--latex", "--out", "out")
     assert done.code == 0 and done.out.startswith("\\begin{tabular}") and "DNE (k = 1) & 2, 1 & digits" in done.out
     made = sorted(file.name for file in (tmp_path / "out").iterdir())
     kinds = ("accuracy_against_cost", "accuracy_by_task", "accuracy_matrix", "figure_1_right", "figure_6a", "figure_6c")
@@ -271,13 +272,16 @@ def test_report_writes_latex_and_figures(place: Path, here: Here, tmp_path: Path
     drawn = [f"digits_{kind}.{end}" for kind in kinds for end in ("csv", "png")]
     assert made == [*drawn, "summary.csv"]
     assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in made if name.endswith("png"))
-    assert sorted(done.err.split()[1::2]) == [f"out/{name}" for name in made]
+    assert done.err == f"wrote {len(made)} files below out\n"
 
 
 def test_report_sorts_the_attention_of_runs(place: Path, here: Here, tmp_path: Path) -> None:
-    words = ["report", place / "runs" / "dne-digits-s0", "--attention", 20, "--figures", "out"]
+    words = ["report", run_folder(place / "runs", "dne"), "--attention", 20, "--out", "out"]
     done = here(*words)
-    assert done.code == 0 and "same patch %" in done.out and "wrote out/attention_groups.csv" in done.err
+    assert done.code == 0 and "same patch %" in done.out and "files below out" in done.err
+    drawn = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"attention_groups.csv", "digits_accuracy_by_task.png", "summary.csv"} <= drawn
+    assert "DNE (k = 1)" in done.out
     files = {file for file in snapshot(tmp_path / "out") if not file.endswith(".png")}
     told = {file: Path(file).read_bytes() for file in files}
     again = here(*words, "--json")
@@ -288,7 +292,7 @@ def test_report_sorts_the_attention_of_runs(place: Path, here: Here, tmp_path: P
 
 
 def test_report_ablates_runs(place: Path, here: Here, tmp_path: Path) -> None:
-    words = ["report", place / "runs" / "dne-digits-s0", "--ablation", 20, "--how", "zero", "--figures", "out"]
+    words = ["report", run_folder(place / "runs", "dne"), "--ablation", 20, "--how", "zero", "--out", "out"]
     done = here(*words)
     assert done.code == 0 and "lost when expert (row) reads expert (column) at no layer" in done.out
     out = tmp_path / "out"
@@ -301,12 +305,12 @@ def test_report_ablates_runs(place: Path, here: Here, tmp_path: Path) -> None:
     assert found == json.loads(made[name]) and (found["how"], found["images"]) == ("zero", 20)
     assert all((out / file).read_bytes() == data for file, data in made.items())
     for wrong, message in (("cut", "unknown how 'cut'. Allowed: mask, mean, zero"), ("mask", "give at least 2 images")):
-        done = here("report", place / "runs" / "dne-digits-s0", "--ablation", 1 + (wrong == "cut"), "--how", wrong)
+        done = here("report", run_folder(place / "runs", "dne"), "--ablation", 1 + (wrong == "cut"), "--how", wrong)
         assert done.code == 2 and message in done.err
 
 
 def test_report_ablates_in_three_ways(place: Path, here: Here, tmp_path: Path) -> None:
-    done = here("report", place / "runs" / "dne-digits-s0", "--ablation", 20, "--figures", "out")
+    done = here("report", run_folder(place / "runs", "dne"), "--ablation", 20, "--out", "out")
     assert done.code == 0 and "Beware: mask multiplies what is left of task attention" in done.out
     head = next(line for line in done.out.splitlines() if "removed" in line and "attention %" in line)
     assert [word for word in head.split() if word in ("mean", "zero", "mask")] == [
@@ -322,17 +326,17 @@ def test_report_ablates_in_three_ways(place: Path, here: Here, tmp_path: Path) -
 
 
 def test_report_probes_read_outs(place: Path, here: Here, tmp_path: Path) -> None:
-    done = here("report", place / "runs" / "dne-digits-s0", "--probe", "--figures", "out")
+    done = here("report", run_folder(place / "runs", "dne"), "--probe", "--out", "out")
     assert done.code == 0 and "trained with all training images of every class" in done.out
     assert "expert 1" in done.out and "later" in done.out and "told %" in done.out
     out = tmp_path / "out"
     (file,) = (out / "records" / "probe").iterdir()
     assert json.loads(file.read_text())["kind"] == "probe"
     assert (out / "read_outs_digits.csv").exists() and (out / "read_outs_digits.png").exists()
-    exported = here("export", place / "runs" / "dne-digits-s0", "dne.safetensors")
+    exported = here("export", run_folder(place / "runs", "dne"), "dne.safetensors")
     assert exported.code == 0
     missing = here("report", "dne.safetensors", "--probe", "--data", tmp_path / "nowhere")
-    assert missing.code == 2 and "nowhere" in missing.err and not (tmp_path / "figures").exists()
+    assert missing.code == 2 and "nowhere" in missing.err and not (tmp_path / "runs").exists()
 
 
 def test_report_puts_the_papers_rows_beside_ours(here: Here, tmp_path: Path) -> None:
@@ -414,9 +418,15 @@ def test_reproduce_prints_a_table_and_writes_it_with_figures_and_records(
     words = ["reproduce", "--preset", tiny_preset, "--seeds", "0,2", "--out", "out"]
     done = here(*words)
     assert done.code == 0, done.err
-    written = [tmp_path / line.removeprefix("wrote ") for line in done.out.splitlines() if line.startswith("wrote ")]
-    assert {file.suffix for file in written} == {".csv", ".png", ".json"} and all(file.exists() for file in written)
-    assert sorted(written) == sorted(file for file in (tmp_path / "out").rglob("*") if file.is_file())
+    runs_made = tmp_path / "out" / "runs"
+    written = [file for file in (tmp_path / "out").rglob("*") if file.is_file() and runs_made not in file.parents]
+    assert {file.suffix for file in written} == {".csv", ".png", ".json"}
+    assert {file.name for file in tmp_path.iterdir()} == {"out"} and len(done.out.splitlines()) < 25
+    assert f"wrote {len(written)} files below out" in done.out
+    (picture,) = re.findall(r"^open: +(\S+\.png)", done.out, re.MULTILINE)
+    assert picture == "out/reproduce_tiny_s0+2_accuracy_by_task.png" and (tmp_path / picture).exists()
+    (next_run,) = re.findall(r"^next: +dne-lab report (\S+) --attention", done.out, re.MULTILINE)
+    assert next_run == "out/runs/dne-tiny-s2" and (tmp_path / next_run / "record.json").exists()
     for file in written:
         if file.suffix == ".png":
             assert file.read_bytes().startswith(b"\x89PNG")
@@ -425,7 +435,7 @@ def test_reproduce_prints_a_table_and_writes_it_with_figures_and_records(
             if file.parent.name == "attention":
                 assert told["kind"] == "attention" and told["finished"] and told["method"] != "joint"
                 continue
-            run = tmp_path / "runs" / f"{told['method']}-tiny-s{told['seed']}"
+            run = runs_made / f"{told['method']}-tiny-s{told['seed']}"
             assert told == json.loads((run / "record.json").read_text())
     assert len([file for file in written if file.suffix == ".json"]) == 8 + 6
     for method in ("IA (k = 1)", "STA (k = 1)", "DNE (k = 1)", "Joint"):
@@ -436,18 +446,17 @@ def test_reproduce_prints_a_table_and_writes_it_with_figures_and_records(
         "F spent (G)",
         "same patch %",
         "seconds",
-        "No record of a CIFAR-100 run in",
         "can neither confirm",
     ):
         assert words_said in done.out
     table = (tmp_path / "out" / "reproduce_tiny_s0+2.csv").read_text()
     assert "D" in table.splitlines()[0].split(",") and len(table.splitlines()) == 5
 
-    runs = snapshot(tmp_path / "runs")
+    runs = snapshot(runs_made)
     again = here(*words, "--json")
     told = json.loads(again.out)
-    assert again.code == 0 and snapshot(tmp_path / "runs") == runs and "task" not in again.err
-    assert told.keys() == {"preset", "table", "records", "files"} and len(told["records"]) == 8
+    assert again.code == 0 and snapshot(runs_made) == runs and "task" not in again.err
+    assert told.keys() == {"preset", "table", "records", "picture", "runs", "files"} and len(told["records"]) == 8
     assert {row["method"] for row in told["table"]} == {"IA (k = 1)", "STA (k = 1)", "DNE (k = 1)", "Joint"}
     assert sorted(tmp_path / file for file in told["files"]) == sorted(written)
     by = {row["method"]: row for row in told["table"]}

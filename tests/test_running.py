@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shell import Here, Nursery, content, sets, snapshot
+from shell import Here, Nursery, content, run_folder, sets, snapshot
 
 from dne_lab import files
 from dne_lab.errors import LabError
@@ -48,7 +48,6 @@ def when(condition: Callable[[], bool]) -> None:
 def test_runs_killed_and_stopped_end_as_if_they_had_not_been(tmp_path: Path, here: Here) -> None:
     words = ["run", "ia,dne,finetune", *sets(data__tasks="4,2,2,2", learn__epochs=2, learn__batch=16)]
     words += ["--device", "cpu"]
-    runs = {name: tmp_path / "runs" / f"{name}-digits-s0" for name in ("ia", "dne", "finetune")}
 
     # Killed, the parent cannot stop its children: they see that it is gone, and stop with a checkpoint.
     said = tmp_path.parent / f"{tmp_path.name}.err"
@@ -58,6 +57,7 @@ def test_runs_killed_and_stopped_end_as_if_they_had_not_been(tmp_path: Path, her
         os.kill(number, signal.SIGKILL)
         assert nursery.ended(number, tmp_path).code == -signal.SIGKILL
     last = said.stat().st_mtime
+    runs = {name: run_folder(tmp_path / "runs", name) for name in ("ia", "dne", "finetune")}
     for folder in runs.values():
         when(functools.partial(left, folder))
     assert (runs["dne"] / "last.safetensors").stat().st_mtime > last and not finished(runs["dne"])
@@ -94,13 +94,15 @@ def test_runs_killed_and_stopped_end_as_if_they_had_not_been(tmp_path: Path, her
 
 def test_a_run_that_fails_is_named_below_the_table_of_the_others(here: Here, tmp_path: Path) -> None:
     words = ["run", "finetune,joint", *sets(), "--device", "cpu", "--jobs", 2]
-    with files.alone_in(tmp_path / "runs" / "joint-digits-s0"):
+    assert here("run", "joint", *sets(), "--stop-after", 0).code == 0
+    folder = run_folder(Path("runs"), "joint")
+    with files.alone_in(folder):
         done = here(*words)
     assert done.code == 2 and "Fine" in done.out and "Joint" not in done.out
     assert "1 of 2 runs are not finished; the same command goes on with them." in done.out
     last = done.err.splitlines()
     assert last[-2] == "dne-lab: 1 of 2 runs failed:"
-    assert last[-1].startswith("joint s0 (runs/joint-digits-s0): runs/joint-digits-s0 is in use by another process.")
+    assert last[-1].startswith(f"joint s0 ({folder}): {folder} is in use by another process.")
     done = here(*words)
     assert done.code == 0 and "Joint" in done.out and "finetune" not in done.err
 
@@ -118,10 +120,7 @@ def test_one_preset_stands_for_the_small_recipe_of_each_method(here: Here, tmp_p
     before = snapshot(tmp_path / "runs")  # the same run by its own preset's name
     done = here("run", "icarl", "--preset", "digits,icarl-small", *sets())
     assert done.code == 0 and "task" not in done.err and snapshot(tmp_path / "runs") == before
-    assert {folder.name for folder in (tmp_path / "runs").iterdir()} == {
-        "icarl-digits+icarl-small-s0",
-        "joint-digits-s0",
-    }
+    assert run_folder(tmp_path / "runs", "icarl-digits+icarl-small") and run_folder(tmp_path / "runs", "joint-digits")
     assert "width 16" in here("cost", "podnet", "--tasks", "5,5", "--preset", "digits,small").out
 
 

@@ -40,7 +40,8 @@ def among(paths: Path | Iterable[Path], of: type[R]) -> list[R]:
         LabError: a damaged file, or a record of another version.
     """
     given = [paths] if isinstance(paths, Path) else list(paths)
-    files = [file for path in given for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
+    listed = [file for path in given for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
+    files = {file.resolve(): file for file in listed}.values()  # once, also where one folder lies in another
     known = {field.name: field.default for field in dataclasses.fields(of)}  # type: ignore[arg-type]
     missing = dataclasses.MISSING
     needed = {f.name for f in dataclasses.fields(of) if f.default is f.default_factory is missing}  # type: ignore[arg-type]

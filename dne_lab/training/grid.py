@@ -14,16 +14,12 @@ from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.training import pool, sharing
 from dne_lab.training.folder import RunFolder, finished
+from dne_lab.training.folder_names import folder_name
 from dne_lab.training.recording import settings_sha256
 from dne_lab.training.run import Run
 from dne_lab.training.worker import Job, learn, source
 
 Plan = list[tuple[Config, Path]]
-
-
-def folder_name(config: Config) -> str:
-    """``<method>-<preset>-s<seed>``."""
-    return "-".join(filter(None, (config.method, config.preset.replace(",", "+"), f"s{config.seed}")))
 
 
 def plan(

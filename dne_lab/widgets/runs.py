@@ -187,7 +187,7 @@ def watch(run: "Handle") -> LiveRun:
     return live
 
 
-def explore_runs(folder: str | Path = "runs", attention: str | Path = "figures/records/attention") -> RunsExplorer:
+def explore_runs(folder: str | Path = "runs", attention: str | Path = "runs/report/records/attention") -> RunsExplorer:
     """Runs of a folder side by side, for JupyterLab and Voilà; also runs that are still going in another process.
 
     Args:

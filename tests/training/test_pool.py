@@ -60,7 +60,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(folder: Path, methods: tuple[str, ...] = METHODS, **changes: Any) -> grid.Plan:
-    return grid.plan(methods, tiny.settings(**changes), [0, 1], folder)
+    plan = grid.plan(methods, tiny.settings(**changes), [0, 1], folder)
+    return [(config, folder / f"{config.method}-s{config.seed}") for config, _ in plan]
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -246,8 +247,8 @@ def test_a_method_that_other_processes_do_not_have_is_said(tmp_path: Path, in_a_
 
 
 def test_the_first_task_of_such_a_method_is_not_started_from(whole: Path, tmp_path: Path, in_a_notebook: str) -> None:
-    grid.execute(grid.plan((in_a_notebook,), tiny.settings(), [0], tmp_path), progress=False, **SETTINGS)
-    plan = grid.plan((in_a_notebook, "tiny"), tiny.settings(), [0], tmp_path)
+    plan = planned(tmp_path, (in_a_notebook, "tiny"))[:2]
+    grid.execute(plan[:1], progress=False, **SETTINGS)
     records = grid.execute(plan, jobs=2, progress=False, **SETTINGS)
     assert records[1].finished and "shared task 1" not in records[1].timing["by_purpose"]
     assert tiny.content(tmp_path / "tiny-s0") == tiny.content(whole / "tiny-s0")
@@ -266,7 +267,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_run_starts_behind_one_whose_method_is_defined_in_another_module(
     whole: Path, tmp_path: Path, elsewhere: str
 ) -> None:
-    plan = grid.plan((elsewhere, "tiny"), tiny.settings(), [0], tmp_path / "runs")
+    plan = planned(tmp_path / "runs", (elsewhere, "tiny"))[:2]
     records = grid.execute(plan, jobs=2, progress=False, **SETTINGS)
     assert ["shared task 1" in record.timing["by_purpose"] for record in records] == [False, True]
     assert tiny.content(tmp_path / "runs" / "tiny-s0") == tiny.content(whole / "tiny-s0")

@@ -1,0 +1,138 @@
+"""What a run's folder is called: the method, the data, what differs from the preset, and the seed.
+
+The same configuration always gets the same name, and others get another one: what a name cannot say (a long list, a
+character that file systems do not like) is replaced by eight characters of the configuration's hash.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dne_lab import fields, presets
+from dne_lab.config import Config
+from dne_lab.errors import LabError
+
+OWN = ("folder", "npz", "arrays")  # images of the user's own; others are the names of data sets
+DEFAULT = "digits"  # the preset of a command that names none
+LONGEST, LONGEST_VALUE = 80, 24  # characters of a part, and of one value
+_SAFE = re.compile(r"[^A-Za-z0-9._+-]+")
+
+
+class Part(NamedTuple):
+    """A part of a name; ``exact``: no other configuration has it."""
+
+    text: str
+    exact: bool = True
+
+
+def folder_name(config: Config) -> str:
+    """``<method>-<data>-<what differs from the preset>-s<seed>``: ``dne-digits-heads3.2-s0``.
+
+    <data> is the preset; of one's own images, the name of their folder or file in place of the preset's data set.
+    """
+    return _join([Part(config.method)], config, [Part(f"s{config.seed}")])
+
+
+def experiment_name(config: Config) -> str:
+    """`folder_name` without method and seed, for what several runs are made for: ``digits-learn.epochs5``."""
+    return _join([], config, [])
+
+
+def _join(first: list[Part], config: Config, last: list[Part]) -> str:
+    data = _data(config)
+    changed = _differences(config, with_data=data.text == config.preset.replace(",", "+"))
+    parts = [_safe(part) for part in (*first, data, changed)]
+    if not all(part.exact for part in parts):
+        alike = dataclasses.replace(config, seed=0, method=config.method if first else "")
+        parts.append(Part(alike.sha256[:8]))
+    return "-".join(part.text for part in (*parts, *map(_safe, last)) if part.text)
+
+
+def _safe(part: Part) -> Part:
+    text = _SAFE.sub("_", part.text).strip(".")
+    if len(text) > LONGEST:  # whole settings, as far as they fit
+        text = text[:LONGEST].rpartition("-")[0] or text[:LONGEST]
+    return Part(text, part.exact and text == part.text)
+
+
+def _data(config: Config) -> Part:
+    """The preset, in which the name of other images stands in place of the data set's."""
+    data, names = config.data, [name.strip() for name in config.preset.split(",") if name.strip()]
+    meant = presets.names_dataset(config.preset)
+    if data.name == meant and not (data.name in OWN and data.path):
+        return Part("+".join(names))
+    known = {tree["data"]["name"] for tree in presets.PRESETS.values() if "data" in tree}
+    own = data.name
+    if data.name in OWN and data.path:
+        own = Path(data.path).resolve().name
+        own = own.removesuffix(".npz") if data.name == "npz" else own
+    told = []
+    for name in names:
+        if name in presets.PRESETS and presets.names_dataset(name) in OWN:  # imagenet100-b50-10
+            own = "-".join([own, *name.split("-")[1:]])
+        elif name != DEFAULT:
+            told.append(name)
+    # "digits" is left out, alone or beside others; one's own images may be called as a data set is
+    exact = bool(names) and (names == [DEFAULT] or DEFAULT not in names) and not (data.name in OWN and own in known)
+    text = "+".join([own, *told])
+    return Part(text, exact and not all(part in presets.PRESETS for part in text.split("+")))
+
+
+def _differences(config: Config, with_data: bool) -> Part:
+    """The fields in which a configuration is not its preset: ``heads3.2-learn.epochs5``."""
+    try:
+        preset = presets.resolve(config.preset, method=config.method, seed=config.seed)
+    except LabError:  # a preset of another version, or of the user's own
+        return Part("", False)
+    before, now = _flat(preset), _flat(config)
+    left_out = {"method", "preset", "seed", "data.path"} | (set() if with_data else {"data.name"})
+    names = [name for name in dict.fromkeys([*now, *before]) if name not in left_out]
+    changed = [name for name in names if now.get(name) != before.get(name)]
+    values = [_value(now.get(name)) for name in changed]
+    told = (f"{_short(name)}{value[:LONGEST_VALUE]}" for name, value in zip(changed, values, strict=True))
+    return Part("-".join(told), all(len(value) <= LONGEST_VALUE for value in values))
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """Dotted fields; a class order that follows from the seed is its rule."""
+    flat: dict[str, Any] = {}
+
+    def walk(tree: dict[str, Any], prefix: str) -> None:
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+            else:
+                flat[prefix + name] = value
+
+    walk(config.to_dict(), "")
+    flat["data.order"] = flat.pop("data.order_rule") or flat["data.order"]
+    return flat
+
+
+def _short(name: str) -> str:
+    """The last part of a field's name, where no other field has the same: ``heads``, but ``learn.epochs``."""
+    leaves = [known.rpartition(".")[2] for known in fields.names(Config)]
+    leaf = name.rpartition(".")[2]
+    if name.startswith("options."):
+        inner = name.removeprefix("options.")
+        return name if inner in leaves else inner
+    return leaf if leaves.count(leaf) == 1 else name
+
+
+def _value(value: Any) -> str:
+    """A number as it is, a list of numbers with dots (``50.10x5``), words behind an underscore."""
+    if isinstance(value, bool) or value is None:
+        return f"_{str(value).lower()}"
+    if isinstance(value, int | float):
+        return f"{value:g}" if float(f"{value:g}") == value else str(value)
+    if isinstance(value, list) and all(isinstance(one, int) for one in value) and value:
+        return _numbers(value)
+    return "_" + ("+".join(map(str, value)) or "none" if isinstance(value, list) else str(value))
+
+
+def _numbers(values: Sequence[int]) -> str:
+    runs = ((one, len(list(same))) for one, same in itertools.groupby(values))
+    return ".".join(f"{one}x{times}" if times > 2 else ".".join([str(one)] * times) for one, times in runs)

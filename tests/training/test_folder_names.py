@@ -1,0 +1,85 @@
+"""Names of run folders: readable, safe for every file system, and different for different configurations."""
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dne_lab.methods  # noqa: F401
+from dne_lab.errors import LabError
+from dne_lab.methods import base
+from dne_lab.training import grid
+from dne_lab.training.folder_names import experiment_name, folder_name
+
+LONG = ",".join(map(str, range(99, -1, -1)))
+
+
+def name(method: str = "dne", preset: str = "digits", seed: int = 0, **changes: Any) -> str:
+    dotted = {field.replace("__", "."): value for field, value in changes.items()}
+    return folder_name(base.configure(method, preset, dotted, seed=seed))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "dne-digits-s0"),
+        ({"k": 2}, "dne-digits-heads3.2-s0"),
+        ({"network__heads": "3,2"}, "dne-digits-heads3.2-s0"),
+        ({"k": 1}, "dne-digits-s0"),  # what the preset says anyway
+        ({"learn__epochs": 5, "seed": 3}, "dne-digits-learn.epochs5-s3"),
+        ({"learn__lr": "1e-5", "network__hidden_norm": True}, "dne-digits-hidden_norm_true-learn.lr1e-05-s0"),
+        ({"method": "icarl", "preset": "digits100,small"}, "icarl-digits100+icarl-small-s0"),
+        ({"preset": "digits100", "data__tasks": [50] + [2] * 25}, "dne-digits100-tasks50.2x25-s0"),
+        ({"preset": "digits100", "data__order": "podnet_seed", "seed": 1}, "dne-digits100-order_podnet_seed-s1"),
+        ({"data__name": "folder", "data__path": "a/flowers", "data__tasks": "2,2"}, "dne-flowers-tasks2.2-s0"),
+        ({"preset": "authors-code", "data__name": "npz", "data__path": "x/my.npz"}, "dne-my+authors-code-s0"),
+        ({"preset": "imagenet100-b50-10", "data__path": "a/flowers"}, "dne-flowers-b50-10-s0"),
+    ],
+)
+def test_a_name_says_what_ran(given: dict[str, Any], expected: str) -> None:
+    assert name(**given) == expected
+
+
+def test_other_configurations_have_other_names() -> None:
+    own = {"data__name": "folder", "data__path": "a/flowers"}
+    odd = own | {"data__path": "a/fl öw:ers"}
+    made = [
+        *({"preset": preset} for preset in ("", "digits", "digits100", "digits,authors-code", "authors-code")),
+        *(own | {"preset": preset} for preset in ("", "digits", "digits100", "digits,authors-code", "authors-code")),
+        *({"preset": "digits100", "data__order": LONG, "learn__epochs": epochs} for epochs in (15, 4)),
+        {"preset": "digits100", "data__order": f"{LONG[:-4]},0,1"},
+        *(odd | {"learn__epochs": epochs} for epochs in (1, 2)),
+        own | {"data__path": "a/digits"},
+        *({f"{stage}__{field}": 0.5} for stage in ("learn", "tune") for field in ("lr", "min_lr", "momentum")),
+        *({f"options__x{n}": n for n in range(many)} for many in (20, 30)),
+    ]  # fmt: skip
+    names = [name(**given) for given in made]
+    assert all(one != other for one, other in itertools.combinations(names, 2)), names
+    assert all(re.fullmatch(r"[A-Za-z0-9._+-]{5,200}", text) for text in names)
+    assert [name(**given) for given in made] == names
+
+
+def test_the_hash_in_a_name_is_that_of_all_seeds() -> None:
+    one, other = (name(preset="digits100", data__order=LONG, seed=seed) for seed in (0, 1))
+    assert one.removesuffix("-s0") == other.removesuffix("-s1") and re.search(r"-[0-9a-f]{8}-s0$", one)
+    assert experiment_name(base.configure("dne", "digits", {"k": 2})) == "digits-heads3.2"
+    one, other = (experiment_name(base.configure(m, "digits100", {"data.order": LONG})) for m in ("dne", "joint"))
+    assert one == other
+
+
+def test_a_grid_over_a_field_needs_no_folders_of_its_own(tmp_path: Path) -> None:
+    folders = [
+        grid.plan(["dne"], base.configure("dne", "digits", {"k": k}), [0, 1], tmp_path)[seed][1]
+        for k in (1, 2, 3)
+        for seed in (0, 1)
+    ]
+    assert len({*folders}) == 6
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "", "two", "2,1", 1.5])
+def test_k_is_a_number_of_heads(wrong: Any) -> None:
+    with pytest.raises(LabError, match=r"k = .* must be a whole number from 1, the heads of every expert after the"):
+        base.configure("dne", "digits", {"k": wrong})
+    assert base.configure("dne", "digits", {"k": " 2"}).network.heads == (3, 2)
