@@ -185,7 +185,8 @@ def report(
     records/attention/ID.json, CSV and PNG there.
 
     With --ablation N: the accuracy lost without each of these groups, and without each connection between experts,
-    replaced by its mean, by zero, and masked, as records/ablation/ID-HOW.json, CSV and PNG there.
+    replaced by its mean, by zero, and masked, as records/ablation/ID-HOW.json, CSV and PNG there. With --how one way
+    alone, and each connection also kind by kind and layer by layer.
 
     With --probe: what the read-outs of all experts hold, of expert 1, of the later ones, of each, as
     records/probe/ID.json, CSV and PNG there.

@@ -90,7 +90,8 @@ def study(
     Args:
         run: finished, of two tasks or more, with its images.
         images: test images, spread evenly over the classes.
-        how: "mean", "zero" or "mask", see `ablate`, or several, which share the passes: a record each.
+        how: "mean", "zero" or "mask", see `ablate`, or several, which share the passes: a record each. Of one alone
+            every connection is also removed kind by kind and layer by layer, of several only in all of them at once.
 
     Raises:
         LabError: a run that is not finished, has one expert only or none, or whose images are not there.
@@ -108,6 +109,8 @@ def study(
     batch = run.stream.test_images(images)
     wanted = conditions(network)
     swept = connections(network) if crossing_kinds(views_of(network)) else []
+    if len(hows) > 1:  # several ways cost as many passes: each connection at all places at once alone
+        swept = [pair for pair in swept if pair[0]["kind"] == ALL] or swept
     # nothing would be left to scale up
     chosen = {how: [pair for pair in wanted if how != MASK or pair[0]["removed"] != EVERYTHING] for how in hows}
     asked = [(taken, how) for how in hows for _, taken in chosen[how] + swept]

@@ -33,6 +33,11 @@ def settings(found: Iterable[AblationRecord]) -> dict[Setting, list[AblationReco
                 f"ablation records of {members[0].run}: seeds {seeds} with {sorted(images)} images cannot be averaged. "
                 "Give one record a seed, all of the same number of images."
             )
+        if len({(len(m.groups), len(m.sweep)) for m in members}) > 1:
+            raise LabError(
+                f"ablation records of {members[0].preset}, {members[0].method}, {members[0].how}: different "
+                f"things were removed, so they cannot be averaged. {AblationRecord.AGAIN}"
+            )
     return made
 
 
