@@ -12,6 +12,7 @@ from typing import Any
 from dne_lab.errors import LabError
 from dne_lab.measure import record as records_of
 from dne_lab.measure import tables
+from dne_lab.measure.beside import areas, costs, differences
 from dne_lab.measure.cost_records import tree_of
 from dne_lab.measure.record import Record
 from dne_lab.plots.figure import Figure
@@ -104,12 +105,20 @@ def text(records: Sequence[Record], latex: bool = False) -> str:
     """Two tables: ours, one row a method with 95% intervals over seeds; and ours beside the paper's rows."""
     write = tables.to_latex if latex else tables.to_text
     ours, compared = tables.summary(records), tables.compare(records)
+    done = [record for record in records if record.finished]
     out = [write(ours)]
     if compared["paper LA"].notna().any():
         out += [
             "Beside the paper (ours minus the paper's; other data or schedules are not comparable):",
             write(compared),
         ]
+    for title, table in (
+        ("What it costs (learning all tasks; 4 bytes a parameter, 1 a pixel and channel of an exemplar):", costs(done)),
+        ("LA of DNE minus that of others, paired by seed (told apart: p < 0.05 after Holm):", differences(done)),
+        ("Area under LA and AA over totals of bytes, as a mean:", areas(done)),
+    ):
+        if len(table):
+            out += [title, write(table)]
     if not len(ours):
         raise LabError("no run among these records has finished its first task yet. Go on training, then report again.")
     return "\n".join(out)

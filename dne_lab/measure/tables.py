@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DECIMALS = {"F literal (G)": 4, "F spent (G)": 4, "F": 4, "seconds": 0}  # of a column; all others have 2
+DECIMALS |= {"p": 4, "p (Holm)": 4, "training (TFLOP)": 1, "extra parameters in exemplars": 0}
 
 
 def summary(records: Iterable[Record]) -> "pd.DataFrame":
@@ -65,7 +66,7 @@ _NOT_FLOAT = {
     "elsewhere with",
     *("epochs", "seeds", "unfinished"),
 }
-_SHARED = ("dataset", "our dataset", "paper dataset", "preset", "tasks", "epochs", "memory", "seeds")
+_SHARED = ("dataset", "on", "our dataset", "paper dataset", "preset", "tasks", "epochs", "memory", "seeds")
 _SUMMARY = [
     *("method", "heads", "dataset", "preset", "tasks", "epochs", "memory", "seeds"),
     *("LA", "LA +-", "AA", "AA +-", "D", "D +-", "D other network", "forgetting"),
