@@ -45,7 +45,7 @@ class Difference:
 
     def __str__(self) -> str:
         """``+10.8 ± 7.1``."""
-        return f"{self.mean + 0.0:+.1f}" + ("" if self.width is None else f" ± {self.width:.1f}")
+        return f"{round(self.mean, 1) + 0.0:+.1f}" + ("" if self.width is None else f" ± {self.width:.1f}")
 
 
 class Runs:
@@ -382,7 +382,7 @@ class Ablations:
     def loss(self, method: str, how: str, kind: str, removed: str, experts: str | int = "later") -> str:
         """``7.1 ± 6.6``: points lost, with the 95% interval over seeds (of one seed over images)."""
         row = self._row(method, how, kind, removed, experts)
-        return f"{row['loss']:.1f} ± {row['+-']:.1f}"
+        return f"{n(row['loss'])} ± {n(row['+-'])}"
 
     def value(self, column: str, method: str, how: str, kind: str, removed: str, experts: str | int = "later") -> float:
         """A column of that row, e.g. ``mass %``."""
@@ -400,7 +400,7 @@ class Ablations:
             row |= {"removed": removed, "its share %": f"{some['mass %'].mean():.1f}"}
             for how in self.hows:
                 one = some[some["how"] == how]
-                row[f"`{how}`"] = f"{one['loss'].iloc[0]:.1f} ± {one['+-'].iloc[0]:.1f}" if len(one) else ""
+                row[f"`{how}`"] = f"{n(one['loss'].iloc[0])} ± {n(one['+-'].iloc[0])}" if len(one) else ""
             rows.append(row)
         return tables.to_markdown(pd.DataFrame(rows))
 

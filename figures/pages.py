@@ -50,7 +50,7 @@ def environment() -> jinja2.Environment:
         extensions=["jinja2.ext.do"],
     )
     made.globals |= {name: value for name, value in vars(facts).items() if not name.startswith("_")}
-    made.globals |= {"holds": holds, "grid": grid, "zip": zip, "min": min, "max": max}
+    made.globals |= {"holds": holds, "grid": grid, "contents": contents, "zip": zip, "min": min, "max": max}
     return made
 
 
@@ -67,6 +67,17 @@ def place(name: str) -> Path:
 def templates() -> list[str]:
     """The names of all templates."""
     return sorted(file.name for file in TEMPLATES.glob("*.md"))
+
+
+def contents() -> str:
+    """A table of the pages in this folder: their headings, and what the first line of their templates says."""
+    rows = ["| page | what is there |", "| --- | --- |"]
+    for name in templates():
+        if name not in (FRONT_PAGE, "README.md"):
+            lines = (TEMPLATES / name).read_text(encoding="utf-8").splitlines()
+            title = next(line.removeprefix("# ") for line in lines if line.startswith("# "))
+            rows.append(f"| [{title}]({name}) | {lines[0].removeprefix('{# ').removesuffix(' #}')} |")
+    return "\n".join(rows)
 
 
 # Thumbnails -------------------------------------------------------------------------------------------------------
