@@ -185,10 +185,17 @@ def find(paths: str | Path | Iterable[str | Path]) -> list[Record]:
         found += [Record.from_tree(tree, file) for file, tree in files]
     if not found:
         raise LabError(f"no folder given. {RUN_FIRST}")
-    unique: dict[str, Record] = {}
-    for record in found:
-        unique.setdefault(json.dumps(record.without_timing(), sort_keys=True), record)
-    return list(unique.values())
+    return unique(found)
+
+
+def unique(records: Iterable[Record]) -> list[Record]:
+    """Each run once, where it was first; of copies of one record the one that knows what learning took."""
+    found: dict[str, Record] = {}
+    for record in records:
+        key = json.dumps(dataclasses.replace(record, flops_training=None).without_timing(), sort_keys=True)
+        if key not in found or found[key].flops_training is None:
+            found[key] = record
+    return list(found.values())
 
 
 def _is_record(tree: Any) -> bool:

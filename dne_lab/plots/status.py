@@ -37,8 +37,7 @@ def evidence(paths: str | Path | Iterable[str | Path]) -> Evidence:
                 found.append(Record.from_tree(tree, file))
             elif isinstance(tree, dict) and tree.get("kind") == KIND:
                 attention += decompositions(file)
-    unique = {json.dumps(r.without_timing(), sort_keys=True): r for r in found}
-    return Evidence(list(unique.values()), cost_records.find(folders), attention)
+    return Evidence(records_of.unique(found), cost_records.find(folders), attention)
 
 
 def _tree(file: Path) -> Any:

@@ -161,3 +161,13 @@ def test_fields_may_come_and_go(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text(json.dumps(tree | {"novelty": 1}))
     assert Record.from_json(path).threads == 1
+
+
+def test_a_copy_that_does_not_know_what_learning_took_is_the_same_run(tmp_path: Path) -> None:
+    older, completed = record(), record(flops_training=10**12)
+    for name, one in (("a", older), ("b", completed), ("c", older)):
+        one.write(tmp_path / f"{name}.json")
+    assert find(tmp_path) == [completed]
+    other = record(flops_training=10**12, seed=1)
+    other.write(tmp_path / "d.json")
+    assert find(tmp_path) == [completed, other]
