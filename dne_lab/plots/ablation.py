@@ -103,9 +103,9 @@ def _one(found: Iterable[AblationRecord]) -> list[AblationRecord]:
 
 
 def _ways(members: list[AblationRecord]) -> str:
-    """A line of the title that says in words how one way removes; of several the drawing says it."""
-    hows = list(dict.fromkeys(member.how for member in members))
-    return f"{HOW_WORDS[hows[0]]} ({hows[0]})\n" if len(hows) == 1 else ""
+    """What the ways of removing are, for a title: in a line each."""
+    hows = [how for how in HOW if any(member.how == how for member in members)]
+    return "".join(f"{how}: {HOW_WORDS[how]}\n" for how in hows)
 
 
 def _scale(members: list[AblationRecord], intervals: bool) -> str:
@@ -161,7 +161,8 @@ def _groups_axes(axes: "Axes", table: "pd.DataFrame") -> None:
     axes.set_yticks(range(len(places)), [_name(table, place) for place in places], fontsize=8)
     axes.set_ylim(len(places) - 0.5, -0.5)
     axes.set_xlabel("accuracy lost (percentage points)")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.0, 1.0), ncol=len(hows), fontsize=8, frameon=False)
+    below = -0.6 / (0.3 * len(places) + 0.5)  # about 0.6 inch under the axes
+    axes.legend(loc="upper center", bbox_to_anchor=(0.3, below), ncol=len(hows), fontsize=8, frameon=False)
 
 
 def _groups_plotly(figure: Any, table: "pd.DataFrame") -> None:
@@ -201,7 +202,7 @@ def _mosaic(table: "pd.DataFrame") -> tuple[NDArray[Any], list[Block], list[int]
     if len(hows) > 1:
         side = len(hows)
         last = (table["kind"] == places[-1][0]) & (table["layer"] == places[-1][1])
-        parts = [(f"{how}: {HOW_WORDS[how]}", table[last & (table["how"] == how)]) for how in hows]
+        parts = [(how, table[last & (table["how"] == how)]) for how in hows]
     else:
         kinds = [kind for kind, _ in places]
         side = max(kinds.count(kind) for kind in kinds)
@@ -222,7 +223,8 @@ def _mosaic(table: "pd.DataFrame") -> tuple[NDArray[Any], list[Block], list[int]
 def _size(table: "pd.DataFrame") -> tuple[float, float]:
     """Inches for the matrices of a table."""
     height, width = _mosaic(table)[0].shape
-    return 2.0 + 0.36 * width, 1.6 + 0.36 * height
+    ways = table["how"].nunique() if "how" in table else 1
+    return 2.0 + 0.36 * width, 1.6 + 0.36 * height + 0.3 * (ways - 1)
 
 
 def _matrix_axes(axes: "Axes", table: "pd.DataFrame") -> None:

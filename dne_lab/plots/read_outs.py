@@ -69,7 +69,8 @@ def _on_axes(axes: "Axes", table: "pd.DataFrame") -> None:
     axes.set_yticks(range(len(table)), [_name(row) for _, row in table.iterrows()], fontsize=8)
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.set_xlabel("accuracy (%)")
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncol=2, fontsize=8, frameon=False)
+    below = -0.6 / (0.26 * len(table) + 0.5)  # about 0.6 inch under the axes
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, below), ncol=2, fontsize=8, frameon=False)
 
 
 def _on_plotly(figure: Any, table: "pd.DataFrame") -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure as Canvas
 
+from dne_lab.analysis.cutter import HOW
 from dne_lab.analysis.sweep import Sweep
 from dne_lab.errors import LabError
 from dne_lab.plots.ablation import ablation_groups, ablation_matrix, drawings, sweep_figure
@@ -54,7 +55,8 @@ def test_ways_of_removing_are_matrices_side_by_side() -> None:
     assert values.shape == (2, 3 * 4 - 1)  # experts 2 and 3 read 1 to 3
     assert [values[1, 4 * place] for place in range(3)] == [1.0, 2.0, 4.0] and np.isnan(values[:, 3]).all()
     names = [text.get_text() for text in axes.texts]
-    assert [name.split(":")[0] for name in names if ":" in name] == ["mean", "zero", "mask"]
+    assert [name for name in names if name in HOW] == ["mean", "zero", "mask"]
+    assert "zero: set to zero\nmask: removed, the rest renormalised\n" in figure.title
     assert len(figure.table) == 3 * 25  # every kind and layer
 
 
@@ -70,7 +72,7 @@ def test_a_matrix_a_kind_and_layer_with_zero_in_the_middle() -> None:
     told = [text.get_text() for text in axes.texts]
     assert {"task1, layer 0", "task2, layer 1", "all kinds and layers"} <= {*told} and told.count("-4.0") == 5
     assert values[0, 0] == -4.0 and values[1, 2] == 1.5 and np.isnan(values[0, 2])
-    assert "removed, the rest renormalised (mask)" in figure.title
+    assert "mask: removed, the rest renormalised" in figure.title
     still = ablation_matrix([dataclasses.replace(record, sweep=[row | {"loss": 0.0} for row in rows])])
     assert drawn(still).images[0].get_clim() == (-1.0, 1.0)
 
