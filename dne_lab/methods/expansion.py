@@ -15,6 +15,8 @@ from dne_lab.models import literal, variants
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.variants import Variant
 
+KEPT_BYTES = 2**29  # of what frozen experts compute for the images of a stage; beyond that they run in every step
+
 
 class Expansion(Method):
     """Learns each task with a new expert under the paper's objective; a subclass names the variant.
@@ -33,6 +35,7 @@ class Expansion(Method):
         self.model = ExpandableViT(config.network, stream.shape, self.variant, stream.mean, stream.std)
         self.set_precision()
         self._kept: Kept | None = None  # read-outs, side by side
+        self._offered: Kept | None = None  # what frozen experts offer
 
     def set_precision(self) -> None:
         """Tells the stem whether it runs in bfloat16."""
@@ -68,9 +71,15 @@ class Expansion(Method):
             self.model.stem.measure(b.images[b.labels < self._base] for b in batches)
 
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
-        """In stage 2 only the classifier learns: without augmentation the read-outs of its images are computed once."""
-        same = stage.name == "tune" and not stage.recipe.augment
-        self._kept = Kept(batches, self.features) if same else None
+        """Without augmentation what frozen experts compute is computed once: in stage 2, where the classifier alone
+        learns, all read-outs; in stage 1 all that the new expert reads, if it fits into `KEPT_BYTES`."""
+        self._kept = self._offered = None
+        if stage.recipe.augment:
+            return
+        if stage.name == "tune":
+            self._kept = Kept(batches, self.features)
+        elif stage.name == "learn" and self.model.may_offer:
+            self._offered = Kept.within(KEPT_BYTES, batches, self.model.offer)
 
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """The weighted terms by name."""
@@ -78,7 +87,11 @@ class Expansion(Method):
             return self.stem_losses(batch)
         if stage.name == "tune":
             return {"classification": self.classification(self._logits(batch, stage), batch.labels)}
-        return self.objective(self.model(batch.images), batch.labels, task)
+        if self._offered is not None and self.model.may_offer:  # a hook may have come since
+            output = self.model.forward_newest(batch.images, self._offered.parts(batch.index))
+        else:
+            output = self.model(batch.images)
+        return self.objective(output, batch.labels, task)
 
     def stem_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy of the stem's own classifier."""

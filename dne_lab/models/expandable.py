@@ -137,7 +137,13 @@ class ExpandableViT(ImageModel):
 
     def forward(self, images: Tensor) -> Output:
         """(B, C, H, W) uint8 images -> `Output`."""
-        readouts = self.readouts(images)
+        return self._output(self.readouts(images))
+
+    def forward_newest(self, images: Tensor, offered: Sequence[Tensor]) -> Output:
+        """`forward` where the newest expert alone runs; ``offered``: what `offer` gave for these images."""
+        return self._output(self._newest(images, offered))
+
+    def _output(self, readouts: list[Tensor]) -> Output:
         old = None
         if self.teacher is not None:
             old = self.teacher([r.detach() for r in readouts[: len(self.teacher.weights)]])
@@ -153,11 +159,55 @@ class ExpandableViT(ImageModel):
         for bank in self.banks():
             live = live or not bank.frozen
             with torch.set_grad_enabled(torch.is_grad_enabled() and live):
-                x = self.embed(bank, patches)
-                for layer, context in enumerate(contexts):
-                    x = self.step(bank, layer, x, context)
-                readouts += self.read_out(bank, x)
+                readouts += self._run(bank, patches, contexts)
         return readouts
+
+    @torch.no_grad()
+    def offer(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the frozen experts compute for (B, C, H, W) uint8 images, all that the newest one and the classifiers
+        read of them: their read-outs, the heads of every layer, a stem's patches; each (B, ...).
+
+        It stays the same as long as the images and the frozen experts do: `forward_newest` takes it.
+        """
+        patches = self.patches(images)
+        contexts = self.contexts()
+        readouts = [r for bank in self.banks()[:-1] for r in self._run(bank, patches, contexts)]
+        heads = [context.so_far(name) for context in contexts for name in self._offers] if readouts else []
+        return (*readouts, *heads, *([] if self.stem is None else [patches]))
+
+    def _newest(self, images: Tensor, offered: Sequence[Tensor]) -> list[Tensor]:
+        """`readouts` from what the frozen experts offer."""
+        patches = self.patches(images) if self.stem is None else offered[-1]
+        old = len(self.experts) - 1
+        heads = iter(offered[old:])
+        contexts = [
+            Context(sum(self.heads), {n: next(heads) for n in self._offers} if old else {}) for _ in self.blocks
+        ]
+        newest = build([self.experts[-1]], self.network)  # type: ignore[list-item]
+        return [*offered[:old], *self._run(newest, patches, contexts)]
+
+    @property
+    def _offers(self) -> list[str]:
+        """Names of what experts offer to later ones at every layer."""
+        v = self.variant
+        named = {"tokens": v.lateral, "joint": v.joint, "task1": v.task1, "task2": v.task2}
+        return [name for name, offered in named.items() if offered]
+
+    @property
+    def may_offer(self) -> bool:
+        """Whether `forward_newest` does what `forward` does: there are experts before the newest, all frozen, and no
+        hook hears or changes what they compute."""
+        old = self.experts[:-1]
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (self, *self.blocks.modules()))
+        same = type(self).forward is ExpandableViT.forward and type(self).readouts is ExpandableViT.readouts
+        return same and len(old) > 0 and not hooked and not any(p.requires_grad for p in old.parameters())
+
+    def _run(self, bank: Bank, patches: Tensor, contexts: Sequence[Context]) -> list[Tensor]:
+        """All blocks of a bank: (B, N, values of a patch) -> its read-outs."""
+        x = self.embed(bank, patches)
+        for layer, context in enumerate(contexts):
+            x = self.step(bank, layer, x, context)
+        return self.read_out(bank, x)
 
     # The parts of a pass, bank by bank and layer by layer ------------------------------------------------------------
 

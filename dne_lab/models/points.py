@@ -20,12 +20,13 @@ class Context:
     Args:
         heads: of all experts that will come, so that room is made once; adding a bank by concatenation would copy all
             earlier ones.
+        so_far: what was computed before.
     """
 
-    def __init__(self, heads: int) -> None:
+    def __init__(self, heads: int, so_far: dict[str, Tensor] | None = None) -> None:
         self.heads = heads
         self._rooms: dict[str, Tensor] = {}
-        self._so_far: dict[str, Tensor] = {}
+        self._so_far: dict[str, Tensor] = so_far or {}
 
     def extend(self, name: str, own: Tensor, dim: int) -> Tensor:
         """Appends ``own`` along the head axis ``dim`` and returns all heads so far."""

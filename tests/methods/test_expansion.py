@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from dne_lab import config
+from dne_lab import bench, config, presets
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods import create
 from dne_lab.methods.expansion import Expansion
@@ -261,3 +261,97 @@ def test_kept_readouts_tune_as_computed_ones(name: str) -> None:
     kept.backward()
     assert all((p.grad is not None) == p.requires_grad for p in method.parameters())
     handle.remove()
+
+
+def second_task(name: str, style: dict[str, Any]) -> tuple[Expansion, Task, Any, Batch, list[Batch]]:
+    """A method in stage 1 of task 3, that stage, a batch in another order, and the images of the stage."""
+    stream = tiny.tiny_stream()
+    method = create(configuration(name, heads=[2, 1, 3], **style), stream)
+    assert isinstance(method, Expansion)
+    for task in list(stream)[:3]:
+        method.enter(task, method.stages(task)[0])
+    with torch.no_grad():  # off their start, so that no term is hidden
+        for parameter in method.model.parameters():
+            parameter.add_(
+                0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+            )
+    index = stream.index("train", range(task.new.stop))
+    parts = [stream.batch("train", part) for part in index.split(5)]
+    return method, task, method.stages(task)[0], stream.batch("train", index.flip(0)[1:]), parts
+
+
+def losses_and_gradients(method: Expansion, batch: Batch, task: Task, stage: Any) -> dict[str, torch.Tensor]:
+    method.zero_grad(set_to_none=True)
+    losses = method.losses(batch, task, stage)
+    torch.stack(list(losses.values())).sum().backward()
+    return losses | {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("style", tiny.STYLES, ids=tiny.names)
+@pytest.mark.parametrize("name", ["dne", "ia", "sta", "progressive"])
+def test_what_frozen_experts_offer_is_what_they_compute(name: str, style: dict[str, Any]) -> None:
+    """Stage 1 without augmentation runs the newest expert alone; losses and gradients are those of the whole."""
+    method, task, stage, batch, parts = second_task(name, style)
+    with torch.no_grad():
+        method.eval().prepare(task, stage, iter(parts))
+    method.train()
+    banks: list[int] = []
+    step = method.model.step
+    method.model.step = lambda bank, *rest: banks.extend(bank.numbers) or step(bank, *rest)  # type: ignore[method-assign]
+    kept = losses_and_gradients(method, batch, task, stage)
+    assert set(banks) == {3}
+    augmented = dataclasses.replace(stage, recipe=dataclasses.replace(stage.recipe, augment=("crop",)))
+    method.prepare(task, augmented, iter([]))
+    computed = losses_and_gradients(method, batch, task, augmented)
+    assert set(banks) == {1, 2, 3}
+    assert kept.keys() == computed.keys()
+    assert all(tiny.difference(kept[key], computed[key]) < 1e-5 for key in kept)
+
+
+def test_a_stems_patches_are_kept_too() -> None:
+    changes = {"network.depth": 2, "network.heads": [1, 1], "learn.augment": [], "network.stem": "conv"}
+    asked = presets.resolve("cifar100-small", changes, method="dne")
+    method, _, task = bench.grown(asked, 2, "cpu")
+    images, labels = bench.images_of(method, 6, "cpu")
+    batch, stage = Batch(images, labels, torch.arange(6)), method.stages(task)[0]
+    with torch.no_grad():
+        method.eval().prepare(task, stage, iter([batch]))
+    method.train()
+    assert method.model.stem is not None
+    stems: list[int] = []
+    method.model.stem.register_forward_hook(lambda *_: stems.append(1))
+    kept = losses_and_gradients(method, batch, task, stage)
+    assert not stems
+    method._offered = None
+    computed = losses_and_gradients(method, batch, task, stage)
+    assert stems and all(torch.allclose(kept[key], computed[key], 1e-5, 1e-7) for key in kept)
+
+
+def test_frozen_experts_run_where_they_do_not_fit_are_hooked_or_thawed(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, task, stage, batch, parts = second_task("dne", tiny.AUTHORS)
+    calls: list[int] = []
+    step = method.model.step
+    method.model.step = lambda bank, *rest: calls.extend(bank.numbers) or step(bank, *rest)  # type: ignore[method-assign]
+
+    def run() -> set[int]:
+        calls.clear()
+        losses_and_gradients(method, batch, task, stage)
+        return set(calls)
+
+    def prepare() -> None:
+        with torch.no_grad():
+            method.eval().prepare(task, stage, iter(parts))
+        method.train()
+
+    prepare()
+    assert run() == {3}
+    handle = method.model.blocks[0].task1.weights.register_forward_hook(lambda *_: None)  # type: ignore[union-attr]
+    assert run() == {1, 2, 3}
+    handle.remove()
+    assert run() == {3}
+    method.model.experts[0].requires_grad_(True)
+    assert run() == {1, 2, 3}
+    method.model.experts[0].requires_grad_(False)
+    monkeypatch.setattr("dne_lab.methods.expansion.KEPT_BYTES", 1000)
+    prepare()
+    assert run() == {1, 2, 3}

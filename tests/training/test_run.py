@@ -141,7 +141,7 @@ def test_a_run_whose_products_are_onednns_goes_on_exactly(tmp_path: Path, monkey
         monkeypatch.setattr(products, name, value)
     monkeypatch.setattr(products, "choose", lambda: products.ALL)
     small = {
-        "learn": {"epochs": 1, "batch": 8},
+        "learn": {"epochs": 1, "batch": 8, "augment": []},
         "tune": {"epochs": 1},
         "network": {"patch": 2, "depth": 2, "heads": [2, 1], "head_width": 8},
     }
