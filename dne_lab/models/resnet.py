@@ -37,6 +37,9 @@ PLANS = {
 }
 
 
+MOST_BYTES = 2**40  # of one convolution
+
+
 class Maps(NamedTuple):
     """``features`` (B, d), pooled, and ``maps``, the last (B, C, H, W) of each stage before its ReLU."""
 
@@ -128,6 +131,12 @@ class ResNet(ImageModel):
         channels = plan.width if width is None else width
         if channels < 1:
             raise LabError(f"width = {channels}: a network needs at least one channel.")
+        widest = channels * 2 ** (len(plan.blocks) - 1)
+        if 4 * 9 * widest**2 > MOST_BYTES:  # said before the first, smaller ones have filled the memory
+            raise LabError(
+                f"width = {channels}: one 3 x 3 convolution of {widest} channels is {36 * widest**2 / 1e12:.0f} TB, "
+                "which does not fit into memory: take a smaller one."
+            )
         self.name, self.plan, self.first_width, self.final_relu = name, plan, channels, final_relu
         kernel, stride = (7, 2) if plan.large else (3, 1)
         self.conv1 = nn.Conv2d(shape[0], channels, kernel, stride, kernel // 2, bias=False)
