@@ -13,6 +13,7 @@ from torch import Tensor
 
 Key = tuple[int | str, ...]
 
+_ahead: list["_Images"] = []  # the images of the epoch being trained on
 _active: list[tuple[Key, Tensor]] = []  # the batch being trained on: its key and its image numbers
 
 
@@ -59,10 +60,54 @@ def uniform(key: Key, index: Tensor, count: int) -> Tensor:
     Returns:
         (B, count) float32 in [0, 1) on the device of ``index``, the same on every device.
     """
+    for images in _ahead[-1:]:
+        places = images.places(index)
+        if places is not None:
+            return images.drawn(key, count)[places]
+    return _draw(key, index, count)
+
+
+def _draw(key: Key, index: Tensor, count: int) -> Tensor:
     columns = torch.arange(count, device=index.device, dtype=torch.int64)
     row = _mix(index.to(torch.int64) ^ integer(*key))
     bits = _mix(row[:, None] + columns * 2654435769)
     return ((bits >> 40) & ((1 << 24) - 1)).to(torch.float32) / (1 << 24)
+
+
+class _Images:
+    """Images of which `ahead` draws: their sorted numbers, and what was drawn for all of them."""
+
+    def __init__(self, index: Tensor) -> None:
+        self.numbers = index.unique()
+        self._drawn: dict[tuple[Key, int], Tensor] = {}
+        self._last: tuple[Tensor, Tensor | None] | None = None  # one batch is asked for many times in a row
+
+    def drawn(self, key: Key, count: int) -> Tensor:
+        """Numbers for all images, (n, count)."""
+        if (key, count) not in self._drawn:
+            self._drawn[key, count] = _draw(key, self.numbers, count)
+        return self._drawn[key, count]
+
+    def places(self, index: Tensor) -> Tensor | None:
+        """Where the images of a batch stand among all; None if one of them does not, or they are on a GPU."""
+        if self._last is None or self._last[0] is not index:
+            places = None
+            if index.device == self.numbers.device and len(self.numbers):
+                places = torch.searchsorted(self.numbers, index).clamp_max(len(self.numbers) - 1)
+            known = places is not None and bool((self.numbers[places] == index).all())
+            self._last = index, places if known else None
+        return self._last[1]
+
+
+@contextlib.contextmanager
+def ahead(index: Tensor) -> Iterator[None]:
+    """Inside, numbers are drawn for all images ``index`` (n,) when the first batch of them asks: the same numbers by
+    fewer operations, where keys do not hold the step."""
+    _ahead.append(_Images(index))
+    try:
+        yield
+    finally:
+        _ahead.pop()
 
 
 @contextlib.contextmanager

@@ -115,3 +115,32 @@ def test_layers_draw_one_number_an_image_of_the_batch_being_trained_on():
     with pytest.raises(ValueError, match="stop"), chance.batch((0,), index):
         raise ValueError("stop")
     assert len(chance.for_batch("block 1", like, 3)) == 3 and chance._active == []
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_numbers_drawn_ahead_are_those_drawn_a_batch_at_a_time(count: int) -> None:
+    images = torch.tensor([7, 3, 2**40, 3, 11, 0])
+    batches = [images[[4, 0, 2]], images[[1, 3, 5]], images[:0]]
+    keys: list[chance.Key] = [(0, "augment", 1), (0, "augment", 2)]
+    plain = [chance.uniform(key, batch, count) for key in keys for batch in batches]
+    with chance.ahead(images):
+        drawn = [chance.uniform(key, batch, count) for key in keys for batch in batches]
+        with chance.ahead(images[:1]):
+            inner = chance.uniform(keys[0], batches[0], count)  # images that nobody announced
+    assert all(torch.equal(a, b) for a, b in zip(plain, drawn, strict=True))
+    assert torch.equal(inner, plain[0])
+
+
+def test_an_epoch_draws_once_for_each_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    draw = chance._draw
+    monkeypatch.setattr(chance, "_draw", lambda key, index, count: drawn.append(len(index)) or draw(key, index, count))
+    images = torch.arange(10, 30)
+    with chance.ahead(images):
+        for part in images.flip(0).split(6):
+            with chance.batch((0, "depth"), part):
+                chance.for_batch("block 1", torch.zeros(1), len(part))
+            chance.uniform((0, "augment"), part, 2)
+    assert drawn == [20, 20]
+    chance.uniform((0, "augment"), images, 2)
+    assert drawn == [20, 20, 20]

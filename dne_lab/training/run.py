@@ -106,10 +106,11 @@ class Run(Handle):
             where = (task.number, stage.name, self.cursor.epoch)
             order = chance.permutation(len(index), self.config.seed, "order", *where)
             parts = (index[order] if stage.shuffle else index).split(stage.recipe.batch)
-            while self.cursor.step < steps:
-                rate = stage.recipe.rate(self.cursor.epoch + self.cursor.step / steps)
-                self._step(task, stage, parts[self.cursor.step], where, rate)
-                self._pause()
+            with chance.ahead(index):
+                while self.cursor.step < steps:
+                    rate = stage.recipe.rate(self.cursor.epoch + self.cursor.step / steps)
+                    self._step(task, stage, parts[self.cursor.step], where, rate)
+                    self._pause()
             self._end_epoch(where, rate=stage.recipe.rate(self.cursor.epoch + (steps - 1) / steps))
         with self.changing():  # torn weights are not gone on from
             saving.check_weights(self)
