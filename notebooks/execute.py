@@ -39,7 +39,8 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PLOTLY_RENDERER": "plotly_mimetype", "COLUMNS": "120"}
+# Figures are kept as PNG and text, which GitHub and nbconvert show; a kernel of JupyterLab's own sends plotly's form.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "DNE_LAB_FIGURES": "static", "COLUMNS": "120"}
 
 
 def notebooks(folder: Path = FOLDER) -> list[Path]:
@@ -77,9 +78,8 @@ def execute(notebook: Any, folder: Path) -> tuple[Any, Spent]:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:
         cell.outputs, cell.execution_count = [], None
-    os.environ.update(ENVIRONMENT)
     paths = [str(FOLDER.parent), str(FOLDER), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, paths)))
+    found = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, paths)))}
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "measured.jsonl"
         line = f"import instrument; instrument.install(get_ipython(), {str(file)!r}); del instrument"
@@ -88,7 +88,7 @@ def execute(notebook: Any, folder: Path) -> tuple[Any, Spent]:
             extra_arguments=[f"--IPKernelApp.exec_lines={line}"], resources={"metadata": {"path": str(folder)}},
         )  # fmt: skip
         start = time.monotonic()
-        client.execute()
+        client.execute(env={**os.environ, **ENVIRONMENT, **found})
         wall = time.monotonic() - start
         measured = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     ran = [cell for cell in code if cell.source.strip()]

@@ -1,10 +1,9 @@
 """What is lost without attention, as figures: by group of attention, and connection by connection."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dne_lab.analysis.ablation_record import EVERYTHING, FIRST, AblationRecord
 from dne_lab.analysis.ablation_tables import group_table, settings, sweep_table
@@ -14,16 +13,20 @@ from dne_lab.analysis.sweep import Sweep
 from dne_lab.errors import LabError
 from dne_lab.measure.groups import TITLES
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Points, around, one
+from dne_lab.plots.matrices import grid, inches
 from dne_lab.plots.series import PAPER_DATASETS
-from dne_lab.plots.style import style
+from dne_lab.plots.style import INK, Style, style
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 HOW_WORDS = {"mean": "replaced by its mean", "zero": "set to zero", "mask": "removed, the rest renormalised"}
-# The mark of each way of removing: matplotlib's and plotly's, and whether it is filled.
-HOW_MARKS = {"mean": ("o", "circle", True), "zero": ("s", "square-open", False), "mask": ("x", "x-thin-open", False)}
+HOW_LOOKS = {  # the mark of each way of removing, and whether it is filled
+    "mean": (Style(INK, "o", "circle"), True),
+    "zero": (Style(INK, "s", "square"), False),
+    "mask": (Style(INK, "x", "x-thin"), True),
+}
 READS_WORDS = {
     OTHERS: "all that is read of other experts",
     FIRST: "what is read of expert 1",
@@ -31,8 +34,6 @@ READS_WORDS = {
     EVERYTHING: "all of it",
 }
 ANNOTATED = 8  # experts up to which matrices carry their numbers
-# Blue gains, white nothing, red losses: told apart under every common colour blindness.
-COLOURS = "RdBu_r"
 
 
 def drawings(found: Iterable[AblationRecord]) -> dict[str, Figure]:
@@ -57,11 +58,9 @@ def ablation_groups(found: Iterable[AblationRecord]) -> Figure:
     """
     members = _one(found)
     table = group_table(members)
-    rows = len(_places(table))
-    return Figure(
-        "ablation_groups", f"Attention of experts 2, 3, ... removed\n{_scale(members, True)}", table,
-        [m.run for m in members], _groups_axes, _groups_plotly, (9.2, 2.2 + 0.3 * rows),
-    )  # fmt: skip
+    heading = f"Attention of experts 2, 3, ... removed\n{_scale(members, True)}"
+    size = (8.4, 1.9 + 0.36 * len(_places(table)))
+    return Figure("ablation_groups", heading, table, [m.run for m in members], _groups, size)
 
 
 def ablation_matrix(found: Iterable[AblationRecord]) -> Figure:
@@ -78,7 +77,7 @@ def ablation_matrix(found: Iterable[AblationRecord]) -> Figure:
     title = TITLES.get(members[0].method, members[0].method)
     heading = f"{title}: accuracy lost (points) without a connection\n{_ways(members)}{_scale(members, False)}"
     runs = [m.run for m in members]
-    return Figure("ablation_matrix", heading, table, runs, _matrix_axes, _matrix_plotly, _size(table))
+    return Figure("ablation_matrix", heading, table, runs, _matrix, _size(table))
 
 
 def sweep_figure(sweep: Sweep) -> Figure:
@@ -89,7 +88,7 @@ def sweep_figure(sweep: Sweep) -> Figure:
     table = sweep.table()
     heading = "Accuracy lost (points) without a connection\n"
     heading += f"{HOW_WORDS[sweep.how]} ({sweep.how}), {sweep.images:,} images"
-    return Figure("ablation_sweep", heading, table, [], _matrix_axes, _matrix_plotly, _size(table))
+    return Figure("ablation_sweep", heading, table, [], _matrix, _size(table))
 
 
 def _one(found: Iterable[AblationRecord]) -> list[AblationRecord]:
@@ -128,153 +127,74 @@ def _places(table: "pd.DataFrame") -> list[tuple[str, str, str]]:
     return sorted(found, key=lambda place: known.index(place[0]))
 
 
-def _later(table: "pd.DataFrame", how: str, method: str) -> "pd.DataFrame":
-    return table[(table["experts"] == "later") & (table["how"] == how) & (table["method"] == method)]
-
-
 def _name(table: "pd.DataFrame", place: tuple[str, str, str]) -> str:
     method, kind, removed = place
     rows = table[(table["method"] == method) & (table["kind"] == kind) & (table["removed"] == removed)]
     what = READS_WORDS.get(removed, removed)
-    return f"{TITLES.get(method, method)}, {kind}: {what} ({rows['mass %'].iloc[0]:.0f}% of the attention)"
+    return f"{TITLES.get(method, method)}, {kind}: {what}\n({rows['mass %'].iloc[0]:.0f}% of the attention)"
 
 
-def _groups_axes(axes: "Axes", table: "pd.DataFrame") -> None:
-    places = _places(table)
+def _groups(table: "pd.DataFrame") -> Drawing:
+    """A row a group of attention, the ways of removing it side by side."""
+    places, later = _places(table), table[table["experts"] == "later"]
     hows = [how for how in HOW if how in set(table["how"])]
+    marks: list[Mark] = [Level("nothing lost", 0.0, dash="-", upright=True, listed=False)]
     for number, how in enumerate(hows):
-        mark, _, filled = HOW_MARKS[how]
-        shift = 0.22 * (number - (len(hows) - 1) / 2)
+        look, filled = HOW_LOOKS[how]
+        marks.append(Points(f"{how}: {HOW_WORDS[how]}", [], [], look, filled=filled))
         for method in dict.fromkeys(place[0] for place in places):
-            rows = _later(table, how, method)
-            colour = style(method).colour
-            heights = [
-                places.index(where) + shift for where in zip(rows["method"], rows["kind"], rows["removed"], strict=True)
-            ]
-            axes.errorbar(
-                rows["loss"], heights, xerr=rows["+-"], color=colour, marker=mark, linestyle="none", capsize=2,
-                linewidth=1.2, markersize=5, markerfacecolor=colour if filled else "white",
-            )  # fmt: skip
-        axes.plot([], [], color="#333333", marker=mark, linestyle="none", label=f"{how}: {HOW_WORDS[how]}",
-                  markerfacecolor="#333333" if filled else "white")  # fmt: skip
-    axes.axvline(0, color="#555555", linewidth=0.8)
-    axes.set_yticks(range(len(places)), [_name(table, place) for place in places], fontsize=8)
-    axes.set_ylim(len(places) - 0.5, -0.5)
-    axes.set_xlabel("accuracy lost (percentage points)")
-    below = -0.6 / (0.3 * len(places) + 0.5)  # about 0.6 inch under the axes
-    axes.legend(loc="upper center", bbox_to_anchor=(0.3, below), ncol=len(hows), fontsize=8, frameon=False)
-
-
-def _groups_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    places = _places(table)
-    for how in (how for how in HOW if how in set(table["how"])):
-        for method in dict.fromkeys(place[0] for place in places):
-            rows = _later(table, how, method)
+            rows = later[(later["how"] == how) & (later["method"] == method)]
             where = zip(rows["method"], rows["kind"], rows["removed"], strict=True)
-            figure.add_scatter(
-                x=[float(v) for v in rows["loss"]],
-                y=[_name(table, place) for place in where],
-                error_x={"type": "data", "array": [float(v) for v in rows["+-"]], "thickness": 1},
-                name=f"{TITLES.get(method, method)}, {how}: {HOW_WORDS[how]}",
-                mode="markers",
-                marker={"color": style(method).colour, "symbol": HOW_MARKS[how][1], "size": 8},
-            )
-    figure.update_layout(xaxis_title="accuracy lost (percentage points)", legend={"orientation": "h", "y": -0.15})
-    order = [_name(table, place) for place in places]
-    figure.update_yaxes(categoryorder="array", categoryarray=order, autorange="reversed", automargin=True)
+            y = [places.index(place) + 0.22 * (number - (len(hows) - 1) / 2) for place in where]
+            notes = [f"{'one seed' if seeds == 1 else f'{seeds} seeds'}, {images:,} images"
+                     for seeds, images in zip(rows["seeds"], rows["images"], strict=True)]  # fmt: skip
+            name, colour = f"{TITLES.get(method, method)}, {how}: {HOW_WORDS[how]}", style(method).colour
+            loss = rows["loss"].tolist()
+            more = {"filled": filled, "notes": notes, "listed": False, **around(loss, rows["+-"])}
+            marks.append(Points(name, loss, y, look._replace(colour=colour), across=True, **more))
+    y_axis = Axis("", "category", tuple(_name(table, place) for place in places), reverse=True)
+    return one(marks, Axis("accuracy lost (percentage points)"), y_axis)
 
 
 # Connections -------------------------------------------------------------------------------------------------------
 
-Block = tuple[str, int, int]  # name, first row, first column
 
-
-def _mosaic(table: "pd.DataFrame") -> tuple[NDArray[Any], list[Block], list[int], list[int]]:
-    """All matrices in one, in rows as long as a kind has layers, with a gap between them; NaN is no connection. Of
-    several ways of removing, their matrices of the last place (all kinds and layers, if there are several) in one row.
-
-    Also the blocks, the experts that read and those that are read.
-    """
-    readers, sources = sorted(table["expert"].unique()), sorted(table["reads"].unique())
-    places = list(dict.fromkeys(zip(table["kind"], table["layer"], strict=True)))
+def _parts(table: "pd.DataFrame") -> tuple[list[tuple[str, "pd.DataFrame"]], int]:
+    """The matrices with their rows, and how many stand side by side: one a kind and layer, or of several ways of
+    removing one each over all kinds and layers."""
     hows = [how for how in HOW if "how" in table and how in set(table["how"])]
-    parts: list[tuple[str, Any]] = []
+    places = list(dict.fromkeys(zip(table["kind"], table["layer"], strict=True)))
     if len(hows) > 1:
-        side = len(hows)
         last = (table["kind"] == places[-1][0]) & (table["layer"] == places[-1][1])
-        parts = [(how, table[last & (table["how"] == how)]) for how in hows]
-    else:
-        kinds = [kind for kind, _ in places]
-        side = max(kinds.count(kind) for kind in kinds)
-        for kind, layer in places:
-            name = "all kinds and layers" if kind == "all" else f"{kind}, layer {layer}"
-            parts.append((name, table[(table["kind"] == kind) & (table["layer"] == layer)]))
-    high, wide = len(readers) + 2, len(sources) + 1
-    whole = np.full((high * -(-len(parts) // side) - 2, wide * side - 1), np.nan)
-    blocks: list[Block] = []
-    for number, (name, rows) in enumerate(parts):
-        top, left = high * (number // side), wide * (number % side)
-        blocks.append((name, top, left))
-        for reader, source, loss in zip(rows["expert"], rows["reads"], rows["loss"], strict=True):
-            whole[top + readers.index(reader), left + sources.index(source)] = loss
-    return whole, blocks, readers, sources
+        return [(how, table[last & (table["how"] == how)]) for how in hows], len(hows)
+    kinds = [kind for kind, _ in places]
+    found = []
+    for kind, layer in places:
+        name = "all kinds and layers" if kind == "all" else f"{kind}, layer {layer}"
+        found.append((name, table[(table["kind"] == kind) & (table["layer"] == layer)]))
+    return found, max(kinds.count(kind) for kind in kinds)
 
 
 def _size(table: "pd.DataFrame") -> tuple[float, float]:
-    """Inches for the matrices of a table."""
-    height, width = _mosaic(table)[0].shape
-    ways = table["how"].nunique() if "how" in table else 1
-    return 2.0 + 0.36 * width, 1.6 + 0.36 * height + 0.3 * (ways - 1)
+    parts, across = _parts(table)
+    return inches(len(parts), table["expert"].nunique(), table["reads"].nunique(), across)
 
 
-def _matrix_axes(axes: "Axes", table: "pd.DataFrame") -> None:
-    whole, blocks, readers, sources = _mosaic(table)
-    largest = float(np.nanmax(np.abs(whole))) or 1.0
-    image = axes.imshow(whole, cmap=COLOURS, vmin=-largest, vmax=largest)
-    if len(sources) <= ANNOTATED:
-        for (i, j), value in np.ndenumerate(whole):
-            if value == value:
-                dark = abs(value) > 0.6 * largest
-                axes.text(
-                    j,
-                    i,
-                    f"{round(value, 1) + 0.0:.1f}",
-                    ha="center",
-                    va="center",
-                    fontsize=6,
-                    color="white" if dark else "black",
-                )
-    for name, row, column in blocks:
-        axes.text(column - 0.4, row - 0.65, name, ha="left", va="bottom", fontsize=8)
-        for place, source in enumerate(sources):
-            axes.text(column + place, row + len(readers) - 0.4, str(source), ha="center", va="top", fontsize=6)
-    firsts = sorted({row for _, row, _ in blocks})
-    axes.set_yticks([row + i for row in firsts for i in range(len(readers))], [*map(str, readers)] * len(firsts))
-    axes.set_xticks([])
-    axes.tick_params(length=0, labelsize=7)
-    axes.spines[:].set_visible(False)
-    axes.grid(visible=False)
-    axes.set_ylim(whole.shape[0] + 0.4, -1.6)
-    axes.set_xlabel("expert that is read")
-    axes.set_ylabel("expert that reads")
-    assert axes.figure is not None
-    axes.figure.colorbar(image, ax=axes, label="accuracy lost (points)", shrink=0.8)
-
-
-def _matrix_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    whole, blocks, readers, sources = _mosaic(table)
-    largest = float(np.nanmax(np.abs(whole))) or 1.0
-    words = [["" for _ in row] for row in whole]
-    for name, top, left in blocks:
-        for i, reader in enumerate(readers):
-            for j, source in enumerate(sources):
-                words[top + i][left + j] = f"{name}: expert {reader} reads expert {source}"
-    figure.add_heatmap(
-        z=[[None if value != value else float(value) for value in row] for row in whole],
-        text=words, hovertemplate="%{text}<br>%{z:.2f} points<extra></extra>",
-        colorscale="RdBu", reversescale=True, zmid=0, zmin=-largest, zmax=largest, colorbar={"title": "points"},
-    )  # fmt: skip
-    for name, top, left in blocks:
-        figure.add_annotation(x=left - 0.5, y=top - 0.6, text=name, showarrow=False, xanchor="left", yanchor="bottom")
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False, autorange="reversed")
+def _matrix(table: "pd.DataFrame") -> Drawing:
+    """Blue gains, white nothing, red losses: told apart under every common colour blindness."""
+    readers, sources = sorted(table["expert"].unique().tolist()), sorted(table["reads"].unique().tolist())
+    parts, across = _parts(table)
+    panels = []
+    for name, rows in parts:
+        values = np.full((len(readers), len(sources)), np.nan)
+        notes = {}
+        for reader, source, loss in zip(rows["expert"], rows["reads"], rows["loss"], strict=True):
+            at = readers.index(reader), sources.index(source)
+            values[at] = loss
+            notes[at] = f"{name}: expert {reader} reads expert {source}"
+        panels.append((name, values, notes))
+    largest = max(float(np.nanmax(np.abs(values))) for _, values, _ in panels) or 1.0
+    names = [*map(str, readers)], [*map(str, sources)]
+    titles = ("expert that is read", "expert that reads")
+    return grid(panels, *names, titles, "accuracy lost (points)", (-largest, largest), across=across, scale="rdbu_r",
+                digits=1, annotated=ANNOTATED)  # fmt: skip

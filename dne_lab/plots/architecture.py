@@ -3,14 +3,14 @@
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dne_lab.analysis.connections import STEPS, connections
 from dne_lab.errors import LabError
 from dne_lab.measure.groups import TITLES
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.style import STYLES
+from dne_lab.plots.style import INK, STYLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 MOST_HEADS = 24  # with more of them, a column is an expert
 PATCHES = 3  # drawn of each head
-FROZEN, TRAINS = "#e3e3e3", "#303030"
 # A kind of connection has the colour of the variant whose idea it is.
 COLOURS = {
     "spatial": STYLES["ia"].colour,
@@ -94,11 +93,9 @@ def figure_2(network: ExpandableViT, layer: int = 0) -> Figure:
     title += f"{network.grid[0] * network.grid[1]} patches drawn; "
     title += "dark: trains, light: frozen" if (table["state"] == "trains").any() else "finished: all experts are frozen"
     plan = layout(table, layer)
-    size = (min(13.0, max(6.4, 1.6 + 0.26 * plan.width)), 1.6 + 0.85 * len(plan.levels))
-    figure_name = f"figure_2_{network.variant.name}"
-    on_axes = functools.partial(_axes, layer=layer)
-    on_plotly = functools.partial(_plotly, layer=layer)
-    return Figure(figure_name, title, table, [], on_axes, on_plotly, size)
+    size = (max(6.4, 1.6 + 0.26 * plan.width), 1.6 + 0.85 * len(plan.levels))
+    draw = functools.partial(_draw, layer=layer)
+    return Figure(f"figure_2_{network.variant.name}", title, table, [], picture=draw, size=size)
 
 
 def heads_text(heads: Sequence[int]) -> str:
@@ -175,7 +172,7 @@ def _reads_others(rows: "pd.DataFrame", kind: str, reader: int) -> bool:
 # The drawings -----------------------------------------------------------------------------------------------------
 
 
-def _axes(axes: "Axes", table: "pd.DataFrame", layer: int) -> None:
+def _draw(axes: "Axes", table: "pd.DataFrame", layer: int) -> None:
     from matplotlib.lines import Line2D
 
     plan = layout(table, layer)
@@ -185,9 +182,9 @@ def _axes(axes: "Axes", table: "pd.DataFrame", layer: int) -> None:
             axes.plot(link.x, link.y, color=COLOURS[link.kind], linewidth=0.9 if strong else 0.6,
                       alpha=(0.85 if between else 0.6) if strong else 0.32, zorder=2 + strong,
                       solid_capstyle="round")  # fmt: skip
-    for trains, face in ((False, FROZEN), (True, TRAINS)):
+    for trains, face in ((False, "#d0d0d0"), (True, INK)):
         dots = [n for n in plan.nodes if n.trains == trains]
-        axes.scatter([n.x for n in dots], [n.y for n in dots], s=26, marker="s", facecolor=face, edgecolor=TRAINS,
+        axes.scatter([n.x for n in dots], [n.y for n in dots], s=26, marker="s", facecolor=face, edgecolor=INK,
                      linewidth=0.6, zorder=5)  # fmt: skip
     for middle, caption in plan.experts.values():
         axes.text(middle, -0.28, caption, ha="center", va="top", fontsize=8)
@@ -203,35 +200,3 @@ def _axes(axes: "Axes", table: "pd.DataFrame", layer: int) -> None:
     named = {NAMES[link.kind]: COLOURS[link.kind] for link in plan.links}
     keys = [Line2D([], [], color=colour, label=name) for name, colour in named.items()]
     axes.legend(handles=keys, loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _plotly(figure: Any, table: "pd.DataFrame", layer: int) -> None:
-    plan = layout(table, layer)
-    for kind in dict.fromkeys(link.kind for link in plan.links):
-        for strong in (False, True):
-            mine = [link for link in plan.links if (link.kind, link.strong) == (kind, strong)]
-            if mine:
-                figure.add_scatter(
-                    x=[value for link in mine for value in (*link.x, None)],
-                    y=[value for link in mine for value in (*link.y, None)],
-                    mode="lines",
-                    name=NAMES[kind] + ("" if strong else ", other experts"),
-                    line={"color": COLOURS[kind], "width": 1.4 if strong else 0.7},
-                    opacity=0.8 if strong else 0.3,
-                    hoverinfo="skip",
-                )
-    figure.add_scatter(
-        x=[node.x for node in plan.nodes],
-        y=[node.y for node in plan.nodes],
-        text=[f"expert {n.expert}, {'trains' if n.trains else 'frozen'}" for n in plan.nodes],
-        mode="markers",
-        name="tokens",
-        marker={"symbol": "square", "size": 8, "color": [TRAINS if n.trains else FROZEN for n in plan.nodes],
-                "line": {"width": 1, "color": TRAINS}},
-    )  # fmt: skip
-    experts = plan.experts.values()
-    axis = {"showgrid": False, "zeroline": False}
-    figure.update_layout(
-        xaxis={**axis, "tickvals": [m for m, _ in experts], "ticktext": [c.replace("\n", ", ") for _, c in experts]},
-        yaxis={**axis, "tickvals": list(range(len(plan.levels))), "ticktext": plan.levels},
-    )

@@ -18,6 +18,7 @@ from dne_lab.plots.attention_layers import fragmentation
 from dne_lab.plots.attention_settings import estimate, scale_of, settings
 from dne_lab.plots.attention_training import along_training, attention_at_start, attention_by_task
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.matrices import inches
 
 REFERENCES = ("uniform %", "keys", "uniform mass %")
 KEYS, MASS = "effective keys", "mass per connection"
@@ -65,7 +66,7 @@ def attention_groups(found: Iterable[Decomposition]) -> Figure:
     heading += scale_of([member for members in made.values() for member in members])
     size = (2.4 + 1.1 * frame["series"].nunique(), 4.0)
     ids = [member.run for members in made.values() for member in members]
-    return Figure("attention_groups", heading, frame, ids, drawn.groups_axes, drawn.groups_plotly, size)
+    return Figure("attention_groups", heading, frame, ids, drawn.group_bars, size)
 
 
 def expert_flow(member: Decomposition) -> Figure:
@@ -86,12 +87,11 @@ def expert_flow(member: Decomposition) -> Figure:
     both = zip(table["reads"], table["expert"], strict=True)
     table["uniform %"] = [100 * heads[read - 1] / heads[:reader].sum() for read, reader in both]
     table = table.sort_values(["kind", "layer", "expert", "reads"]).reset_index(drop=True)
-    blocks = len(table[["kind", "layer"]].drop_duplicates())
-    side = len(names)
     heading = f"Who reads whom: {TITLES.get(member.method, member.method)}, {scale_of([member])}, seed {member.seed}\n"
     heading += "share of the attention of the expert of a row, percent"
-    size = (min(14.0, 1.6 + 0.34 * blocks * (side + 1)), 1.3 + 0.34 * side)
-    return Figure(f"expert_flow_{member.run}", heading, table, [member.run], drawn.flow_axes, drawn.flow_plotly, size)
+    places = table[["kind", "layer"]].drop_duplicates()
+    size = inches(len(places), len(names) - 1, len(names), int(places["kind"].value_counts().max()))
+    return Figure(f"expert_flow_{member.run}", heading, table, [member.run], drawn.flow, size)
 
 
 def drawings(found: Sequence[Decomposition]) -> dict[str, Figure]:

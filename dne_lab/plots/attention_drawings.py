@@ -1,105 +1,107 @@
-"""How the figures of `attention` are drawn, on matplotlib axes and as plotly figures."""
+"""What the figures of `attention` draw: marks."""
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED
 from dne_lab.analysis.labelling import GROUPS as LABELS
-from dne_lab.plots.style import DASHES, GROUP_WORDS, GROUPS, style
+from dne_lab.plots.marks import Axis, Bars, Drawing, Level, Mark, Points, around, one
+from dne_lab.plots.matrices import grid
+from dne_lab.plots.style import DASHES, GROUP_WORDS, GROUPS, INK, Style, style
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 PAPER, SAME_PATCH, DIFFERENT_PATCH = "paper", "same patch", "different patch"
-START = {"content": ("o", "#56b4e9"), "position": ("s", "#e69f00"), "attention": ("D", "#0072b2")}  # marker, colour
+START = {
+    "content": Style("#56b4e9", "o", "circle"),
+    "position": Style("#e69f00", "s", "square"),
+    "attention": Style("#0072b2", "D", "diamond"),
+}
+UNIFORM, PRINTED = Style(INK, "|", "line-ns"), Style("#d55e00", "x", "x-thin")
+MOMENTS = {INITIAL: "untrained", TRAINED: "trained", SHUFFLED: "trained, other experts\nsee another picture"}
+RATIO = "same-patch share / uniform share"
 
 
-def groups_axes(axes: "Axes", table: "pd.DataFrame") -> None:
-    """Stacked bars of the four groups, uniform attention beside each."""
+def group_bars(table: "pd.DataFrame") -> Drawing:
+    """Stacked bars of the four groups, a pale one of uniform attention beside each; hatched: as the paper prints."""
     names = list(table["series"].unique())
-    for place, name in enumerate(names):
-        rows = table[table["series"] == name].set_index("group")
-        printed = rows["preset"].iloc[0] == PAPER
-        base = under = 0.0
-        for group in (SAME_PATCH, DIFFERENT_PATCH) if printed else LABELS:
-            share, uniform = float(rows.loc[group, "share %"]), float(rows.loc[group, "uniform %"])
-            colour = GROUPS["SPSH" if group == SAME_PATCH else "DPSH"] if printed else GROUPS[group]
-            hatch: dict[str, Any] = {"hatch": "///", "edgecolor": "white", "linewidth": 0} if printed else {}
-            axes.bar(place - (0 if printed else 0.12), share, 0.5, bottom=base, color=colour, **hatch)
-            if not printed:
-                axes.bar(place + 0.3, uniform, 0.24, bottom=under, color=colour, alpha=0.45)
-            base, under = base + share, under + uniform
-        same = rows.loc[SAME_PATCH]
-        if not printed:
-            bars = [[same["share %"] - same["low"]], [same["high"] - same["share %"]]]
-            axes.errorbar(place - 0.12, same["share %"], yerr=bars, color="black", capsize=3, linewidth=1.2)
-        at = max(same["share %"], same["high"] if same["high"] == same["high"] else 0)
-        middle = place - (0 if printed else 0.12)
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85}
-        axes.text(middle, at + 2.5, f"{same['share %']:.1f}", ha="center", va="bottom", fontsize=8, bbox=box)
-    for group in LABELS:
-        axes.bar(0, 0, color=GROUPS[group], label=f"{group}: {GROUP_WORDS[group]}")
-    axes.bar(0, 0, color=GROUPS["SPSH"], hatch="///", edgecolor="white", linewidth=0, label="same patch, as printed")
-    axes.bar(
-        0, 0, color=GROUPS["DPSH"], hatch="///", edgecolor="white", linewidth=0, label="different patch, as printed"
-    )
-    axes.set_xticks(range(len(names)), [name.replace(", ", "\n", 1) for name in names])
-    axes.tick_params(axis="x", labelsize=8)
-    axes.set_ylim(0, 100)
-    axes.set_ylabel("share of the attention (%)")
-    axes.grid(visible=False, axis="x")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-
-
-def groups_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    """Stacked bars of the four groups."""
-    for group in (*LABELS, DIFFERENT_PATCH, SAME_PATCH):
-        rows = table[table["group"] == group]
-        if group == SAME_PATCH:
-            rows = rows[rows["preset"] == PAPER]
+    marks: list[Mark] = []
+    for group in (*LABELS, SAME_PATCH, DIFFERENT_PATCH):
+        rows = table[(table["group"] == group) & ((table["preset"] == PAPER) == (group not in LABELS))]
         key = {SAME_PATCH: "SPSH", DIFFERENT_PATCH: "DPSH"}.get(group, group)
-        figure.add_bar(
-            x=[name.replace(", ", "<br>", 1) for name in rows["series"]],
-            y=[float(v) for v in rows["share %"]],
-            name=f"{group}, as printed" if group in (SAME_PATCH, DIFFERENT_PATCH) else f"{group}: {GROUP_WORDS[group]}",
-            marker={"color": GROUPS[key], "pattern": {"shape": "/" if group not in LABELS else ""}},
-            customdata=[None if v != v else float(v) for v in rows["uniform %"]],
-            hovertemplate="%{x}: %{y:.2f}% (uniform %{customdata:.2f}%)",
+        places = np.array([names.index(name) for name in rows["series"]], float)
+        printed = group not in LABELS
+        below = [_below(table, name, group) for name in rows["series"]]
+        label = f"{group}, as printed" if printed else f"{group}: {GROUP_WORDS[group]}"
+        uniform = rows["uniform %"].astype(float)
+        notes = (
+            [SOURCE] * len(rows)
+            if printed
+            else [
+                f"uniform attention: {u:.2f}%<br>{_over(row)}"
+                for u, (_, row) in zip(uniform, rows.iterrows(), strict=True)
+            ]
         )
-    figure.update_layout(barmode="stack", yaxis_title="share of the attention (%)")
-
-
-def moments_axes(axes: "Axes", table: "pd.DataFrame") -> None:
-    """Same-patch share in multiples of its uniform value at three moments."""
-    moments = [INITIAL, TRAINED, SHUFFLED]
-    shown = lines(table)
-    for number, (name, rows, look, dash) in enumerate(shown):
-        places = np.array([moments.index(m) for m in rows["moment"]]) + 0.06 * (number - (len(shown) - 1) / 2)
-        axes.errorbar(
-            places, rows["times uniform"].to_numpy(float), yerr=rows["+-"].fillna(0).to_numpy(float), color=look.colour,
-            marker=look.marker, linestyle=dash, capsize=3, label=name, linewidth=1.2,
+        marks.append(
+            Bars(label, list(places - 0.12 * (not printed)), rows["share %"].tolist(), GROUPS[key],
+                 [share for share, _ in below], 0.5, printed, notes=notes)
         )  # fmt: skip
-    axes.axhline(1, color="#555555", linewidth=0.8, linestyle="--", label="uniform attention")
-    axes.set_xticks(range(3), ["untrained", "trained", "trained, other experts\nsee another picture"])
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("same-patch share / uniform share")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        if not printed:
+            marks.append(
+                Bars(f"{group}, uniform attention", list(places + 0.3), uniform.tolist(), GROUPS[key],
+                     [share for _, share in below], 0.24, opacity=0.45, listed=False)
+            )  # fmt: skip
+    same = table[table["group"] == SAME_PATCH]
+    places = np.array([names.index(name) for name in same["series"]]) - 0.12 * (same["preset"] != PAPER).to_numpy()
+    notes = [SOURCE if row["preset"] == PAPER else _over(row) for _, row in same.iterrows()]
+    shares = same["share %"].tolist()
+    ends: dict[str, Any] = {"low": same["low"].tolist(), "high": same["high"].tolist()}
+    dots = Style("#ffffff", "o", "circle")
+    marks.append(Points("same patch", list(places), shares, dots, area=6.0, notes=notes, listed=False, **ends))
+    numbers = dict(zip(same["series"], shares, strict=True))
+    x = Axis("numbers: share of the same patch", "category", tuple(_tick(name, numbers[name]) for name in names))
+    return one(marks, x, Axis("share of the attention (%)", low=0.0, high=100.0))
 
 
-def moments_plotly(figure: Any, table: "pd.DataFrame") -> None:
+def _tick(name: str, share: float) -> str:
+    method, preset = name.split(", ", 1)
+    return "\n".join([method, *textwrap.wrap(preset, 9), f"{share:.1f}%"])
+
+
+SOURCE = "printed in the paper, figure 4"
+
+
+def _below(table: "pd.DataFrame", name: str, group: str) -> tuple[float, float]:
+    """Share and uniform share of the groups that a bar stands on."""
+    stack = (SAME_PATCH, DIFFERENT_PATCH) if group not in LABELS else LABELS
+    rows = table[(table["series"] == name) & table["group"].isin(stack[: stack.index(group)])]
+    return float(rows["share %"].sum()), float(rows["uniform %"].sum())
+
+
+def _over(row: Any) -> str:
+    """How many seeds, or images, are behind a row."""
+    seeds = int(row["seeds"])
+    images = f", {int(row['images']):,} images" if "images" in row and row["images"] == row["images"] else ""
+    return ("one seed" if seeds == 1 else f"{seeds} seeds") + images
+
+
+def moments(table: "pd.DataFrame") -> Drawing:
     """Same-patch share in multiples of its uniform value at three moments."""
-    for name, rows, look, _ in lines(table):
-        figure.add_scatter(
-            x=list(rows["moment"]),
-            y=[float(v) for v in rows["times uniform"]],
-            name=name,
-            mode="lines+markers",
-            line={"color": look.colour},
-            marker={"symbol": look.symbol, "size": 8},
-        )
-    figure.update_layout(yaxis_title="same-patch share / uniform share", yaxis_rangemode="tozero")
+    shown = lines(table)
+    marks: list[Mark] = [Level("uniform attention", 1.0)]
+    for number, (name, rows, look, dash) in enumerate(shown):
+        at = [[*MOMENTS].index(m) + 0.06 * (number - (len(shown) - 1) / 2) for m in rows["moment"]]
+        marks.append(_ratios(name, at, rows, look, dash))
+    x = Axis("", "category", tuple(MOMENTS.values()))
+    return one(marks, x, Axis(RATIO, low=0.0))
+
+
+def _ratios(name: str, x: list[float], rows: "pd.DataFrame", look: Style, dash: str, **more: Any) -> Points:
+    y, notes = rows["times uniform"].tolist(), [_over(row) for _, row in rows.iterrows()]
+    return Points(name, x, y, look, dash, notes=notes, **around(y, rows["+-"]), **more)
 
 
 def lines(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame", Any, str]]:
@@ -111,127 +113,61 @@ def lines(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame", Any, str]]:
     ]
 
 
-def tasks_axes(axes: "Axes", table: "pd.DataFrame") -> None:
+def by_task(table: "pd.DataFrame") -> Drawing:
     """A line a series after each task, hollow marks before it."""
+    marks: list[Mark] = [Level("uniform attention", 1.0)]
     for name, rows, look, dash in lines(table):
         for moment, part in rows.groupby("moment", sort=False):
             after = moment == "after its task"
-            axes.errorbar(
-                part["task"], part["times uniform"], yerr=part["+-"].fillna(0), color=look.colour, marker=look.marker,
-                linestyle=dash if after else "", markerfacecolor=look.colour if after else "white", capsize=2,
-                linewidth=1.2, label=name if after else None,
-            )  # fmt: skip
-    axes.axhline(1, color="#555555", linewidth=0.8, linestyle="--", label="uniform attention")
-    axes.set_xticks(sorted(table["task"].unique()))
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("task of the expert")
-    axes.set_ylabel("same-patch share / uniform share")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+            label, x = name if after else f"{name}, before its task", part["task"].astype(float).tolist()
+            marks.append(_ratios(label, x, part, look, dash if after else "", filled=after, listed=after))
+    ticks = tuple(sorted(map(float, table["task"].unique())))
+    return one(marks, Axis("task of the expert", ticks=ticks), Axis(RATIO, low=0.0))
 
 
-def tasks_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    """A line a series after each task, hollow marks before it."""
-    for name, rows, look, _ in lines(table):
-        for moment, part in rows.groupby("moment", sort=False):
-            after = moment == "after its task"
-            figure.add_scatter(
-                x=[int(v) for v in part["task"]],
-                y=[float(v) for v in part["times uniform"]],
-                name=f"{name}, {moment}",
-                mode="lines+markers" if after else "markers",
-                line={"color": look.colour},
-                marker={"symbol": look.symbol if after else f"{look.symbol}-open", "color": look.colour, "size": 8},
-            )
-    figure.update_layout(xaxis_title="task of the expert", yaxis_title="same-patch share / uniform share")
-    figure.update_yaxes(rangemode="tozero")
-
-
-def start_axes(axes: "Axes", table: "pd.DataFrame") -> None:
+def at_start(table: "pd.DataFrame") -> Drawing:
     """Same-patch shares of each part as dots on one line a series and scope."""
-    lines = table[["series", "scope"]].drop_duplicates().to_numpy().tolist()
-    for place, (name, scope) in enumerate(lines):
-        rows = table[(table["series"] == name) & (table["scope"] == scope)].set_index("part")
-        axes.plot(rows["same patch %"], [place] * len(rows), color="#cccccc", linewidth=1, zorder=1)
-        for part, (marker, colour) in START.items():
-            axes.plot(rows.loc[part, "same patch %"], place, marker=marker, color=colour, linestyle="", zorder=2)
-        axes.plot(rows["uniform %"].iloc[0], place, marker="|", color="black", markersize=12, linestyle="")
-        if rows["paper, trained %"].notna().any():
-            axes.plot(rows["paper, trained %"].iloc[0], place, marker="x", color="#d55e00", linestyle="")
-    for part, (marker, colour) in START.items():
-        axes.plot([], [], marker=marker, color=colour, linestyle="", label=part)
-    axes.plot([], [], marker="|", color="black", markersize=12, linestyle="", label="uniform attention")
-    axes.plot([], [], marker="x", color="#d55e00", linestyle="", label="the paper, trained")
-    axes.set_yticks(range(len(lines)), [f"{name}: {scope}" for name, scope in lines])
-    axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    axes.set_xlabel("same-patch share of the attention (%)")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def start_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    """Same-patch shares of each part as dots on one line a series and scope."""
-    for part, (_, colour) in START.items():
+    places = table[["series", "scope"]].drop_duplicates()
+    names = [f"{name}: {scope}" for name, scope in places.itertuples(index=False)]
+    at = [float(names.index(f"{row['series']}: {row['scope']}")) for _, row in table.iterrows()]
+    table = table.assign(place=at)
+    grey = Style("#b0b0b0", "o", "circle")
+    marks: list[Mark] = [
+        Points("", rows["same patch %"].tolist(), rows["place"].tolist(), grey, "-", area=0.0, width=1.0, listed=False)
+        for _, rows in table.groupby("place", sort=False)
+    ]
+    for part, look in START.items():
         rows = table[table["part"] == part]
-        figure.add_scatter(
-            x=[float(v) for v in rows["same patch %"]],
-            y=[f"{name}: {scope}" for name, scope in zip(rows["series"], rows["scope"], strict=True)],
-            mode="markers",
-            name=part,
-            marker={"color": colour, "size": 9},
-        )
-    figure.update_layout(xaxis_title="same-patch share of the attention (%)", xaxis_rangemode="tozero")
-    figure.update_yaxes(autorange="reversed")
+        x = rows["same patch %"].tolist()
+        notes = [_over(row) for _, row in rows.iterrows()]
+        marks.append(
+            Points(part, x, rows["place"].tolist(), look, across=True, notes=notes, **around(x, rows["+-"]))
+        )  # fmt: skip
+    first = table.drop_duplicates("place")
+    printed = first.dropna(subset="paper, trained %")
+    marks += [
+        Points("uniform attention", first["uniform %"].tolist(), first["place"].tolist(), UNIFORM, area=90.0),
+        Points("the paper, trained", printed["paper, trained %"].tolist(), printed["place"].tolist(), PRINTED),
+    ]
+    y = Axis("", "category", tuple(names), reverse=True)
+    return one(marks, Axis("same-patch share of the attention (%)", low=0.0), y)
 
 
-def _flow_blocks(table: "pd.DataFrame") -> list[tuple[str, np.ndarray]]:
-    """A (reader, read) matrix a kind and layer, NaN where there is no connection."""
+def flow(table: "pd.DataFrame") -> Drawing:
+    """A matrix of readers and read, one a kind and layer."""
     size = int(table["expert"].max())
-    blocks = []
+    panels = []
     for (kind, layer), rows in table.groupby(["kind", "layer"], sort=False):
         square = np.full((size, size), np.nan)
-        square[rows["expert"].to_numpy(int) - 1, rows["reads"].to_numpy(int) - 1] = rows["share %"].to_numpy(float)
-        blocks.append((f"{kind}, layer {layer}", square[1:]))
-    return blocks
-
-
-def flow_axes(axes: "Axes", table: "pd.DataFrame") -> None:
-    """A heat map of readers and read, one block a kind and layer."""
-    blocks = _flow_blocks(table)
-    rows, columns = blocks[0][1].shape
-    gap = np.full((rows, 1), np.nan)
-    whole = np.concatenate([part for _, square in blocks for part in (square, gap)][:-1], 1)
-    image = axes.imshow(whole, cmap="cividis", vmin=0, vmax=100, aspect="equal")
-    for (i, j), value in np.ndenumerate(whole):
-        if value == value and columns <= 8:
-            axes.text(
-                j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color="white" if value < 55 else "black"
-            )
-    starts = [number * (columns + 1) for number in range(len(blocks))]
-    top = axes.secondary_xaxis("top")
-    top.set_xticks([start + (columns - 1) / 2 for start in starts], [name for name, _ in blocks])
-    top.tick_params(length=0, labelsize=8)
-    top.spines["top"].set_visible(False)
-    axes.set_xticks(
-        [start + i for start in starts for i in range(columns)], [str(i + 1) for _ in starts for i in range(columns)]
-    )
-    axes.set_yticks(range(rows), [str(i + 2) for i in range(rows)])
-    axes.tick_params(labelsize=7)
-    axes.grid(visible=False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
-    axes.set_xlabel("expert that is read")
-    axes.set_ylabel("expert that reads")
-    assert axes.figure is not None
-    axes.figure.colorbar(image, ax=axes, label="%", shrink=0.7, pad=0.01)
-
-
-def flow_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    """A heat map of readers and read, one block a kind and layer."""
-    blocks = _flow_blocks(table)
-    names = [f"{name}: {column + 1}" for name, square in blocks for column in range(square.shape[1])]
-    whole = np.concatenate([square for _, square in blocks], 1)
-    z = [[None if v != v else float(v) for v in row] for row in whole]
-    rows = [f"expert {i + 2}" for i in range(len(z))]
-    figure.add_heatmap(z=z, x=names, y=rows, zmin=0, zmax=100, colorscale="Cividis", colorbar={"title": "%"})
-    figure.update_layout(xaxis={"title": "expert that is read", "type": "category"})
-    figure.update_yaxes(title="expert that reads", autorange="reversed", type="category")
+        reader, read = rows["expert"].to_numpy(int), rows["reads"].to_numpy(int)
+        square[reader - 1, read - 1] = rows["share %"].to_numpy(float)
+        name = f"{kind}, layer {layer}"
+        notes = {
+            (i - 2, j - 1): f"{name}: expert {i} reads expert {j}<br>uniform attention: {uniform:.1f}%"
+            for i, j, uniform in zip(reader, read, rows["uniform %"], strict=True)
+        }
+        panels.append((name, square[1:], notes))
+    across = int(table[["kind", "layer"]].drop_duplicates()["kind"].value_counts().max())
+    names = [str(number) for number in range(1, size + 1)]
+    titles = ("expert that is read", "expert that reads")
+    return grid(panels, names[1:], names, titles, "share of the attention (%)", (0, 100), across=across)

@@ -8,13 +8,13 @@ import numpy as np
 from dne_lab.analysis.decomposition import TRAINED, Decomposition
 from dne_lab.measure.groups import TITLES
 from dne_lab.measure.metrics import interval
-from dne_lab.plots.attention_drawings import lines
+from dne_lab.plots.attention_drawings import UNIFORM, lines
 from dne_lab.plots.attention_settings import estimate, scale_of, settings
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Panel, Points
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 USED, ENTROPY = "effective keys / keys (%)", "entropy of a row (nats)"
 
@@ -51,50 +51,29 @@ def fragmentation(found: Iterable[Decomposition]) -> Figure:
     heading = "Entropy of attention, and keys in effective use of those that a query sees, by layer\n"
     heading += f"experts 2, 3, ...; {scale_of(members)}"
     frame = pd.DataFrame(rows).astype({"+-": float})
-    return Figure("fragmentation", heading, frame, [m.run for m in members], _axes, _plotly, (9.4, 3.8))
+    return Figure("fragmentation", heading, frame, [m.run for m in members], _marks, (8.4, 3.8))
 
 
 # The drawings -----------------------------------------------------------------------------------------------------
 
 
-def _axes(axes: "Axes", table: "pd.DataFrame") -> None:
-    axes.set_axis_off()
-    left, right = axes.inset_axes((0.06, 0.12, 0.36, 0.84)), axes.inset_axes((0.52, 0.12, 0.36, 0.84))
+def _marks(table: "pd.DataFrame") -> Drawing:
+    """Two panels: entropy of a row, and effective keys in percent."""
+    left: list[Mark] = []
+    right: list[Mark] = [Level("uniform attention", 100.0)]
     for name, rows, look, dash in lines(table):
-        layers, used, width = rows["layer"], rows["used %"].to_numpy(float), rows["+-"].to_numpy(float)
-        for part, values, low, high in (
+        layers, used, width = rows["layer"].astype(float).tolist(), rows["used %"], rows["+-"]
+        notes = ["one seed" if seeds == 1 else f"{seeds} seeds" for seeds in rows["seeds"]]
+        left.append(
+            Points(f"{name}, uniform attention", layers, rows["uniform entropy"].tolist(), UNIFORM, "--", area=0.0,
+                   width=0.8, listed=False)
+        )  # fmt: skip
+        for marks, values, low, high in (
             (left, rows["entropy"], rows["entropy low"], rows["entropy high"]),
             (right, used, used - width, used + width),
         ):
-            part.plot(layers, values, color=look.colour, marker=look.marker, linestyle=dash, label=name)
-            part.fill_between(layers, low, high, color=look.colour, alpha=0.15, linewidth=0)
-        left.plot(layers, rows["uniform entropy"], color="#555555", linewidth=0.8, linestyle="--", zorder=1)
-    right.axhline(100, color="#555555", linewidth=0.8, linestyle="--", label="uniform attention")
-    right.set_ylim(0, 105)
-    left.set_ylim(bottom=0)
-    for part, label in ((left, ENTROPY), (right, USED)):
-        part.set_xticks(sorted(table["layer"].unique()))
-        part.set_xlabel("layer")
-        part.set_ylabel(label)
-    right.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
-
-
-def _plotly(figure: Any, table: "pd.DataFrame") -> None:
-    for name, rows, look, _ in lines(table):
-        for column, axis in (("entropy", ""), ("used %", "2")):
-            figure.add_scatter(
-                x=[int(v) for v in rows["layer"]],
-                y=[float(v) for v in rows[column]],
-                name=name,
-                legendgroup=name,
-                showlegend=not axis,
-                mode="lines+markers",
-                line={"color": look.colour},
-                marker={"symbol": look.symbol, "size": 8},
-                xaxis=f"x{axis}",
-                yaxis=f"y{axis}",
-            )
-    figure.update_layout(
-        xaxis={"title": "layer", "domain": [0, 0.45]}, xaxis2={"title": "layer", "domain": [0.55, 1]},
-        yaxis={"title": ENTROPY, "rangemode": "tozero"}, yaxis2={"title": USED, "anchor": "x2", "range": [0, 105]},
-    )  # fmt: skip
+            ends: dict[str, Any] = {"low": low.tolist(), "high": high.tolist(), "notes": notes}
+            marks.append(Points(name, layers, values.tolist(), look, dash, band=True, **ends))
+    x = Axis("layer", ticks=tuple(sorted(map(float, table["layer"].unique()))))
+    both = Panel(left, x, Axis(ENTROPY, low=0.0)), Panel(right, x, Axis(USED, low=0.0, high=105.0))
+    return Drawing([both])

@@ -52,9 +52,8 @@ def along_training(found: Iterable[Decomposition]) -> Figure:
     members = [member for several in made.values() for member in several]
     heading = f"Attention on the query's own patch, times its uniform share; experts 2, 3, ...\n{scale_of(members)}"
     frame = pd.DataFrame(rows).astype({"+-": float})
-    return Figure(
-        "attention_along_training", heading, frame, [m.run for m in members], drawn.moments_axes, drawn.moments_plotly
-    )
+    ids = [member.run for member in members]
+    return Figure("attention_along_training", heading, frame, ids, drawn.moments, (7.2, 3.8))
 
 
 def attention_by_task(found: Iterable[Decomposition]) -> Figure:
@@ -88,7 +87,7 @@ def attention_by_task(found: Iterable[Decomposition]) -> Figure:
     )
     frame = pd.DataFrame(rows).astype({"+-": float})
     ids = [member.run for member in members]
-    return Figure("attention_by_task", heading, frame, ids, drawn.tasks_axes, drawn.tasks_plotly, (7.2, 3.8))
+    return Figure("attention_by_task", heading, frame, ids, drawn.by_task, (7.2, 3.8))
 
 
 def _times_uniform(table: "pd.DataFrame", expert: int) -> float:
@@ -124,6 +123,4 @@ def attention_at_start(found: Iterable[Decomposition]) -> Figure:
     frame = pd.DataFrame(rows).astype({"+-": float, "paper, trained %": float})
     heading = "Same-patch attention of untrained networks,\nby part of the gated attention"
     size = (7.4, 1.2 + 0.3 * frame[["series", "scope"]].drop_duplicates().shape[0])
-    return Figure(
-        "attention_at_start", heading, frame, [m.run for m in members], drawn.start_axes, drawn.start_plotly, size
-    )
+    return Figure("attention_at_start", heading, frame, [m.run for m in members], drawn.at_start, size)

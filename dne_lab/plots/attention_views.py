@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Pixels = NDArray[np.uint8]
-SIZE = (9.6, 4.6)  # inches
-AXES = (9.4, 4.2)  # what is left of it below the title
+SIZE = (8.4, 4.2)  # inches
+AXES = (8.2, 3.8)  # what is left of it below the title
 
 
 def heat(values: NDArray[Any], top: float) -> Pixels:
@@ -99,7 +99,7 @@ def task_figure(view: TaskView, image: Any, patch: int) -> Figure:
     def on_axes(axes: "Axes", table: "pd.DataFrame") -> None:
         _draw_task(axes, view, pixels, patch)
 
-    return Figure("task_attention", task_title(view), view.summary(patch), [], on_axes, size=SIZE)
+    return Figure("task_attention", task_title(view), view.summary(patch), [], picture=on_axes, size=SIZE)
 
 
 def look_figure(views: Mapping[str, LookView], image: Any) -> Figure:
@@ -119,7 +119,7 @@ def look_figure(views: Mapping[str, LookView], image: Any) -> Figure:
         _draw_look(axes, views, pixels)
 
     title = "\n".join(f"{name}: {look_title(view)}" for name, view in views.items())
-    return Figure("looking", title, table, [], on_axes, size=SIZE)
+    return Figure("looking", title, table, [], picture=on_axes, size=SIZE)
 
 
 # Drawings -------------------------------------------------------------------------------------------------------------

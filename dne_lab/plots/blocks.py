@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-SHOWN = 4  # experts drawn: the first ones and the newest
+SHOWN = 3  # experts drawn: the first ones and the newest
 WIDE, HIGH = 2.35, 0.66  # of a box
 INSIDE = {  # of a task attention block: parameter, equation, what it does
     "w_q": "query  q = z W_q",
@@ -49,8 +49,8 @@ class Arrow(NamedTuple):
 def figure_5(network: ExpandableViT, layer: int = 0) -> Figure:
     """One block of this network: what each expert computes from the bottom up, whom it reads, what trains.
 
-    To the right, the inside of the newest expert's first task attention block, if it has one. Of more than four experts
-    the first three and the newest are drawn; the table has all, of all blocks.
+    To the right, the inside of the newest expert's first task attention block, if it has one. Of more than three
+    experts the first two and the newest are drawn; the table has all, of all blocks.
 
     Raises:
         LabError: no expert yet, or no such block.
@@ -73,9 +73,9 @@ def figure_5(network: ExpandableViT, layer: int = 0) -> Figure:
     boxes, _ = layout(table, layer)
     width = max(box.x for box in boxes) + WIDE
     high = 1 + max(box.y for box in boxes)
-    on_axes, on_plotly = functools.partial(_axes, layer=layer), functools.partial(_plotly, layer=layer)
-    size = (max(5.6, 0.9 * width + 0.6), 1.2 + 0.62 * high)
-    return Figure(f"figure_5_{network.variant.name}", title, table, [], on_axes, on_plotly, size)
+    size = (max(5.6, 0.78 * width + 0.3), 1.2 + 0.62 * high)
+    draw = functools.partial(_draw, layer=layer)
+    return Figure(f"figure_5_{network.variant.name}", title, table, [], picture=draw, size=size)
 
 
 def _shown(table: "pd.DataFrame") -> list[int]:
@@ -146,7 +146,7 @@ def _inside(row: Mapping[Any, Any], x: float) -> list[Box]:
 # The drawings -----------------------------------------------------------------------------------------------------
 
 
-def _axes(axes: "Axes", table: "pd.DataFrame", layer: int) -> None:
+def _draw(axes: "Axes", table: "pd.DataFrame", layer: int) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     boxes, arrows = layout(table, layer)
@@ -161,7 +161,7 @@ def _axes(axes: "Axes", table: "pd.DataFrame", layer: int) -> None:
         axes.add_patch(
             FancyBboxPatch(
                 (box.x - WIDE / 2, box.y - HIGH / 2), WIDE, HIGH, boxstyle="round,pad=0,rounding_size=0.08", zorder=3,
-                facecolor="white", edgecolor="none" if empty else box.colour, linewidth=2.4 if box.trains else 0.8,
+                facecolor="none", edgecolor="none" if empty else box.colour, linewidth=2.4 if box.trains else 0.8,
             )
         )  # fmt: skip
         wide = len(max(box.text.split("\n"), key=len)) > 27
@@ -170,28 +170,3 @@ def _axes(axes: "Axes", table: "pd.DataFrame", layer: int) -> None:
     axes.set_xlim(-WIDE / 2 - 0.15, max(box.x for box in boxes) + WIDE / 2 + 0.15)
     axes.set_ylim(-1.5, max(box.y for box in boxes) + 0.5)
     axes.set_axis_off()
-
-
-def _plotly(figure: Any, table: "pd.DataFrame", layer: int) -> None:
-    boxes, arrows = layout(table, layer)
-    for box in boxes:
-        figure.add_shape(
-            type="rect", x0=box.x - WIDE / 2, x1=box.x + WIDE / 2, y0=box.y - HIGH / 2, y1=box.y + HIGH / 2,
-            line={"color": box.colour, "width": 3 if box.trains else 1}, layer="below",
-        )  # fmt: skip
-    for arrow in arrows:
-        figure.add_annotation(
-            x=arrow.end[0], y=arrow.end[1], ax=arrow.start[0], ay=arrow.start[1], text="", showarrow=True,
-            xref="x", yref="y", axref="x", ayref="y", arrowcolor=arrow.colour, arrowwidth=1,
-            arrowhead=2 if arrow.head else 0,
-        )  # fmt: skip
-    figure.add_scatter(
-        x=[box.x for box in boxes],
-        y=[box.y for box in boxes],
-        text=[box.text.replace("\n", "<br>") for box in boxes],
-        mode="text",
-        textfont={"size": 10},
-        showlegend=False,
-    )
-    off = {"visible": False}
-    figure.update_layout(xaxis=off, yaxis=off, height=140 + 75 * (2 + max(int(box.y) for box in boxes)))

@@ -9,14 +9,17 @@ from dne_lab.measure.metrics import forgetting_by_task, interval
 from dne_lab.measure.pairs import Pair, is_method, pairs
 from dne_lab.measure.record import RUN_FIRST, Record
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Points, around, one
 from dne_lab.plots.series import drawn, one_dataset, over, room, scale, seeds, series, with_missing
-from dne_lab.plots.style import style
+from dne_lab.plots.style import Style, style
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 DIFFERENCE = "STA - IA"
+SIDE = 0.17  # of a place
+SIDES = {"ia": -SIDE, "sta": SIDE}
+JOINED = Style("#b0b0b0", "o", "circle")
 LEAST_SPAN = 5.0  # points of accuracy on the axis
 
 
@@ -42,7 +45,7 @@ def figure_4_right(records: Iterable[Record]) -> Figure:
     title = f"Final accuracy of IA and STA: {scale(r for g in them for r in g.records)}\n{over(them)}; "
     title += "the paper states: STA below IA"
     width = max(4.2, 1.6 + 1.5 * len(found))
-    return Figure("figure_4_right", title, frame, members, _pair_axes, _pair_plotly, (max(5.6, width), 3.8))
+    return Figure("figure_4_right", title, frame, members, _pair_marks, (max(5.6, width), 3.8))
 
 
 def _place(pair: Pair, others: Sequence[Pair]) -> str:
@@ -93,7 +96,7 @@ def forgetting(records: Iterable[Record], methods: Sequence[str] = ()) -> Figure
         raise LabError(f"records of several streams ({streams}) in one figure: draw one figure for each.")
     heading = f"Forgetting of each task at the end: {scale(members)}\n{streams} classes, {over(made)}"
     ids = [record.id for record in members]
-    return Figure("forgetting", heading, frame, ids, _forgetting_axes, _forgetting_plotly, room(frame))
+    return Figure("forgetting", heading, frame, ids, _forgetting_marks, room(frame))
 
 
 def _forgetting_rows(group: Group) -> list[dict[str, Any]]:
@@ -113,81 +116,46 @@ def has_pair(records: Iterable[Record]) -> bool:
 # The drawings -----------------------------------------------------------------------------------------------------
 
 
-def _pair_axes(axes: "Axes", table: "pd.DataFrame") -> None:
+def _pair_marks(table: "pd.DataFrame") -> Drawing:
+    """A place a pair: seeds joined, beside them mean and interval of either method."""
     places = list(dict.fromkeys(table["place"]))
-    named: set[str] = set()
+    marks: list[Mark] = []
     ticks = []
     for at, place in enumerate(places):
         here = table[table["place"] == place]
-        ends: dict[int, list[float]] = {}
-        for offset, method in ((-0.17, "ia"), (0.17, "sta")):
-            rows, look = here[here["method"] == method], style(method)
-            one = rows[rows["seed"].notna()]
-            mean = rows[rows["seed"].isna()].iloc[0]
-            for seed, last in zip(one["seed"], one["LA %"], strict=True):
-                ends.setdefault(int(seed), []).append(float(last))
-            axes.scatter([at + offset] * len(one), one["LA %"], s=12, color=look.colour, alpha=0.45, linewidth=0)
-            axes.errorbar(
-                at + offset * 1.4, mean["LA %"], yerr=mean["+-"], color=look.colour, marker=look.marker, capsize=3,
-                linestyle="", markersize=6.5, label=None if method in named else method.upper(),
-            )  # fmt: skip
-            named.add(method)
-        for both in ends.values():
-            if len(both) == 2:
-                axes.plot([at - 0.17, at + 0.17], both, color="#b0b0b0", linewidth=0.7, zorder=1)
         row = here[here["series"] == DIFFERENCE].iloc[0]
         width = "" if row["+-"] != row["+-"] else f" ± {row['+-']:.1f}"
         ticks.append(f"{place}\n{DIFFERENCE} = {row['LA %']:.1f}{width}\n({row['record']})")
-    axes.set_xticks(range(len(places)), ticks)
-    axes.set_xlim(-0.6, len(places) - 0.4)
-    low, high = axes.get_ylim()
-    if high - low < LEAST_SPAN:  # a difference of a tenth of a point must not fill the axis
-        axes.set_ylim((low + high - LEAST_SPAN) / 2, (low + high + LEAST_SPAN) / 2)
-    axes.grid(axis="x", visible=False)
-    axes.set_ylabel("last accuracy (%)")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        one_each = {method: here[(here["method"] == method) & here["seed"].notna()] for method in SIDES}
+        both = one_each["ia"].merge(one_each["sta"], on="seed")
+        marks += [
+            Points("", [at - SIDE, at + SIDE], list(ends), JOINED, "-", area=0.0, width=0.7, listed=False)
+            for ends in both[["LA %_x", "LA %_y"]].itertuples(index=False)
+        ]
+        for method, shift in SIDES.items():
+            rows, look = one_each[method], style(method)
+            mean = here[(here["method"] == method) & here["seed"].isna()].iloc[0]
+            dots = look._replace(marker="o", symbol="circle")
+            marks.append(
+                Points(f"{method.upper()}, one seed", [at + shift] * len(rows), rows["LA %"].tolist(), dots, area=12.0,
+                       notes=rows["record"].tolist(), listed=False)
+            )  # fmt: skip
+            last = [mean["LA %"]]
+            marks.append(
+                Points(method.upper(), [at + 1.5 * shift], last, look, area=45.0, notes=[mean["record"]],
+                       **around(last, [mean["+-"]]))
+            )  # fmt: skip
+    return one(marks, Axis("", "category", tuple(ticks)), Axis("last accuracy (%)", least=LEAST_SPAN))
 
 
-def _pair_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    for method in ("ia", "sta"):
-        rows, look = table[(table["method"] == method) & table["seed"].isna()], style(method)
-        widths = [None if w != w else w for w in rows["+-"].astype(float)]
-        figure.add_scatter(
-            x=list(rows["place"]),
-            y=[float(y) for y in rows["LA %"]],
-            error_y=None if None in widths else {"type": "data", "array": widths},
-            name=method.upper(),
-            mode="markers",
-            marker={"symbol": look.symbol, "color": look.colour, "size": 10},
-        )
-    figure.update_layout(yaxis_title="last accuracy (%)", xaxis_type="category", scattermode="group")
-
-
-def _forgetting_axes(axes: "Axes", table: "pd.DataFrame") -> None:
+def _forgetting_marks(table: "pd.DataFrame") -> Drawing:
     shown = drawn(table, "forgetting")
     most = int(table["task"].max())
+    marks: list[Mark] = [Level("nothing forgotten", 0.0, dash="-", listed=False)]
     for number, (label, rows, look, (dash, _)) in enumerate(shown):
         shift = 0.5 * ((number + 0.5) / len(shown) - 0.5) if most <= 12 else 0.0  # intervals side by side
-        x, y = rows["task"].to_numpy(float) + shift, rows["forgetting"].to_numpy(float)
-        axes.plot(x, y, color=look.colour, marker=look.marker, linestyle=dash, linewidth=0.9, label=label)
-        axes.errorbar(x, y, yerr=rows["+-"].to_numpy(float), fmt="none", ecolor=look.colour, capsize=1.5, linewidth=0.8)
-    axes.axhline(0, color="#404040", linewidth=0.8)
-    axes.set_xticks(range(1, most + 1, max(1, -(-most // 13))))
-    axes.set_xlabel("task")
-    axes.set_ylabel("forgetting (points of accuracy)")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _forgetting_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    for label, rows, look, (_, dash) in drawn(table, "forgetting"):
-        widths = [None if w != w else w for w in rows["+-"].astype(float)]
-        figure.add_scatter(
-            x=[int(n) for n in rows["task"]],
-            y=[float(y) for y in rows["forgetting"]],
-            error_y=None if None in widths else {"type": "data", "array": widths, "thickness": 1},
-            name=label,
-            mode="lines+markers",
-            line={"color": look.colour, "dash": dash, "width": 1},
-            marker={"symbol": look.symbol, "size": 8},
-        )
-    figure.update_layout(xaxis_title="task", yaxis_title="forgetting (points of accuracy)")
+        x, y = (rows["task"].to_numpy(float) + shift).tolist(), rows["forgetting"].tolist()
+        more = {"notes": rows["record"].tolist(), **around(y, rows["+-"])}
+        marks.append(Points(label, x, y, look, dash, width=0.9, **more))
+    tasks = Axis("task", ticks=tuple(map(float, range(1, most + 1, max(1, -(-most // 13))))))
+    return one(marks, tasks, Axis("forgetting (points of accuracy)"))

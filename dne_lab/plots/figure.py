@@ -3,19 +3,27 @@
 import base64
 import io
 import json
+import os
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.errors import unknown
+from dne_lab.errors import LabError, unknown
 from dne_lab.files import write_bytes, write_text
-from dne_lab.plots.style import MATPLOTLIB
+from dne_lab.plots import static
+from dne_lab.plots.marks import Drawing
+from dne_lab.plots.style import MATPLOTLIB, PRINT
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
+FORM, STATIC = "DNE_LAB_FIGURES", "static"  # an environment variable, and its one value that counts
+PIXELS = 100  # that an inch of the drawing takes on the page
+WIDEST = 8.4  # inches: a cell of JupyterLab in a window of 1280 pixels has 848
+LETTERS = 12.5  # of a title in an inch
 MOST_ROWS = 60  # of the table in the text that stands for a figure
 MOST_COLOURS = 4096  # of a drawing: lines and areas, and the shades of their edges
 SUFFIXES = (".png", ".pdf", ".svg", ".csv")
@@ -28,16 +36,20 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 class Figure:
-    """A table with its drawings; in a notebook it shows itself as text, interactive plotly figure and PNG in one.
+    """A table with its drawing, as marks that have a static and an interactive form, or as a picture that has one form.
+
+    In a notebook that runs, marks show themselves as an interactive plotly figure and as text. With the environment
+    variable ``DNE_LAB_FIGURES=static``, as when the committed notebooks are made, and without plotly, it is a PNG and
+    text: what GitHub, nbconvert and files show. Both are drawn from the same marks.
 
     Args:
         name: file name without suffix.
         title: one or two lines; says which data set, and "small scale" where it is.
         table: what is drawn, one row a mark; a series without a record is a row that says so and is not drawn.
         records: ids of the records behind the table (`Record.id`).
-        on_axes: draws the table on matplotlib axes.
-        on_plotly: adds the table to an empty plotly figure; None if there is no interactive form.
-        size: width and height of the static drawing in inches.
+        marks: the marks of a table.
+        size: width and height of the static drawing in inches; one wider than a cell of JupyterLab is made smaller.
+        picture: in place of marks: draws the table on matplotlib axes.
     """
 
     def __init__(
@@ -46,62 +58,84 @@ class Figure:
         title: str,
         table: "pd.DataFrame",
         records: Sequence[str],
-        on_axes: Callable[["Axes", "pd.DataFrame"], None],
-        on_plotly: Callable[[Any, "pd.DataFrame"], None] | None = None,
+        marks: "Callable[[pd.DataFrame], Drawing] | None" = None,
         size: tuple[float, float] = (6.4, 3.6),
+        *,
+        picture: Callable[["Axes", "pd.DataFrame"], None] | None = None,
     ) -> None:
-        self.name, self.title, self.table, self.records, self.size = name, title, table, list(records), size
-        self._on_axes, self._on_plotly = on_axes, on_plotly
+        self.name, self.title, self.table, self.records = name, title, table, list(records)
+        self.size = (min(size[0], WIDEST), size[1])
+        self._marks, self._picture = marks, picture
+
+    def marks(self) -> Drawing | None:
+        """What is drawn, as data; None for a picture."""
+        return None if self._marks is None else self._marks(self.table)
 
     def draw(self, axes: "Axes") -> None:
         """Draws on matplotlib axes of your own."""
-        self._on_axes(axes, self.table)
+        if self._picture is not None:
+            self._picture(axes, self.table)
+        if self._marks is not None:
+            static.draw(axes, self._marks(self.table))
 
-    def image(self, suffix: str = "png") -> bytes:
-        """The static drawing as the bytes of a png, pdf or svg file; equal tables give equal bytes."""
+    def image(self, suffix: str = "png", width: float | None = None) -> bytes:
+        """The static drawing as the bytes of a png, pdf or svg file; equal tables give equal bytes.
+
+        Args:
+            suffix: pdf has black text for print, the others a grey that can be read on white and on black.
+            width: in inches, in place of the figure's own; letters keep their size.
+        """
         from matplotlib import style
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as Canvas
 
+        wide, high = self.size if width is None else (width, max(2.2, self.size[1] * width / self.size[0]))
+        title = wrapped(self.title, round(wide * LETTERS))
         # A figure object of its own, not pyplot: nothing global is left behind, and no display is needed.
-        with style.context(["default", MATPLOTLIB]), io.BytesIO() as file:
-            canvas = Canvas(figsize=self.size, layout="constrained")
+        with style.context(["default", MATPLOTLIB, PRINT if suffix == "pdf" else {}]), io.BytesIO() as file:
+            canvas = Canvas(figsize=(wide, high + _more(title)), layout="constrained")
             FigureCanvasAgg(canvas)
             axes = canvas.add_subplot()
+            canvas.suptitle(title, x=0.01, ha="left", fontsize=10)
             self.draw(axes)
-            axes.set_title(self.title)
             canvas.savefig(file, format=suffix, metadata=_METADATA[suffix])
             return file.getvalue()
 
     def interactive(self) -> Any:
-        """The plotly figure; raises ImportError where plotly is not installed."""
-        import plotly.graph_objects as go
+        """The plotly figure of the marks.
 
-        figure = go.Figure()
-        if self._on_plotly is not None:
-            self._on_plotly(figure, self.table)
-        figure.update_layout(template="none", title={"text": self.title.replace("\n", "<br>"), "font": {"size": 15}})
-        return figure
+        Raises:
+            ImportError: plotly is not installed.
+            LabError: a picture has no interactive form.
+        """
+        from dne_lab.plots import interactive
+
+        drawing = self.marks()
+        if drawing is None:
+            raise LabError(f"{self.name} is a picture: it has no interactive form. Save it, or draw it on axes.")
+        title = wrapped(self.title, interactive.WRAP)
+        return interactive.build(drawing, title, self.size[1] + _more(title))
 
     def csv(self) -> str:
         """The table as CSV with fixed decimals; read it with ``pandas.read_csv``."""
         return self.table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
 
-    def save(self, path: str | Path) -> list[Path]:
+    def save(self, path: str | Path, width: float | None = None) -> list[Path]:
         """Writes one file by its suffix (.png .pdf .svg .csv), or NAME.csv and NAME.png into a folder; gives the paths.
 
-        A path without suffix is a folder, made where it is missing. Raises LabError for another suffix.
+        A path without suffix is a folder, made where it is missing. ``width``: of the drawing, in inches. Raises
+        LabError for another suffix.
         """
         path = Path(path)
         if path.is_dir() or not path.suffix:
-            return [*self.save(path / f"{self.name}.csv"), *self.save(path / f"{self.name}.png")]
+            return [*self.save(path / f"{self.name}.csv"), *self.save(path / f"{self.name}.png", width)]
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES:
             raise unknown("figure format", suffix, SUFFIXES)
         if suffix == ".csv":
             write_text(path, self.csv())
         else:
-            write_bytes(path, self.image(suffix[1:]))
+            write_bytes(path, self.image(suffix[1:], width))
         return [path]
 
     def __repr__(self) -> str:
@@ -109,27 +143,38 @@ class Figure:
         more = f"\n\n{MOST_ROWS} of {len(self.table)} rows: all are in .table" if len(self.table) > MOST_ROWS else ""
         return f"{self.title}\n\n{text}{more}"
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """Text, PNG and, where plotly is installed, its JSON as plain rounded lists: the same for every execution."""
-        picture = base64.b64encode(_few_colours(self.image())).decode("ascii")
-        bundle: dict[str, Any] = {"text/plain": repr(self), "image/png": picture}
-        if self._on_plotly is not None:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Text and one drawing, the same for every execution: plotly's JSON as plain rounded lists, or a PNG."""
+        bundle: dict[str, Any] = {"text/plain": repr(self)}
+        if self._marks is not None and os.environ.get(FORM) != STATIC:
             try:
                 tree = json.loads(self.interactive().to_json())
-            except ImportError:  # a machine without plotly still shows the text and the picture
-                return bundle
-            bundle[PLOTLY_MIME] = {**_rounded(tree), "config": {"displaylogo": False}}
-        return bundle
+            except ImportError:  # a machine without plotly shows the picture
+                pass
+            else:
+                return bundle | {PLOTLY_MIME: {**_rounded(tree), "config": {"displaylogo": False}}}, {}
+        bundle["image/png"] = base64.b64encode(_few_colours(self.image())).decode("ascii")
+        return bundle, {"image/png": {"width": round(self.size[0] * PIXELS)}}
+
+
+def wrapped(title: str, letters: int) -> str:
+    """The title with lines of at most so many letters."""
+    return "\n".join(textwrap.fill(line, letters, break_on_hyphens=False) for line in title.split("\n"))
+
+
+def _more(title: str) -> float:
+    """Inches for the lines of a title from the third on."""
+    return 0.18 * max(0, title.count("\n") - 1)
 
 
 def _few_colours(png: bytes) -> bytes:
     """The same picture in 256 colours, a third of the bytes; one of many more, as of photographs, keeps them."""
-    from PIL import Image  # maximum coverage: rare colours count too, so that a colour bar stays one
+    from PIL import Image
 
     with Image.open(io.BytesIO(png)) as picture, io.BytesIO() as file:
         if picture.getcolors(MOST_COLOURS) is None:
             return png
-        few = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few = picture.convert("RGBA").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         few.save(file, "png", optimize=True)
         return file.getvalue()
 

@@ -72,7 +72,7 @@ def figure_3(model: nn.Module, image: Tensor, patch: int, expert: int | None = N
     across, down = min(MOST, 1 + len(names)), -(-(1 + len(names)) // MOST)
     size = 1.3 * STEP[0] * across + 2.9, 1.3 * STEP[1] * down + 0.5
     draw = functools.partial(_draw, pixels=picture(image), kinds=kinds, names=names, own=own, grid=grid)
-    return Figure("figure_3", title, pd.DataFrame(rows), [], draw, size=size)
+    return Figure("figure_3", title, pd.DataFrame(rows), [], picture=draw, size=size)
 
 
 def kinds_of_keys(heads: int, own: int, patches: int, patch: int) -> np.ndarray:

@@ -12,19 +12,23 @@ from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
 from dne_lab.plots import printed
 from dne_lab.plots.accuracy import accuracy_by_task
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.marks import Axis, Drawing, Points, one
 from dne_lab.plots.series import NO_RECORD
-from dne_lab.plots.style import style
+from dne_lab.plots.style import INK, Style, style
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 GEOMETRY = "cifar100-b50-10"  # the preset whose network the cost records count
 TWENTY_SIX = (50, *[2] * 25)
 VARIANTS = {variant.name: variant for variant in (IA, STA, DNE, PROGRESSIVE)}
 COLUMNS = ["series", "method", "source", "task", "F (G)", "remark", "record"]
 FORMULA, LITERAL, SPENT, PAPER, RELEASE = "formula", "literal", "spent", "paper", "authors' code"
-DASH = {FORMULA: "-", LITERAL: "", SPENT: "--"}
+DASH = {FORMULA: "-", LITERAL: "-", SPENT: "--", PAPER: "", RELEASE: ""}
+AREAS = {FORMULA: 0.0, LITERAL: 12.0, SPENT: 0.0, PAPER: 30.0, RELEASE: 30.0}
+LOOKS = {PAPER: {"marker": "s", "symbol": "square"}, RELEASE: {"marker": "+", "symbol": "cross-thin"}}
+WORDS = {FORMULA: "formula", LITERAL: "counted, literal", SPENT: "counted, spent", PAPER: "paper prints"}
+WORDS |= {RELEASE: "authors' code, counted"}
 
 
 def cost_growth(costs: Sequence[CostRecord]) -> Figure:
@@ -59,7 +63,7 @@ def cost_growth(costs: Sequence[CostRecord]) -> Figure:
     title = "Cost of one image against the number of tasks: formula, counted, printed\n"
     title += "CIFAR-100 geometry, 12 heads first, k later"
     frame = _frame(rows)
-    return Figure("cost_growth", title, frame, [c.id for c in longest(costs)], _growth_axes, _growth_plotly, (8.4, 4.4))
+    return Figure("cost_growth", title, frame, [c.id for c in longest(costs)], _growth, (8.4, 4.4))
 
 
 def figure_6e(costs: Sequence[CostRecord]) -> Figure:
@@ -73,7 +77,7 @@ def figure_6e(costs: Sequence[CostRecord]) -> Figure:
     there = {cost.method for cost in fits}
     rows += [{"series": s, "method": m, "record": NO_RECORD} for m, s in names.items() if m not in there]
     title = "Cost of one image against the task, 50 + 2 x 25 classes\nCIFAR-100 geometry, counted"
-    return Figure("figure_6e", title, _frame(rows), [c.id for c in fits], _growth_axes, _growth_plotly, (7.4, 3.6))
+    return Figure("figure_6e", title, _frame(rows), [c.id for c in fits], _growth, (7.4, 3.6))
 
 
 def figure_6f(records: Iterable[Record], dataset: str = "cifar100") -> Figure:
@@ -129,88 +133,47 @@ def _curves(table: "pd.DataFrame") -> list[tuple[str, str, str, "pd.DataFrame"]]
     ]
 
 
-def _growth_axes(axes: "Axes", table: "pd.DataFrame") -> None:
-    from matplotlib.lines import Line2D
-
-    ends: list[tuple[float, float, str, str]] = []
-    drawn = {series for series, _, source, _ in _curves(table) if source == LITERAL}
-    by_formula = {series for series, _, source, _ in _curves(table) if source == FORMULA}
-    for series, method, source, rows in _curves(table):
-        look = style(method)
-        x, y = rows["task"].to_numpy(float), rows["F (G)"].to_numpy(float)
-        if source in (PAPER, RELEASE):
-            crossed = rows["remark"].astype(str).to_numpy() != "" if source == PAPER else [False] * len(rows)
-            marker = "s" if source == PAPER else "+"
-            axes.scatter(x, y, s=30, marker=marker, facecolor="none" if source == PAPER else look.colour,
-                         edgecolor=look.colour if source == PAPER else None, linewidth=1, zorder=4)  # fmt: skip
-            axes.scatter(x[crossed], y[crossed], s=40, marker="x", color="black", linewidth=1, zorder=5)
-            if series not in drawn:
-                ends.append((float(x.max()), float(y.max()), series, look.colour))
-            continue
-        every = max(1, len(x) // 8)
-        dots = look.marker if source == LITERAL else ""
-        line = "--" if source == SPENT else "" if source == LITERAL and series in by_formula else "-"
-        axes.plot(x, y, color=look.colour, linestyle=line, marker=dots, markersize=3.5, markevery=every, linewidth=1.1)
-        if source == LITERAL:
-            ends.append((float(x[-1]), float(y[-1]), series, look.colour))
-    _name_ends(axes, ends)
-    sources = {source for _, _, source, _ in _curves(table)}
-    grey = "#404040"
-    keys = [
-        (FORMULA, Line2D([], [], color=grey, label="formula")),
-        (
-            LITERAL,
-            Line2D([], [], color=grey, linestyle="" if by_formula else "-", marker="o", label="counted, literal"),
-        ),
-        (SPENT, Line2D([], [], color=grey, linestyle="--", label="counted, spent")),
-        (PAPER, Line2D([], [], color=grey, linestyle="", marker="s", markerfacecolor="none", label="paper prints")),
-        (PAPER, Line2D([], [], color="black", linestyle="", marker="x", label="printed, doubtful")),
-        (RELEASE, Line2D([], [], color=grey, linestyle="", marker="+", label="authors' code, counted")),
-    ]
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=7)
-    axes.margins(y=0.08)
-    axes.set_xlabel("task")
-    axes.set_ylabel("F: GFLOPs of one image (2 x multiply-accumulate)")
-    if sources:
-        axes.legend(
-            handles=[key for source, key in keys if source in sources], loc="center left", bbox_to_anchor=(1.0, 0.5)
-        )
+def _growth(table: "pd.DataFrame") -> Drawing:
+    """A curve a series, named at its end; the legend says what is formula, counted and printed."""
+    curves = _curves(table)
+    by_formula = {series for series, _, source, _ in curves if source == FORMULA}
+    drawn = {series for series, _, source, _ in curves if source == LITERAL}
+    marks: list[Points] = []
+    most = 1.0
+    for series, method, source, rows in curves:
+        x, y = rows["task"].astype(float).tolist(), rows["F (G)"].astype(float).tolist()
+        named = source == LITERAL or (source in LOOKS and series not in drawn)
+        most = max(most, *x) if named else most
+        remarks = [str(remark) for remark in rows["remark"]]
+        told = zip(rows["record"].astype(str), remarks, strict=True)
+        marks.append(
+            Points(
+                f"{series}, {WORDS[source]}", x, y,
+                style(method)._replace(**LOOKS.get(source, {})),
+                "" if source == LITERAL and series in by_formula else DASH[source],
+                filled=source != PAPER,
+                area=AREAS[source],
+                every=max(1, len(x) // 8) if source == LITERAL else 1,
+                notes=[", ".join(filter(None, pair)) for pair in told],
+                tags=[series if named and i == len(x) - 1 else "" for i in range(len(x))],
+                crossed=[source == PAPER and remark != "" for remark in remarks],
+                listed=False,
+                width=1.1,
+            )
+        )  # fmt: skip
+    keys = _keys({source for _, _, source, _ in curves}, bool(by_formula), any(any(mark.crossed) for mark in marks))
+    ticks = tuple(map(float, (1, *range(5, int(most) + 1, 5))))
+    y_axis = Axis("F: GFLOPs of one image\n(2 x multiply-accumulate)", "log")
+    return one([*marks, *keys], Axis("task", ticks=ticks, low=0.4, high=most * 1.22), y_axis)
 
 
-def _name_ends(axes: "Axes", ends: list[tuple[float, float, str, str]]) -> None:
-    """Curves carry their names at their ends, moved apart where they would overlap."""
-    from math import log
-
-    if not ends:
-        return
-    top = max(y for _, y, _, _ in ends)
-    last, shift = 0.0, 0.0
-    for x, y, series, colour in sorted(ends, key=lambda end: (end[0], end[1])):
-        at = 60 * log(top / y)  # points from the top, roughly
-        shift = max(0.0, shift + 9 - abs(last - at)) if last and abs(last - at) < 9 else 0.0
-        axes.annotate(series, (x, y), (6, -3 + shift), textcoords="offset points", fontsize=7, color=colour,
-                      bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5})  # fmt: skip
-        last = at
-    most = max(x for x, _, _, _ in ends)
-    axes.set_xlim(0.4, most * 1.22)
-    axes.set_xticks([1, *range(5, int(most) + 1, 5)])
-
-
-def _growth_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    for series, method, source, rows in _curves(table):
-        look = style(method)
-        marks = source in (PAPER, RELEASE)
-        symbol = {PAPER: "square-open", RELEASE: "cross-thin-open"}.get(source, look.symbol)
-        figure.add_scatter(
-            x=[int(n) for n in rows["task"]],
-            y=[float(y) for y in rows["F (G)"]],
-            name=f"{series}, {source}",
-            text=[str(remark) for remark in rows["remark"]] if marks else None,
-            mode="markers" if marks or source == LITERAL else "lines",
-            line=None if marks else {"color": look.colour, "dash": "dash" if source == SPENT else "solid"},
-            marker={"symbol": symbol, "color": look.colour, "size": 9 if marks else 5},
-        )
-    figure.update_layout(xaxis_title="task", yaxis={"title": "GFLOPs of one image", "type": "log"})
+def _keys(sources: set[str], by_formula: bool, crossed: bool) -> list[Points]:
+    """Marks without a point: what the legend explains."""
+    grey = Style(INK, "o", "circle")
+    found = [
+        Points(WORDS[source], [], [], grey._replace(**LOOKS.get(source, {})),
+               "" if source == LITERAL and by_formula else DASH[source], filled=source != PAPER, area=AREAS[source])
+        for source in WORDS
+        if source in sources
+    ]  # fmt: skip
+    return [*found, Points("printed, doubtful", [], [], Style(INK, "x", "x-thin"))] if crossed else found

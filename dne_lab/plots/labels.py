@@ -2,15 +2,18 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dne_lab.plots.marks import Points
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+SIZE = 6.5  # points
 WIDE, HIGH = 0.6, 1.2  # of a letter, in font sizes: DejaVu Sans, with a little air
 RINGS = (3.0, 8.0, 15.0, 24.0, 35.0)  # points between the rim of a mark and its name
 LEADER = 12.0  # from that distance on a thin line leads back to the mark
@@ -33,8 +36,32 @@ class Tag(NamedTuple):
     area: float
 
 
+class Placed(NamedTuple):
+    """Where a name goes: from its mark, right and up, in points; ``far``: a thin line leads back."""
+
+    tag: Tag
+    right: float
+    up: float
+    far: bool
+
+
+def tags(mark: Points) -> list[Tag]:
+    """The names of a mark's points; a point without one is kept free too."""
+    names, colour = mark.tags or [""] * len(mark.x), mark.look.colour
+    return [Tag(name, x, y, colour, area) for name, x, y, area in zip(names, mark.x, mark.y, mark.areas(), strict=True)]
+
+
+def lines(mark: Points) -> list[list[tuple[float, float]]]:
+    """The lines and intervals of a mark, that names keep off."""
+    found = [list(zip(mark.x, mark.y, strict=True))] if mark.dash else []
+    for x, y, low, high in zip(mark.x, mark.y, mark.low, mark.high, strict=False):
+        if math.isfinite(low):
+            found.append([(low, y), (high, y)] if mark.across else [(x, low), (x, high)])
+    return found
+
+
 def place(
-    axes: "Axes", tags: Sequence[Tag], lines: Sequence[Sequence[tuple[float, float]]] = (), size: float = 6.5
+    axes: "Axes", tags: Sequence[Tag], lines: Sequence[Sequence[tuple[float, float]]] = (), size: float = SIZE
 ) -> None:
     """Writes the names beside their marks; call it when everything else is drawn.
 
@@ -50,27 +77,52 @@ def place(
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(axes.get_ylim())
     figure.draw_without_rendering()  # the layout settles
-    at = _points(axes, [(tag.x, tag.y) for tag in tags])
+    left, bottom, right, top = np.array(axes.bbox.extents) * 72 / figure.dpi
+    found = offsets(tags, lambda at: _points(axes, at), (left, bottom, right, top), lines, size)
+    for tag, right, up, far in found:
+        leader = {"arrowstyle": "-", "linewidth": 0.4, "color": tag.colour, "shrinkA": 0, "shrinkB": 2}
+        axes.annotate(
+            tag.text, (tag.x, tag.y), (right, up), textcoords="offset points", fontsize=size,
+            color=tag.colour, ha="center", va="center", zorder=4, arrowprops=leader if far else None,
+        )  # fmt: skip
+
+
+def offsets(
+    tags: Sequence[Tag],
+    on_page: Callable[[Sequence[tuple[float, float]]], NDArray[np.float64]],
+    inside: tuple[float, float, float, float],
+    lines: Sequence[Sequence[tuple[float, float]]] = (),
+    size: float = SIZE,
+) -> list[Placed]:
+    """Where the names go, of those that have one.
+
+    Args:
+        tags: one a mark.
+        on_page: data coordinates to points on the page, (n, 2), y up.
+        inside: left, bottom, right and top of the axes in points.
+        lines: polylines in data coordinates.
+        size: of the letters, in points.
+    """
+    at = on_page([(tag.x, tag.y) for tag in tags])
     radius = np.array([math.sqrt(tag.area) / 2 for tag in tags])[:, None]
     marks = np.hstack([at - radius, at + radius])
-    crossed = np.vstack([np.zeros((0, 4)), *(_along(_points(axes, line)) for line in lines)])
-    inside = np.array([axes.bbox.extents]) * 72 / figure.dpi
-    options = [_options(at[i], radius[i, 0], tag.text, size) for i, tag in enumerate(tags)]
-    still = [_apart(boxes) + OUTSIDE * (_area(boxes) - _shared(boxes, inside).sum(1)) for boxes in options]
-    still = [cost + CROSSED * (_shared(boxes, crossed) > 0).sum(1) for cost, boxes in zip(still, options, strict=True)]
+    crossed = np.vstack([np.zeros((0, 4)), *(_along(on_page(line)) for line in lines)])
+    options = {i: _options(at[i], radius[i, 0], tag.text, size) for i, tag in enumerate(tags) if tag.text}
+    room, still = np.array([inside]), {}
+    for i, boxes in options.items():
+        outside = _area(boxes) - _shared(boxes, room).sum(1)
+        still[i] = _apart(boxes) + OUTSIDE * outside + CROSSED * (_shared(boxes, crossed) > 0).sum(1)
     chosen: dict[int, NDArray[np.float64]] = {}
-    for _, i in itertools.product(range(ROUNDS), [i for i, tag in enumerate(tags) if tag.text]):
+    for _, i in itertools.product(range(ROUNDS), options):
         taken = np.vstack([marks, *(box for j, box in chosen.items() if j != i)])
         cost = still[i] + COVERED * _shared(options[i], taken).sum(1)
         chosen[i] = options[i][int(cost.argmin())]
+    found = []
     for i, box in chosen.items():
-        tag, centre = tags[i], (box[:2] + box[2:]) / 2 - at[i]
+        centre = (box[:2] + box[2:]) / 2 - at[i]
         away = np.hypot(*np.maximum(0, np.maximum(box[:2] - at[i], at[i] - box[2:]))) - radius[i, 0]
-        leader = {"arrowstyle": "-", "linewidth": 0.4, "color": tag.colour, "shrinkA": 0, "shrinkB": 2}
-        axes.annotate(
-            tag.text, (tag.x, tag.y), (float(centre[0]), float(centre[1])), textcoords="offset points", fontsize=size,
-            color=tag.colour, ha="center", va="center", zorder=4, arrowprops=leader if away > LEADER else None,
-        )  # fmt: skip
+        found.append(Placed(tags[i], float(centre[0]), float(centre[1]), bool(away > LEADER)))
+    return found
 
 
 def _points(axes: "Axes", at: Sequence[tuple[float, float]]) -> NDArray[np.float64]:

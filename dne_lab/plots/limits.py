@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from dne_lab.errors import LabError
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.marks import Axis, Drawing, Mark, Points, Words, one
 from dne_lab.plots.series import NO_RECORD
-from dne_lab.plots.style import log_axis
+from dne_lab.plots.style import Style
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 LITERAL, NORMAL, PRODUCTS = "literal path", "normal path", "of it in products and attention"
 PRESET = "cifar100-b50-2"  # of `dne-lab bench` where none is given
 LIMIT = "limit: FLOPs / measured rate"
 LOOKS = {
-    LITERAL: ("o", "circle", "#999999"),
-    NORMAL: ("D", "diamond", "#009e73"),
-    PRODUCTS: ("s", "square", "#56b4e9"),
-    LIMIT: ("_", "line-ew-open", "#000000"),
+    LITERAL: Style("#999999", "o", "circle"),
+    NORMAL: Style("#009e73", "D", "diamond"),
+    PRODUCTS: Style("#56b4e9", "s", "square"),
+    LIMIT: Style("#d55e00", "_", "line-ew"),
 }
 
 
@@ -86,46 +86,30 @@ def step_time(bench: Mapping[str, Any]) -> Figure:
     title += "1 thread" if bench["threads"] == 1 else f"{bench['threads']} threads"
     if rate is not None:
         title += f", {rate / 1e9:.0f} GFLOP/s measured" if rate < 1e12 else f", {rate / 1e12:.0f} TFLOP/s measured"
-    return Figure("step_time", title, frame, ["bench"], _axes, _plotly, (7.0, 3.6))
+    return Figure("step_time", title, frame, ["bench"], _marks, (7.4, 3.6))
 
 
 # The drawings -----------------------------------------------------------------------------------------------------
 
 
-def _marks(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame"]]:
-    there = table[table["record"] != NO_RECORD]
-    return [(name, there[there["what"] == name]) for name in LOOKS if (there["what"] == name).any()]
-
-
-def _axes(axes: "Axes", table: "pd.DataFrame") -> None:
+def _marks(table: "pd.DataFrame") -> Drawing:
+    """A place a task, the ways of computing side by side, each with its seconds above it."""
     tasks = sorted(table["task"].unique().tolist())
-    shown = _marks(table)
-    for number, (name, rows) in enumerate(shown):
-        at = [tasks.index(task) + 0.2 * (number - (len(shown) - 1) / 2) for task in rows["task"]]
-        marker, colour = LOOKS[name][0], LOOKS[name][2]
-        axes.plot(at, rows["seconds"], linestyle="", marker=marker, markersize=7, color=colour, label=name)
-        for x, value in zip(at, rows["seconds"], strict=True):
-            text = f"{value:.2g}" if value < 1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
-            axes.annotate(text, (x, value), (0, 6),
-                          textcoords="offset points", ha="center", fontsize=6.5)  # fmt: skip
-    log_axis(axes, table["seconds"].max() / table["seconds"].min(), vertical=True)
-    axes.set_xticks(range(len(tasks)), [str(task) for task in tasks])
-    axes.grid(axis="x", visible=False)
-    axes.margins(x=0.15, y=0.1)
-    axes.set_xlabel("task")
-    axes.set_ylabel("seconds a training step")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    there = table[table["record"] != NO_RECORD]
+    names = [name for name in LOOKS if (there["what"] == name).any()]
+    marks: list[Mark] = []
+    for number, name in enumerate(names):
+        rows = there[there["what"] == name]
+        at = [tasks.index(task) + 0.2 * (number - (len(names) - 1) / 2) for task in rows["task"]]
+        seconds = rows["seconds"].tolist()
+        marks.append(Points(name, at, seconds, LOOKS[name], area=50.0, notes=rows["record"].tolist()))
+        both = zip(at, seconds, strict=True)
+        marks += [Words(_short(value), x, value, size=6.5, shift=(0.0, 10.0)) for x, value in both]
+    least, most = there["seconds"].min(), there["seconds"].max()
+    room = (most / least) ** 0.1 if most > least else 2.0
+    x = Axis("task", "category", tuple(map(str, tasks)))
+    return one(marks, x, Axis("seconds per training step", "log", low=least / room, high=most * room**1.5))
 
 
-def _plotly(figure: Any, table: "pd.DataFrame") -> None:
-    for name, rows in _marks(table):
-        figure.add_scatter(
-            x=[str(task) for task in rows["task"]],
-            y=[float(seconds) for seconds in rows["seconds"]],
-            name=name,
-            mode="markers",
-            marker={"symbol": LOOKS[name][1], "color": LOOKS[name][2], "size": 10},
-        )
-    figure.update_layout(
-        xaxis={"title": "task", "type": "category"}, yaxis={"title": "seconds a training step", "type": "log"}
-    )
+def _short(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 1 else f"{seconds:.2f}" if seconds < 10 else f"{seconds:.1f}"

@@ -1,8 +1,9 @@
 """Accuracy on each task after each task, as heat maps: one small matrix a method."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,12 @@ from dne_lab.errors import LabError
 from dne_lab.measure.groups import Group, tasks_text
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import RUN_FIRST, Record
-from dne_lab.plots.figure import Figure
+from dne_lab.plots.figure import WIDEST, Figure
+from dne_lab.plots.marks import Axis, Cells, Drawing, Panel
 from dne_lab.plots.series import NO_RECORD, one_dataset, over, scale, seeds, series, with_missing
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 ANNOTATED = 12  # tasks up to which a matrix carries its numbers
 ACROSS = 4  # matrices in a row
@@ -48,10 +49,8 @@ def accuracy_matrices(records: Iterable[Record], methods: Sequence[str] = ()) ->
     members = [record for group in made for record in group.records]
     heading = f"Accuracy on each task after each task (%): {scale(members)}\n{streams[0]} classes, "
     heading += over(made).replace("mean and 95% interval", "mean")
-    whole, _ = mosaic(table)
-    cell = 0.36 if len(made[0].first.tasks) <= ANNOTATED else 0.1
-    size = (max(5.6, cell * whole.shape[1] + 2.2), cell * (whole.shape[0] + 2) + 1.0)
-    return Figure("accuracy_matrix", heading, table, [r.id for r in members], draw, draw_plotly, size)
+    ids, side = [r.id for r in members], len(made[0].first.tasks)
+    return Figure("accuracy_matrix", heading, table, ids, of_tasks, inches(len(made), side, side))
 
 
 def _rows(group: Group) -> list[dict[str, Any]]:
@@ -69,106 +68,85 @@ def _rows(group: Group) -> list[dict[str, Any]]:
 
 # The drawings, of one matrix or of several -------------------------------------------------------------------------
 
-Block = tuple[str, int, int]  # name, first row, first column
+
+def inches(panels: int, rows: int, columns: int, across: int | None = None) -> tuple[float, float]:
+    """Size of a drawing of so many matrices, ``across`` of them side by side."""
+    across = _across(panels, across)
+    cell = min(0.36 if columns <= ANNOTATED else 0.12, (WIDEST - 1.0 - 0.5 * across) / (across * columns))
+    return max(4.6, across * (cell * columns + 0.5) + 1.0), -(-panels // across) * (cell * rows + 0.62) + 0.5
 
 
-def _squares(table: "pd.DataFrame") -> dict[str, NDArray[Any]]:
-    """A matrix a series by its name ("" for a table of one run); NaN where a task was not yet there."""
+def _across(panels: int, across: int | None) -> int:
+    """Matrices side by side: about as many as there are rows of them."""
+    return min(ACROSS, across or math.ceil(math.sqrt(panels)) + (panels > ACROSS))
+
+
+def of_tasks(table: "pd.DataFrame") -> Drawing:
+    """Accuracy on each task after each task: a panel a series, or one for a table of one run."""
     rows = table[table["record"] != NO_RECORD] if "record" in table else table
     several = list(rows.groupby("series", sort=False)) if "series" in rows else [("", rows)]
-    size = int(rows["after task"].max())
-    found = {}
+    side = int(rows["after task"].max())
+    names = tuple(str(number) for number in range(1, side + 1))
+    panels = []
     for name, mine in several:
-        square = np.full((size, size), np.nan)
-        places = mine["after task"].to_numpy(int) - 1, mine["task"].to_numpy(int) - 1
-        square[places] = mine["accuracy %"].to_numpy(float)
-        found[str(name)] = square
-    return found
+        square = np.full((side, side), np.nan)
+        after, task = mine["after task"].to_numpy(int), mine["task"].to_numpy(int)
+        square[after - 1, task - 1] = mine["accuracy %"].to_numpy(float)
+        more = mine.get("+-", [math.nan] * len(mine)), mine.get("record", [""] * len(mine))
+        cells = zip(after, task, *more, strict=True)
+        notes = {(a - 1, t - 1): _note(str(name), a, t, width, record) for a, t, width, record in cells}
+        panels.append((str(name), square, notes))
+    return grid(panels, names, names, ("test images of task", "after task"), "accuracy (%)", (0, 100))
 
 
-def mosaic(table: "pd.DataFrame") -> tuple[NDArray[Any], list[Block]]:
-    """All matrices in one, with gaps of NaN between them, and where each begins."""
-    squares = _squares(table)
-    size = len(next(iter(squares.values())))
-    text = _line(size)
-    below, beside = round(2.2 * text), round(1.4 * text)
-    across = min(ACROSS, math.ceil(math.sqrt(len(squares))) + (len(squares) > 4))
-    high, wide = size + below, size + beside
-    whole = np.full((high * -(-len(squares) // across) - below, wide * across - beside), np.nan)
-    blocks = []
-    for number, (name, square) in enumerate(squares.items()):
-        top, left = high * (number // across), wide * (number % across)
-        whole[top : top + size, left : left + size] = square
-        blocks.append((name, top, left))
-    return whole, blocks
+def _note(name: str, after: int, task: int, width: float, record: str) -> str:
+    parts = [name, f"task {task} after task {after}", record]
+    return "<br>".join(filter(None, parts)) + (f"<br>95% interval ± {width:.2f}" if width == width else "")
 
 
-def _line(size: int) -> float:
-    """Cells that a line of text is high: more where cells are small."""
-    return 1.0 if size <= ANNOTATED else 3.0
+def grid(
+    panels: Sequence[tuple[str, NDArray[Any], Mapping[tuple[int, int], str]]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    titles: tuple[str, str],
+    bar: str,
+    ends: tuple[float, float],
+    *,
+    across: int | None = None,
+    scale: Literal["cividis", "rdbu_r"] = "cividis",
+    digits: int = 0,
+    annotated: int = ANNOTATED,
+) -> Drawing:
+    """Matrices that share their rows, columns and colours, side by side and below each other.
+
+    Args:
+        panels: name, values (NaN: no cell), and what is said of a cell under the mouse.
+        rows, columns: their names.
+        titles: of the x and of the y axis.
+        bar: title of the colour bar.
+        ends: of the colour scale.
+        across: matrices in a row; None: about as many as there are rows of them.
+        scale: of the colours.
+        digits: decimals of the numbers in the cells.
+        annotated: columns up to which there are such numbers.
+    """
+    count = len(panels)
+    across = _across(count, across)
+    axes = [_names(names, title) for names, title in ((columns, titles[0]), (rows, titles[1]))]
+    shown = digits if len(columns) <= annotated else None
+    made: list[list[Panel]] = []
+    for number, (name, values, notes) in enumerate(panels):
+        if number % across == 0:
+            made.append([])
+        words = [[notes.get((i, j), "") for j in range(len(columns))] for i in range(len(rows))]
+        below = number + across >= count  # nothing stands below it: the titles of axes are said once
+        x = axes[0] if below else replace(axes[0], title="")
+        y = axes[1] if number % across == 0 else replace(axes[1], title="")
+        made[-1].append(Panel([Cells(values, bar, *ends, scale, shown, words)], x, y, name))
+    return Drawing(made, legend=False)
 
 
-def draw(axes: "Axes", table: "pd.DataFrame") -> None:
-    """The matrices on matplotlib axes."""
-    whole, blocks = mosaic(table)
-    size, several = int(table["after task"].max()), "series" in table
-    font, line = 7 if several else 9, _line(size)
-    image = axes.imshow(whole, cmap="cividis", vmin=0, vmax=100)
-    if size <= ANNOTATED:
-        for (i, j), value in np.ndenumerate(whole):
-            if value == value:
-                colour = "white" if value < 55 else "black"
-                axes.text(j, i, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=font)
-    ticks = range(0, size, 1 if size <= ANNOTATED else 5)
-    for name, top, left in blocks:
-        if not several:
-            continue
-        axes.text(left - 0.5, top - 0.5 - 0.15 * line, name, ha="left", va="bottom", fontsize=8)
-        for task in ticks:
-            at = top + size - 0.5 + 0.15 * line
-            axes.text(left + task, at, str(task + 1), ha="center", va="top", fontsize=font)
-    rows = sorted({top for _, top, _ in blocks})
-    axes.set_yticks([top + t for top in rows for t in ticks], [str(t + 1) for t in ticks] * len(rows))
-    axes.set_xticks([] if several else list(ticks), [] if several else [str(t + 1) for t in ticks])
-    axes.grid(visible=False)
-    if several:
-        axes.tick_params(length=0, labelsize=font)
-        axes.spines[:].set_visible(False)
-        axes.set_ylim(whole.shape[0] - 0.5 + line, -0.5 - 1.2 * line)
-    axes.set_xlabel("test images of task")
-    axes.set_ylabel("after task")
-    assert axes.figure is not None
-    axes.figure.colorbar(image, ax=axes, label="accuracy (%)", shrink=0.8)
-
-
-def draw_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    """The matrices as one plotly heat map."""
-    if "series" in table:
-        whole, blocks = mosaic(table)
-        size = int(table["after task"].max())
-        words = [["" for _ in row] for row in whole]
-        for name, top, left in blocks:
-            for i in range(size):
-                for j in range(i + 1):
-                    words[top + i][left + j] = f"{name}: task {j + 1} after task {i + 1}"
-            figure.add_annotation(
-                x=left - 0.5, y=top - 0.6, text=name, showarrow=False, xanchor="left", yanchor="bottom"
-            )
-        figure.add_heatmap(
-            z=_cells(whole), text=words, hovertemplate="%{text}<br>%{z:.1f}%<extra></extra>", zmin=0, zmax=100,
-            colorscale="Cividis", colorbar={"title": "%"},
-        )  # fmt: skip
-        figure.update_xaxes(visible=False)
-        figure.update_yaxes(visible=False, autorange="reversed")
-        return
-    (square,) = _squares(table).values()
-    names = [str(number) for number in range(1, len(square) + 1)]
-    figure.add_heatmap(
-        z=_cells(square), x=names, y=names, zmin=0, zmax=100, colorscale="Cividis", colorbar={"title": "%"}
-    )
-    figure.update_layout(xaxis={"title": "test images of task", "type": "category"}, width=520, height=480)
-    figure.update_yaxes(title="after task", type="category", autorange="reversed")
-
-
-def _cells(whole: NDArray[Any]) -> list[list[float | None]]:
-    return [[None if value != value else float(value) for value in row] for row in whole]
+def _names(names: Sequence[str], title: str) -> Axis:
+    """All names, or of many every fifth."""
+    ticks = tuple(map(float, range(0, len(names), 5))) if len(names) > ANNOTATED else None
+    return Axis(title, "category", tuple(names), ticks)

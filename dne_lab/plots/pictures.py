@@ -60,7 +60,8 @@ def _figure(name: str, title: str, table: "pd.DataFrame", images: Tensor, row: s
     size = SIDE * max(8, int(rows.max()) + 1), SIDE * 1.25 * len(rows) + 0.5
     if table["drawn"].all():
         table = table.drop(columns="drawn")
-    return Figure(name, title, table, [], functools.partial(_draw, images=images, row=row, caption=caption), size=size)
+    draw = functools.partial(_draw, images=images, row=row, caption=caption)
+    return Figure(name, title, table, [], picture=draw, size=size)
 
 
 def _draw(axes: "Axes", table: "pd.DataFrame", images: Tensor, row: str, caption: str) -> None:

@@ -7,16 +7,18 @@ from dne_lab.analysis.read_outs import OWN, ProbeRecord, probe_table
 from dne_lab.errors import LabError
 from dne_lab.measure.groups import TITLES
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.marks import Axis, Drawing, Mark, Points, around, one
 from dne_lab.plots.series import PAPER_DATASETS
-from dne_lab.plots.style import style
+from dne_lab.plots.style import INK, Style, style
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 WORDS = {"all": "all read-outs", "later": "the later experts"}
-# What is measured, its columns, and its mark: matplotlib's, plotly's, and whether it is filled.
-MARKS = {"over all classes": ("accuracy", "o", "circle", True), "task told": ("told", "s", "square-open", False)}
+MARKS = {  # what is measured, its columns, its mark, and whether that is filled
+    "over all classes": ("accuracy", Style(INK, "o", "circle"), True),
+    "task told": ("told", Style(INK, "s", "square"), False),
+}
 
 
 def drawings(found: Iterable[ProbeRecord]) -> dict[str, Figure]:
@@ -45,9 +47,7 @@ def read_outs(found: Iterable[ProbeRecord]) -> Figure:
     seeds = int(table["seeds"].max())
     over = "one seed, 95% interval over images" if seeds == 1 else f"mean and 95% interval over {seeds} seeds"
     title = f"Linear probes of frozen read-outs\n{presets[0]}{small}; {over}"
-    return Figure(
-        "read_outs", title, table, [m.run for m in members], _on_axes, _on_plotly, (8.0, 1.8 + 0.26 * len(table))
-    )
+    return Figure("read_outs", title, table, [m.run for m in members], _marks, (8.0, 1.8 + 0.26 * len(table)))
 
 
 def _name(row: Any) -> str:
@@ -56,34 +56,17 @@ def _name(row: Any) -> str:
     return f"{TITLES.get(row['method'], row['method'])}{heads}: {what if what == OWN else WORDS.get(what, what)}"
 
 
-def _on_axes(axes: "Axes", table: "pd.DataFrame") -> None:
-    for what, (name, mark, _, filled) in MARKS.items():
-        for place, (_, row) in enumerate(table.iterrows()):
-            colour = style(row["method"]).colour
-            axes.errorbar(
-                row[f"{name} %"], place, xerr=row[f"{name} +-"], color=colour, marker=mark, linestyle="none",
-                capsize=2, linewidth=1.2, markersize=5, markerfacecolor=colour if filled else "white",
-            )  # fmt: skip
-        face = "#333333" if filled else "white"
-        axes.plot([], [], color="#333333", marker=mark, linestyle="none", label=what, markerfacecolor=face)
-    axes.set_yticks(range(len(table)), [_name(row) for _, row in table.iterrows()], fontsize=8)
-    axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.set_xlabel("accuracy (%)")
-    below = -0.6 / (0.26 * len(table) + 0.5)  # about 0.6 inch under the axes
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, below), ncol=2, fontsize=8, frameon=False)
-
-
-def _on_plotly(figure: Any, table: "pd.DataFrame") -> None:
-    for what, (name, _, symbol, _) in MARKS.items():
+def _marks(table: "pd.DataFrame") -> Drawing:
+    """A row a set of read-outs, both accuracies on it; a method has its colour."""
+    table = table.assign(place=range(len(table)))
+    marks: list[Mark] = []
+    for what, (column, look, filled) in MARKS.items():
+        marks.append(Points(what, [], [], look, filled=filled))
         for method, rows in table.groupby("method", sort=False):
-            figure.add_scatter(
-                x=[float(v) for v in rows[f"{name} %"]],
-                y=[_name(row) for _, row in rows.iterrows()],
-                error_x={"type": "data", "array": [float(v) for v in rows[f"{name} +-"]], "thickness": 1},
-                name=f"{TITLES.get(str(method), str(method))}, {what}",
-                mode="markers",
-                marker={"color": style(str(method)).colour, "symbol": symbol, "size": 8},
-            )
-    names = [_name(row) for _, row in table.iterrows()]
-    figure.update_layout(xaxis_title="accuracy (%)")
-    figure.update_yaxes(categoryorder="array", categoryarray=names, autorange="reversed", automargin=True)
+            name, x = f"{TITLES.get(str(method), str(method))}, {what}", rows[f"{column} %"].tolist()
+            notes = ["one seed" if seeds == 1 else f"{seeds} seeds" for seeds in rows["seeds"]]
+            more = {"filled": filled, "notes": notes, "listed": False, **around(x, rows[f"{column} +-"])}
+            own = look._replace(colour=style(str(method)).colour)
+            marks.append(Points(name, x, rows["place"].tolist(), own, across=True, **more))
+    y = Axis("", "category", tuple(_name(row) for _, row in table.iterrows()), reverse=True)
+    return one(marks, Axis("accuracy (%)"), y)

@@ -1,5 +1,6 @@
 """Runs side by side as a figure: accuracy as classes arrive, accuracy against cost, attention on the own patch."""
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -7,12 +8,12 @@ from dne_lab.analysis.runs import RunView, accuracies, table
 from dne_lab.errors import LabError
 from dne_lab.measure.record import RUN_FIRST
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.marks import Axis, Bars, Drawing, Mark, Panel, Points, Words
 from dne_lab.plots.series import scale
-from dne_lab.plots.style import DASHES, Style, style
+from dne_lab.plots.style import DASHES, Style, solid, style
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 
 class Series(NamedTuple):
@@ -56,37 +57,29 @@ def runs_figure(runs: Sequence[RunView]) -> Figure:
     """
     if not runs:
         raise LabError(f"no run is chosen. {RUN_FIRST}")
-    lines = series(runs)
-
-    def on_axes(axes: "Axes", rows: "pd.DataFrame") -> None:
-        axes.set_axis_off()
-        curves = axes.inset_axes((0.06, 0.34, 0.36, 0.58))
-        for line in lines:
-            curves.plot(
-                line.x, line.y, color=line.look.colour, linestyle=line.dash, marker=line.look.marker, label=line.name
-            )
-        curves.set_xlabel("classes seen", fontsize=8)
-        curves.set_title("accuracy over the classes seen (%)", fontsize=8, loc="center")
-        curves.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2 if len(lines) > 4 else 1)
-        cost = axes.inset_axes((0.5, 0.34, 0.22, 0.58))
-        for line, (_, row) in zip(lines, rows.iterrows(), strict=True):
-            if row["MFLOPs spent"] == row["MFLOPs spent"] and row["LA %"] == row["LA %"]:
-                cost.plot(row["MFLOPs spent"], row["LA %"], color=line.look.colour, marker=line.look.marker, ms=7)
-        cost.set_xlim(0, 1.15 * max([1.0, *rows["MFLOPs spent"].dropna()]))
-        cost.set_xlabel("MFLOPs of one image", fontsize=8)
-        cost.set_title("last accuracy (%)", fontsize=8, loc="center")
-        shares = axes.inset_axes((0.8, 0.34, 0.2, 0.58))
-        for place, (line, value) in enumerate(zip(lines, rows["same patch %"], strict=True)):
-            if value == value:
-                shares.barh(place, value, color=line.look.colour)
-            else:
-                shares.text(0, place, " not measured", va="center", fontsize=7)
-        shares.set_yticks(range(len(lines)), [run.record.method for run in runs], fontsize=7)
-        shares.set_ylim(len(lines) - 0.5, -0.5)
-        shares.set_xlim(left=0)
-        shares.set_title("attention on own patch (%)", fontsize=8, loc="center")
-        for part in (curves, cost, shares):
-            part.tick_params(labelsize=7)
-
+    draw = functools.partial(_marks, lines=series(runs), methods=[run.record.method for run in runs])
     heading = f"Runs side by side: {scale(run.record for run in runs)}"
-    return Figure("runs", heading, table(runs), [run.record.id for run in runs], on_axes, size=(9.6, 3.8))
+    return Figure("runs", heading, table(runs), [run.record.id for run in runs], draw, (8.4, 3.8))
+
+
+def _marks(table: "pd.DataFrame", lines: Sequence[Series], methods: Sequence[str]) -> Drawing:
+    """Three panels: accuracy over the classes seen, last accuracy against cost, attention on the own patch."""
+    curves: list[Mark] = []
+    cost: list[Mark] = []
+    shares: list[Mark] = []
+    for place, (line, (_, row)) in enumerate(zip(lines, table.iterrows(), strict=True)):
+        curves.append(Points(line.name, list(map(float, line.x)), line.y, line.look, line.dash))
+        if row["MFLOPs spent"] == row["MFLOPs spent"] and row["LA %"] == row["LA %"]:
+            at = [row["MFLOPs spent"]], [row["LA %"]]
+            cost.append(Points(line.name, *at, solid(line.look), area=50.0, listed=False))
+        share = row["same patch %"]
+        if share == share:
+            shares.append(Bars(line.name, [place], [share], line.look.colour, across=True, listed=False))
+        else:
+            shares.append(Words(" not measured", 0.0, place, beside="left"))
+    panels = [
+        Panel(curves, Axis("classes seen"), Axis("accuracy over the classes seen (%)"), wide=1.5),
+        Panel(cost, Axis("MFLOPs of one image", low=0.0), Axis("last accuracy (%)")),
+        Panel(shares, Axis("attention on own patch (%)", low=0.0), Axis("", "category", tuple(methods), reverse=True)),
+    ]
+    return Drawing([panels])

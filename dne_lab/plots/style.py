@@ -4,10 +4,11 @@ Colours are from the palettes of Okabe and Ito and of Tol (muted); where two are
 """
 
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+# Text and reference lines of figures that lie on any background: 4.6 to 1 on white, 4.1 to 1 on JupyterLab's dark one.
+INK = "#757575"
+GRID = "#8080804d"
 
 
 class Style(NamedTuple):
@@ -19,7 +20,7 @@ class Style(NamedTuple):
 
 
 STYLES = {
-    "joint": Style("#000000", "_", "line-ew"),
+    "joint": Style("#8c6d31", "_", "line-ew"),
     "joint-resnet": Style("#666666", "|", "line-ns"),
     "ia": Style("#0072b2", "o", "circle"),
     "sta": Style("#d55e00", "s", "square"),
@@ -30,8 +31,8 @@ STYLES = {
     "finetune-resnet": Style("#bbbbbb", "1", "y-down"),
     "replay-resnet": Style("#88ccee", "2", "y-up"),
     "icarl": Style("#e69f00", "X", "x"),
-    "podnet": Style("#882255", "<", "triangle-left"),
-    "der": Style("#332288", ">", "triangle-right"),
+    "podnet": Style("#b03060", "<", "triangle-left"),
+    "der": Style("#6a5acd", ">", "triangle-right"),
     "foster": Style("#999933", "p", "pentagon"),
     "dytox": Style("#aa4499", "h", "hexagon"),
 }
@@ -50,8 +51,9 @@ GROUP_WORDS = {
 # Lines of one method that differ in a setting (heads, tasks) share its colour.
 DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"))
 
+TEXT = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 # On top of matplotlib's own defaults, so that a user's matplotlibrc does not change committed figures.
-MATPLOTLIB = {
+MATPLOTLIB: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.titlesize": 10.0,
@@ -59,8 +61,12 @@ MATPLOTLIB = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#e5e5e5",
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    **dict.fromkeys(TEXT, INK),
     "axes.axisbelow": True,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
@@ -69,6 +75,7 @@ MATPLOTLIB = {
     "figure.dpi": 100.0,
     "savefig.dpi": 150.0,
 }
+PRINT = dict.fromkeys(TEXT, "black")  # on top of it, for files that are printed
 
 
 def style(method: str) -> Style:
@@ -76,12 +83,6 @@ def style(method: str) -> Style:
     return STYLES[method] if method in STYLES else OTHERS[zlib.crc32(method.encode()) % len(OTHERS)]
 
 
-def log_axis(axes: "Axes", span: float, vertical: bool = False) -> None:
-    """A logarithmic axis of plain numbers, with ticks at 1, 2 and 5 where it spans less than two decades."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axis = axes.yaxis if vertical else axes.xaxis
-    (axes.set_yscale if vertical else axes.set_xscale)("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 100 else (1.0,)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
+def solid(look: Style) -> Style:
+    """The style with a marker whose area can be seen: a square in place of a line."""
+    return look._replace(marker="s", symbol="square") if look.marker in ("_", "|") else look

@@ -9,13 +9,12 @@ from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.plots import printed
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.labels import Tag, place
+from dne_lab.plots.marks import Axis, Drawing, Mark, Points, around, logarithmic, one
 from dne_lab.plots.series import NO_RECORD, over, scale, seeds
-from dne_lab.plots.style import log_axis, style
+from dne_lab.plots.style import solid, style
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 Label = Callable[[Record], str | None]  # what a record is called in a figure; None: it is not in it
 FIRST_STREAM = (50, 10, 10, 10, 10, 10)
@@ -122,7 +121,7 @@ def _tradeoff(
     what = f"{scale(members)}, {over(made)}" if made else f"{dataset}, no record yet"
     heading = f"{heading}: last accuracy against F\n{what}, {tasks_text(tasks)} classes"
     ids = [record.id for record in members]
-    return Figure(name, heading, frame, ids, _axes, _plotly, (7.2, 3.9))
+    return Figure(name, heading, frame, ids, _marks, (7.6, 3.9))
 
 
 def _unique(group: Group, names: Sequence[str], text: str) -> str:
@@ -174,69 +173,30 @@ def _short(label: str) -> str:
     return re.sub(r"^heads (\d+)$", r"\1 heads", text).removeprefix("width ")
 
 
-def _axes(axes: "Axes", table: "pd.DataFrame") -> None:
-    lines, legend = _lines(table), set()
-    costs: list[float] = []
-    names: list[Tag] = []
-    paths: list[list[tuple[float, float]]] = []  # that names keep off: the lines and the intervals
+def _marks(table: "pd.DataFrame") -> Drawing:
+    """A line a method: filled marks are ours, hollow ones printed."""
     small = table["F (G)"].max() < 0.1  # millions read better
     factor, unit = (1000.0, "MFLOPs") if small else (1.0, "GFLOPs")
-    for method, theirs, rows in lines:
-        look = style(method)
-        x, y = rows["F (G)"].to_numpy(float) * factor, rows["LA %"].to_numpy(float)
-        axes.plot(x, y, color=look.colour, linestyle=":" if theirs else "-", linewidth=0.9, zorder=1)
-        marker = look.marker if look.marker != "_" else "s"
-        face = "white" if theirs else look.colour
-        areas = _areas(rows, table)
-        axes.scatter(x, y, s=areas, marker=marker, facecolor=face, edgecolor=look.colour, zorder=3)
-        if not theirs:
-            axes.errorbar(x, y, yerr=rows["+-"].to_numpy(float), fmt="none", ecolor=look.colour, capsize=2, zorder=2)
-        named = zip(rows["series"].astype(str), x, y, areas, strict=True)
-        names += [Tag(_short(series), a, b, look.colour, area) for series, a, b, area in named]
-        paths.append(list(zip(x, y, strict=True)))
-        if not theirs:
-            bars = zip(x, y, rows["+-"].fillna(0.0).astype(float), strict=True)
-            paths += [[(a, b - width), (a, b + width)] for a, b, width in bars]
-        if method not in legend:
-            legend.add(method)
-            axes.plot([], [], linestyle="", marker=marker, color=look.colour, label=printed.TITLES.get(method, method))
-        costs += x.tolist()
-    if any(theirs for _, theirs, _ in lines):
-        hollow = axes.plot([], [], linestyle=":", marker="o", color="#606060", label="printed (table 1)")
-        hollow[0].set_markerfacecolor("white")
-    if costs and max(costs) > 12 * min(costs) > 0:
-        log_axis(axes, max(costs) / min(costs))
-    elif costs:
-        axes.set_xlim(0, 1.15 * max(costs))
-    axes.margins(x=0.12, y=0.12)
-    widths = "; bare numbers: channels of the first stage" if table["series"].str.contains(", width ").any() else ""
-    axes.set_xlabel(
-        f"F: {unit} of one image, literal path (2 x multiply-accumulate)\narea of filled marks: parameters{widths}"
-    )
-    axes.set_ylabel("last accuracy (%)")
-    if lines:
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    place(axes, names, paths)
-
-
-def _plotly(figure: Any, table: "pd.DataFrame") -> None:
+    marks: list[Mark] = []
+    ours: set[str] = set()
     for method, theirs, rows in _lines(table):
-        look = style(method)
-        symbol = look.symbol if look.symbol != "line-ew" else "square"
-        name = printed.TITLES.get(method, method)
-        widths = [None if w != w else w for w in rows["+-"].astype(float)]
-        figure.add_scatter(
-            x=[float(x) for x in rows["F (G)"]],
-            y=[float(y) for y in rows["LA %"]],
-            error_y=None if theirs or None in widths else {"type": "data", "array": widths, "thickness": 1},
-            name=f"{name}, printed" if theirs else name,
-            text=[str(s) for s in rows["series"]],
-            mode="lines+markers",
-            line={"color": look.colour, "width": 1, "dash": "dot" if theirs else "solid"},
-            marker={
-                "symbol": f"{symbol}-open" if theirs else symbol,
-                "size": [1.4 * area**0.5 for area in _areas(rows, table)],
-            },
-        )
-    axis = "GFLOPs of one image, literal path (2 x multiply-accumulate)"
-    figure.update_layout(xaxis_title=axis, yaxis_title="last accuracy (%)")
+        name, y = printed.TITLES.get(method, method), rows["LA %"].to_numpy(float)
+        ours |= set() if theirs else {name}
+        told = rows[["series", "record", "source", "remark"]].astype(str).itertuples(index=False)
+        notes = [", ".join(filter(None, row)) for row in told]
+        ends: dict[str, Any] = {} if theirs else around(y, rows["+-"])
+        marks.append(
+            Points(f"{name}, printed" if theirs else name, list(rows["F (G)"] * factor), list(y), solid(style(method)),
+                   ":" if theirs else "-", filled=not theirs, area=_areas(rows, table), notes=notes, width=0.9,
+                   tags=[_short(str(series)) for series in rows["series"]], **ends)
+        )  # fmt: skip
+    widths = "; bare numbers: channels of the first stage" if table["series"].str.contains(", width ").any() else ""
+    title = f"F: {unit} of one image, literal path (2 x multiply-accumulate)\n"
+    title += f"area of filled marks: parameters{widths}"
+    costs = [x for mark in marks if isinstance(mark, Points) for x in mark.x]
+    if logarithmic(costs, 12):
+        room = (max(costs) / min(costs)) ** 0.1
+        x = Axis(title, "log", low=min(costs) / room, high=max(costs) * room)
+    else:
+        x = Axis(title, low=0.0, high=1.15 * max(costs, default=1.0))
+    return one(marks, x, Axis("last accuracy (%)"))

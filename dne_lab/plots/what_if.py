@@ -68,7 +68,7 @@ def what_if_figure(
             )
 
     title = "\n".join(textwrap.wrap(result.what, 130))
-    return Figure("what_if", title, table, [], on_axes, size=(9.6, 3.2))
+    return Figure("what_if", title, table, [], picture=on_axes, size=(8.4, 3.2))
 
 
 def _pairs(axes: "Axes", names: list[str], before: Any, after: Any, title: str) -> None:

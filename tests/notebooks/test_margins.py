@@ -32,7 +32,9 @@ import pandas as pd
 from dne_lab.plots.figure import Figure
 
 table = pd.DataFrame({"x": [0.25, 0.1313], "n": [1, 2], "y": ["a", "b"]})
-figure = Figure("f", "f", table, [], lambda axes, rows: axes.set_title(f"{0.5:.0f} and {rows['x'][0]:.1f}"))
+def draw(axes, rows):
+    axes.set_title(f"{0.5:.0f} and {rows['x'][0]:.1f}")
+figure = Figure("f", "f", table, [], picture=draw)
 """
 CELLS = {  # what a cell shows: the margin that it gets
     "table": 0.5,  # digits as they are

@@ -1,6 +1,5 @@
 """Accuracy figures: what is in the table, what is drawn, and that nothing without a record ever is."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from matplotlib.figure import Figure as Canvas
 from dne_lab.errors import LabError
 from dne_lab.measure.groups import TITLES
 from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task, accuracy_matrix
-from dne_lab.plots.figure import PLOTLY_MIME, Figure
+from dne_lab.plots.figure import Figure
+from dne_lab.plots.marks import Level, Points
 from dne_lab.plots.series import NO_RECORD, scale
 from dne_lab.plots.style import OTHERS, STYLES, style
 
@@ -45,22 +45,11 @@ def test_accuracy_by_task() -> None:
     assert missing[["task", "classes", "seen accuracy %", "+-"]].isna().all(axis=None)
     axes = drawn(figure)
     assert labels(axes) == ["Joint", "IA (k = 1)", "DNE (k = 1)"]
-    joint = next(line for line in axes.lines if line.get_label() == "Joint")
-    assert set(joint.get_ydata()) == {95.0}
+    (joint,) = (mark for mark in figure.marks().panels[0].marks if isinstance(mark, Level))
+    assert (joint.name, joint.at) == ("Joint", 95.0)
     assert len(figure.records) == 7
     assert "digits, small scale" in figure.title
     assert "1-3 seeds" in figure.title
-
-
-def test_interactive_forms_show_the_same_series() -> None:
-    pytest.importorskip("plotly")
-    for make in (accuracy_by_task, accuracy_against_cost):
-        figure = make(runs(), methods=("der",))
-        tree = figure._repr_mimebundle_()[PLOTLY_MIME]
-        assert [trace["name"] for trace in tree["data"]] == labels(drawn(figure))
-        assert "bdata" not in json.dumps(tree, allow_nan=False)
-    joint = accuracy_by_task(runs()).interactive().data[0]
-    assert (list(joint.x), list(joint.y)) == ([4, 10], [95.0, 95.0])
 
 
 def test_cost_draws_spent_filled_and_literal_hollow() -> None:
@@ -72,17 +61,14 @@ def test_cost_draws_spent_filled_and_literal_hollow() -> None:
         *(80.0, 0.0025, 0.004, 0.3)
     ]
     assert table.loc["DER", "record"] == NO_RECORD
-    axes = drawn(figure)
-    assert labels(axes) == ["IA (k = 1)", "DNE (k = 1)"]  # no mark without a cost
-    assert "MFLOPs" in axes.get_xlabel()
-    points = [(tuple(p.get_offsets()[0]), p.get_facecolor()[0].tolist(), p.get_sizes()[0]) for p in axes.collections
-              if len(p.get_offsets()) == 1 and p.get_facecolor().size]  # fmt: skip
-    hollow = [at for at, colour, _ in points if colour[:3] == [1, 1, 1]]
-    filled = {at: area for at, colour, area in points if colour[:3] != [1, 1, 1]}
-    assert hollow == [pytest.approx((4.0, 80.0))] * 2
-    assert list(filled) == [pytest.approx((2.5, 80.0))]  # both at one place
-    areas = sorted(area for _, colour, area in points if colour[:3] != [1, 1, 1])
-    assert areas[1] / areas[0] == pytest.approx(4.0)  # 300 k against 75 k parameters
+    assert labels(drawn(figure)) == ["IA (k = 1)", "DNE (k = 1)"]  # no mark without a cost
+    (panel,) = figure.marks().panels
+    assert panel.x.title.startswith("MFLOPs")
+    points = [mark for mark in panel.marks if isinstance(mark, Points) and mark.marked]
+    assert [(m.x[0], m.y[0]) for m in points if not m.filled] == [(pytest.approx(4.0), pytest.approx(80.0))] * 2
+    assert [(m.x[0], m.y[0]) for m in points if m.filled] == [(pytest.approx(2.5), pytest.approx(80.0))] * 2
+    small, large = sorted(mark.areas()[0] for mark in points if mark.filled)
+    assert large / small == pytest.approx(4.0)  # 300 k against 75 k parameters
 
 
 def test_cost_axis_is_logarithmic_only_for_wide_ranges() -> None:
@@ -117,12 +103,6 @@ def test_accuracy_matrix() -> None:
         accuracy_matrix(record(done=0))
 
 
-def test_matrix_interactive() -> None:
-    pytest.importorskip("plotly")
-    heat = accuracy_matrix(record(done=2))._repr_mimebundle_()[PLOTLY_MIME]["data"][0]
-    assert heat["z"] == [[98.0, None], [91.0, 92.0]]
-
-
 @pytest.mark.parametrize("make", [accuracy_by_task, accuracy_against_cost])
 def test_files_are_stable_and_independent_of_the_order_of_records(make: Any, tmp_path: Path) -> None:
     one = [path.read_bytes() for path in make(runs()).save(tmp_path / "one")]
@@ -149,9 +129,8 @@ def test_only_the_papers_schedule_is_not_small_scale() -> None:
 
 def test_series_of_one_method_differ_in_their_line() -> None:
     both = [record("dne"), record("dne", heads=[4, 2, 2, 2])]
-    lines = [line for line in drawn(accuracy_by_task(both)).lines if len(line.get_xdata()) > 1]
-    assert len({line.get_linestyle() for line in lines}) == 2
-    assert {line.get_color() for line in lines} == {STYLES["dne"].colour}
+    lines = accuracy_by_task(both).marks().panels[0].marks
+    assert len({line.dash for line in lines}) == 2 and {line.look for line in lines} == {STYLES["dne"]}
     assert len(drawn(accuracy_against_cost(both)).texts) == 2  # marks of one colour carry their name
 
 

@@ -16,25 +16,36 @@ from PIL import Image
 
 from dne_lab.errors import LabError
 from dne_lab.plots.figure import PLOTLY_MIME, Figure
+from dne_lab.plots.marks import Axis, Cells, Drawing, Panel, Points
+from dne_lab.plots.style import Style
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def made(**changes: Any) -> Figure:
+LOOK = Style("#0072b2", "o", "circle")
+
+
+def curve(table: pd.DataFrame) -> Drawing:
+    there = table.dropna()
+    points = Points("one", there["x"].tolist(), there["y"].tolist(), LOOK, "-", notes=there["record"].tolist())
+    cells = Cells(np.arange(6, dtype=np.float32).reshape(2, 3) / 3, "share (%)", 0, 2, digits=1)
+    return Drawing([[Panel([points], Axis("x"), Axis("y (%)")), Panel([cells], Axis("", "category", ("a", "b", "c")))]])
+
+
+def made(marks: Any = curve, **changes: Any) -> Figure:
     table = pd.DataFrame(
         {"x": [1, 2, 3], "y": [1 / 3, 2 / 3, float("nan")], "record": ["5 seeds", "5 seeds", "no record"]}
     )
+    return Figure("small", "Two lines\nof a title", table, ["dne-digits-s0-01234567"], marks, **changes)
 
-    def on_axes(axes: Any, table: pd.DataFrame) -> None:
-        axes.plot(table["x"], table["y"])
 
-    def on_plotly(figure: Any, table: pd.DataFrame) -> None:
-        figure.add_scatter(x=table["x"], y=np.array([1 / 3, 2 / 3]))  # arrays: plotly would write them as base64
-        figure.add_heatmap(z=np.arange(6, dtype=np.float32).reshape(2, 3) / 3)
+def bundle(figure: Figure) -> dict[str, Any]:
+    return figure._repr_mimebundle_()[0]
 
-    return Figure(
-        "small", "Two lines\nof a title", table, ["dne-digits-s0-01234567"], on_axes, changes.get("plotly", on_plotly)
-    )
+
+@pytest.fixture
+def static(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DNE_LAB_FIGURES", "static")
 
 
 def test_saves_by_suffix_the_same_bytes_every_time(tmp_path: Path) -> None:
@@ -80,34 +91,45 @@ def test_nothing_global_is_left_behind() -> None:
 
 
 def test_the_text_of_a_long_table_is_cut_and_says_so() -> None:
-    long = Figure("long", "Long", pd.DataFrame({"x": range(1000)}), [], lambda axes, table: None)
+    long = Figure("long", "Long", pd.DataFrame({"x": range(1000)}), [], picture=lambda axes, table: None)
     assert len(repr(long).splitlines()) < 70 and repr(long).endswith("60 of 1000 rows: all are in .table")
     assert "rows" not in repr(made())
 
 
-def test_bundle_holds_text_picture_and_plain_plotly_json() -> None:
+def test_a_running_notebook_gets_text_and_plain_plotly_json() -> None:
     pytest.importorskip("plotly")
-    bundle = made()._repr_mimebundle_()
-    assert set(bundle) == {"text/plain", "image/png", PLOTLY_MIME}
-    png, whole = base64.b64decode(bundle["image/png"]), made().image()
-    assert png.startswith(PNG) and len(png) < 0.7 * len(whole)  # of few colours
-    shown, meant = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int) for data in (png, whole))
-    assert shown.shape == meant.shape and abs(shown - meant).max() < 16  # of 255
-    assert bundle["text/plain"].startswith("Two lines\nof a title\n\n")
-    assert "0.67" in bundle["text/plain"]
-    assert "0.666" not in bundle["text/plain"]
-    assert "no record" in bundle["text/plain"]
-    scatter, heat = bundle[PLOTLY_MIME]["data"]
-    assert (scatter["x"], scatter["y"]) == ([1, 2, 3], [0.3333, 0.6667])
+    data, metadata = made()._repr_mimebundle_()
+    assert set(data) == {"text/plain", PLOTLY_MIME} and metadata == {}
+    assert data["text/plain"].startswith("Two lines\nof a title\n\n")
+    assert "0.67" in data["text/plain"] and "0.666" not in data["text/plain"] and "no record" in data["text/plain"]
+    scatter, heat = data[PLOTLY_MIME]["data"]
+    assert (scatter["x"], scatter["y"]) == ([1, 2], [0.3333, 0.6667])
     assert heat["z"] == [[0.0, 0.3333, 0.6667], [1.0, 1.3333, 1.6667]]
-    text = json.dumps(bundle[PLOTLY_MIME], allow_nan=False)
-    assert "bdata" not in text
-    assert '"uid"' not in text
-    assert len(text) < 3000  # no embedded template
-    assert bundle == made()._repr_mimebundle_()
+    text = json.dumps(data[PLOTLY_MIME], allow_nan=False)
+    assert "bdata" not in text and '"uid"' not in text and len(text) < 5000  # no embedded template
+    assert data == bundle(made())
 
 
-def test_without_plotly_the_bundle_leaves_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_one_form_of_a_cell_has_no_width_of_its_own_and_no_background() -> None:
+    layout = bundle(made())[PLOTLY_MIME]["layout"]
+    assert layout["autosize"] and "width" not in layout and layout["height"] > 300
+    assert layout["paper_bgcolor"] == layout["plot_bgcolor"] == "rgba(0,0,0,0)"
+    with Image.open(io.BytesIO(made().image())) as picture:
+        assert picture.mode == "RGBA" and picture.getpixel((0, 0))[3] == 0
+
+
+def test_a_committed_notebook_gets_text_and_a_picture_that_fits(static: None) -> None:
+    data, metadata = made(size=(14.0, 3.6))._repr_mimebundle_()
+    assert set(data) == {"text/plain", "image/png"} and metadata["image/png"] == {"width": 840}
+    png, whole = base64.b64decode(data["image/png"]), made(size=(14.0, 3.6)).image()
+    assert png.startswith(PNG) and len(png) < 0.7 * len(whole)  # of few colours
+    shown, meant = (np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"), dtype=int) for data in (png, whole))
+    assert shown.shape == meant.shape
+    seen = [image[..., :3] * (image[..., 3:] / 255) for image in (shown, meant)]  # as on black
+    assert np.quantile(abs(seen[0] - seen[1]), 0.995) < 24 and abs(seen[0] - seen[1]).mean() < 1  # of 255
+
+
+def test_without_plotly_it_is_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -116,36 +138,50 @@ def test_without_plotly_the_bundle_leaves_it_out(monkeypatch: pytest.MonkeyPatch
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    assert set(made()._repr_mimebundle_()) == {"text/plain", "image/png"}
+    assert set(bundle(made())) == {"text/plain", "image/png"}
     with pytest.raises(ImportError):
         made().interactive()
 
 
-def test_a_figure_without_interactive_form() -> None:
-    figure = made(plotly=None)
-    assert set(figure._repr_mimebundle_()) == {"text/plain", "image/png"}
+def test_a_picture_has_one_form() -> None:
+    def draw(axes: Any, table: pd.DataFrame) -> None:
+        axes.plot(table["x"], table["y"])
+
+    figure = made(None, picture=draw)
+    assert set(bundle(figure)) == {"text/plain", "image/png"} and figure.marks() is None
+    with pytest.raises(LabError, match="small is a picture"):
+        figure.interactive()
 
 
 def test_an_error_in_a_drawing_is_not_taken_for_missing_plotly() -> None:
     pytest.importorskip("plotly")
 
-    def broken(figure: Any, table: pd.DataFrame) -> None:
+    def broken(table: pd.DataFrame) -> Drawing:
         raise KeyError("column")
 
     with pytest.raises(KeyError):
-        made(plotly=broken)._repr_mimebundle_()
+        made(broken)._repr_mimebundle_()
 
 
-def test_ipython_shows_the_bundle() -> None:
+def test_ipython_shows_the_bundle(static: None) -> None:
     formatter = pytest.importorskip("IPython.core.formatters").DisplayFormatter()
-    data, _ = formatter.format(made())
-    assert data["text/plain"] == repr(made())
+    data, metadata = formatter.format(made())
+    assert data["text/plain"] == repr(made()) and metadata["image/png"]["width"] == 640
     assert base64.b64decode(data["image/png"]).startswith(PNG)
+
+
+def test_a_width_of_ones_own_for_a_paper(tmp_path: Path) -> None:
+    (path,) = made().save(tmp_path / "f.png", width=3.3)
+    with Image.open(path) as picture:
+        assert picture.width == round(3.3 * 150) and picture.height >= 2.2 * 150
+    assert made().save(tmp_path / "f.pdf", width=3.3)[0].read_bytes().startswith(b"%PDF")
 
 
 def test_draws_on_axes_of_your_own() -> None:
     from matplotlib.figure import Figure as Canvas
 
-    axes = Canvas().add_subplot()
+    canvas = Canvas()
+    axes = canvas.add_subplot()
     made().draw(axes)
-    assert len(axes.lines) == 1
+    left, right = canvas.axes[1:3]
+    assert len(left.lines) == 1 and len(right.collections) == 1 and not axes.axison

@@ -3,12 +3,10 @@
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure as Canvas
 
 from dne_lab.analysis.read_outs import ProbeRecord, probe_table
 from dne_lab.errors import LabError
 from dne_lab.measure.metrics import interval
-from dne_lab.plots.figure import PLOTLY_MIME
 from dne_lab.plots.read_outs import drawings, read_outs
 from dne_lab.plots.style import style
 
@@ -47,16 +45,12 @@ def test_seeds_are_put_together() -> None:
 
 def test_a_mark_for_each_set_over_all_classes_and_with_the_task_told() -> None:
     figure = read_outs([invented("dne"), invented("joint")])
-    axes = Canvas().add_subplot()
-    figure.draw(axes)
-    names = [text.get_text() for text in axes.get_yticklabels()]
-    assert len(names) == 6 and names[-1] == "DNE (2, 1 heads): the run's classifier"
-    marks = [(line.get_marker(), line.get_color(), float(line.get_xdata()[0])) for line in axes.lines
-             if line.get_marker() in ("o", "s") and len(line.get_xdata())]  # fmt: skip
+    (panel,) = figure.marks().panels
+    assert len(panel.y.names) == 6 and panel.y.names[-1] == "DNE (2, 1 heads): the run's classifier"
+    marks = [(mark.look.marker, mark.look.colour, x) for mark in panel.marks for x in mark.x]
     assert ("o", style("dne").colour, 60.0) in marks and ("s", style("dne").colour, 90.0) in marks
     assert len(marks) == 12 and "one seed, 95% interval over images" in figure.title
-    bundle = figure._repr_mimebundle_()
-    assert bundle["image/png"] and len(bundle[PLOTLY_MIME]["data"]) == 4 and figure.image() == figure.image()
+    assert figure.image() == figure.image()
 
 
 def test_drawings_by_preset_and_what_is_refused() -> None:

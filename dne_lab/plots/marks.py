@@ -1,0 +1,345 @@
+"""What a figure draws, as data, once: panels of marks. `static` puts them on matplotlib axes, `interactive` into a
+plotly figure.
+
+Both renderers get the same numbers, the same order of categories, the same ends of the axes and the same colours, so
+that what moves under the mouse is the picture that was there before.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dne_lab.plots.style import INK, Style
+
+Kind = Literal["linear", "log", "category"]
+ROOM = 0.05  # of an axis, beyond the outermost mark
+TICKS = 13  # whole numbers beside an axis
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a panel.
+
+    Args:
+        title: with the unit; lines are told apart by a line break.
+        kind: linear, log (base 10) or category; the places of a category axis are 0, 1, 2, ...
+        names: of the places of a category axis, or of the ``ticks`` of another.
+        ticks: where names or numbers stand; None: at every place of a category axis, else the renderer's choice.
+        low, high: fixed ends; None: from the marks, with some room.
+        least: the smallest distance between the ends, so that a tenth of a point does not fill the axis.
+        reverse: from the top down, or from right to left.
+        shown: whether there is anything beside the axis.
+    """
+
+    title: str = ""
+    kind: Kind = "linear"
+    names: tuple[str, ...] = ()
+    ticks: tuple[float, ...] | None = None
+    low: float | None = None
+    high: float | None = None
+    least: float = 0.0
+    reverse: bool = False
+    shown: bool = True
+
+    def places(self, ends: tuple[float, float] = (1.0, 1.0)) -> tuple[float, ...] | None:
+        """Where names or numbers stand between these ends, None where the renderer chooses."""
+        if self.ticks is not None:
+            return self.ticks
+        if self.kind == "log":
+            return _log_ticks(*ends)
+        return tuple(map(float, range(len(self.names)))) if self.kind == "category" else None
+
+    def texts(self, ends: tuple[float, float] = (1.0, 1.0)) -> list[str]:
+        """What stands at `places`."""
+        places = self.places(ends) or ()
+        if self.kind == "category":
+            return [self.names[int(place)] for place in places]
+        return list(self.names) or [f"{place:g}" for place in places]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of one series, joined by a line if ``dash`` names one.
+
+    Args:
+        name: in the legend and under the mouse.
+        x, y: numbers; a place on a category axis is its number, perhaps with a shift.
+        look: colour and marker.
+        dash: as matplotlib names it: - -- : -. or empty.
+        low, high: ends of the intervals, NaN where there is none.
+        across: the intervals lie along x.
+        band: intervals as a band, not as bars.
+        filled: hollow if not.
+        area: of the markers in square points, one for all or one each; 0: no markers.
+        every: a marker at every so many points.
+        notes: further words under the mouse, one each: seeds and record, a remark.
+        tags: names written beside the marks, one each; empty: none.
+        crossed: marks that are crossed out.
+        listed: in the legend.
+        width: of the line, in points.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    look: Style
+    dash: str = ""
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    across: bool = False
+    band: bool = False
+    filled: bool = True
+    area: float | Sequence[float] = 25.0
+    every: int = 1
+    notes: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    crossed: Sequence[bool] = ()
+    listed: bool = True
+    width: float = 1.4
+
+    def areas(self) -> list[float]:
+        """One for each mark."""
+        return [float(a) for a in self.area] if isinstance(self.area, Sequence) else [float(self.area)] * len(self.x)
+
+    @property
+    def marked(self) -> bool:
+        """Whether there are markers."""
+        return bool(np.any(np.asarray(self.area, dtype=float) > 0))
+
+    def note(self, place: int) -> str:
+        """The further words of one mark."""
+        return self.notes[place] if self.notes else ""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars of one series: upright, or ``across`` to the right.
+
+    Args:
+        name: in the legend and under the mouse.
+        places: middle of each bar on the axis that it stands on.
+        lengths: from ``base`` on.
+        colour: one for all, or one each.
+        base: where each begins.
+        thick: thickness in units of the axis.
+        hatched: with lines across it.
+        opacity: 1 is solid.
+        low, high: ends of intervals in units of the axis (not from the base on), NaN where there is none.
+        notes: further words under the mouse, one each.
+        across: lying.
+        listed: in the legend.
+    """
+
+    name: str
+    places: Sequence[float]
+    lengths: Sequence[float]
+    colour: str | Sequence[str]
+    base: Sequence[float] = ()
+    thick: float = 0.6
+    hatched: bool = False
+    opacity: float = 1.0
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    notes: Sequence[str] = ()
+    across: bool = False
+    listed: bool = True
+
+    def bases(self) -> list[float]:
+        """Where each bar begins."""
+        return [float(b) for b in self.base] if len(self.base) else [0.0] * len(self.places)
+
+    def ends(self) -> list[float]:
+        """Where each bar ends."""
+        return [base + float(length) for base, length in zip(self.bases(), self.lengths, strict=True)]
+
+    def note(self, place: int) -> str:
+        """The further words of one bar."""
+        return self.notes[place] if self.notes else ""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Boxes of a distribution: quartiles, whiskers to 1.5 times their distance, the values beyond as points.
+
+    Args:
+        name: in the legend and under the mouse.
+        places: middle of each box on the x axis.
+        values: of each box.
+        colour: of the boxes.
+        thick: thickness in units of the axis.
+        listed: in the legend.
+    """
+
+    name: str
+    places: Sequence[float]
+    values: Sequence[Sequence[float]]
+    colour: str
+    thick: float = 0.6
+    listed: bool = True
+
+
+@dataclass(frozen=True)
+class Level:
+    """A reference line across the whole panel, with an interval of half width ``half``."""
+
+    name: str
+    at: float
+    colour: str = INK
+    dash: str = "--"
+    upright: bool = False
+    half: float = math.nan
+    note: str = ""
+    listed: bool = True
+
+
+@dataclass(frozen=True)
+class Words:
+    """A text in the panel, its middle at a place moved by ``shift`` points right and up."""
+
+    text: str
+    x: float
+    y: float
+    colour: str = INK
+    size: float = 7.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    beside: Literal["left", "center", "right"] = "center"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A matrix with its colours; the middle of row i, column j is at x = j, y = i.
+
+    Args:
+        values: (rows, columns), NaN for no cell.
+        title: of the colour bar.
+        low, high: ends of the colour scale.
+        scale: its name, the same in matplotlib and in plotly (lower case).
+        digits: decimals of the numbers in the cells; None: none.
+        notes: words under the mouse, one a cell; the value follows.
+    """
+
+    values: NDArray[np.float64]
+    title: str
+    low: float
+    high: float
+    scale: Literal["cividis", "rdbu_r"] = "cividis"
+    digits: int | None = None
+    notes: Sequence[Sequence[str]] = ()
+
+
+Mark = Points | Bars | Spread | Level | Words | Cells
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes with its marks, those in front last."""
+
+    marks: Sequence[Mark]
+    x: Axis = field(default_factory=Axis)
+    y: Axis = field(default_factory=Axis)
+    title: str = ""
+    wide: float = 1.0  # beside other panels
+
+    def ends(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The ends of x and y, the smaller first; of a log axis in its own units."""
+        xs: list[float] = []
+        ys: list[float] = []
+        for mark in self.marks:
+            _extent(mark, xs, ys)
+        return _ends(self.x, xs), _ends(self.y, ys)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Panels in rows, and whether a legend names the series."""
+
+    rows: Sequence[Sequence[Panel]]
+    legend: bool = True
+
+    @property
+    def panels(self) -> list[Panel]:
+        """All of them, row by row."""
+        return [panel for row in self.rows for panel in row]
+
+    def listed(self) -> list[tuple[str, Mark]]:
+        """The legend: each name once, with the first mark of that name that is in it."""
+        found: dict[str, Mark] = {}
+        for panel in self.panels if self.legend else []:
+            for mark in panel.marks:
+                if isinstance(mark, Points | Bars | Spread | Level) and mark.listed and mark.name:
+                    found.setdefault(mark.name, mark)
+        return list(found.items())
+
+
+def one(marks: Iterable[Mark], x: Axis, y: Axis, legend: bool = True) -> Drawing:
+    """A drawing of one panel."""
+    return Drawing([[Panel(list(marks), x, y)]], legend)
+
+
+def around(middle: Iterable[float], half: Iterable[float]) -> dict[str, Any]:
+    """The ends of intervals of these half widths, as `Points` and `Bars` take them."""
+    at, width = np.asarray([*middle], dtype=float), np.asarray([*half], dtype=float)
+    return {"low": (at - width).tolist(), "high": (at + width).tolist()}
+
+
+def whole_ticks(numbers: Iterable[Any], most: int = TICKS) -> tuple[float, ...]:
+    """Ticks at these whole numbers, thinned to at most ``most``, the last one among them."""
+    found = sorted({float(n) for n in numbers if n == n})
+    return tuple(found[:: -max(1, -(-len(found) // most))][::-1])
+
+
+def logarithmic(values: Iterable[float], beyond: float) -> bool:
+    """Whether positive values spread over more than this factor, so that an axis of theirs is logarithmic."""
+    there = [value for value in values if value == value]
+    return bool(there) and max(there) > beyond * min(there) > 0
+
+
+def _log_ticks(low: float, high: float) -> tuple[float, ...]:
+    """Powers of ten, and 2 and 5 times them where there are less than two decades."""
+    steps = (1, 2, 5) if high < 100 * low else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = (float(f"{step}e{power}") for power in powers for step in steps)
+    return tuple(tick for tick in found if low <= tick <= high)
+
+
+# Ends of the axes -------------------------------------------------------------------------------------------------
+
+
+def _extent(mark: Mark, xs: list[float], ys: list[float]) -> None:
+    """Adds what a mark needs of the axes."""
+    if isinstance(mark, Points):
+        xs += mark.x
+        ys += mark.y
+        (xs if mark.across else ys).extend([*mark.low, *mark.high])
+    elif isinstance(mark, Bars):
+        along, beside = (xs, ys) if mark.across else (ys, xs)
+        along += [*mark.bases(), *mark.ends(), *mark.low, *mark.high]
+        beside += [p + side * mark.thick / 2 for p in mark.places for side in (-1, 1)]
+    elif isinstance(mark, Spread):
+        ys += [v for values in mark.values for v in values]
+        xs += [p + side * mark.thick / 2 for p in mark.places for side in (-1, 1)]
+    elif isinstance(mark, Level):
+        half = mark.half if mark.half == mark.half else 0.0
+        (xs if mark.upright else ys).extend([mark.at - half, mark.at + half])
+    elif isinstance(mark, Words):
+        xs.append(mark.x)
+        ys.append(mark.y)
+
+
+def _ends(axis: Axis, values: Sequence[float]) -> tuple[float, float]:
+    if axis.kind == "category":
+        return -0.6 if axis.low is None else axis.low, len(axis.names) - 0.4 if axis.high is None else axis.high
+    there = [float(v) for v in values if math.isfinite(v) and (axis.kind != "log" or v > 0)]
+    low, high = (min(there), max(there)) if there else (0.0, 1.0)
+    if axis.kind == "log":
+        room = (high / low) ** ROOM if high > low else 2.0
+        return axis.low or low / room, axis.high or high * room
+    if high - low < axis.least:
+        middle = (low + high) / 2
+        low, high = middle - axis.least / 2, middle + axis.least / 2
+    room = ROOM * (high - low) or 0.5
+    return low - room if axis.low is None else axis.low, high + room if axis.high is None else axis.high

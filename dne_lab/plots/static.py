@@ -1,0 +1,241 @@
+"""Marks on matplotlib axes: what is in files, on GitHub and in committed notebooks. Matrices, lines with intervals over
+seeds and distributions are drawn with seaborn."""
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dne_lab.plots import labels
+from dne_lab.plots.marks import Axis, Bars, Cells, Drawing, Level, Mark, Panel, Points, Spread, Words
+from dne_lab.plots.style import INK
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SEABORN = {"cividis": "cividis", "rdbu_r": "RdBu_r"}
+THIN = ("_", "|", "x", "+", "1", "2", "3", "4")  # markers without an inside
+LONG, NARROW = 24, 5.0  # letters of a name, and inches: the legend stands below the axes
+MANY = 9  # cells of a row, above which their numbers are smaller
+
+
+def draw(axes: "Axes", drawing: Drawing) -> None:
+    """Draws on axes of one's own; several panels share the place of these axes."""
+    places = _places(axes, drawing)
+    for panel, place in zip(drawing.panels, itertools.chain.from_iterable(places), strict=True):
+        _panel(place, panel)
+    _legend(axes, drawing, places[0][len(drawing.rows[0]) - 1])
+    _colour_bar(axes, drawing, places)
+    for panel, place in zip(drawing.panels, itertools.chain.from_iterable(places), strict=True):
+        marks = [mark for mark in panel.marks if isinstance(mark, Points)]
+        tags = [tag for mark in marks for tag in labels.tags(mark)]
+        if any(tag.text for tag in tags):  # at last: only now nothing moves any more
+            labels.place(place, tags, [line for mark in marks for line in labels.lines(mark)])
+
+
+def _legend(axes: "Axes", drawing: Drawing, last: "Axes") -> None:
+    """Beside the last panel, or below all where its names are long or there is little width."""
+    names = drawing.listed()
+    figure = axes.get_figure(root=True)
+    if not names or figure is None:
+        return
+    keys = [_key(name, mark) for name, mark in names]
+    width, longest = figure.get_figwidth(), max(len(name) for name, _ in names)
+    if longest <= LONG and width >= NARROW:
+        last.legend(handles=keys, loc="center left", bbox_to_anchor=(1.02, 0.5))
+        return
+    columns = max(1, int(width / (0.5 + 0.076 * longest)))
+    columns = min(columns, len(keys))
+    if figure.get_layout_engine() is None:  # axes of one's own in a figure that keeps no room for it
+        last.legend(handles=keys, loc="best", fontsize=7)
+    else:
+        figure.legend(handles=keys, loc="outside lower left", ncols=columns)
+
+
+def _places(axes: "Axes", drawing: Drawing) -> list[list["Axes"]]:
+    """Axes for each panel, within the place of the axes given."""
+    if len(drawing.panels) == 1:
+        return [[axes]]
+    figure, spec = axes.get_figure(root=True), axes.get_subplotspec()
+    assert figure is not None
+    axes.set_axis_off()
+    wide = max(len(row) for row in drawing.rows)
+    ratios = [panel.wide for panel in drawing.rows[0]] + [1.0] * (wide - len(drawing.rows[0]))
+    if spec is None:  # axes that somebody put somewhere
+        left, bottom, width, height = axes.get_position().bounds
+        inner: Any = figure.add_gridspec(
+            len(drawing.rows), wide, width_ratios=ratios, left=left, bottom=bottom, right=left + width,
+            top=bottom + height,
+        )  # fmt: skip
+    else:
+        inner = spec.subgridspec(len(drawing.rows), wide, width_ratios=ratios)
+    return [[figure.add_subplot(inner[i, j]) for j in range(len(row))] for i, row in enumerate(drawing.rows)]
+
+
+def _panel(axes: "Axes", panel: Panel) -> None:
+    for mark in panel.marks:
+        if isinstance(mark, Points):
+            _points(axes, mark)
+        elif isinstance(mark, Bars):
+            _bars(axes, mark)
+        elif isinstance(mark, Spread):
+            _spread(axes, mark)
+        elif isinstance(mark, Level):
+            _level(axes, mark)
+        elif isinstance(mark, Words):
+            axes.annotate(mark.text, (mark.x, mark.y), mark.shift, textcoords="offset points", fontsize=mark.size,
+                          color=mark.colour, ha=mark.beside, va="center", zorder=4)  # fmt: skip
+        else:
+            _cells(axes, mark, panel)
+    if panel.title:
+        axes.set_title(panel.title, fontsize=9)
+    if not any(isinstance(mark, Cells) for mark in panel.marks):
+        (left, right), (bottom, top) = panel.ends()
+        _axis(axes, panel.x, left, right, False)
+        _axis(axes, panel.y, bottom, top, True)
+
+
+def _axis(axes: "Axes", axis: Axis, low: float, high: float, vertical: bool) -> None:
+    from matplotlib.ticker import NullLocator
+
+    side = axes.yaxis if vertical else axes.xaxis
+    if axis.kind == "log":
+        (axes.set_yscale if vertical else axes.set_xscale)("log")
+        side.set_minor_locator(NullLocator())
+    (axes.set_ylim if vertical else axes.set_xlim)(*((high, low) if axis.reverse else (low, high)))
+    places = axis.places((low, high))
+    if places is not None:
+        side.set_ticks(places, axis.texts((low, high)))
+    if axis.kind == "category":
+        side.grid(visible=vertical)
+    if not axis.shown:
+        side.set_visible(False)
+        axes.spines["left" if vertical else "bottom"].set_visible(False)
+    side.set_label_text(axis.title)
+
+
+# The marks --------------------------------------------------------------------------------------------------------
+
+
+def _points(axes: "Axes", mark: Points) -> None:
+    colour, x, y = mark.look.colour, np.asarray(mark.x, float), np.asarray(mark.y, float)
+    low, high = np.asarray(mark.low, float), np.asarray(mark.high, float)
+    if mark.dash and len(low) and not mark.across and len(set(mark.x)) == len(x):
+        _line(axes, mark, x, y, low, high)
+    else:
+        if mark.dash:
+            axes.plot(x, y, color=colour, linestyle=mark.dash, linewidth=mark.width, zorder=1.5)
+        if len(low) and np.isfinite(low).any():
+            middle = x if mark.across else y
+            bars = np.stack([middle - low, high - middle])
+            both: dict[str, Any] = {"xerr": bars} if mark.across else {"yerr": bars}
+            axes.errorbar(x, y, fmt="none", ecolor=colour, elinewidth=1, capsize=2, zorder=2, **both)
+    areas = np.asarray(mark.areas())
+    if mark.marked:
+        shown = slice(None, None, mark.every)
+        axes.scatter(x[shown], y[shown], s=areas[shown], marker=mark.look.marker, zorder=3, **_paint(mark))
+    crossed = np.asarray(mark.crossed, bool)
+    if crossed.any():
+        axes.scatter(x[crossed], y[crossed], s=40, marker="x", color=INK, linewidth=1, zorder=5)
+
+
+def _line(axes: "Axes", mark: Points, x: Any, y: Any, low: Any, high: Any) -> None:
+    """With seaborn, which draws what lies between the smallest and the largest of three: the interval's ends and the
+    mean."""
+    import seaborn
+
+    ends = [np.where(np.isfinite(end), end, y) for end in (low, high)]
+    frame = {"x": np.tile(x, 3), "y": np.concatenate([ends[0], y, ends[1]])}
+    kinds = {"alpha": 0.15, "linewidth": 0} if mark.band else {"capsize": 2, "elinewidth": 1}
+    seaborn.lineplot(
+        frame, x="x", y="y", estimator="median", errorbar=("pi", 100), err_style="band" if mark.band else "bars",
+        err_kws=kinds, color=mark.look.colour, linestyle=mark.dash, linewidth=mark.width, ax=axes,
+    )  # fmt: skip
+
+
+def _paint(mark: Points) -> dict[str, Any]:
+    if mark.look.marker in THIN:
+        return {"color": mark.look.colour, "linewidth": 1.4}
+    return {"facecolor": mark.look.colour if mark.filled else "none", "edgecolor": mark.look.colour}
+
+
+def _bars(axes: "Axes", mark: Bars) -> None:
+    extra: dict[str, Any] = {"hatch": "///", "edgecolor": "white", "linewidth": 0} if mark.hatched else {}
+    colour = mark.colour if isinstance(mark.colour, str) else list(mark.colour)
+    extra["left" if mark.across else "bottom"] = mark.bases()
+    make = axes.barh if mark.across else axes.bar
+    make(mark.places, mark.lengths, mark.thick, color=colour, alpha=mark.opacity, **extra)
+    if len(mark.low):
+        ends = np.asarray(mark.ends())
+        bars = np.stack([ends - np.asarray(mark.low, float), np.asarray(mark.high, float) - ends])
+        x, y = (ends, mark.places) if mark.across else (mark.places, ends)
+        both: dict[str, Any] = {"xerr": bars} if mark.across else {"yerr": bars}
+        axes.errorbar(x, y, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3, zorder=4, **both)
+
+
+def _spread(axes: "Axes", mark: Spread) -> None:
+    import seaborn
+
+    frame = {
+        "place": np.repeat(mark.places, [len(values) for values in mark.values]),
+        "value": np.concatenate([np.asarray(values, float) for values in mark.values]),
+    }
+    seaborn.boxplot(
+        frame, x="place", y="value", native_scale=True, width=mark.thick, color=mark.colour, linecolor=INK,
+        linewidth=0.8, fliersize=2, ax=axes,
+    )  # fmt: skip
+
+
+def _level(axes: "Axes", mark: Level) -> None:
+    line, span = (axes.axvline, axes.axvspan) if mark.upright else (axes.axhline, axes.axhspan)
+    line(mark.at, color=mark.colour, linewidth=1.0, linestyle=mark.dash, zorder=1.2)
+    if mark.half == mark.half:
+        span(mark.at - mark.half, mark.at + mark.half, color=mark.colour, alpha=0.08, linewidth=0)
+
+
+def _cells(axes: "Axes", mark: Cells, panel: Panel) -> None:
+    import seaborn
+
+    hidden = np.isnan(mark.values)
+    seaborn.heatmap(
+        mark.values, mask=hidden, vmin=mark.low, vmax=mark.high, cmap=SEABORN[mark.scale], square=True, cbar=False,
+        annot=mark.digits is not None, fmt=f".{mark.digits or 0}f", ax=axes,
+        annot_kws={"fontsize": 6 if mark.values.shape[1] < MANY else 5.5}, xticklabels=False, yticklabels=False,
+    )  # fmt: skip
+    for text in axes.texts:  # a rounded -0.04 is nothing
+        text.set_text(text.get_text() if float(text.get_text()) else text.get_text().lstrip("-"))
+    for axis, side in ((panel.x, axes.xaxis), (panel.y, axes.yaxis)):
+        side.set_ticks([place + 0.5 for place in axis.places() or ()], axis.texts(), rotation=0)
+        side.set_tick_params(length=0, labelsize=7)
+        side.set_label_text(axis.title, fontsize=8)
+        side.grid(visible=False)
+
+
+def _colour_bar(axes: "Axes", drawing: Drawing, places: list[list["Axes"]]) -> None:
+    """One for all matrices, which share their scale."""
+    first = next((mark for panel in drawing.panels for mark in panel.marks if isinstance(mark, Cells)), None)
+    figure = axes.get_figure(root=True)
+    if first is None or figure is None:
+        return
+    shown = [place for row in places for place in row]
+    figure.colorbar(shown[0].collections[0], ax=shown, label=first.title, shrink=0.8, pad=0.02, aspect=25)
+
+
+def _key(name: str, mark: Mark) -> Any:
+    """What stands for a mark in the legend."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    if isinstance(mark, Bars | Spread):
+        colour = mark.colour if isinstance(mark.colour, str) else mark.colour[0]
+        hatched = isinstance(mark, Bars) and mark.hatched
+        opacity = mark.opacity if isinstance(mark, Bars) else 1.0
+        extra: dict[str, Any] = {"hatch": "///", "edgecolor": "white", "linewidth": 0} if hatched else {}
+        return Patch(facecolor=colour, alpha=opacity, label=name, **extra)
+    if isinstance(mark, Level):
+        return Line2D([], [], color=mark.colour, ls=mark.dash, linewidth=1.0, label=name)
+    assert isinstance(mark, Points)
+    face = mark.look.colour if mark.filled else "none"
+    marker = mark.look.marker if mark.marked else ""
+    return Line2D([], [], color=mark.look.colour, ls=mark.dash, linewidth=mark.width, marker=marker,
+                  markerfacecolor=face, markersize=5, label=name)  # fmt: skip
