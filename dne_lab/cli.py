@@ -1,7 +1,6 @@
 """The command line: few commands with one job each. Heavy imports wait until a command needs them."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -14,12 +13,48 @@ import typer.core
 from dne_lab.arguments import METHODS, Device, Json, Preset, Seeds, Settings, count, numbers, settings
 from dne_lab.errors import LabError
 
+Context: Any = typer.core.TyperGroup.context_class
+Formatter: Any = Context.formatter_class
+
+
+class WholeWords(Formatter):
+    """Help in which no name is broken at its hyphens."""
+
+    def write_text(self, text: str) -> None:
+        """A paragraph."""
+        super().write_text(text.replace("-", "\u2011"))
+
+    def write_dl(self, rows: Any, *args: Any, **how: Any) -> None:
+        """Options, arguments or commands, each with its words."""
+        super().write_dl([(name, text.replace("-", "\u2011")) for name, text in rows], *args, **how)
+
+    def getvalue(self) -> str:
+        """All of it."""
+        return str(super().getvalue()).replace("\u2011", "-")
+
+
+class HelpContext(Context):
+    """Shows help with `WholeWords`, up to 100 columns wide."""
+
+    formatter_class = WholeWords
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"max_content_width": 100} | settings)
+
+
+class Command(typer.core.TyperCommand):
+    """A command with such help."""
+
+    context_class = HelpContext
+
 
 class Commands(typer.core.TyperGroup):
     """The commands, and how all of them end: `LabError` is one message and status 2, Ctrl-C 130, SIGTERM 143.
 
     Here and not around `app`, because typer itself turns every KeyboardInterrupt into a silent 130.
     """
+
+    context_class = HelpContext
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the chosen command."""
@@ -44,7 +79,24 @@ app = typer.Typer(
 )
 
 
-@app.command()
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"dne-lab {version('dne-lab')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """See ``help`` of the application."""
+
+
+@app.command(cls=Command, short_help="Train IA, STA, DNE and Joint; table, figures and records.")
 def reproduce(
     preset: Preset = "digits",
     changes: Settings = None,
@@ -68,7 +120,7 @@ def reproduce(
     print(json.dumps(result.to_json(), indent=1) if as_json else result.text())
 
 
-@app.command()
+@app.command(cls=Command, short_help="Train one run or a grid; the same command again resumes.")
 def run(
     context: typer.Context,
     methods: Annotated[str | None, typer.Argument(metavar="METHOD[,METHOD...]", help=METHODS)] = None,
@@ -95,9 +147,11 @@ def run(
     stop_after: Annotated[float | None, typer.Option(help="Checkpoint after that many seconds and exit 0.")] = None,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
     dry_run: Annotated[
-        bool, typer.Option(help="Train nothing; print one command a run (for SLURM and the like).")
+        bool, typer.Option("--dry-run", help="Train nothing; print one command a run (for SLURM and the like).")
     ] = False,
-    download: Annotated[bool, typer.Option(help="Fetch the data set first if it is missing (cifar100).")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the data set first if it is missing (cifar100).")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train one run or a grid of methods and seeds; the same command again resumes exactly.
@@ -149,7 +203,7 @@ def run(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(cls=Command, short_help="Tables and figures from records; attention of runs.")
 def report(
     context: typer.Context,
     paths: Annotated[
@@ -174,7 +228,13 @@ def report(
     data: Annotated[
         str | None, typer.Option(help="With these three: where the images are, if not where the run says.")
     ] = None,
-    latex: Annotated[bool, typer.Option(help="Print LaTeX tables.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tables.")] = False,
+    columns: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Columns of the table beside the method: LA,AA,D.")
+    ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", metavar="png|pdf|svg", help="Of the figures; several: png,pdf.")
+    ] = "png",
     as_json: Json = False,
 ) -> None:
     """Tables from records beside the paper's; figures; the attention of runs, and what is lost without it.
@@ -193,6 +253,7 @@ def report(
     """
     from dne_lab import decomposing, reporting
 
+    suffixes = reporting.suffixes(formats)
     asked = {"--attention": attention, "--ablation": ablation, "--probe": None}
     measured = [option for option in asked if (probe if option == "--probe" else asked[option] is not None)]
     for option in measured:
@@ -203,7 +264,7 @@ def report(
     if as_json and not measured:
         print(json.dumps([r.to_dict() for r in records], indent=1))
     elif records and not as_json:
-        print(reporting.text(records, latex), flush=True)
+        print(reporting.text(records, latex, columns), flush=True)
 
     written: list[Path] = []
     if attention is not None:
@@ -224,19 +285,23 @@ def report(
         reporting.tell(probed, probing.text, as_json)
         written += files
     if records and not as_json:
-        gates = reporting.protocols_text(records, [*paths, *filter(Path.is_dir, [out / "records"])])
+        gates = (
+            ""
+            if columns or latex
+            else reporting.protocols_text(records, [*paths, *filter(Path.is_dir, [out / "records"])])
+        )
         print(gates, end="", flush=True)
     if find_spec("matplotlib") is None:
         print("matplotlib is not installed here: no figures.", file=sys.stderr)
     elif measured or not as_json or _given(context, "out"):
         # what was measured is drawn beside what --out holds of the kind, not beside the evidence of others
         instruments = out / "records" if measured else None
-        written += reporting.figures(records, out, name, paths, instruments, progress=True)
+        written += reporting.figures(records, out, name, paths, instruments, suffixes, progress=True)
     if written:
         print(reporting.below(written, out), file=sys.stderr)
 
 
-@app.command()
+@app.command(cls=Command, short_help="FLOPs and parameters after each task, without training.")
 def cost(
     method: Annotated[str, typer.Argument(metavar="METHOD", help=METHODS)],
     tasks: Annotated[str, typer.Option(help="Classes of each task, e.g. 50,10,10.")],
@@ -272,7 +337,7 @@ def cost(
     print(f"{method}, {told or 'own network'}, images {' x '.join(map(str, shape))}\n{costs.text(rows)}")
 
 
-@app.command()
+@app.command(cls=Command, short_help="Time the normal path against the literal path.")
 def bench(
     preset: Preset = "cifar100-b50-2",
     tasks: Annotated[str, typer.Option(help="Tasks at which a training step is timed.")] = "6,11,26",
@@ -309,7 +374,7 @@ def bench(
     print(json.dumps(result, indent=1) if as_json else benchmark.text(result))
 
 
-@app.command()
+@app.command(cls=Command, short_help="Pack a run into one portable file.")
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     file: Annotated[
@@ -329,20 +394,51 @@ def export(
         print(f"wrote {archive.export(run_folder, file)}")
 
 
-@app.command()
-def lab(
-    folder: Annotated[Path, typer.Option(help="The folder of the notebooks.")] = Path("notebooks"),
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 8888,
+@app.command(cls=Command, short_help="List the presets with what each sets.")
+def presets(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Only these.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Open JupyterLab on the notebooks: on this machine only, with a token."""
-    if find_spec("jupyterlab") is None:
-        raise LabError(
-            "JupyterLab is not installed here: pip install jupyterlab, or use the other commands without it."
-        )
-    if not folder.is_dir():
-        raise LabError(f"there is no folder {folder} here. Run this in the project's folder, or give --folder.")
-    server = ["--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={folder.resolve()}"]
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *server])
+    """List the presets with what each sets.
+
+    They are composed left to right (--preset digits100,authors-code); --set wins over all.
+    """
+    from dne_lab import presets as known
+    from dne_lab.errors import unknown
+
+    for name in names or []:
+        if name not in known.PRESETS:
+            raise unknown("preset", name, known.PRESETS)
+    chosen = {name: known.PRESETS[name] for name in names or known.PRESETS}
+    print(json.dumps(chosen, indent=1) if as_json else known.text(chosen))
+
+
+@app.command(
+    cls=Command,
+    short_help="Open JupyterLab on the notebooks, on this machine only.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def lab(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGS", help="Passed on to JupyterLab: --port=9000 --no-browser.")
+    ] = None,
+    copy_to: Annotated[
+        Path | None,
+        typer.Option("--copy-notebooks", metavar="DIR", help="Copy the notebooks and what they read there, and end."),
+    ] = None,
+) -> None:
+    """Open JupyterLab on the project's folder, the first notebook open: on this machine only, with a token.
+
+    The project is the current folder or, where that has no notebooks, the checkout that this program runs from. A
+    package installed without it holds a copy: dne-lab lab --copy-notebooks my-notebooks, then dne-lab lab there.
+    """
+    from dne_lab import project
+
+    if copy_to is not None:
+        copied = project.copy(copy_to)
+        print(f"copied {len(copied)} files to {copy_to}. Next: cd {copy_to} and dne-lab lab")
+    else:
+        project.start(arguments or [])
 
 
 def _given(context: typer.Context, *names: str) -> bool:

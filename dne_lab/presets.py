@@ -7,6 +7,7 @@ last, "published" and "small" stand for each method's own (`of_method`).
 """
 
 import copy
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -243,6 +244,27 @@ def resolve(presets: str | Sequence[str], changes: Tree | None = None, **fields:
             raise unknown("preset", name, [*PRESETS, *KINDS])
     tree = _merge(*(PRESETS[name] for name in names), {"preset": ",".join(names)}, fields)
     return from_dict(tree).with_changes(changes or {})
+
+
+def text(chosen: dict[str, Tree]) -> str:
+    """Presets with the fields that each sets, as they are written after ``--set``."""
+
+    def told(tree: Tree, prefix: str) -> list[str]:
+        lines = []
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                lines += told(value, f"{prefix}{name}.")
+            else:
+                shown = ",".join(map(str, value)) if isinstance(value, list) else str(value).lower()
+                lines.append(f"{prefix}{name}={shown or 'none'}")
+        return lines
+
+    parts = []
+    for name, tree in chosen.items():
+        words = textwrap.wrap(" ".join(told(tree, "")), 96, break_on_hyphens=False, break_long_words=False)
+        parts.append("\n".join([name, *(f"    {line}" for line in words)]))
+    kinds = "small, published: the method's own, such as icarl-small; nothing where it has none"
+    return "\n".join([*parts, kinds] if len(chosen) > 1 else parts)
 
 
 def names_dataset(presets: str) -> str | None:

@@ -9,13 +9,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dne_lab.errors import LabError
+from dne_lab.errors import LabError, unknown
 from dne_lab.measure import record as records_of
 from dne_lab.measure import tables
 from dne_lab.measure.beside import areas, costs, differences
 from dne_lab.measure.cost_records import tree_of
 from dne_lab.measure.record import Record
 from dne_lab.plots.figure import Figure
+
+PICTURES = (".png", ".pdf", ".svg")
 
 
 def tell(found: Sequence[Any], text: Callable[[Sequence[Any]], str], as_json: bool) -> None:
@@ -101,11 +103,30 @@ def below(written: Sequence[Path], out: Path) -> str:
     return f"wrote {len(written)} file{'s' * (len(written) != 1)} below {out}"
 
 
-def text(records: Sequence[Record], latex: bool = False) -> str:
-    """Two tables: ours, one row a method with 95% intervals over seeds; and ours beside the paper's rows."""
+def suffixes(formats: str) -> list[str]:
+    """``"png,pdf"`` as a list of formats in which figures can be written."""
+    found = list(dict.fromkeys(part.strip().lower() for part in formats.split(",") if part.strip()))
+    for one in found or [formats]:
+        if f".{one}" not in PICTURES:
+            raise unknown("figure format", one, [suffix.removeprefix(".") for suffix in PICTURES])
+    return found
+
+
+def text(records: Sequence[Record], latex: bool = False, columns: str | None = None) -> str:
+    """Two tables: ours, one row a method with 95% intervals over seeds; and ours beside the paper's rows.
+
+    With ``columns`` (``"LA,AA"``) ours alone, of these columns.
+    """
     write = tables.to_latex if latex else tables.to_text
     ours, compared = tables.summary(records), tables.compare(records)
     done = [record for record in records if record.finished]
+    if columns is not None:
+        wanted = [name.strip() for name in columns.split(",") if name.strip()]
+        for name in wanted or [columns]:
+            if name not in ours.columns:
+                raise unknown("column", name, ours.columns)
+        ours, compared = ours[list(dict.fromkeys(["method", *wanted]))], compared[:0]
+        done = []
     out = [write(ours)]
     if compared["paper LA"].notna().any():
         out += [
@@ -258,9 +279,11 @@ def figures(
     name: str | None = None,
     paths: Iterable[str | Path] = (),
     instruments: Path | None = None,
+    formats: Sequence[str] = ("png",),
     progress: bool = False,
 ) -> list[Path]:
-    """Writes the summary as ``<name>.csv`` (default: summary), and CSV and PNG of all figures that are `gathered`."""
+    """Writes the summary as ``<name>.csv`` (default: summary), and CSV and picture of all figures that are
+    `gathered`."""
     from tqdm.auto import tqdm
 
     from dne_lab.files import write_text
@@ -273,5 +296,5 @@ def figures(
     made = gathered(records, name, paths, instruments)
     hidden = None if progress else True  # None: shown in a terminal
     for stem, figure in tqdm(made.items(), "drawing", unit="figure", leave=False, disable=hidden):
-        written += [*figure.save(out / f"{stem}.csv"), *figure.save(out / f"{stem}.png")]
+        written += [path for suffix in ("csv", *formats) for path in figure.save(out / f"{stem}.{suffix}")]
     return written

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,7 @@ TOP = (
     "reporting",
     "reproduce",
     "running",
+    "project",
     "cli",
     "__main__",
     "",
@@ -236,12 +237,55 @@ def test_the_environment_for_conda_is_that_of_pyproject() -> None:
     assert "test" in project["optional-dependencies"]
 
 
-def test_what_is_imported_is_declared() -> None:
+# Declared, and used in another way than by an import.
+STARTED = {
+    "jupyterlab": "dne-lab lab starts it",
+    "pytest-xdist": "-n 2 in the options of pytest",
+    "nbval": "--nbval-lax in the options of pytest",
+    "voila": "a program that tests start",
+    "ruff": "a program",
+    "mypy": "a program",
+    "pandas-stubs": "types for mypy",
+    "types-pyyaml": "types for mypy",
+    "types-tqdm": "types for mypy",
+}
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
+WITH_OTHERS = {"nbformat", "IPython", "ipykernel", "pluggy"}  # what JupyterLab, nbclient and pytest consist of
+
+
+def imported(files: Iterable[Path]) -> set[str]:
+    """What files import from elsewhere, as packages are called."""
+    own = {file.stem for folder in ("tests", "notebooks", "figures") for file in (ROOT / folder).rglob("*.py")}
+    names = set()
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".ipynb":
+            cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+            lines = "".join("".join(cell["source"]) + "\n" for cell in cells).splitlines()
+            text = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)
+        names |= {full.split(".")[0] for full in imports(ast.parse(text))}
+    return {PACKAGES.get(name, name) for name in names - set(sys.stdlib_module_names) - own - {"dne_lab"}}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[<>=\[ ]", text)[0].replace("-", "_") for text in project["dependencies"]}
-    names = {"sklearn": "scikit_learn", "PIL": "pillow"}
-    used = {names.get(top, top) for _, tree in trees() for top in {full.split(".")[0] for full in imports(tree)}}
-    assert used - set(sys.stdlib_module_names) - {"dne_lab"} <= declared
+    needed, tests = (
+        {re.split(r"[<>=\[ ]", text)[0] for text in listed}
+        for listed in (project["dependencies"], project["optional-dependencies"]["test"])
+    )
+    folders = ("tests", "notebooks", "figures")
+    files = [file for folder in folders for end in ("py", "ipynb") for file in (ROOT / folder).rglob(f"*.{end}")]
+    package, others = imported(MODULES.values()), imported([ROOT / "setup.py", *files])
+    wrong = {
+        "imported by the package, not declared": package - needed,
+        "imported by tests or notebooks, not declared": others - needed - tests - WITH_OTHERS,
+        "declared, not imported by the package": needed - package - STARTED.keys() - {"seaborn"},
+        "declared for tests, not imported by them": tests - others - STARTED.keys(),
+        "said to be used in another way, and imported or not declared": {
+            name for name in STARTED if name in package | others or name not in needed | tests
+        },
+    }
+    assert not {what: names for what, names in wrong.items() if names}
 
 
 def test_no_module_is_long() -> None:
