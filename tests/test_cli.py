@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it trains, prints, writes, skips, goes on with."""
 
+import importlib.metadata
 import json
 import os
 import random
@@ -86,6 +87,8 @@ HELP = {
         "--out",
         "runs/report",
         "--latex",
+        "--columns",
+        "--format",
         "--name",
         "--attention",
         "--ablation",
@@ -97,7 +100,8 @@ HELP = {
     "cost": ["METHOD", "--tasks", "--heads", "--preset", "--json", "without training"],
     "bench": ["--tasks", "--batch", "--pairs", "--bf16", "--attention", "--json", "literal path"],
     "export": ["RUN", "FILE", "the whole run", "--half"],
-    "lab": ["--folder", "--port", "token", "this machine only"],
+    "presets": ["NAME", "--json", "--set wins over all"],
+    "lab": ["ARGS", "--port", "--copy-notebooks", "token", "this machine only"],
 }
 
 
@@ -126,6 +130,17 @@ def test_without_a_command_it_says_what_there_is(tmp_path: Path) -> None:
     assert done.code == 0 and all(re.search(rf"^  {name} +[A-Z]", done.out, re.MULTILINE) for name in HELP)
     bare = there(folder=tmp_path)
     assert bare.out + bare.err == done.out
+    version = there("--version", folder=tmp_path)
+    assert (version.code, version.out) == (0, f"dne-lab {importlib.metadata.version('dne-lab')}\n")
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_lines_of_help_are_whole(width: int, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for command in ((), *((name,) for name in HELP)):
+        lines = here(*command, "--help").out.splitlines()
+        assert all(len(line) <= width for line in lines) and not any(line.endswith("...") for line in lines[1:]), command
+        assert not [line for line in lines if re.search(r"\w-$", line)], command
 
 
 @pytest.mark.parametrize("command", HELP)
@@ -273,6 +288,32 @@ def test_report_writes_latex_and_figures(place: Path, here: Here, tmp_path: Path
     assert made == [*drawn, "summary.csv"]
     assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in made if name.endswith("png"))
     assert done.err == f"wrote {len(made)} files below out\n"
+
+
+def test_report_writes_chosen_columns_and_formats(place: Path, here: Here, tmp_path: Path) -> None:
+    words = ["report", place / "runs", "--latex", "--columns", "AA,LA +-", "--out", "out", "--format", "pdf,png"]
+    done = here(*words)
+    assert done.code == 0 and done.out.splitlines()[2] == r"method & AA & LA $\pm$ \\"
+    made = {file.suffix: file.read_bytes()[:4] for file in (tmp_path / "out").iterdir()}
+    assert made[".pdf"] == b"%PDF" and made[".png"] == b"\x89PNG" and ".csv" in made
+    for option, wrong, message in (
+        ("--format", "jpg", "unknown figure format 'jpg'"),
+        ("--columns", "la", "unknown column 'la'"),
+    ):
+        refused = here("report", place / "runs", option, wrong, "--out", "none")
+        assert refused.code == 2 and message in refused.err and not (tmp_path / "none").exists()
+
+
+def test_presets_are_listed_with_what_they_set(here: Here) -> None:
+    told = json.loads(here("presets", "--json").out)
+    assert told.keys() == presets.PRESETS.keys() and told["digits"]["learn"]["epochs"] == 30
+    text = here("presets", "digits", "authors-code").out
+    assert text.splitlines()[0] == "digits" and "\nauthors-code\n" in text and "network.heads=3,1" in text
+    assert "paper-text" not in text and all(len(line) <= 100 for line in here("presets").out.splitlines())
+    for line in text.split():
+        if "=" in line:  # as it is written after --set
+            presets.resolve("", dict([line.split("=")]))
+    assert "unknown preset 'digit'. Did you mean digits" in here("presets", "digit").err
 
 
 def test_report_sorts_the_attention_of_runs(place: Path, here: Here, tmp_path: Path) -> None:
