@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from dne_lab.analysis import kept
@@ -23,12 +23,13 @@ from dne_lab.training.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
+    from sklearn.pipeline import Pipeline
 
 KIND, FORMAT = "probe", 1
 ALL, FIRST, LATER, OWN = "all", "expert 1", "later", "the run's classifier"
 BATCH = 256  # images at a time
 DECAY = 1e-4  # L2 penalty of the weights, per image: decay / 2 |W|^2 beside the mean cross entropy
-ITERATIONS, TOLERANCE = 300, 1e-4  # L-BFGS; the gradient's largest entry
+ITERATIONS, TOLERANCE = 1000, 1e-4  # of L-BFGS: at most so many; until the gradient's largest entry is so small
 
 # images (B, C, H, W) uint8 -> one (B, width) tensor a read-out, and the run's own scores (B, classes)
 Look = Callable[[Tensor], tuple[list[Tensor], Tensor]]
@@ -143,11 +144,12 @@ def study(run: Run, progress: bool = True) -> ProbeRecord:
     if not run.finished:
         raise LabError(f"{run!r} is not finished: train it to its end, then probe its read-outs.")
     found = linear_probe(run.method, run.whole_stream, progress=progress)
+    settings = {"decay": DECAY, "iterations": ITERATIONS, "tolerance": TOLERANCE}
     return ProbeRecord(
         run=record.id, method=record.method, preset=record.preset, dataset=record.dataset, seed=record.seed,
         tasks=record.tasks, heads=record.heads, LA=record.LA, train_images=found.train_images,
         test_images=found.test_images, widths=found.widths,
-        fit={"decay": DECAY, "iterations": ITERATIONS, "tolerance": TOLERANCE, "standardised": True},
+        fit=settings | {"scikit-learn": version("scikit-learn")},
         rows=_rounded(found.rows), config_sha256=record.config_sha256, code_version=record.code_version,
         torch=torch.__version__, device=run.device.type, trained=kept.trained(record),
     )  # fmt: skip
@@ -183,6 +185,8 @@ def linear_probe(
         )
     with evaluating(network) as device:
         classes = look(stream.images("test", stream.index("test", range(stream.classes))[:1]).to(device))[1].shape[1]
+        if classes < 2:
+            raise LabError("a linear probe tells classes apart, and this network has learned one: learn the next task.")
         tasks = _tasks(classes, stream)
         index = {split: _index(stream, split, tasks) for split in ("train", "test")}
         bar = tqdm(total=sum(map(len, index.values())), desc="read-outs", unit="image", leave=False,
@@ -193,11 +197,11 @@ def linear_probe(
     rows = []
     for name, places in _sets(len(widths)).items():
         x, y = (torch.cat([some.readouts[place] for place in places], 1) for some in (train, test))
-        fitted = fit(x, train.labels, classes)
-        scores = fitted.scores(y)
-        row = {"read-outs": name, "width": x.shape[1]} | _accuracies(scores, test.labels, tasks)
-        row["train"] = 100 * float((fitted.scores(x).argmax(1) == train.labels).double().mean())
-        rows.append(row | {"iterations": fitted.iterations, "largest gradient": fitted.gradient})
+        fitted = fit(x, train.labels)
+        row = {"read-outs": name, "width": x.shape[1]} | _accuracies(scores_of(fitted, y), test.labels, tasks)
+        row["train"] = 100 * float((scores_of(fitted, x).argmax(1) == train.labels).double().mean())
+        iterations = int(fitted[-1].n_iter_.max())
+        rows.append(row | {"iterations": iterations, "converged": iterations < ITERATIONS})
     rows.append({"read-outs": OWN, "width": sum(widths)} | _accuracies(test.scores, test.labels, tasks))
     return LinearProbe(rows, widths, tasks, (len(train.labels), len(test.labels)))
 
@@ -205,52 +209,25 @@ def linear_probe(
 # The classifier ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """Multinomial logistic regression: ``weight`` (classes, d) and ``bias`` (classes,) of standardised features."""
-
-    mean: Tensor
-    deviation: Tensor
-    weight: Tensor
-    bias: Tensor
-    iterations: int
-    gradient: float
-
-    def scores(self, x: Tensor) -> Tensor:
-        """(n, d) features -> (n, classes) logits."""
-        return F.linear((x - self.mean) / self.deviation, self.weight, self.bias)
-
-
-def fit(x: Tensor, labels: Tensor, classes: int, decay: float = DECAY) -> Fit:
-    """Minimises mean cross entropy + decay / 2 |W|^2 (the bias is free) by L-BFGS, from zero.
+def fit(x: Tensor, labels: Tensor) -> "Pipeline":
+    """Standardises features and minimises mean cross entropy + `DECAY` / 2 |W|^2 by L-BFGS, from zero.
 
     Args:
         x: (n, d) float32; a feature that never changes counts nothing.
-        labels: (n,) from 0 to classes - 1.
+        labels: (n,) of two classes or more.
     """
-    mean, deviation = x.mean(0), x.std(0, correction=0)
-    deviation = torch.where(deviation > 1e-12 * (1 + mean.abs()), deviation, torch.ones_like(deviation))
-    z = (x - mean) / deviation
-    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=ITERATIONS, tolerance_grad=TOLERANCE, tolerance_change=0, history_size=10,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    def loss() -> Tensor:
-        solver.zero_grad()
-        with torch.enable_grad():
-            value = F.cross_entropy(F.linear(z, weight, bias), labels) + decay / 2 * weight.square().sum()
-        value.backward()
-        return value
+    regression = LogisticRegression(C=1 / (DECAY * len(x)), tol=TOLERANCE, max_iter=ITERATIONS)
+    return make_pipeline(StandardScaler(), regression).fit(x.numpy(), labels.numpy())
 
-    solver.step(loss)
-    assert weight.grad is not None and bias.grad is not None
-    state = solver.state[weight]
-    loss()
-    largest = max(float(weight.grad.abs().max()), float(bias.grad.abs().max()))
-    return Fit(mean, deviation, weight.detach(), bias.detach(), int(state["n_iter"]), largest)
+
+def scores_of(fitted: "Pipeline", x: Tensor) -> Tensor:
+    """(n, d) features -> (n, classes) scores, the largest of which is the answer."""
+    found = torch.from_numpy(fitted.decision_function(x.numpy()))
+    return found if found.dim() == 2 else torch.stack([-found, found], 1)  # of two classes it gives one column
 
 
 def _sets(count: int) -> dict[str, list[int]]:
