@@ -23,7 +23,7 @@ from dne_lab.data.stream import ClassStream, Task
 from dne_lab.measure.cost import blank_stream, counted, shape_of
 from dne_lab.methods.base import Stage, create
 from dne_lab.methods.expansion import Expansion
-from dne_lab.models import literal
+from dne_lab.models import literal, products
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training import batches
 
@@ -85,16 +85,29 @@ def _pairs(slow: Callable[[], object], fast: Callable[[], object], device: str, 
     return statistics.median(a / b for a, b in times), statistics.median(b for _, b in times)
 
 
+def _products(device: str) -> str:
+    return products.choose() if torch.device(device).type == "cpu" else products.MKL
+
+
 def _stepper(
     method: Expansion, task: Task, batch: int, device: str
 ) -> tuple[Tensor, Callable[[Callable[[], Any]], None]]:
-    """Images, and a training step (forward, backward, optimiser) from a function that gives their output."""
+    """Images, and a training step (forward, backward, optimiser) from a function that gives their output.
+
+    Products on a CPU are computed as a run computes them (`products.choose`), with stochastic depth.
+    """
     images, labels = images_of(method, batch, device)
     optimizer = torch.optim.AdamW(method.parameters_to_train().values(), lr=1e-6)
 
+    place = torch.arange(batch, device=device)
+    by = _products(device)
+
     def step(output: Callable[[], Any]) -> None:
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(method.objective(output(), labels, task).values())).sum().backward()
+        with products.by(by):
+            with chance.batch(("bench", "depth"), place):
+                out = output()
+            torch.stack(list(method.objective(out, labels, task).values())).sum().backward()
         optimizer.step()
 
     return images, step
@@ -161,7 +174,7 @@ def inference(config: Config, task: int, batch: int, device: str, pairs: int) ->
     method, _, _ = grown(config, task, device)
     method.eval().requires_grad_(False)
     images, _ = images_of(method, batch, device)
-    with torch.no_grad():
+    with torch.no_grad(), products.by(_products(device)):
         return _pairs(lambda: method.compute_literally(images), lambda: method.compute(images), device, pairs)
 
 
@@ -247,6 +260,7 @@ def run(
         "torch": torch.__version__,
         "preset": config.preset,
         "threads": torch.get_num_threads(),
+        "products": _products(device),
         "batch": batch,
         "pairs": pairs,
         "seconds": times,
