@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dne_lab.analysis.views import GROUP_NAMES, LookView, TaskView
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.style import GROUPS
+from dne_lab.plots.style import GROUPS, INK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,7 +190,7 @@ def _draw_task(axes: "Axes", view: TaskView, pixels: Pixels, patch: int) -> None
     bars = axes.inset_axes((0.62, 0.54, 0.37, 0.4))
     values = view.weights[patch]
     bars.barh(range(len(names)), values, color=heat(values, top) / 255, edgecolor="#555555", linewidth=0.5)
-    bars.axvline(view.uniform, color="black", linestyle="--", linewidth=1)
+    bars.axvline(view.uniform, color=INK, linestyle="--", linewidth=1)
     bars.set_yticks(range(len(names)), names, fontsize=7 if len(names) < 14 else 4)
     bars.invert_yaxis()
     bars.set_xlim(0, top)
@@ -236,7 +236,7 @@ def _shares(axes: "Axes", view: LookView, name: str) -> None:
         for group, value in zip(GROUP_NAMES, table[column][:4], strict=True):
             axes.barh(row, value, left=left, color=GROUPS[group], edgecolor="white", linewidth=0.6, alpha=1 - 0.4 * row)
             if value > 9:
-                axes.text(left + value / 2, row, f"{value:.1f}", ha="center", va="center", fontsize=7)
+                axes.text(left + value / 2, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color="black")
             left += value
     axes.set_yticks([0, 1], ["here", "uniform"], fontsize=7)
     axes.invert_yaxis()

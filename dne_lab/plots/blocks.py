@@ -23,7 +23,7 @@ INSIDE = {  # of a task attention block: parameter, equation, what it does
     "w_k": "keys  k_j = z_j W_k",
     "w_v": "values  v_j = z_j W_v^j",
     "b_v": "+ b^j",
-    "scale": "λ_i Σ_j softmax_j(q_i·k_j/√D) v_j",
+    "scale": "λ Σ_j softmax_j(q·k_j/√D) v_j",
 }
 
 

@@ -11,7 +11,7 @@ from dne_lab.data.photographs import photographs
 from dne_lab.errors import LabError
 from dne_lab.plots.attention_views import group_colours, picture, place_name
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.style import GROUP_WORDS, GROUPS
+from dne_lab.plots.style import GROUP_WORDS, GROUPS, INK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,4 +150,4 @@ def _copy(
     for colour, width in (("black", 2.6), ("white", 1.0)):
         axes.add_patch(Rectangle(corner, 1 / grid[1], aspect / grid[0], fill=False, edgecolor=colour, linewidth=width))
     if place:  # the picture itself is no head
-        axes.add_patch(Rectangle((x, y), 1, aspect, fill=False, edgecolor="black", linewidth=2.5))
+        axes.add_patch(Rectangle((x, y), 1, aspect, fill=False, edgecolor=INK, linewidth=2.5))
