@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dne_lab.errors import LabError as LabError
     from dne_lab.measure.record import Record as Record
     from dne_lab.models.variants import Variant as Variant
+    from dne_lab.named_figures import figure as figure
     from dne_lab.training.api import open as open
     from dne_lab.training.api import start as start
     from dne_lab.training.api import train as train
@@ -42,6 +43,7 @@ _WHERE = {
     "probe": "dne_lab.analysis.probe",
     "explore": "dne_lab.widgets.explorer",
     "explore_runs": "dne_lab.widgets.runs",
+    "figure": "dne_lab.named_figures",
     "Variant": "dne_lab.models.variants",
     "LabError": "dne_lab.errors",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "attention_groups",
     "explore",
     "explore_runs",
+    "figure",
     "linear_probe",
     "open",
     "probe",

@@ -1,10 +1,11 @@
-"""What is typed on the command line, as values."""
+"""What is typed on the command line, as values, and how help is laid out."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from dne_lab.errors import LabError
 
@@ -79,3 +80,32 @@ def settings(pairs: list[str] | None) -> dict[str, str]:
 def program() -> list[str]:
     """How this program was called, for commands that the user copies."""
     return [sys.executable, "-m", "dne_lab"] if Path(sys.argv[0]).name == "__main__.py" else [sys.argv[0]]
+
+
+Context: Any = typer.core.TyperGroup.context_class
+Formatter: Any = Context.formatter_class
+
+
+class WholeWords(Formatter):
+    """Help in which no name is broken at its hyphens."""
+
+    def write_text(self, text: str) -> None:
+        """A paragraph."""
+        super().write_text(text.replace("-", "\u2011"))
+
+    def write_dl(self, rows: Any, *args: Any, **how: Any) -> None:
+        """Options, arguments or commands, each with its words."""
+        super().write_dl([(name, text.replace("-", "\u2011")) for name, text in rows], *args, **how)
+
+    def getvalue(self) -> str:
+        """All of it."""
+        return str(super().getvalue()).replace("\u2011", "-")
+
+
+class HelpContext(Context):
+    """Shows help with `WholeWords`, up to 100 columns wide."""
+
+    formatter_class = WholeWords
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"max_content_width": 100} | settings)

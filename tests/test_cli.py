@@ -139,9 +139,8 @@ def test_lines_of_help_are_whole(width: int, here: Here, monkeypatch: pytest.Mon
     monkeypatch.setenv("COLUMNS", str(width))
     for command in ((), *((name,) for name in HELP)):
         lines = here(*command, "--help").out.splitlines()
-        assert all(len(line) <= width for line in lines) and not any(line.endswith("...") for line in lines[1:]), (
-            command
-        )
+        assert all(len(line) <= width for line in lines), command
+        assert not any(line.endswith("...") for line in lines[1:]), command
         assert not [line for line in lines if re.search(r"\w-$", line)], command
 
 

@@ -33,12 +33,19 @@ TOP = (
     "reproduce",
     "running",
     "project",
+    "named_figures",
     "cli",
     "__main__",
     "",
 )
 # A run that shows itself hands itself over to a viewer, which is imported inside that one method.
-HANDED_OVER = {("dne_lab.training.handle", "dne_lab.widgets.runs")}
+# What draws what a lower layer found, imported where `watch` and `plot` are called and nowhere else.
+HANDED_OVER = {
+    ("dne_lab.training.handle", "dne_lab.widgets.runs"),
+    ("dne_lab.training.handle", "dne_lab.plots.accuracy"),
+    ("dne_lab.analysis.shares", "dne_lab.plots.groups"),
+    ("dne_lab.analysis.sweep", "dne_lab.plots.ablation"),
+}
 SHOWING = {
     "matplotlib",
     "seaborn",

@@ -132,7 +132,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
             moments[SHUFFLED] = _brief(groups(run.model, shuffled=True))
             flow = plain(groups(run.model, labelling="experts", replicates=0).flow())
         for task in range(2, done + 1):
-            before.append(groups(newcomer(run, task), expert=task).table("expert"))
+            before.append(groups(newcomer(run, task), expert=task).whole_table("expert"))
     record = run.record
     return Decomposition(
         run=record.id, method=record.method, preset=record.preset, dataset=record.dataset, seed=record.seed,

@@ -141,7 +141,14 @@ class Maps(Sequence[AttentionMap]):
             return chosen[0]
         asked = {"kind": kind, "layer": layer, "expert": expert}
         told = ", ".join(f"{name}={value!r}" for name, value in asked.items() if value is not None) or "no choice"
-        raise LabError(f"maps.get: {len(chosen)} maps for {told}. There are: {(chosen if len(chosen) else self)!r}.")
+        there = chosen if len(chosen) else self
+        hint = ""
+        if len(there):
+            last = {"kind": there[-1].kind, "layer": there[-1].layer, "expert": there[-1].expert}
+            differs = {name: value for name, value in last.items() if len({getattr(one, name) for one in there}) > 1}
+            named = ", ".join(f"{name}={value!r}" for name, value in (differs or last).items())
+            hint = f" Choose one, for instance maps.get({named})."
+        raise LabError(f"maps.get: {len(chosen)} maps for {told}.{hint} There are: {there!r}.")
 
     def frame(self) -> "pd.DataFrame":
         """`AttentionMap.frame` of all, one below the other.

@@ -43,6 +43,17 @@ class AttentionGroups:
     # Tables ----------------------------------------------------------------------------------------------------------
 
     def table(self, by: str | Sequence[str] = ()) -> "pd.DataFrame":
+        """`whole_table` without groups to which there is no connection, such as SPDH in IA."""
+        whole = self.whole_table(by)
+        return whole[whole["uniform %"] > 0].reset_index(drop=True)
+
+    def plot(self) -> Any:
+        """`table` as a figure: the share of each group beside that of uniform attention."""
+        from dne_lab.plots.groups import groups_figure
+
+        return groups_figure(self)
+
+    def whole_table(self, by: str | Sequence[str] = ()) -> "pd.DataFrame":
         """One row a group: its share of the attention, effective keys and mass per connection.
 
         Args:
@@ -137,7 +148,7 @@ class AttentionGroups:
         """Who reads whom, of labelling "experts": a row a kind, layer and expert, a column an expert read, percent."""
         if self.labelling != "experts":
             raise LabError(f"flow needs labelling='experts'; these are {self.labelling!r}.")
-        table = self.table(by=("layer", "expert"))
+        table = self.whole_table(by=("layer", "expert"))
         wide = table.pivot(index=["kind", "layer", "expert"], columns="group", values="share %")
         return wide[list(self.labels)].rename_axis(columns=None).reset_index()
 
@@ -162,9 +173,9 @@ class AttentionGroups:
     def to_dict(self) -> dict[str, Any]:
         """The tables as ``{"columns": names, "rows": lists}``, JSON-able with six digits: what a record keeps."""
         tables = {
-            "table": self.table(),
-            "table_by_layer": self.table("layer"),
-            "table_by_expert": self.table("expert"),
+            "table": self.whole_table(),
+            "table_by_layer": self.whole_table("layer"),
+            "table_by_expert": self.whole_table("expert"),
             "rows": self.rows(),
             "rows_by_layer": self.rows("layer"),
             "rows_by_expert": self.rows("expert"),

@@ -32,10 +32,7 @@ VALUES = ("loss", "own loss", "changed %", "mean |logit change|", "mass %")
 
 
 class Sweep:
-    """The effect of removing each connection. ``how``; ``images``; ``rows``, plain dictionaries of `table`.
-
-    `plots.ablation.sweep_figure` draws it.
-    """
+    """The effect of removing each connection. ``how``; ``images``; ``rows``, plain dictionaries of `table`."""
 
     def __init__(self, how: str, images: int, rows: list[dict[str, Any]]) -> None:
         self.how, self.images, self.rows = how, images, rows
@@ -67,6 +64,12 @@ class Sweep:
             places = ", ".join(dict.fromkeys(f"{k} {i}" for k, i in zip(table["kind"], table["layer"], strict=True)))
             raise LabError(f"sweep: nothing of kind {kind!r}, layer {layer!r}. It has (kind, layer): {places}.")
         return chosen.pivot(index="expert", columns="reads", values=of)
+
+    def plot(self) -> Any:
+        """What is lost without each connection, as a figure: who reads whom."""
+        from dne_lab.plots.ablation import sweep_figure
+
+        return sweep_figure(self)
 
     def __repr__(self) -> str:
         return f"Sweep({self.how}, {self.images} images)\n{self.table().round(2).to_string(index=False, na_rep='')}"

@@ -161,6 +161,16 @@ class Handle:
         """
         return saving.open_run(cls, Path(path), stream, settings)
 
+    def plot(self) -> Any:
+        """Accuracy on the classes of each task after each task so far, as a figure.
+
+        Raises:
+            LabError: no task is finished.
+        """
+        from dne_lab.plots.accuracy import accuracy_matrix
+
+        return accuracy_matrix(self.record)
+
     def watch(self) -> Any:
         """A view for a notebook that follows the training: where it is, losses by epoch, accuracy after each task.
 

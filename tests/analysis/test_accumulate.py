@@ -74,8 +74,8 @@ def test_replicates_are_sums_with_the_weights_of_the_images() -> None:
 def test_intervals_do_not_depend_on_the_order_of_images() -> None:
     values, index = handmade.values(AXES, 12), torch.arange(12)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    one = AttentionGroups(accumulator(values, index), "attention", False).table()
-    other = AttentionGroups(accumulator(values[order], index[order], size=5), "attention", False).table()
+    one = AttentionGroups(accumulator(values, index), "attention", False).whole_table()
+    other = AttentionGroups(accumulator(values[order], index[order], size=5), "attention", False).whole_table()
     assert abs(one.select_dtypes("number") - other.select_dtypes("number")).max().max() < 1e-9
 
 
@@ -84,7 +84,7 @@ def test_intervals_cover_the_value_and_more_images_make_them_narrower() -> None:
     widths = []
     for count in (20, 80, 320):  # half as wide each time
         groups = AttentionGroups(accumulator(values[:count], torch.arange(count)), "attention", False)
-        table = groups.table()
+        table = groups.whole_table()
         assert (table["share low"] < table["share %"]).all() and (table["share %"] < table["share high"]).all()
         one = groups.share("SPSH")
         assert (one.value, one.low, one.high) == tuple(table.iloc[0][["share %", "share low", "share high"]])
@@ -108,7 +108,7 @@ def test_an_interval_is_as_wide_as_the_spread_between_images_says() -> None:
 
 def test_no_replicates_no_intervals() -> None:
     groups = AttentionGroups(accumulator(handmade.values(AXES), torch.arange(2), replicates=0), "attention", False)
-    for frame in (groups.table(), groups.rows(), groups.table(by="head")):
+    for frame in (groups.whole_table(), groups.rows(), groups.table(by="head")):
         bounds = [name for name in frame.columns if name.endswith((" low", " high"))]
         assert bounds and frame[bounds].isna().all().all()
     found = groups.share("SPSH")

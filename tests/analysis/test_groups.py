@@ -56,7 +56,7 @@ def test_groups_are_those_of_brute_force(
         groups = quick(model, images, batch_size=size)
         agree(groups._found.sums, expected, bound)
         assert groups.images == 4
-    shares = groups.table(by=("layer", "expert")).groupby(["kind", "layer", "expert"])["share %"].sum()
+    shares = groups.whole_table(by=("layer", "expert")).groupby(["kind", "layer", "expert"])["share %"].sum()
     assert len(shares) and np.allclose(shares, 100, rtol=0, atol=100 * bound)
 
 
@@ -80,14 +80,14 @@ def test_what_class_tokens_see(style: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("style", tiny.STYLES, ids=tiny.names)
 def test_what_cannot_be_seen_has_no_share_at_all(style: dict[str, Any]) -> None:
-    table = quick(tiny.model(IA, **style), tiny.images()).table().set_index(["scope", "group"])
+    table = quick(tiny.model(IA, **style), tiny.images()).whole_table().set_index(["scope", "group"])
     for scope in (FIRST, LATER):
         for group in ("SPDH", "DPDH"):
             row = table.loc[scope, group]
             assert row["share %"] == row["uniform %"] == 0.0 and np.isnan(row["effective keys"])
     table = (
         quick(tiny.model(DNE, **style).double(), tiny.images(), kind=("task1", "task2"))
-        .table()
+        .whole_table()
         .set_index(["kind", "group"])
     )
     for kind in ("task1", "task2"):
@@ -106,7 +106,7 @@ def test_queries_of_zero_give_the_shares_of_uniform_attention(readout: str) -> N
             elif name.endswith("attention.qkv"):
                 parameter[0].zero_()
     groups = look(model, tiny.images(3))
-    table, whole = groups.table(by=("layer", "expert")), groups.rows(by=("layer", "expert"))
+    table, whole = groups.whole_table(by=("layer", "expert")), groups.rows(by=("layer", "expert"))
     assert close(table["share %"], table["uniform %"]) and close(
         table["mass per connection %"], table["uniform mass %"]
     )
@@ -215,8 +215,8 @@ def test_images_in_any_form() -> None:
     for given in (batch, [pixels[:4], pixels[4:]], several):
         found = look(model, given)
         assert found.images == 7
-        assert np.allclose(found.table().select_dtypes("number"), plain.table().select_dtypes("number"), atol=1e-4,
-                           equal_nan=True)  # fmt: skip
+        one, other = (groups.whole_table().select_dtypes("number") for groups in (found, plain))
+        assert np.allclose(one, other, atol=1e-4, equal_nan=True)
     other = look(model, batch._replace(index=torch.arange(100, 107)))
     assert other.same_patch().value == pytest.approx(plain.same_patch().value)
     assert other.same_patch().low != plain.same_patch().low  # weights belong to the numbers of the images
@@ -315,7 +315,7 @@ def test_an_error_says_what_is_wrong_and_leaves_no_trace(
     assert tiny.hooks(network) == before and [part.training for part in network.modules()] == modes
     assert torch.is_grad_enabled()
     foreign.remove()
-    assert not tiny.hooks(network) and len(quick(network, tiny.images()).table()) == 8
+    assert not tiny.hooks(network) and len(quick(network, tiny.images()).whole_table()) == 8
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_uniform_attention_gives_the_closed_forms(layout: str, classes: int, exp
         keys, every = [1, heads - 1, n - 1, (heads - 1) * (n - 1)], heads * (n + classes)
     on_class = 0.0 if layout == "b p h kh" else classes * heads / every
     found = AttentionGroups(accumulated([handmade.uniform(axes)], axes), "attention", False)
-    table, whole = found.table(), found.rows().iloc[0]
+    table, whole = found.whole_table(), found.rows().iloc[0]
     assert close(table["share %"], [100 * s for s in shares], 1e-11)
     assert close(table["uniform %"], table["share %"], 1e-11)
     blank = [np.nan if k == 0 else float(k) for k in keys]
@@ -174,7 +174,7 @@ def test_shares_sum_to_100_and_effective_keys_have_their_bounds(
     axes = handmade.axes(*chosen, expert=expert)
     found = accumulated([handmade.values(axes, 2, seed, sharpness)], axes, name)
     groups = AttentionGroups(found, "attention", False)
-    table, whole = groups.table(by="head"), groups.rows(by="head")
+    table, whole = groups.whole_table(by="head"), groups.rows(by="head")
     for _, part in table.groupby("head"):
         assert close(part["share %"].sum(), 100.0) and close(part["uniform %"].sum(), 100.0)
     known = table.dropna(subset="effective keys")

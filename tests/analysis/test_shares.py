@@ -61,7 +61,7 @@ def in_row(row: Any, head: literal_groups.Head) -> bool:
 @pytest.mark.parametrize("name", ["groups", "experts"])
 def test_a_table_is_ratios_of_the_sums_of_plain_loops(name: str, by: Any) -> None:
     totals, labels = expected(name), LITERAL[name][1]
-    table, whole = found(name).table(by), found(name).rows(by)
+    table, whole = found(name).whole_table(by), found(name).rows(by)
     assert len(table) == len(whole) * len(labels)
     for _, row in table.iterrows():
         place = labels.index(row["group"])
@@ -97,7 +97,7 @@ def test_a_table_is_ratios_of_the_sums_of_plain_loops(name: str, by: Any) -> Non
 
 
 def test_expert_1_and_kinds_stand_apart_and_rows_are_in_order() -> None:
-    table = found().table()
+    table = found().whole_table()
     assert list(zip(table["kind"], table["scope"], table["group"], strict=True)) == [
         (kind, scope, group) for kind, scope in (("spatial", FIRST), ("joint", LATER)) for group in LITERAL["groups"][1]
     ]
@@ -110,20 +110,20 @@ def test_expert_1_and_kinds_stand_apart_and_rows_are_in_order() -> None:
 
 
 def test_every_estimate_has_its_interval_but_single_heads_of_several() -> None:
-    for frame in (found().table(("layer", "expert")), found().rows("layer")):
+    for frame in (found().whole_table(("layer", "expert")), found().rows("layer")):
         for column in [name for name in frame.columns if name.endswith(" low")]:
             bare = column.removesuffix(" low")
             middle = frame[bare if bare in frame else f"{bare} %"]
             inside = (frame[column] <= middle + 1e-12) & (middle <= frame[f"{bare} high"] + 1e-12)
             assert (inside | middle.isna() | (middle == 0)).all(), bare
             assert frame[column].isna().equals(middle.isna())
-    by_head = found().table(("layer", "expert", "head"))
+    by_head = found().whole_table(("layer", "expert", "head"))
     alone = by_head["expert"] == 2  # its one head is the whole expert
     assert by_head["share low"].notna().equals(alone)
 
 
 def test_the_headline_share_is_of_the_later_experts() -> None:
-    groups, table = found(), found().table()
+    groups, table = found(), found().whole_table()
     later = table[table["scope"] == LATER].set_index("group")
     assert groups.share("SPSH").value == pytest.approx(later.loc["SPSH", "share %"])
     both = groups.same_patch()
@@ -144,7 +144,7 @@ def test_what_tables_cannot_say_is_refused() -> None:
     with pytest.raises(LabError, match=r"unknown scope 'expert 2'. Did you mean expert 1"):
         groups.share("SPSH", "expert 2")
     with pytest.raises(LabError, match=r"unknown column to group by 'layers'. Did you mean layer\?"):
-        groups.table(by="layers")
+        groups.whole_table(by="layers")
     with pytest.raises(LabError, match=r"unknown column to group by 'kind'. .*Allowed: expert, head, layer"):
         groups.rows(by=["layer", "kind"])
     with pytest.raises(LabError, match="same_patch needs labelling='groups'; these are 'experts'"):
@@ -214,7 +214,7 @@ def test_a_record_of_them_is_json_with_blanks_for_what_is_not_there() -> None:
     assert (data["labelling"], data["part"], data["shuffled"], data["images"]) == ("groups", "attention", False, 4)
     assert data["replicates"] == 20
     for name, by in [("table", ()), ("table_by_layer", "layer"), ("table_by_expert", "expert")]:
-        frame = groups.table(by)
+        frame = groups.whole_table(by)
         back = frame_of(data[name])
         assert list(back.columns) == list(frame.columns) and len(back) == len(frame)
         numbers = frame.select_dtypes("number").columns
@@ -233,6 +233,6 @@ def test_they_show_themselves() -> None:
     text = repr(groups)
     assert text.startswith("AttentionGroups(groups of 3 images)\n") and "nan" not in text.lower()
     assert "share %" in text and "experts >= 2" in text and "DPDH" in text
-    assert groups._repr_html_().count("<tr") == 9
+    assert groups._repr_html_().count("<tr") == 7  # expert 1 has two of the groups, the later ones have four
     shuffled = attention_groups(tiny.model(STA), tiny.images(4), shuffled=True, replicates=0, progress=False)
     assert repr(shuffled).startswith("AttentionGroups(groups of 4 images, shuffled)\n")
