@@ -286,7 +286,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     wrong = {
         "imported by the package, not declared": package - needed,
         "imported by tests or notebooks, not declared": others - needed - tests - WITH_OTHERS,
-        "declared, not imported by the package": needed - package - STARTED.keys() - {"seaborn"},
+        "declared, not imported by the package": needed - package - STARTED.keys(),
         "declared for tests, not imported by them": tests - others - STARTED.keys(),
         "said to be used in another way, and imported or not declared": {
             name for name in STARTED if name in package | others or name not in needed | tests
