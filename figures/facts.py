@@ -5,13 +5,13 @@ record holds.
 """
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 
 from dne_lab import decomposing, paper, probing
@@ -29,6 +29,8 @@ from dne_lab.plots.evidence import Evidence
 FIGURES = Path(__file__).parent
 RECORDS = FIGURES / "records"
 NOTEBOOKS = FIGURES.parent / "notebooks"
+sys.path.append(str(NOTEBOOKS))
+import execute  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -479,17 +481,9 @@ def notebooks() -> list[Notebook]:
     """The notebooks in order.
 
     Raises:
-        LabError: a first cell without a heading or a question.
+        ValueError: a first cell that does not say what the table in notebooks/README.md shows.
     """
-    made = []
-    for file in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
-        lines = nbformat.read(file, as_version=4).cells[0].source.splitlines()
-        headings = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
-        asked = [line.removeprefix("**Question.** ") for line in lines if line.startswith("**Question.** ")]
-        if not (headings and asked):
-            raise LabError(f"{file.name}: its first cell needs a line '# TITLE' and one '**Question.** ...'.")
-        made.append(Notebook(file, headings[0], asked[0]))
-    return made
+    return [Notebook(NOTEBOOKS / row["file"], row["title"], row["question"]) for row in execute.contents()]
 
 
 def n(value: float, places: int = 1) -> str:

@@ -2,7 +2,8 @@
 
 python notebooks/execute.py             all notebooks, and the links between them
 python notebooks/execute.py 06 07       those whose names start so, and the links between all
-python notebooks/execute.py --links     the links alone
+python notebooks/execute.py --links     the links alone, and the table of README.md
+python notebooks/execute.py --answers   executes without writing, with the code of the exercises' answers as cells
 python notebooks/execute.py --times     executes without writing: CPU and wall seconds of each beside its limit;
                                         ends with 1 if one needs more CPU seconds than that
 
@@ -29,11 +30,21 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 LINKS = "<!--links-->"  # stands above the last line of the first and of the last cell
 CHECKED = "nbval-check-output"
 LINES = 12  # of a code cell
+WIDE = 106  # letters of its lines: what a cell of JupyterLab shows in a window of 1280 pixels
 BYTES = 1_000_000
-LIMITS = {"00": 60, "02": 60}  # seconds on two cores
+LIMITS = {"00": 60, "02": 60, "07": 40, "13": 40}  # seconds on two cores
 LIMIT = 25  # of the others
-SAID = ("**Question.**", "**Data**", "**Run time**")  # by the first cell; run time and hardware in one line
+SAID = ("**Question.**", "**Data**", "**Run time**", "**Reading**")  # by the first cell; run time with hardware
 LAST = "## What was and was not reproduced"
+GLOSSARY = "glossary.md"
+ANSWER = re.compile(r"^<details>.*?^</details>", re.MULTILINE | re.DOTALL)  # of an exercise, folded
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+HEAD = {  # lines of the first cell that the table in README.md shows
+    "question": r"^\*\*Question\.\*\* (.+)$",
+    "run time": r"^- \*\*Run time\*\*: under (\d+ seconds)",
+    "reading": r"^- \*\*Reading\*\*: (\d+ minutes)",
+}
+BEGIN, END = "<!--contents-->", "<!--/contents-->"  # around the table in README.md
 MARGIN = 1e-4  # units of the last digit printed
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -117,6 +128,16 @@ def normalise(notebook: Any) -> Any:
     return notebook
 
 
+def answered(notebook: Any) -> Any:
+    """The notebook with the Python code of its folded answers as cells behind them."""
+    cells = []
+    for cell in notebook.cells:
+        cells.append(cell)
+        for answer in ANSWER.findall(cell.source) if cell.cell_type == "markdown" else []:
+            cells += [nbformat.v4.new_code_cell(block) for block in BLOCK.findall(answer)]
+    return nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
+
+
 # Links ----------------------------------------------------------------------------------------------------------------
 
 
@@ -147,6 +168,35 @@ def linked(notebook: Any, lines: str) -> Any:
     return notebook
 
 
+def contents(folder: Path = FOLDER) -> list[dict[str, str]]:
+    """What the first cells say, a notebook each: file, title, question, run time, reading.
+
+    Raises:
+        ValueError: one says less.
+    """
+    found = []
+    for path in notebooks(folder):
+        notebook = read(path)
+        row = {"file": path.name, "title": title(notebook)}
+        for name, pattern in HEAD.items():
+            match = re.search(pattern, notebook.cells[0].source, re.MULTILINE)
+            if match is None:
+                raise ValueError(f"{path.name}: its first cell does not say its {name}, as {pattern}.")
+            row[name] = match[1]
+        found.append(row)
+    return found
+
+
+def readme(text: str, folder: Path = FOLDER) -> str:
+    """The text of README.md with its table as the first cells of the notebooks have it."""
+    lines = ["| | notebook | asks | to read | to run |", "| --- | --- | --- | --- | --- |"]
+    for row in contents(folder):
+        name = f"[{row['title']}]({row['file']})"
+        lines.append(f"| {row['file'][:2]} | {name} | {row['question']} | {row['reading']} | {row['run time']} |")
+    table = "\n".join(lines)
+    return re.sub(rf"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{table}\n{END}", text, flags=re.DOTALL)
+
+
 # Checks ---------------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +214,12 @@ def faults(notebook: Any) -> list[str]:
         for text in SAID
         if text not in first.source
     ]
+    if f"({GLOSSARY})" not in first.source:
+        found.append(f"the first cell has no link to {GLOSSARY}")
+    if not any(ANSWER.search(cell.source) for cell in notebook.cells if cell.cell_type == "markdown"):
+        found.append(
+            "there is no exercise with a folded answer (<details> ... </details>, each at the start of a line)"
+        )
     if LAST not in last.source:
         found.append(f"the last cell does not say what came out, under the heading {LAST}")
     if title(notebook) == "untitled":
@@ -176,6 +232,9 @@ def faults(notebook: Any) -> list[str]:
         lines = len(cell.source.splitlines())
         if lines > LINES:
             found.append(f"code cell {number} has {lines} lines, more than {LINES}: move code into the package")
+        wide = max(map(len, cell.source.splitlines()), default=0)
+        if wide > WIDE:
+            found.append(f"code cell {number} has a line of {wide} letters, more than {WIDE}: JupyterLab cuts it")
         if CHECKED in cell.metadata.get("tags", []):
             found += _unsafe(number, cell)
         for output in cell.outputs:
@@ -221,6 +280,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("names", nargs="*", help="how the names of the notebooks start; default: all")
     parser.add_argument("--links", action="store_true", help="only renew the links between notebooks")
     parser.add_argument("--times", action="store_true", help="execute without writing; CPU seconds against the limits")
+    parser.add_argument("--answers", action="store_true", help="execute with the answers, without writing")
     given = parser.parse_args(words)
     every = notebooks()
     strange = [name for name in given.names if not any(path.name.startswith(name) for path in every)]
@@ -229,12 +289,12 @@ def main(words: list[str]) -> int:
     wanted = [path for path in every if not given.names or path.name.startswith(tuple(given.names))]
     failed = False
     for path in wanted if not given.links else []:
-        notebook, spent = execute(read(path), path.parent)
+        notebook, spent = execute(answered(read(path)) if given.answers else read(path), path.parent)
         over = spent.cpu > limit(path)
         print(f"{path.name}: {spent.cpu:.1f} s CPU, {spent.wall:.1f} s wall; limit {limit(path)} s"
               f"{', OVER' if over else ''}", flush=True)  # fmt: skip
-        if given.times:
-            failed |= over
+        if given.times or given.answers:
+            failed |= over and not given.answers
             continue
         unsafe = [text for text in faults(notebook) if "last digit" in text or "six decimals" in text]
         for text in unsafe:
@@ -242,8 +302,12 @@ def main(words: list[str]) -> int:
         failed |= bool(unsafe)
         if not unsafe:
             write(notebook, path)
-    for path in every if not given.times else []:
-        write(linked(read(path), links(path)), path)
+    if not (given.times or given.answers):
+        for path in every:
+            write(linked(read(path), links(path)), path)
+        for folder in {path.parent for path in every}:
+            page = folder / "README.md"
+            page.write_text(readme(page.read_text(encoding="utf-8"), folder), encoding="utf-8")
     return int(failed)
 
 

@@ -187,6 +187,19 @@ def to_markdown(frame: "pd.DataFrame") -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in [head, rule, *rows])
 
 
+class Sentences:
+    """A table of sentences as a notebook shows it: Markdown, whose cells wrap and stand left, or plain text."""
+
+    def __init__(self, frame: "pd.DataFrame") -> None:
+        self.frame = frame
+
+    def _repr_markdown_(self) -> str:
+        return to_markdown(self.frame)
+
+    def __repr__(self) -> str:
+        return to_text(self.frame).rstrip("\n")
+
+
 def to_latex(frame: "pd.DataFrame") -> str:
     """A LaTeX tabular (booktabs rules); floats with fixed decimals, missing values blank, text escaped."""
     escapes = str.maketrans({"\\": r"\textbackslash{}"} | {character: f"\\{character}" for character in "&%$#_{}"})

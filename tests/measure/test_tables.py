@@ -6,7 +6,7 @@ from invented import record
 
 from dne_lab.errors import LabError
 from dne_lab.measure.groups import groups, heads_text, joint_of, tasks_text, title
-from dne_lab.measure.tables import compare, printed_as, summary, to_latex, to_markdown, to_text
+from dne_lab.measure.tables import Sentences, compare, printed_as, summary, to_latex, to_markdown, to_text
 
 
 def row(frame: pd.DataFrame, method: str) -> dict:
@@ -186,6 +186,16 @@ def test_writers() -> None:
     runs = [record(seed=seed, last=80.0 + seed) for seed in range(3)]
     assert "| LA ± |" in to_markdown(summary(runs))
     assert r"LA $\pm$" in to_latex(summary(runs))
+
+
+def test_a_table_of_sentences_wraps_in_a_notebook_and_is_text_elsewhere() -> None:
+    from IPython.core.formatters import DisplayFormatter
+
+    said = "a sentence of so many words that a cell of a table would cut it off before it has come to its end " * 3
+    frame = pd.DataFrame({"claim": ["a|b", "c"], "found": [said, "nothing"], "LA": [1.0, float("nan")]})
+    shown, _ = DisplayFormatter().format(Sentences(frame))
+    assert shown["text/markdown"] == to_markdown(frame) and shown["text/plain"] == to_text(frame).rstrip()
+    assert said.strip() in shown["text/markdown"] and said.strip() in shown["text/plain"]
 
 
 def test_a_differing_setting_names_the_row() -> None:

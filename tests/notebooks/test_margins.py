@@ -5,7 +5,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from tiny_notebooks import COMMITTED, FIRST, LAST, ROOT, execute, instrument, tiny
+from tiny_notebooks import COMMITTED, EXERCISE, FIRST, LAST, ROOT, execute, instrument, tiny
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
@@ -52,7 +52,7 @@ def test_a_number_near_another_text_is_found_in_cells_and_in_the_package(tmp_pat
     """Also that of a `Figure`, which rounds its table in the package to two decimals; its picture is not compared."""
     cells = [nbformat.v4.new_markdown_cell(FIRST), nbformat.v4.new_code_cell(ROUNDED)]
     cells += [nbformat.v4.new_code_cell(text, metadata={"tags": [execute.CHECKED]}) for text in CELLS]
-    cells.append(nbformat.v4.new_markdown_cell(LAST))
+    cells += [nbformat.v4.new_markdown_cell(text) for text in (EXERCISE, LAST)]
     notebook, _ = execute.execute(nbformat.v4.new_notebook(cells=cells), tmp_path)
     found = {cell.source: cell.metadata["margin"] for cell in notebook.cells if cell.metadata.get("tags")}
     assert found == {text: pytest.approx(margin, abs=1e-9) for text, margin in CELLS.items()}
@@ -85,6 +85,7 @@ def test_the_command_writes_nothing_unsafe_and_tells_what_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tiny(tmp_path)
+    (tmp_path / "README.md").write_text("Asked here:\n<!--contents-->\n<!--/contents-->\n")
     notebook = execute.read(path)
     notebook.cells[2].source = "print(f'{0.25:.1f}')"
     execute.write(notebook, path)
@@ -107,6 +108,7 @@ def test_the_command_writes_nothing_unsafe_and_tells_what_takes_too_long(
     ]
     assert execute.main(["03"]) == 1
     assert "is not written: code cell 2 shows a number 0 units" in capsys.readouterr().err
+    assert "| 03 | [Tiny](03_tiny.ipynb) | Which? | 2 minutes | 5 seconds |" in (tmp_path / "README.md").read_text()
     assert execute.read(path).cells[2].source == notebook.cells[2].source
     assert "margin" not in execute.read(path).cells[2].metadata
     assert [execute.limit(Path(f"{n}_x.ipynb")) for n in ("00", "01", "02", "11")] == [60, 25, 60, 25]

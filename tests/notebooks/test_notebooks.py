@@ -1,6 +1,7 @@
 """The machinery of the notebooks: executing twice gives the same bytes, and pytest sees what has gone wrong in one."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def test_what_is_written_has_no_widget_and_no_chance(executed: Path) -> None:
     assert [dict(cell.metadata) for cell in notebook.cells if cell.metadata] == [
         {"tags": ["nbval-check-output"], "margin": 0.5}  # 1.25 is shown as it is, and two marks have no number
     ] * 2
-    assert [cell.id for cell in notebook.cells] == [f"cell-0{n}" for n in range(1, 7)]
+    assert [cell.id for cell in notebook.cells] == [f"cell-0{n}" for n in range(1, 8)]
 
 
 def test_an_error_in_a_cell_stops_the_execution(tmp_path: Path) -> None:
@@ -92,6 +93,42 @@ def test_links_are_links_where_a_notebook_is_shown(executed: Path, tmp_path: Pat
     assert shown.count('<a href="02_before.ipynb">') == shown.count('<a href="04_after.ipynb">') == 2
 
 
+def test_the_table_of_the_readme_is_that_of_the_first_cells() -> None:
+    written = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
+    assert execute.readme(written) == written, "run python notebooks/execute.py --links"
+    assert all(f"]({path.name})" in written for path in COMMITTED)
+
+
+def test_a_first_cell_that_says_too_little_for_the_table_is_an_error(tmp_path: Path) -> None:
+    path = tiny(tmp_path)
+    assert execute.contents(tmp_path) == [
+        {"file": path.name, "title": "Tiny", "question": "Which?", "run time": "5 seconds", "reading": "2 minutes"}
+    ]
+    notebook = execute.read(path)
+    notebook.cells[0].source = notebook.cells[0].source.replace("2 minutes", "some time")
+    execute.write(notebook, path)
+    with pytest.raises(ValueError, match=r"03_tiny.ipynb: its first cell does not say its reading"):
+        execute.contents(tmp_path)
+
+
+def test_folded_answers_run_behind_their_question(tmp_path: Path) -> None:
+    notebook = execute.answered(execute.read(tiny(tmp_path)))
+    assert [cell.source for cell in notebook.cells if cell.source.startswith("print('twice")] == [
+        "print('twice a:', 2 * 'a')\n"
+    ]
+    ran, _ = execute.execute(notebook, tmp_path)
+    assert execute.shown(ran.cells[6]) == "twice a: aa\n"
+
+
+def test_every_link_of_the_glossary_and_the_readme_leads_somewhere() -> None:
+    for page in ("README.md", "glossary.md"):
+        text = (NOTEBOOKS / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#]+)", text):
+            assert (NOTEBOOKS / target).exists(), f"{page}: {target}"
+        for number in re.findall(r"\((\d\d(?:, \d\d)*)\) \|", text):
+            assert all(list(NOTEBOOKS.glob(f"{n}_*.ipynb")) for n in number.split(", "))
+
+
 # The teeth ------------------------------------------------------------------------------------------------------------
 
 
@@ -112,18 +149,22 @@ def test_a_cell_that_was_not_executed_or_not_in_order_is_found(executed: Path) -
 def test_other_faults_are_found(executed: Path) -> None:
     notebook = execute.read(executed)
     notebook.cells[0].source = "no heading"
-    notebook.cells[1].source = "\n".join(["x = 1"] * 20)
+    notebook.cells[1].source = "\n".join(["x = 1"] * 20 + [f"x = '{'y' * 110}'"])
     notebook.cells[1].outputs = [nbformat.v4.new_output("stream", name="stderr", text="a warning")]
     notebook.cells[3].outputs = [nbformat.v4.new_output("display_data", data={execute.WIDGET: {}})]
     notebook.cells[4].outputs = [nbformat.v4.new_output("display_data", data={"text/plain": "x" * 1_000_000})]
-    notebook.cells.pop()
+    notebook.cells = notebook.cells[:-2]
     told = "\n".join(execute.faults(notebook))
     for part in (
         "no heading",
         "question (**Question.**",
         "run time (**Run time**",
+        "reading (**Reading**",
+        "no link to glossary.md",
+        "no exercise with a folded answer",
         "what came out, under",
-        "20 lines",
+        "21 lines",
+        "a line of 116 letters",
         "kind stderr",
         "live widget",
         "more than 1000000",

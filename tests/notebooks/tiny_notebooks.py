@@ -11,9 +11,16 @@ sys.path.insert(0, str(NOTEBOOKS))
 import execute  # noqa: E402
 import instrument  # noqa: E402
 
-__all__ = ["COMMITTED", "FIRST", "LAST", "NOTEBOOKS", "ROOT", "execute", "instrument", "tiny"]
+__all__ = ["COMMITTED", "EXERCISE", "FIRST", "LAST", "NOTEBOOKS", "ROOT", "execute", "instrument", "tiny"]
 
-FIRST = "# Tiny\n**Question.** Which?\n\n- **Data**: none\n- **Run time**: none"
+FIRST = (
+    "# Tiny\n**Question.** Which?\n\n- **Data**: none\n- **Run time**: under 5 seconds\n"
+    "- **Reading**: 2 minutes. Terms are in the [glossary](glossary.md)."
+)
+EXERCISE = (
+    "## Exercises\n\n**1.** How much?\n\n<details>\n<summary>Answer</summary>\n\n"
+    "This much:\n\n```python\n{}\n```\n\n</details>"
+)
 LAST = "## What was and was not reproduced\n\nNothing."
 COMMITTED = execute.notebooks()
 
@@ -31,6 +38,7 @@ def tiny(folder: Path) -> Path:
             "display({kind: secrets.token_hex() for kind in kinds} | {'text/plain': 'two marks'}, raw=True)",
             metadata={"tags": ["nbval-check-output"], "collapsed": True},
         ),
+        nbformat.v4.new_markdown_cell(EXERCISE.format("print('twice a:', 2 * 'a')")),
         nbformat.v4.new_markdown_cell(LAST),
     ]
     path = folder / "03_tiny.ipynb"
