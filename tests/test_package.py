@@ -213,7 +213,7 @@ found = {
     "open": lab.open("dne.zip").record.table().to_string(),
 }
 try:
-    lab_command = run("lab", "--folder", ".")
+    lab_command = run("lab")
 except AssertionError as error:
     found["lab"] = str(error)
 found["loaded"] = [name for name in sys.modules if name.split(".")[0] in MISSING]
