@@ -164,7 +164,7 @@ def _growth(table: "pd.DataFrame") -> Drawing:
     keys = _keys({source for _, _, source, _ in curves}, bool(by_formula), any(any(mark.crossed) for mark in marks))
     ticks = tuple(map(float, (1, *range(5, int(most) + 1, 5))))
     y_axis = Axis("F: GFLOPs of one image\n(2 x multiply-accumulate)", "log")
-    return one([*marks, *keys], Axis("task", ticks=ticks, low=0.4, high=most * 1.22), y_axis)
+    return one([*marks, *keys], Axis("task", ticks=ticks, low=0.4, high=most * 1.3), y_axis)
 
 
 def _keys(sources: set[str], by_formula: bool, crossed: bool) -> list[Points]:

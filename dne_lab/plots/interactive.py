@@ -23,7 +23,7 @@ CELL, BAR = 34, 84  # pixels: the side of a matrix's cell at most, and the room 
 HATCH = {"shape": "/", "fillmode": "overlay", "fgcolor": "white", "fgopacity": 1}
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 NOTHING: list[Any] = [None]
-TITLE = 22  # pixels above a panel that has one
+TITLE = 18  # pixels above a panel for each line of its title
 
 
 class Place(NamedTuple):
@@ -62,8 +62,8 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
         "font": {"color": INK, "size": 12, "family": FONT},
         "margin": {"l": left, "r": right, "t": head, "b": below, "autoexpand": False},
         "showlegend": rows > 0,
-        "legend": {"orientation": "h", "x": -left / (TYPICAL - left - right), "y": -foot / room, "yanchor": "top",
-                   "itemsizing": "constant", "font": {"size": 12}, "bgcolor": "rgba(0,0,0,0)"},
+        "legend": {"orientation": "h", "x": 0, "xref": "container", "y": -foot / room, "yanchor": "top",
+                   "itemsizing": "constant", "tracegroupgap": 0, "font": {"size": 12}, "bgcolor": "rgba(0,0,0,0)"},
     }  # fmt: skip
     figure.add_annotation(
         text=_html(title), x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", xshift=8 - left,
@@ -76,8 +76,8 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
         _add(figure, panel, tail, seen, drawing.legend, place.pixels)
         if panel.title:
             figure.add_annotation(
-                text=panel.title, x=place.across[0], y=place.up[1], xref="paper", yref="paper", xanchor="left",
-                yanchor="bottom", showarrow=False, font={"size": 12},
+                text=_html(panel.title), align="left", x=place.across[0], y=place.up[1], xref="paper", yref="paper",
+                xanchor="left", yanchor="bottom", showarrow=False, font={"size": 12},
             )  # fmt: skip
     if matrices:
         bar = {"x": max(place.across[1] for place in places), "xpad": 12, "y": 1, "yanchor": "top", "lenmode": "pixels"}
@@ -111,7 +111,7 @@ def _legend_rows(names: Sequence[str]) -> int:
     """Rows that a legend below the narrowest drawing has; its columns are as wide as the longest name."""
     if not names:
         return 0
-    across = max(1, int(NARROW / (LETTER * max(map(len, names)) + 46)))
+    across = max(1, int(NARROW / (LETTER * max(map(len, names)) + 52)))
     return -(-len(names) // across)
 
 
@@ -130,7 +130,7 @@ def _places(drawing: Drawing, width: float, height: float) -> tuple[float, list[
                 cell = min(CELL, free / columns / shape[1])
                 sizes[i][j] = (cell * shape[1], cell * shape[0])
     between = [max(_foot(panel) for panel in row) + 8 for row in drawing.rows[:-1]]
-    above = [TITLE * any(panel.title for panel in row) for row in drawing.rows]
+    above = [TITLE * max(_lines(p.title) if p.title else 0 for p in row) + 4 for row in drawing.rows]
     room = sum(max(high for _, high in row) for row in sizes) + sum(between) + sum(above)
     places, y = [], room
     for i, boxes in enumerate(sizes):
@@ -213,8 +213,8 @@ def _add(figure: Any, panel: Panel, tail: str, seen: set[str], legend: bool, siz
 
 def _points(figure: Any, mark: Points, panel: Panel, common: dict[str, Any]) -> None:
     colour = mark.look.colour
-    if mark.band and len(mark.low):
-        there = [i for i, low in enumerate(mark.low) if math.isfinite(low)]
+    there = [i for i, low in enumerate(mark.low) if math.isfinite(low)]
+    if mark.band and there:
         figure.add_scatter(
             x=[mark.x[i] for i in (*there, *there[::-1])],
             y=[*(mark.high[i] for i in there), *(mark.low[i] for i in there[::-1])],

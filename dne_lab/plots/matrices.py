@@ -1,6 +1,7 @@
 """Accuracy on each task after each task, as heat maps: one small matrix a method."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -142,7 +143,7 @@ def grid(
         below = number + across >= count  # nothing stands below it: the titles of axes are said once
         x = axes[0] if below else replace(axes[0], title="")
         y = axes[1] if number % across == 0 else replace(axes[1], title="")
-        made[-1].append(Panel([Cells(values, bar, *ends, scale, shown, words)], x, y, name))
+        made[-1].append(Panel([Cells(values, bar, *ends, scale, shown, words)], x, y, textwrap.fill(name, 20)))
     return Drawing(made, legend=False)
 
 
