@@ -74,6 +74,11 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
         tail = "" if number == 1 else str(number)
         _axes(layout, panel, tail, place)
         _add(figure, panel, tail, seen, drawing.legend, place.pixels)
+        if panel.y.title:
+            figure.add_annotation(
+                text=_html(panel.y.title), x=place.across[0], y=sum(place.up) / 2, xref="paper", yref="paper",
+                xanchor="left", yanchor="middle", xshift=4 - _left(panel.y), textangle=-90, showarrow=False,
+            )  # fmt: skip
         if panel.title:
             figure.add_annotation(
                 text=_html(panel.title), align="left", x=place.across[0], y=place.up[1], xref="paper", yref="paper",
@@ -157,6 +162,7 @@ def _axes(layout: dict[str, Any], panel: Panel, tail: str, place: Place) -> None
     if shape is not None:
         xs, ys = (-0.5, shape[1] - 0.5), (shape[0] - 0.5, -0.5)
     x, y = _axis(panel.x, xs), _axis(panel.y, ys)
+    y["title"] = {"text": ""}  # plotly lays it across the drawing when JupyterLab draws anew: it is a note (`build`)
     x |= {"domain": list(place.across), "anchor": f"y{tail}"}
     y |= {"domain": [max(0.0, place.up[0]), min(1.0, place.up[1])], "anchor": f"x{tail}"}
     if shape is not None:

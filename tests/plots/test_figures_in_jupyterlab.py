@@ -44,6 +44,13 @@ MEASURE = """() => [...document.querySelectorAll(".js-plotly-plot")].map(plot =>
       cut.push([part.textContent.slice(0, 60), box.left - own.left, box.right - own.right, box.top - own.top,
                 box.bottom - own.bottom].join(" | "));
   }
+  for (const title of plot.querySelectorAll(".infolayer .g-xtitle text, .infolayer .g-ytitle text"))
+    for (const panel of plot.querySelectorAll(".nsewdrag")) {
+      const [one, other] = [title.getBoundingClientRect(), panel.getBoundingClientRect()];
+      if (one.width && Math.min(one.right, other.right) > Math.max(one.left, other.left) + 1 &&
+          Math.min(one.bottom, other.bottom) > Math.max(one.top, other.top) + 1)
+        cut.push("in the panel: " + title.textContent);
+    }
   return {area: area.width, left: own.left - area.left, width: own.width, height: own.height,
           layout: plot._fullLayout.height, drawn: plot.querySelector(".main-svg").getBoundingClientRect().width, cut};
 })"""
