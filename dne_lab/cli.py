@@ -82,8 +82,8 @@ def reproduce(
 ) -> None:
     """Train IA, STA, DNE and Joint on real images, and write the table, figures and records.
 
-    Without arguments: scikit-learn's handwritten digits, no download, a few minutes on two CPU cores. The same command
-    goes on where it was stopped.
+    Without arguments: scikit-learn's handwritten digits, no download, one to four minutes on two CPU cores. The same
+    command goes on where it was stopped.
     """
     from dne_lab.reproduce import reproduce as work
     from dne_lab.training.api import usable

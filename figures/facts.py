@@ -6,7 +6,7 @@ record holds.
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -105,15 +105,19 @@ class Runs:
         pooled = residual(
             {label: group.last_by_seed() for label, group in self.groups.items() if not group.first.joint}
         )
-        values = [self._by_seed(one, other) for one, other in pairs]
-        corrected = holm([p_value(by_seed) for by_seed in values])
+        corrected = self.adjusted(*pairs)
         rows = [
             {"difference in LA, paired by seed": f"{one} - {other}", "points": str(self.gap(one, other))}
-            | {"± pooled": n(pooled.half_width(len(by_seed), means=2)), "p (Holm)": f"{p:.2g}"}
+            | {"± pooled": n(pooled.half_width(len(self._by_seed(one, other)), means=2)), "p (Holm)": f"{p:.2g}"}
             | {"told apart": "yes" if p < 1 - LEVEL else "no"}
-            for (one, other), by_seed, p in zip(pairs, values, corrected, strict=True)
+            for (one, other), p in corrected.items()
         ]
         return tables.to_markdown(pd.DataFrame(rows))
+
+    def adjusted(self, *pairs: tuple[str, str]) -> dict[tuple[str, str], float]:
+        """p of every pair's difference in LA, corrected by Holm within these pairs."""
+        values = [p_value(self._by_seed(one, other)) for one, other in pairs]
+        return dict(zip(pairs, holm(values), strict=True))
 
     def ratio(self, one: str, other: str, name: str = "flops_literal") -> float:
         """How many times ``name`` (flops_literal, flops_spent, params) of the other one has."""
@@ -167,17 +171,33 @@ def runs(*folders: str) -> Runs:
     return Runs([one for name in folders for one in record.find(RECORDS / name)])
 
 
-def results(labels: Sequence[str], **protocols: Runs) -> str:
-    """LA with its interval: one row a method, one column a protocol."""
+# The comparisons of the variants, one family: on the front page as on the page of digits100.
+VARIANTS = (
+    ("DNE (k = 1)", "IA (k = 1)"),
+    ("STA (k = 1)", "IA (k = 1)"),
+    ("Progressive (k = 1)", "IA (k = 1)"),
+    ("DNE (k = 1)", "STA (k = 1)"),
+    ("DNE (k = 1)", "Progressive (k = 1)"),
+)
+
+
+def results(networks: Mapping[str, Sequence[str]], **protocols: Runs) -> str:
+    """LA with its interval: one row a method, one column a protocol. ``networks``: methods by the network they use."""
     rows = []
-    for label in labels:
-        row = {"LA, %": label}
+    for network, label in ((name, label) for name, labels in networks.items() for label in labels):
+        row = {"LA, %": label.removesuffix(" (ResNet)"), "network": network}
         for name, found in protocols.items():
             there = label in found.groups
             width = f" ± {n(found.spread(label))}" if there and len(found[label].records) > 1 else ""
             row[name] = f"{n(found.mean(label))}{width}" if there else ""
         rows.append(row)
     return tables.to_markdown(pd.DataFrame(rows))
+
+
+def spread_of(protocols: Sequence[Runs], one: str, other: str) -> str:
+    """``14 to 16``: points of LA by which one method lies above another, least and most over protocols."""
+    gaps = [found.gap(one, other).mean for found in protocols]
+    return span((min(gaps), max(gaps)))
 
 
 def longer_finetuning() -> tuple[float, float]:
