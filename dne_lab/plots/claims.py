@@ -10,7 +10,7 @@ from dne_lab import presets
 from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.measure import complexity
 from dne_lab.measure.cost_records import longest
-from dne_lab.measure.groups import TITLES, depth, even_heads, tasks_text, title
+from dne_lab.measure.groups import EXPANSION, TITLES, depth, even_heads, heads_text, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.pairs import Pair, is_method, pairs
 from dne_lab.measure.record import Record
@@ -22,6 +22,7 @@ from dne_lab.plots.series import PAPER_DATASETS, PAPER_EPOCHS, scale
 
 RIVALS = ("icarl", "podnet", "der", "foster", "dytox")
 SINGLE = ("icarl", "podnet", "foster", "dytox")
+LARGER = 1.02  # a network with this many times the parameters is a larger one
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ def judge_pair(pair: Pair, sign: int = 1) -> Judgement:
 
 
 def _name(record: Record) -> str:
-    """The title, for residual networks which one, and a precision of its own."""
+    """The title with a size that it does not say (residual network and width, heads), and a precision of its own."""
     network, precision = record.network, record.config.get("precision", "auto")
     which = [f"{network['name']}, width {network['width']}"] if {"name", "width"} <= network.keys() else []
+    which += [f"{heads_text(record)} heads"] if record.heads and record.method not in EXPANSION else []
     which += [precision] if precision != "auto" else []
     return title(record) + (f" ({', '.join(which)})" if which else "")
 
@@ -119,6 +121,30 @@ def larger(*methods: str) -> Callable[[Evidence], list[Judgement]]:
     return judge
 
 
+def each_step(*methods: str, keep: Test = lambda record: True) -> Callable[[Evidence], list[Judgement]]:
+    """A judge: of each of these methods every network is above the next smaller one (by parameters).
+
+    A gain from the smallest to the largest alone could stop anywhere between. ``keep``: which records count.
+    """
+
+    def judge(evidence: Evidence) -> list[Judgement]:
+        kept = Evidence([record for record in evidence.records if keep(record)])
+        found = [
+            pair
+            for method in methods
+            for pair in pairs(kept.groups, is_method(method), is_method(method))
+            if _span(pair) > LARGER
+        ]
+        ways = {(id(pair.one), id(pair.other)) for pair in found}
+        return [
+            judge_pair(pair)
+            for pair in found
+            if not any((id(pair.one), id(middle.one)) in ways for middle in found if middle.other is pair.other)
+        ]
+
+    return judge
+
+
 def no_gain(*methods: str, least: float = 1.0) -> Callable[[Evidence], list[Judgement]]:
     """A judge: the largest network of each method is not above the smallest.
 
@@ -143,11 +169,9 @@ def _extremes(evidence: Evidence, methods: Sequence[str]) -> list[Pair]:
     best: dict[tuple[str, str], Pair] = {}
     for method in methods:
         for pair in pairs(evidence.groups, is_method(method), is_method(method)):
-            size = [group.first.params.get("total") or 0 for group in (pair.one, pair.other)]
-            span = size[0] / max(1, size[1])
             key = (method, pair.setting)
             known = best.get(key)
-            if span > 1.02 and (known is None or span > _span(known)):
+            if _span(pair) > LARGER and (known is None or _span(pair) > _span(known)):
                 best[key] = pair
     return list(best.values())
 
@@ -258,8 +282,7 @@ def _above_rivals(figure: str, steps: Sequence[int | None], notebook: int) -> li
 
 CLAIMS: list[Claim] = [
     Claim("figure 1 right", "IA needs many heads: more of them in every expert are better", 9,
-          lambda evidence: [judge_pair(pair) for pair in _extremes(
-              Evidence([r for r in evidence.records if multi_dytox(r)]), ("ia",))]),
+          each_step("ia", keep=multi_dytox)),
     Claim("figure 1 right", "DNE is above IA that costs as much or more", 9,
           compare(is_method("dne"), multi_dytox, keep=comparable)),
     Claim("figure 1 right", "DNE is above DER that costs as much or more", 9,

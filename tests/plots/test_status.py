@@ -85,8 +85,11 @@ def test_what_costs_less_is_no_evidence() -> None:
 
 def test_more_heads() -> None:
     even = [runs("ia", (50 + k, 52 + k), k, k, params={"total": k}) for k in (1, 4, 12)]
-    (one,) = judged("figure 1 right", "many heads", *even, runs("ia", (99, 99)))
-    assert one.outcome == AGREES and one.found.startswith("IA (12 heads each) - IA (1 head each): +11.00 ± 0.00")
+    one, two = judged("figure 1 right", "many heads", *even, runs("ia", (99, 99)))
+    assert one.outcome == AGREES and one.found.startswith("IA (4 heads each) - IA (1 head each): +3.00 ± 0.00")
+    assert two.outcome == AGREES and two.found.startswith("IA (12 heads each) - IA (4 heads each): +8.00 ± 0.00")
+    even[2] = runs("ia", (50, 52), 12, 12, params={"total": 12})
+    assert [j.outcome for j in judged("figure 1 right", "many heads", *even)] == [AGREES, CONTRADICTS]
     widths = [runs("dne", v, k, params={"total": k}) for k, v in ((1, (70, 71)), (2, (20, 20)), (4, (60, 61)))]
     (two,) = judged("figure 6 a, b; table 1", "gains from more heads", *widths)
     assert two.outcome == CONTRADICTS and "DNE (k = 4) - DNE (k = 1)" in two.found
