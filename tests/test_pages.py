@@ -17,6 +17,7 @@ from dne_lab.methods import Method, base
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "figures"))
+import draw  # noqa: E402
 import facts  # noqa: E402
 import pages  # noqa: E402
 
@@ -177,3 +178,16 @@ def test_the_citation_names_the_paper_and_this_version() -> None:
     assert cited["version"] in read(ROOT / "pyproject.toml")
     (paper,) = cited["references"]
     assert paper["title"] == "Dense Network Expansion for Class Incremental Learning" and len(paper["authors"]) == 5
+
+
+def test_committed_figures_are_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same tables to the byte, and pictures, whose bytes depend on the version of matplotlib."""
+    monkeypatch.setattr(draw, "FIGURES", tmp_path)
+    draw.main(["cost", "digits-tuning"])
+    made = sorted(tmp_path.iterdir())
+    assert {file.suffix for file in made} == {".csv", ".png"} and len(made) >= 4
+    for file in made:
+        if file.suffix == ".csv":
+            assert file.read_bytes() == (ROOT / "figures" / file.name).read_bytes()
+    with pytest.raises(LabError, match="digits-tuning"):
+        draw.main(["digits-tunning"])

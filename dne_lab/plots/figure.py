@@ -18,12 +18,14 @@ from dne_lab.plots.style import MATPLOTLIB, PRINT
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 FORM, STATIC = "DNE_LAB_FIGURES", "static"  # an environment variable, and its one value that counts
 PIXELS = 100  # that an inch of the drawing takes on the page
 WIDEST = 8.4  # inches: a cell of JupyterLab in a window of 1280 pixels has 848
 LETTERS = 12.5  # of a title in an inch
+LEAST = 1.5  # inches that a row of panels has at least, whatever title, legend and names take
 MOST_ROWS = 60  # of the table in the text that stands for a figure
 MOST_COLOURS = 4096  # of a drawing: lines and areas, and the shades of their edges
 SUFFIXES = (".png", ".pdf", ".svg", ".csv")
@@ -83,23 +85,42 @@ class Figure:
 
         Args:
             suffix: pdf has black text for print, the others a grey that can be read on white and on black.
-            width: in inches, in place of the figure's own; letters keep their size.
+            width: in inches, in place of the figure's own. The height follows, but letters keep their size, and what
+                is drawn keeps room beside title, legend and names.
         """
         from matplotlib import style
+
+        # The styles are matplotlib's own and ours: a user's matplotlibrc changes nothing.
+        with style.context(["default", MATPLOTLIB, PRINT if suffix == "pdf" else {}]), io.BytesIO() as file:
+            canvas = self._canvas(*self._inches(width))
+            canvas.savefig(file, format=suffix, metadata=_METADATA[suffix])
+            return file.getvalue()
+
+    def _canvas(self, wide: float, high: float) -> "Canvas":
+        """The drawing, not yet rendered, on a canvas of this size in inches."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as Canvas
 
-        wide, high = self.size if width is None else (width, max(2.2, self.size[1] * width / self.size[0]))
-        title = wrapped(self.title, round(wide * LETTERS))
         # A figure object of its own, not pyplot: nothing global is left behind, and no display is needed.
-        with style.context(["default", MATPLOTLIB, PRINT if suffix == "pdf" else {}]), io.BytesIO() as file:
-            canvas = Canvas(figsize=(wide, high + _more(title)), layout="constrained")
-            FigureCanvasAgg(canvas)
-            axes = canvas.add_subplot()
-            canvas.suptitle(title, x=0.01, ha="left", fontsize=10)
-            self.draw(axes)
-            canvas.savefig(file, format=suffix, metadata=_METADATA[suffix])
-            return file.getvalue()
+        title = wrapped(self.title, round(wide * LETTERS))
+        canvas = Canvas(figsize=(wide, high + _more(title)), layout="constrained")
+        FigureCanvasAgg(canvas)
+        axes = canvas.add_subplot()
+        canvas.suptitle(title, x=0.01, ha="left", fontsize=10)
+        self.draw(axes)
+        return canvas
+
+    def _inches(self, width: float | None) -> tuple[float, float]:
+        """Size for this width: the figure's own shape, and higher where title, legend and names would leave nothing."""
+        if width is None:
+            return self.size
+        high = max(2.2, self.size[1] * width / self.size[0])
+        roomy = self.size[1] + 20
+        canvas = self._canvas(width, roomy)
+        canvas.draw_without_rendering()
+        rows = static.rows(canvas)
+        beside = roomy - canvas.get_figheight() * sum(top - bottom for bottom, top in rows)
+        return width, max(high, beside + LEAST * len(rows))
 
     def interactive(self) -> Any:
         """The plotly figure of the marks.

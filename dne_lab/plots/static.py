@@ -2,6 +2,8 @@
 seeds and distributions are drawn with seaborn."""
 
 import itertools
+from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +14,13 @@ from dne_lab.plots.style import INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 SEABORN = {"cividis": "cividis", "rdbu_r": "RdBu_r"}
 THIN = ("_", "|", "x", "+", "1", "2", "3", "4")  # markers without an inside
 LONG, NARROW = 24, 5.0  # letters of a name, and inches: the legend stands below the axes
+SMALL, SMALL_FIGURE, LOW = 1.5, 4.5, 1.6  # inches: of a panel, a figure; titles there, and at low y axes, are wrapped
+LETTER, BESIDE = 0.078, 0.6  # inches: a letter of a name under an axis, and what stands left of a panel
 MANY = 9  # cells of a row, above which their numbers are smaller
 
 
@@ -33,14 +38,28 @@ def draw(axes: "Axes", drawing: Drawing) -> None:
             labels.place(place, tags, [line for mark in marks for line in labels.lines(mark)])
 
 
+def rows(canvas: "Canvas") -> list[tuple[float, float]]:
+    """Bottom and top of the places of each row of panels, in shares of a canvas that has been laid out."""
+    panels = [axes for axes in canvas.axes if axes.get_label() != "<colorbar>"]
+    shown = [axes for axes in panels if axes.axison] or panels
+    found: list[tuple[float, float]] = []
+    for bottom, top in sorted((box.y0, box.y1) for box in (axes.get_position(original=True) for axes in shown)):
+        if found and bottom < found[-1][1]:
+            found[-1] = found[-1][0], max(top, found[-1][1])
+        else:
+            found.append((bottom, top))
+    return found
+
+
 def _legend(axes: "Axes", drawing: Drawing, last: "Axes") -> None:
     """Beside the last panel, or below all where its names are long or there is little width."""
     names = drawing.listed()
     figure = axes.get_figure(root=True)
     if not names or figure is None:
         return
-    keys = [_key(name, mark) for name, mark in names]
     width, longest = figure.get_figwidth(), max(len(name) for name, _ in names)
+    letters = int((width - 0.6) / LETTER) if width < SMALL_FIGURE else longest
+    keys = [_key(fill(name, letters), mark) for name, mark in names]
     if longest <= LONG and width >= NARROW:
         last.legend(handles=keys, loc="center left", bbox_to_anchor=(1.02, 0.5))
         return
@@ -88,7 +107,9 @@ def _panel(axes: "Axes", panel: Panel) -> None:
         else:
             _cells(axes, mark, panel)
     if panel.title:
-        axes.set_title(panel.title, fontsize=9)
+        letters = max(6, int(_inches(axes) / LETTER))
+        lines = [fill(line, letters) if _inches(axes) < SMALL else line for line in panel.title.split("\n")]
+        axes.set_title("\n".join(lines), fontsize=9)
     if not any(isinstance(mark, Cells) for mark in panel.marks):
         (left, right), (bottom, top) = panel.ends()
         _axis(axes, panel.x, left, right, False)
@@ -105,13 +126,34 @@ def _axis(axes: "Axes", axis: Axis, low: float, high: float, vertical: bool) -> 
     (axes.set_ylim if vertical else axes.set_xlim)(*((high, low) if axis.reverse else (low, high)))
     places = axis.places((low, high))
     if places is not None:
-        side.set_ticks(places, axis.texts((low, high)))
+        texts = axis.texts((low, high))
+        side.set_ticks(places, texts)
+        if axis.kind == "category" and not vertical and _crowded(axes, texts):
+            side.set_ticks(places, [text.replace("-\n", "-").replace("\n", " ") for text in texts], rotation=90)
     if axis.kind == "category":
         side.grid(visible=vertical)
     if not axis.shown:
         side.set_visible(False)
         axes.spines["left" if vertical else "bottom"].set_visible(False)
-    side.set_label_text(axis.title)
+    title, figure = axis.title, axes.get_figure(root=True)
+    if figure is not None and figure.get_figwidth() < SMALL_FIGURE:
+        letters = int((LOW if vertical else _inches(axes)) / LETTER)
+        title = "\n".join(fill(line, letters) for line in title.split("\n"))
+    side.set_label_text(title)
+
+
+def _crowded(axes: "Axes", names: Sequence[str]) -> bool:
+    """Whether names side by side would run into each other."""
+    longest = max((len(line) for name in names for line in name.split("\n")), default=0)
+    return LETTER * longest * len(names) > _inches(axes) - BESIDE
+
+
+def _inches(axes: "Axes") -> float:
+    """How wide the place of axes will be, with the names beside them; they are not laid out yet."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    default = figure.subplotpars.right - figure.subplotpars.left
+    return float(figure.get_figwidth() * axes.get_position(original=True).width / default)
 
 
 # The marks --------------------------------------------------------------------------------------------------------

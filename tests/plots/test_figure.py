@@ -3,8 +3,10 @@
 import base64
 import builtins
 import io
+import itertools
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from PIL import Image
 
 from dne_lab.errors import LabError
 from dne_lab.plots.figure import PLOTLY_MIME, Figure
-from dne_lab.plots.marks import Axis, Cells, Drawing, Panel, Points
+from dne_lab.plots.marks import Axis, Bars, Cells, Drawing, Panel, Points, one
 from dne_lab.plots.style import Style
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -175,6 +177,34 @@ def test_a_width_of_ones_own_for_a_paper(tmp_path: Path) -> None:
     with Image.open(path) as picture:
         assert picture.width == round(3.3 * 150) and picture.height >= 2.2 * 150
     assert made().save(tmp_path / "f.pdf", width=3.3)[0].read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("width", [3, 5, 8, 12])
+def test_at_any_width_there_is_room_beside_legend_title_and_names(width: int) -> None:
+    """Of a figure with eight names under its bars, six in the legend and a long title."""
+
+    def shares(table: pd.DataFrame) -> Drawing:
+        places = list(map(float, range(8)))
+        names = tuple(f"method {place}\nof a data-\nset" for place in range(8))
+        marks = [Bars(f"group {n} with a long name of its own", places, [20.0] * 8, "#0072b2") for n in range(6)]
+        return one(marks, Axis("numbers", "category", names), Axis("share of the attention (%)"))
+
+    figure = Figure("f", "A long title of many words " * 4, pd.DataFrame({"x": [1]}), [], shares, (8.4, 4.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where axes collapse
+        canvas = figure._canvas(*figure._inches(width))
+        canvas.draw_without_rendering()
+    assert canvas.get_figwidth() == width
+    (axes,), (legend,), heading = canvas.axes, canvas.legends, canvas.texts[0]
+    names = [label.get_window_extent() for label in axes.get_xticklabels()]
+    inside = axes.get_window_extent()
+    assert inside.height >= 1.2 * canvas.dpi and inside.height <= canvas.bbox.height
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(names))
+    boxes = [inside, legend.get_window_extent(), heading.get_window_extent()]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert not any(box.overlaps(name) for box in boxes[1:] for name in names)
+    for box in (*boxes, *names):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= canvas.bbox.x1 and box.y1 <= canvas.bbox.y1
 
 
 def test_draws_on_axes_of_your_own() -> None:
