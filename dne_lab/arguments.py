@@ -19,7 +19,7 @@ Preset = Annotated[
     str,
     typer.Option(
         help="Presets, composed left to right: digits100,authors-code. small and published stand for the method's own "
-        "(icarl-small, ...), or for nothing where it has none. See the README."
+        "(icarl-small, ...), or for nothing where it has none. `dne-lab presets` lists them."
     ),
 ]
 Settings = Annotated[

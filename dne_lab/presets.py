@@ -209,6 +209,21 @@ PRESETS: dict[str, Tree] = {
 }
 
 KINDS = ("published", "small")
+ABOUT = {
+    "experiment": "Experiments (images, tasks, sizes, schedule, memory); the others are laid over one of them:",
+    "switches": "Where the paper's text and the authors' code differ (authors-code if none is named):",
+    "schedule": "The paper's schedule:",
+    "method": "Of one method ('small', 'published': each method's own, or nothing where it has none):",
+}
+
+
+def kind_of(name: str) -> str:
+    """Which of the four kinds a preset is: a key of ABOUT."""
+    if name in ("paper-text", "authors-code"):
+        return "switches"
+    if name == "paper-schedule":
+        return "schedule"
+    return "experiment" if "data" in PRESETS[name] else "method"
 
 
 def of_method(presets: str, recipes: Sequence[str]) -> str:
@@ -247,7 +262,7 @@ def resolve(presets: str | Sequence[str], changes: Tree | None = None, **fields:
 
 
 def text(chosen: dict[str, Tree]) -> str:
-    """Presets with the fields that each sets, as they are written after ``--set``."""
+    """Presets with the fields that each sets, as written after ``--set``; above all of them, what kinds there are."""
 
     def told(tree: Tree, prefix: str) -> list[str]:
         lines = []
@@ -263,8 +278,13 @@ def text(chosen: dict[str, Tree]) -> str:
     for name, tree in chosen.items():
         words = textwrap.wrap(" ".join(told(tree, "")), 96, break_on_hyphens=False, break_long_words=False)
         parts.append("\n".join([name, *(f"    {line}" for line in words)]))
-    kinds = "small, published: the method's own, such as icarl-small; nothing where it has none"
-    return "\n".join([*parts, kinds] if len(chosen) > 1 else parts)
+    if len(chosen) < len(PRESETS):
+        return "\n".join(parts)
+    overview = []
+    for about in ABOUT.values():
+        names = ", ".join(name for name in chosen if ABOUT[kind_of(name)] == about)
+        overview += [about, textwrap.indent(textwrap.fill(names, 96, break_on_hyphens=False), "    ")] if names else []
+    return "\n".join([*overview, "", *parts])
 
 
 def names_dataset(presets: str) -> str | None:

@@ -145,6 +145,16 @@ def text(records: Sequence[Record], latex: bool = False, columns: str | None = N
     return "\n".join(out)
 
 
+ABOUT_GATES = (
+    "Gates: conditions on a protocol, not on a method. Where one is not met, its runs can hardly tell methods apart "
+    "(figures/README.md)."
+)
+ABOUT_STAGE_2 = (
+    "Before stage 2: images predicted right before the classifier is trained on as many old as new images, and old "
+    "ones taken for new. What stage 2 wins back was lost in the classifier alone."
+)
+
+
 def protocols_text(records: Sequence[Record], paths: Iterable[str | Path]) -> str:
     """Under each protocol of which there are measurements: its gates, and what was predicted before stage 2.
 
@@ -158,15 +168,17 @@ def protocols_text(records: Sequence[Record], paths: Iterable[str | Path]) -> st
     places = [path for path in map(Path, paths) if path.is_dir() or path.suffix == ".json"]
     probes, attention = kept.among(places, ProbeRecord), kept.among(places, Decomposition)
     ablations = kept.among(places, AblationRecord)
-    told = []
+    told, about = [], []
     for protocol, members in gates.protocols(records).items():
         found = gates.gates(members, probes, attention, ablations)
         if any(gate.value is not None for gate in found):
             told += [f"Gates of {protocol}: whether it can tell methods apart", tables.to_text(gates.table(found))]
+            about.append(ABOUT_GATES)
         early = gates.before_stage_2(members)
         if len(early):
             told += [f"Before stage 2 of {protocol}, mean over tasks 2, 3, ...", tables.to_text(early)]
-    return "\n".join(told)
+            about.append(ABOUT_STAGE_2)
+    return "\n".join([*told, *dict.fromkeys(about)])
 
 
 def drawings(records: Sequence[Record]) -> dict[str, Figure]:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from dne_lab import decomposing, paper, probing
-from dne_lab.analysis import ablation_record, decomposition, read_outs
+from dne_lab.analysis import ablation_record, decomposition, gates, read_outs
 from dne_lab.analysis.ablation_tables import group_table, sweep_table
 from dne_lab.errors import LabError
 from dne_lab.measure import budget, cost_records, record, streams, tables
@@ -227,6 +227,11 @@ def paper_scale_hours() -> float:
     first, *later = (epoch["learn"] for epoch in epochs)
     tune = max(epoch["tune"] for epoch in epochs if "tune" in epoch)
     return float((500 * (first + 28 / 12 * sum([*later, later[-1], later[-1]])) + 5 * 20 * tune) / 3600)
+
+
+def gates_table() -> str:
+    """The gates of a protocol and what each asks."""
+    return tables.to_markdown(pd.DataFrame([{"gate": name, "asks": asks} for name, asks in gates.ASKS.items()]))
 
 
 def bench(name: str) -> dict[str, Any]:

@@ -310,7 +310,10 @@ def test_presets_are_listed_with_what_they_set(here: Here) -> None:
     assert told.keys() == presets.PRESETS.keys() and told["digits"]["learn"]["epochs"] == 30
     text = here("presets", "digits", "authors-code").out
     assert text.splitlines()[0] == "digits" and "\nauthors-code\n" in text and "network.heads=3,1" in text
-    assert "paper-text" not in text and all(len(line) <= 100 for line in here("presets").out.splitlines())
+    everything = here("presets").out
+    assert "paper-text" not in text and all(len(line) <= 100 for line in everything.splitlines())
+    overview = everything.split("\n\n")[0].replace(",", " ").split()
+    assert all(overview.count(name) == 1 for name in presets.PRESETS)
     for line in text.split():
         if "=" in line:  # as it is written after --set
             presets.resolve("", dict([line.split("=")]))

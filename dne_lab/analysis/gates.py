@@ -185,7 +185,7 @@ def _of_probes(dne: Group | None, probes: dict[str, ProbeRecord]) -> Gate:
     """G3: whether later experts know something that expert 1 does not."""
     mine = _measured(dne, probes)
     if dne is None or not mine:
-        return _missing("G3", "dne-lab report RUN --probe of DNE")
+        return _missing("G3", "for a RUN of DNE: dne-lab report RUN --probe")
     gains, halves = [], []
     for probe in mine:
         every, first = probe.row(ALL)["accuracy"], probe.row(FIRST)["accuracy"]
@@ -200,7 +200,7 @@ def _of_attention(ia: Group | None, attention: dict[str, Decomposition]) -> Gate
     """G4: whether the later experts' attention has learned where to look."""
     mine = [one for one in _measured(ia, attention) if TRAINED in one.moments and len(one.heads) > 1]
     if ia is None or not mine:
-        return _missing("G4", "dne-lab report RUN --attention N of IA")
+        return _missing("G4", "for a RUN of IA: dne-lab report RUN --attention N")
     rows = [one.patches(name="rows").iloc[0] for one in mine]
     shares = [100 * float(row["effective keys"]) / float(row["keys"]) for row in rows]
     mean, half = interval(shares)
@@ -215,7 +215,7 @@ def _of_ablation(dne: Group | None, ablations: dict[str, AblationRecord], attent
     """G5: whether it matters what task attention attends to."""
     found = [(one, row) for one in _measured(dne, ablations) if (row := _task_attention(one)) is not None]
     if dne is None or not found:
-        return _missing("G5", "dne-lab report RUN --ablation N of DNE (mean)")
+        return _missing("G5", "for a RUN of DNE: dne-lab report RUN --ablation N (how: mean)")
     mean, half = interval([row["loss"] for _, row in found])
     half = found[0][1]["+-"] if half is None else half
     moved = [row for one in _measured(dne, {one.run: one for one in attention}) for row in one.scale]
