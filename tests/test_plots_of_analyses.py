@@ -1,5 +1,6 @@
 """From an analysis, a run or a folder of records to a picture in one step."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from tiny import images, model
 import dne_lab as lab
 from dne_lab.data.stream import Batch
 from dne_lab.errors import LabError
-from dne_lab.models.variants import IA, STA
+from dne_lab.models.variants import DNE, IA, STA
+from dne_lab.plots.entropy import entropy_over_images
+from dne_lab.plots.heads_read import heads_read
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "figures" / "records"
@@ -32,6 +35,56 @@ def test_groups_are_drawn_without_those_that_cannot_be(tmp_path: Path) -> None:
     assert figure.table.equals(groups.table()) and figure.save(tmp_path / "x.pdf", width=3.3)
     assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
     assert lab.attention_groups(model(STA), images(4), labelling="experts", progress=False).plot().image()
+
+
+def test_entropy_over_images_is_that_of_a_literal_loop() -> None:
+    network, pictures = model(STA), images(5)
+    groups = lab.attention_groups(network, pictures, batch_size=2, by_image=True, progress=False)
+    with lab.probe(network, dtype=torch.float64) as maps:
+        network(pictures)
+    found = groups.by_image().set_index(["kind", "layer", "expert", "image"])
+    checked = 0
+    for part in maps.select(kind="joint"):
+        frame = part.frame()
+        for image, mine in frame[frame["query_patch"] >= 0].groupby("image"):  # rows of class tokens do not count
+            rows = [row.tolist() for _, row in mine.groupby(["query_head", "query_patch"])["attention"]]
+            entropies = [-sum(a * math.log(a) for a in row if a > 0) for row in rows]
+            said = found.loc[("joint", part.layer, part.expert, image)]
+            assert said["entropy"] == pytest.approx(sum(entropies) / len(rows), rel=1e-6)
+            assert said["effective keys"] == pytest.approx(sum(map(math.exp, entropies)) / len(rows), rel=1e-6)
+            assert said["keys"] == len(rows[0]) and said["uniform entropy"] == pytest.approx(math.log(len(rows[0])))
+            checked += 1
+    assert checked == len(found.loc[["joint"]]) >= 5
+    figure = groups.plot("images")
+    mean = found.loc[["joint"]].reset_index().groupby(["expert", "image"])["entropy"].mean()
+    later = figure.table[figure.table["expert"] > 1]  # expert 1 reads itself alone: its attention is "spatial"
+    assert later["entropy"].tolist() == pytest.approx(mean.tolist()) and figure.image()
+    ia = lab.attention_groups(model(IA), pictures, by_image=True, progress=False)
+    both = entropy_over_images({"ia": ia, "sta": groups})
+    assert set(both.table["series"]) == {"ia", "sta"} and len(both.table) == 2 * len(figure.table)
+    assert both.table[both.table["series"] == "sta"]["entropy"].tolist() == figure.table["entropy"].tolist()
+    with pytest.raises(LabError, match="by_image=True"):
+        lab.attention_groups(model(IA), pictures, progress=False).plot("images")
+    with pytest.raises(LabError, match="groups, images"):
+        groups.plot("boxes")
+
+
+def test_which_heads_an_expert_reads() -> None:
+    network = model(DNE)
+    with lab.probe(network, kind=("task1", "task2"), expert=2) as maps:
+        network(images(3))
+    figure = heads_read(maps)
+    row = figure.table.iloc[-1]
+    part = maps.get("task2", layer=int(row["layer"])).values
+    names = list(figure.table.columns[2:])
+    for place, name in enumerate(names):
+        weights = [float(weight) for weight in part[..., place].flatten()]
+        assert row[name] == pytest.approx(100 * sum(weights) / len(weights), rel=1e-5)
+    assert figure.table[names].sum(axis=1).to_numpy() == pytest.approx(100) and figure.image()
+    with lab.probe(network, kind="task1") as maps:
+        network(images(1))
+    with pytest.raises(LabError, match="experts"):
+        heads_read(maps)
 
 
 def test_a_sweep_is_drawn() -> None:

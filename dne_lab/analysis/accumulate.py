@@ -8,12 +8,13 @@ from torch import Tensor
 
 from dne_lab import chance
 from dne_lab.analysis.labelling import Labelling
-from dne_lab.analysis.rows import Plan, per_patch, plan, sums_of
+from dne_lab.analysis.rows import Plan, Sums, per_patch, plan, sums_of
 from dne_lab.errors import LabError
 from dne_lab.models.attention import Axes
 
 REPLICATES = 200
 PLANS = 64 * 2**20  # bytes of plans that are kept between batches
+SPREAD = ("row_entropy", "log_connections", "row_keys", "row_connections")
 Head = tuple[str, int, int, int]  # kind, layer, expert, head
 Expert = tuple[str, int, int]
 
@@ -21,24 +22,33 @@ Expert = tuple[str, int, int]
 class Accumulator:
     """Sums over images of the statistics of `rows`, and Poisson-bootstrap replicates of them for every expert.
 
-    Memory depends on the network and the labelling, not on the number of images. All sums are float64.
+    Memory depends on the network and the labelling, not on the number of images, unless ``by_image``. All sums are
+    float64.
 
     Args:
         labelling: what keys are called.
         replicates: bootstrap replicates; an image's weight in each is Poisson(1), a function of its number alone.
         by_patch: also keep masses by label for each query patch.
+        by_image: also keep for each image how spread out its rows are: 32 bytes an image, layer and expert.
 
     Raises:
         LabError: a number of replicates that is none.
     """
 
-    def __init__(self, labelling: Labelling, replicates: int = REPLICATES, by_patch: bool = False) -> None:
+    def __init__(
+        self,
+        labelling: Labelling,
+        replicates: int = REPLICATES,
+        by_patch: bool = False,
+        by_image: bool = False,
+    ) -> None:
         if isinstance(replicates, bool) or not hasattr(replicates, "__index__") or replicates < 0:
             raise LabError(f"replicates = {replicates!r}: must be a whole number, 0 for no intervals.")
-        self.labelling, self.replicates, self.by_patch = labelling, replicates, by_patch
+        self.labelling, self.replicates, self.by_patch, self.by_image = labelling, replicates, by_patch, by_image
         self.sums: dict[Head, Tensor] = {}  # (columns,)
         self.drawn: dict[Expert, Tensor] = {}  # (replicates, columns)
         self.patches: dict[Head, Tensor] = {}  # (patches, labels)
+        self.spread: dict[Expert, list[Tensor]] = {}  # (images of a batch, SPREAD): means over heads and rows
         self.grid = (0, 0)
         self.images = 0
         self._plans: OrderedDict[tuple[Any, ...], Plan | None] = OrderedDict()
@@ -63,7 +73,12 @@ class Accumulator:
             start += len(vectors)
             for head, total in zip(axes.query_head, vectors.sum(0), strict=True):
                 _into(self.sums, (*where, head), total)
-            _into(self.drawn, where, weights.T @ vectors.sum(1))
+            together = vectors.sum(1)
+            _into(self.drawn, where, weights.T @ together)
+            if self.by_image:
+                rows = Sums.of(together).by_row
+                means = torch.stack([rows[name] / rows["rows"] for name in SPREAD], -1)
+                self.spread.setdefault(where, []).append(means)
         if self.by_patch:
             for head, total in zip(axes.query_head, per_patch(part, axes, made), strict=True):
                 _into(self.patches, (*where, head), total)

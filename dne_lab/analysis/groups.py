@@ -36,6 +36,7 @@ def attention_groups(
     batch_size: int = 64,
     replicates: int = REPLICATES,
     by_patch: bool = False,
+    by_image: bool = False,
     shuffled: bool = False,
     progress: bool = True,
 ) -> AttentionGroups:
@@ -45,9 +46,9 @@ def attention_groups(
         groups.table()  # shares, intervals, uniform references, effective keys
         groups.table(by="layer")
 
-    Memory does not grow with the number of images. Class tokens stand apart: as keys they are a fifth mass and shares
-    are of what is left, as queries they give no row. Attention between the heads of one patch (task1, task2) has
-    SPSH and SPDH only.
+    Memory grows with the number of images under ``by_image`` alone. Class tokens stand apart: as keys they are a fifth
+    mass and shares are of what is left, as queries they give no row. Attention between the heads of one patch (task1,
+    task2) has SPSH and SPDH only.
 
     Args:
         model: what `probe` takes.
@@ -59,6 +60,7 @@ def attention_groups(
         batch_size: images at a time; of the null model at least two.
         replicates: of the bootstrap over images; 0: no intervals.
         by_patch: keep the masses of every query patch too, for `AttentionGroups.patch_map`.
+        by_image: keep how spread out every image's rows are, for `AttentionGroups.by_image` and ``plot("images")``.
         shuffled: the null model: every expert reads the other experts' tokens of another image (see
             `dne_lab.analysis.null`), so that nothing is left of what it finds because both look at the same picture.
         progress: show a bar.
@@ -69,7 +71,7 @@ def attention_groups(
     """
     host = find_host(model)
     chosen = labellings.find(labelling, heads_of(host), host.grid)
-    found = Accumulator(chosen, replicates, by_patch)
+    found = Accumulator(chosen, replicates, by_patch, by_image)
     if by_patch and chosen.class_queries:
         raise LabError(f"by_patch: labelling {chosen.name!r} counts the views of class tokens, which are at no patch.")
     with (

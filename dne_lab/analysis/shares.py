@@ -47,11 +47,38 @@ class AttentionGroups:
         whole = self.whole_table(by)
         return whole[whole["uniform %"] > 0].reset_index(drop=True)
 
-    def plot(self) -> Any:
-        """`table` as a figure: the share of each group beside that of uniform attention."""
+    def plot(self, what: str = "groups") -> Any:
+        """A figure: "groups", `table` with the share of each group beside that of uniform attention, or "images",
+        `by_image` as boxes."""
+        from dne_lab.plots.entropy import entropy_over_images
         from dne_lab.plots.groups import groups_figure
 
-        return groups_figure(self)
+        figures = {"groups": groups_figure, "images": entropy_over_images}
+        if what not in figures:
+            raise unknown("plot of attention groups", what, figures)
+        return figures[what](self)
+
+    def by_image(self) -> "pd.DataFrame":
+        """One row an image, kind, layer and expert: how spread out its attention rows are, on average.
+
+        Returns:
+            Columns kind, layer, expert, image (its place, from 0), ``entropy`` (nats) over all keys, ``uniform
+            entropy``, ``effective keys`` = exp(entropy) and the number of ``keys``, means over heads and query patches.
+
+        Raises:
+            LabError: `attention_groups` was called without ``by_image=True``.
+        """
+        import pandas as pd
+
+        if not self._found.spread:
+            raise LabError("no image was kept apart: call attention_groups(..., by_image=True).")
+        made = []
+        for kind, layer, expert in sorted(self._found.spread, key=lambda e: (KINDS.index(e[0]), *e[1:])):
+            means = torch.cat(self._found.spread[kind, layer, expert]).numpy()
+            where: dict[str, Any] = {"kind": kind, "layer": layer, "expert": expert, "image": range(len(means))}
+            values = zip(("entropy", "uniform entropy", "effective keys", "keys"), means.T, strict=True)
+            made.append(pd.DataFrame(where | dict(values)))
+        return pd.concat(made, ignore_index=True)
 
     def whole_table(self, by: str | Sequence[str] = ()) -> "pd.DataFrame":
         """One row a group: its share of the attention, effective keys and mass per connection.

@@ -284,8 +284,8 @@ def _spread(figure: Any, mark: Spread, common: dict[str, Any]) -> None:
     figure.add_box(
         x=[float(p) for p, values in zip(mark.places, mark.values, strict=True) for _ in values],
         y=[float(v) for values in mark.values for v in values],
-        width=mark.thick, quartilemethod="linear", fillcolor=mark.colour, line={"color": INK, "width": 1},
-        marker={"size": 3, "color": INK}, **common,
+        width=mark.thick, quartilemethod="linear", fillcolor=_faint(mark.colour, 0.5),
+        line={"color": mark.colour, "width": 1.4}, marker={"size": 3, "color": mark.colour}, **common,
     )  # fmt: skip
 
 

@@ -223,8 +223,8 @@ def _spread(axes: "Axes", mark: Spread) -> None:
         "value": np.concatenate([np.asarray(values, float) for values in mark.values]),
     }
     seaborn.boxplot(
-        frame, x="place", y="value", native_scale=True, width=mark.thick, color=mark.colour, linecolor=INK,
-        linewidth=0.8, fliersize=2, ax=axes,
+        frame, x="place", y="value", native_scale=True, width=mark.thick, color=mark.colour, saturation=1,
+        linecolor=mark.colour, linewidth=1.2, fliersize=2, boxprops={"alpha": 0.5}, ax=axes,
     )  # fmt: skip
 
 

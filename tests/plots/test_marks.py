@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Canvas
 
 from dne_lab import reporting
+from dne_lab.analysis.groups import attention_groups
 from dne_lab.measure import record
+from dne_lab.models.variants import IA, STA
 from dne_lab.plots import labels
+from dne_lab.plots.entropy import entropy_over_images
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import (
     Axis,
@@ -57,6 +61,11 @@ def figures() -> Iterator[tuple[str, Figure]]:
             yield f"{name} {kind}", figure
     places = [RECORDS / name for name in ("cost", "timing", "attention", "ablation", "probe")]
     yield from reporting.measurements(places).items()
+    groups = {
+        name: attention_groups(tiny.model(variant), tiny.images(6), by_image=True, progress=False)
+        for name, variant in (("ia", IA), ("sta", STA))
+    }
+    yield "entropy over images", entropy_over_images(groups)
     yield "besides", BESIDES
 
 
@@ -123,9 +132,10 @@ def test_every_mark_is_in_both(both: tuple[Drawing, list[Any], Any]) -> None:
                 assert any(len(line) == 2 and list(line) == [mark.at] * 2 for line in lines)
             elif isinstance(mark, Spread):
                 assert [float(y) for y in trace.y] == [value for values in mark.values for value in values]
-                boxes = [np.ptp(patch.get_path().vertices[:, 1]) for patch in axes.patches]
+                corners = [patch.get_path().vertices for patch in axes.patches]
+                boxes = {round((c[:, 0].min() + c[:, 0].max()) / 2, 6): np.ptp(c[:, 1]) for c in corners}
                 expected = [float(np.subtract(*np.quantile(values, [0.75, 0.25]))) for values in mark.values]
-                assert boxes == pytest.approx(expected)
+                assert [boxes[round(place, 6)] for place in mark.places] == pytest.approx(expected)
 
 
 def points(mark: Points, trace: Any, axes: Any, scatters: Iterator[PathCollection]) -> None:
