@@ -8,6 +8,7 @@ from dne_lab.analysis.ablation_record import AblationRecord, study
 from dne_lab.analysis.ablation_tables import side_by_side, sweep_table
 from dne_lab.analysis.cutter import HOW, QUESTIONS, warning
 from dne_lab.decomposing import open_with, runs
+from dne_lab.files import file_name
 from dne_lab.measure import tables
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def write(
     made, written = [], []
     for path in runs(paths, "--ablation", images):
         for found in study(open_with(path, data), images, how):
-            file = out / FOLDER / f"{found.name}.json"
+            file = out / FOLDER / f"{file_name(found.name)}.json"
             found.write(file)
             made.append(found)
             written.append(file)

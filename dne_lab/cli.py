@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -175,6 +176,14 @@ def run(
     )  # fmt: skip
 
 
+def _importable(name: str) -> bool:
+    """Whether a library is there and whole."""
+    try:
+        return find_spec(name) is not None and import_module(name) is not None
+    except ImportError:
+        return False
+
+
 @app.command(cls=Command, short_help="Tables and figures from records; attention of runs.")
 def report(
     context: typer.Context,
@@ -224,8 +233,11 @@ def report(
     records/probe/ID.json, CSV and PNG there.
     """
     from dne_lab import decomposing, reporting
+    from dne_lab.files import LONGEST, file_name
 
     suffixes = reporting.suffixes(formats)
+    if name is not None and name != file_name(name):
+        raise LabError(f"--name {name!r}: takes letters, digits and ._-+, at most {LONGEST} of them.")
     asked = {"--attention": attention, "--ablation": ablation, "--probe": None}
     measured = [option for option in asked if (probe if option == "--probe" else asked[option] is not None)]
     for option in measured:
@@ -263,11 +275,11 @@ def report(
             else reporting.protocols_text(records, [*paths, *filter(Path.is_dir, [out / "records"])])
         )
         print(gates, end="", flush=True)
-    if find_spec("matplotlib") is None:
+    if not _importable("matplotlib"):
         print("matplotlib is not installed here: no figures.", file=sys.stderr)
     elif measured or not as_json or _given(context, "out"):
-        # what was measured is drawn beside what --out holds of the kind, not beside the evidence of others
-        instruments = out / "records" if measured else None
+        # what has just been measured is drawn alone: --out may hold what was measured of other runs before
+        instruments = [file for file in written if file.suffix == ".json"] if measured else None
         written += reporting.figures(records, out, name, paths, instruments, suffixes, progress=True)
     if written:
         print(reporting.below(written, out), file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposition, decompose
 from dne_lab.data.stream import from_config
 from dne_lab.errors import LabError
+from dne_lab.files import file_name
 from dne_lab.measure import tables
 from dne_lab.measure.record import RUN_FIRST
 from dne_lab.plots.attention import attention_groups, fragmentation
@@ -73,7 +74,7 @@ def write(
     made, written = [], []
     for path in runs(paths, "--attention", images):
         found = decompose(open_with(path, data), images)
-        file = out / FOLDER / f"{found.run}.json"
+        file = out / FOLDER / f"{file_name(found.run)}.json"
         found.write(file)
         made.append(found)
         written.append(file)

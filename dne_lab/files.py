@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,15 @@ from dne_lab.errors import LabError
 
 class WriteError(LabError):
     """A file that could not be written. What was there before is still there."""
+
+
+LONGEST = 80  # characters of a file's name that comes from elsewhere
+
+
+def file_name(text: str) -> str:
+    """``text``, which a record or a user may have chosen, as a part of a file's name: letters, digits and ``._-+``, at
+    most 80 of them, and never hidden or a path."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip(".")[:LONGEST] or "_"
 
 
 @contextlib.contextmanager

@@ -41,6 +41,8 @@ def figure(name: str, paths: str | Path | Iterable[str | Path] = "runs") -> Figu
     Raises:
         LabError: an unknown name (lists them), nothing there to draw it from, several that have the name.
     """
+    if not isinstance(name, str):
+        raise LabError(f"figure {name!r}: give its name as text, such as '4 left'.")
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     kind = _kind(name)
     made = reporting.gathered(reporting.find(given), None, given)
@@ -52,10 +54,12 @@ def figure(name: str, paths: str | Path | Iterable[str | Path] = "runs") -> Figu
         raise LabError(f"figure {name!r}: there are {len(found)} of them here. Name one: {', '.join(found)}.")
     if kind is None:
         raise unknown("figure", name, [*PAPER, *OURS, *made])
+    first = given[0] if given else "RUN"
     option = next((words for start, words in MEASURED.items() if kind.startswith(start)), None)
-    how = f" It needs what is measured: dne-lab report {given[0]} {option}." if option else ""
-    raise LabError(f"figure {name!r}: nothing in {', '.join(map(str, given))} to draw it from.{how} There are: "
-                   f"{', '.join(made) or 'none'}.")  # fmt: skip
+    how = f" It needs what is measured: dne-lab report {first} {option} --out runs/report, then 'runs/report' here."
+    how = how if option else ""
+    where = ", ".join(map(str, given)) or "no folder"
+    raise LabError(f"figure {name!r}: nothing in {where} to draw it from.{how} There are: {', '.join(made) or 'none'}.")
 
 
 def _kind(name: str) -> str | None:

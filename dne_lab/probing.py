@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dne_lab.analysis.read_outs import ProbeRecord, probe_table, study
 from dne_lab.decomposing import open_with, runs
+from dne_lab.files import file_name
 from dne_lab.measure import tables
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def write(paths: Iterable[Path], out: Path, data: str | None = None) -> tuple[li
     made, written = [], []
     for path in runs(paths, "--probe"):
         found = study(open_with(path, data))
-        file = out / FOLDER / f"{found.run}.json"
+        file = out / FOLDER / f"{file_name(found.run)}.json"
         found.write(file)
         made.append(found)
         written.append(file)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dne_lab.errors import LabError, unknown
+from dne_lab.files import file_name
 from dne_lab.measure import record as records_of
 from dne_lab.measure import tables
 from dne_lab.measure.beside import areas, costs, differences
@@ -236,9 +237,9 @@ def architectures(paths: Iterable[str | Path]) -> dict[str, Figure]:
     return made
 
 
-def measurements(paths: Iterable[str | Path], instruments: Path | None = None) -> dict[str, Figure]:
+def measurements(paths: Iterable[str | Path], instruments: Sequence[Path] | None = None) -> dict[str, Figure]:
     """The figures of what was counted and measured: cost growth, figure 6 e, the time of a training step, attention
-    (figure 4 left and ours), ablation; the last two of the records in ``instruments`` alone, where that is given."""
+    (figure 4 left and ours), ablation; the last two of the records ``instruments`` alone, where they are given."""
     from dne_lab.measure import cost_records
     from dne_lab.plots import growth, limits
 
@@ -253,7 +254,7 @@ def measurements(paths: Iterable[str | Path], instruments: Path | None = None) -
     for device, some in sorted(devices.items()):
         # one that also measured the device's rates, which set the limit
         made["_".join(filter(None, ("step_time", device)))] = limits.step_time(max(some, key=lambda b: "rates" in b))
-    return made | _instruments(places if instruments is None else [instruments])
+    return made | _instruments(places if instruments is None else instruments)
 
 
 def _device(bench: dict[str, Any]) -> str:
@@ -267,7 +268,7 @@ def gathered(
     records: Sequence[Record],
     name: str | None = None,
     paths: Iterable[str | Path] = (),
-    instruments: Path | None = None,
+    instruments: Sequence[Path] | None = None,
 ) -> dict[str, Figure]:
     """The figures of every data set among the records, of models, counts, benchmarks and instruments, by file name.
 
@@ -277,7 +278,8 @@ def gathered(
     made: dict[str, Figure] = {}
     datasets = list(dict.fromkeys(record.dataset for record in records))
     for dataset in datasets:
-        stem = dataset if name is None else name if len(datasets) == 1 else f"{name}_{dataset}"
+        own = file_name(dataset)
+        stem = own if name is None else name if len(datasets) == 1 else f"{name}_{own}"
         chosen = [record for record in records if record.dataset == dataset]
         made |= {f"{stem}_{kind}": figure for kind, figure in drawings(chosen).items()}
     paths = list(paths)
@@ -290,7 +292,7 @@ def figures(
     out: Path,
     name: str | None = None,
     paths: Iterable[str | Path] = (),
-    instruments: Path | None = None,
+    instruments: Sequence[Path] | None = None,
     formats: Sequence[str] = ("png",),
     progress: bool = False,
 ) -> list[Path]:

@@ -13,6 +13,7 @@ import dne_lab.methods  # noqa: F401  (registers the methods)
 from dne_lab.arguments import program, settings
 from dne_lab.data.sources import open_source
 from dne_lab.errors import LabError
+from dne_lab.files import LONGEST
 from dne_lab.measure import tables
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
@@ -77,9 +78,12 @@ def go_on(
     plan: grid.Plan = []
     for seed in [source.config.seed] if seeds is None else seeds:
         config = source.config.with_changes(changed | {"seed": seed})
-        own = [*(f"{name}={value}" for name, value in changed.items()), *([] if seeds is None else [f"s{seed}"])]
-        name = "-".join([path.stem if path.is_file() else path.resolve().name, f"after{after}", *own])
-        plan.append((sharing.behind(config, source.config, after), out / re.sub(r"[^\w.+=,-]+", "_", name)[:200]))
+        behind = sharing.behind(config, source.config, after)
+        told = "-".join(f"{name}={value}" for name, value in changed.items())
+        safe = re.sub(r"[^A-Za-z0-9._+=,-]+", "_", told)[:LONGEST]
+        own = [safe, "" if safe == told else behind.sha256[:8], "" if seeds is None else f"s{seed}"]
+        first = path.stem if path.is_file() else path.resolve().name  # a file's name already
+        plan.append((behind, out / "-".join(filter(None, (first[:150], f"after{after}", *own)))))
     for config, folder in plan:
         RunFolder(folder).check(config)
     records: list[Record] = []

@@ -63,3 +63,11 @@ def test_a_folder_is_held_by_one_process_and_let_go(tmp_path: Path) -> None:
         pass
     with files.alone_in(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize(("text", "name"), [
+    ("digits100", "digits100"), ("../../etc/passwd", "_.._etc_passwd"), ("/abs/path", "_abs_path"), ("", "_"),
+    ("..", "_"), ("a b\u732b<c>", "a_b_c_"), ("x" * 300, "x" * 80), ("dne-k=2+ia_s0.1", "dne-k_2+ia_s0.1"),
+])  # fmt: skip
+def test_a_name_from_elsewhere_becomes_a_part_of_a_files_name(text: str, name: str) -> None:
+    assert files.file_name(text) == name

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dne_lab import fields
 from dne_lab.config import Config
 from dne_lab.errors import LabError
+from dne_lab.files import file_name
 from dne_lab.methods import base
 from dne_lab.training.folder import CONFIG, RunFolder, record_in
 
@@ -114,7 +115,7 @@ def read(file: Path, out: Path | None = None) -> list[Listed]:
 
 def title(file: Path) -> str:
     """What a list is called: its file, or for ``grid.json`` the folder that it lies in."""
-    return file.resolve().parent.name if file.stem == "grid" else file.stem
+    return file_name(file.resolve().parent.name if file.stem == "grid" else file.stem)
 
 
 def _trees(file: Path) -> list[Any]:

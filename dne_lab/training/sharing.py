@@ -117,6 +117,8 @@ def fork(source: H, config: Config, folder: str | Path | None, after: int | None
 
 def behind(config: Config, source: Config, after: int) -> Config:
     """The configuration of a run that starts behind task ``after`` of a run of ``source``."""
+    if after < 1:
+        raise LabError(f"after = {after}: give the number of a finished task, 1 or more.")
     return dataclasses.replace(config, start=f"{source.sha256[:12]}@{after}")
 
 
