@@ -2,7 +2,6 @@
 mouse, and what plotly drew is what the marks say."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "widgets"))
 import served
 
 ROOT = Path(__file__).parents[2]
-REQUIRED = os.environ.get("DNE_LAB_BROWSER") == "required"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 WIDTHS = (1280, 1000)  # pixels of the window
 # Every kind of figure that has marks, from committed records: no cell of these trains or reads an image.
@@ -70,17 +68,7 @@ PICTURES = """() => [...document.querySelectorAll(".jp-RenderedImage img")].map(
   natural: image.naturalWidth / image.naturalHeight}))"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = served.browser_path()
-    if path is None and not REQUIRED:
-        pytest.skip("no browser here: install chromium, or set DNE_LAB_BROWSER=required to fail instead")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=list(served.QUIET))
-        yield opened
-        opened.close()
+browser = served.browser  # a fixture
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
+REQUIRED = os.environ.get("DNE_LAB_BROWSER") == "required"
 ROOT = Path(__file__).parent.parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = (
@@ -161,3 +164,17 @@ class Watched:
         self.page.evaluate(UNTIL_PAINTED, selector)
         self.page.keyboard.press(key)
         return float(self.page.evaluate("() => window.dnePainted")) / 1000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window; where there is none its tests are skipped, or fail if one is required."""
+    path = browser_path()
+    if path is None and not REQUIRED:
+        pytest.skip("no browser here: install chromium, or set DNE_LAB_BROWSER=required to fail instead")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=list(QUIET))
+        yield opened
+        opened.close()

@@ -1,7 +1,6 @@
 """The explorers in a real JupyterLab and a real Voilà: by mouse and keyboard, after a reload, without asking anybody
 outside this machine."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,22 +9,11 @@ from typing import Any
 import pytest
 import served
 
-REQUIRED = os.environ.get("DNE_LAB_BROWSER") == "required"
 ICONS = re.compile(r"https://cdn\.jsdelivr\.net/npm/@fortawesome/fontawesome-free@[^/]+/css/(all|v4-shims)\.min\.css")
 SLOW = 3.0  # seconds; CI shares its cores, figures/records/timing/explorers.json has what an idle machine needs
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = served.browser_path()
-    if path is None and not REQUIRED:
-        pytest.skip("no browser here: install chromium, or set DNE_LAB_BROWSER=required to fail instead")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=list(served.QUIET))
-        yield opened
-        opened.close()
+browser = served.browser  # a fixture
 
 
 @pytest.fixture(scope="module")
