@@ -44,6 +44,7 @@ HANDED_OVER = {
     ("dne_lab.training.handle", "dne_lab.widgets.runs"),
     ("dne_lab.training.handle", "dne_lab.plots.accuracy"),
     ("dne_lab.analysis.shares", "dne_lab.plots.groups"),
+    ("dne_lab.analysis.shares", "dne_lab.plots.entropy"),
     ("dne_lab.analysis.sweep", "dne_lab.plots.ablation"),
 }
 SHOWING = {
