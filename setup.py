@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-MATERIAL = ("notebooks/*.ipynb", "notebooks/README.md", "figures/records/**/*", "figures/checkpoints/*", "figures/*.md")
+MATERIAL = ("notebooks/*.ipynb", "notebooks/*.md", "figures/*.md", "figures/records/**/*", "figures/checkpoints/*")
 
 
 class WithNotebooks(build_py):

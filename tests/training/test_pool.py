@@ -109,20 +109,21 @@ def test_a_run_that_fails_stops_no_other_and_is_named(
     plan = grid.plan(("tiny-alone", "tiny", "tiny-other"), settings, [0], tmp_path)
     with pytest.raises(RunsFailed, match=r"(?s)^1 of 3 runs failed:.* is nan in task 2") as caught:
         grid.execute(plan, jobs=2, **SETTINGS)
-    assert f"tiny-alone s0 ({tmp_path / 'tiny-alone-s0'}): " in str(caught.value)
+    places = {config.method: folder for config, folder in plan}
+    assert f"tiny-alone s0 ({places['tiny-alone']}): " in str(caught.value)
     assert "tiny-alone s0 failed: " in capfd.readouterr().err
     assert [r.method for r in caught.value.records if r.finished] == ["tiny", "tiny-other"]
-    for name in ("tiny-s0", "tiny-other-s0"):
-        assert tiny.content(tmp_path / name) == tiny.content(whole / name)
-    before = snapshot(tmp_path / "tiny-s0") | snapshot(tmp_path / "tiny-other-s0")
+    for name in ("tiny", "tiny-other"):
+        assert tiny.content(places[name]) == tiny.content(whole / f"{name}-s0")
+    before = snapshot(places["tiny"]) | snapshot(places["tiny-other"])
     with pytest.raises(RunsFailed, match="1 of 3 runs failed"):
         grid.execute(plan, jobs=2, progress=False, **SETTINGS)
-    assert snapshot(tmp_path / "tiny-s0") | snapshot(tmp_path / "tiny-other-s0") == before
+    assert snapshot(places["tiny"]) | snapshot(places["tiny-other"]) == before
 
 
 def test_a_run_whose_process_is_killed_stops_no_other_and_is_gone_on_with(tmp_path: Path) -> None:
     plan = grid.plan(METHODS, lambda m: tiny.settings(**{"learn.epochs": 4 if m != "tiny" else 40}), [0], tmp_path)
-    victim = tmp_path / "tiny-s0"
+    (victim,) = (folder for config, folder in plan if config.method == "tiny")
 
     def kill() -> None:
         end = time.monotonic() + 60
