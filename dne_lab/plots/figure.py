@@ -171,8 +171,8 @@ class Figure:
             try:
                 tree = json.loads(self.interactive().to_json())
             except ImportError:  # a machine without plotly shows the picture
-                pass
-            else:
+                tree = None
+            if tree is not None:
                 return bundle | {PLOTLY_MIME: {**_rounded(tree), "config": {"displaylogo": False}}}, {}
         bundle["image/png"] = base64.b64encode(_few_colours(self.image())).decode("ascii")
         return bundle, {"image/png": {"width": round(self.size[0] * PIXELS)}}
