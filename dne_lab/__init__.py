@@ -12,40 +12,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dne_lab.analysis.ablation import ablate as ablate
-    from dne_lab.analysis.groups import attention_groups as attention_groups
+    from dne_lab.analysis.attention_groups import attention_groups as attention_groups
     from dne_lab.analysis.labelling import Labelling as Labelling
     from dne_lab.analysis.probe import probe as probe
     from dne_lab.analysis.read_outs import linear_probe as linear_probe
     from dne_lab.analysis.sweep import ablation_sweep as ablation_sweep
+    from dne_lab.commands.api import open as open
+    from dne_lab.commands.api import start as start
+    from dne_lab.commands.api import train as train
+    from dne_lab.commands.named_figures import figure as figure
+    from dne_lab.core.errors import LabError as LabError
     from dne_lab.data.stream import stream as stream
-    from dne_lab.errors import LabError as LabError
     from dne_lab.measure.record import Record as Record
     from dne_lab.models.variants import Variant as Variant
-    from dne_lab.named_figures import figure as figure
-    from dne_lab.training.api import open as open
-    from dne_lab.training.api import start as start
-    from dne_lab.training.api import train as train
     from dne_lab.widgets.explorer import explore as explore
     from dne_lab.widgets.runs import explore_runs as explore_runs
 
 # Imported when first used, so that `dne-lab --help` answers before torch is loaded.
 _WHERE = {
     "stream": "dne_lab.data.stream",
-    "start": "dne_lab.training.api",
-    "train": "dne_lab.training.api",
-    "open": "dne_lab.training.api",
+    "start": "dne_lab.commands.api",
+    "train": "dne_lab.commands.api",
+    "open": "dne_lab.commands.api",
     "Record": "dne_lab.measure.record",
     "ablate": "dne_lab.analysis.ablation",
     "ablation_sweep": "dne_lab.analysis.sweep",
-    "attention_groups": "dne_lab.analysis.groups",
+    "attention_groups": "dne_lab.analysis.attention_groups",
     "linear_probe": "dne_lab.analysis.read_outs",
     "Labelling": "dne_lab.analysis.labelling",
     "probe": "dne_lab.analysis.probe",
     "explore": "dne_lab.widgets.explorer",
     "explore_runs": "dne_lab.widgets.runs",
-    "figure": "dne_lab.named_figures",
+    "figure": "dne_lab.commands.named_figures",
     "Variant": "dne_lab.models.variants",
-    "LabError": "dne_lab.errors",
+    "LabError": "dne_lab.core.errors",
 }
 
 __all__ = [

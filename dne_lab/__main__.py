@@ -1,5 +1,5 @@
 """``python -m dne_lab`` is ``dne-lab``."""
 
-from dne_lab.cli import main
+from dne_lab.commands.cli import main
 
 main()

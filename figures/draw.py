@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dne_lab import reporting
-from dne_lab.errors import unknown
-from dne_lab.files import write_text
+from dne_lab.commands import report
+from dne_lab.core.errors import unknown
+from dne_lab.core.files import write_text
 from dne_lab.measure import record, tables
 from dne_lab.plots.figure import Figure
 
@@ -53,14 +53,14 @@ def table(folder: str) -> str:
 def figures(name: str) -> dict[str, Figure]:
     """The committed figures of one set, by file name."""
     if name in RUNS:
-        return {f"{stem(name)}_{kind}": f for kind, f in reporting.drawings(record.find(RECORDS / name)).items()}
+        return {f"{stem(name)}_{kind}": f for kind, f in report.drawings(record.find(RECORDS / name)).items()}
     if name in TOGETHER:
         folders, kinds = TOGETHER[name]
-        made = reporting.drawings(record.find([RECORDS / folder for folder in folders]))
+        made = report.drawings(record.find([RECORDS / folder for folder in folders]))
         return {f"{name}_{kind}": made[kind] for kind in kinds}
     if name == CHECKPOINTS.name:
-        return {f"{ARCHITECTURES}_{kind}": f for kind, f in reporting.architectures([CHECKPOINTS]).items()}
-    return reporting.measurements([RECORDS / name]) if name in measured() else {}
+        return {f"{ARCHITECTURES}_{kind}": f for kind, f in report.architectures([CHECKPOINTS]).items()}
+    return report.measurements([RECORDS / name]) if name in measured() else {}
 
 
 def measured() -> list[str]:

@@ -14,17 +14,17 @@ from typing import Any
 
 import pandas as pd
 
-from dne_lab import decomposing, paper, probing
-from dne_lab.analysis import ablation_record, decomposition, gates, read_outs
-from dne_lab.analysis.ablation_tables import group_table, sweep_table
-from dne_lab.errors import LabError
-from dne_lab.measure import budget, cost_records, record, streams, tables
-from dne_lab.measure.groups import Group, groups
+from dne_lab.analysis import ablation_study, decomposition, gates, read_outs
+from dne_lab.analysis.ablation_study import group_table, sweep_table
+from dne_lab.claims import status
+from dne_lab.claims.evidence import Evidence
+from dne_lab.commands import instruments
+from dne_lab.core.errors import LabError
+from dne_lab.measure import budget, cost_records, paper, record, tables
+from dne_lab.measure.comparison import Group, groups
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import LEVEL, holm, p_value, residual
-from dne_lab.plots import status
-from dne_lab.plots.evidence import Evidence
 
 FIGURES = Path(__file__).parent
 RECORDS = FIGURES / "records"
@@ -163,7 +163,7 @@ class Runs:
 
     def by_stream(self) -> str:
         """LA of every method (row) on every stream (column)."""
-        return tables.to_markdown(streams.by_stream(self.records))
+        return tables.to_markdown(tables.by_stream(self.records))
 
 
 def runs(*folders: str) -> Runs:
@@ -318,7 +318,7 @@ def _attention(records: Path) -> list[decomposition.Decomposition]:
 
 def attention_table() -> str:
     """Same-patch shares and effective keys of every network, the paper's first."""
-    return tables.to_markdown(decomposing.summary(_attention(RECORDS)))
+    return tables.to_markdown(instruments.summary(_attention(RECORDS)))
 
 
 def attention_of(preset: str, method: str, seed: int = 0) -> decomposition.Decomposition:
@@ -340,7 +340,7 @@ def same_patch_gap(preset: str, one: str = "sta", other: str = "ia") -> Differen
 
 def used_keys(preset: str, method: str) -> float:
     """Effective keys in percent of those that a query of the later experts sees, mean over layers and seeds."""
-    frame = decomposing.summary(_attention(RECORDS)).set_index("attention of")
+    frame = instruments.summary(_attention(RECORDS)).set_index("attention of")
     title = {"ia": "IA", "sta": "STA", "dne": "DNE"}[method]
     row = frame.loc[f"{title}, {preset}"]
     return float(100 * row["effective keys"] / row["keys"])
@@ -352,7 +352,7 @@ def probe_tables() -> dict[str, str]:
     found = read_outs.find(folder) if folder.is_dir() else []
     made = {}
     for preset in dict.fromkeys(one.preset for one in found):
-        frame = probing.overview([one for one in found if one.preset == preset]).drop(columns="preset")
+        frame = instruments.probe_overview([one for one in found if one.preset == preset]).drop(columns="preset")
         made[preset] = tables.to_markdown(frame)
     return made
 
@@ -376,8 +376,8 @@ def reads_itself(expert: int, read: int) -> bool:
 
 
 @cache
-def _ablation(records: Path) -> list[ablation_record.AblationRecord]:
-    return ablation_record.find(records / "ablation")
+def _ablation(records: Path) -> list[ablation_study.AblationRecord]:
+    return ablation_study.find(records / "ablation")
 
 
 class Ablations:

@@ -17,7 +17,7 @@ import jinja2
 import nbformat
 from PIL import Image, PngImagePlugin
 
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 
 ROOT = facts.FIGURES.parent
 TEMPLATES = facts.FIGURES / "templates"

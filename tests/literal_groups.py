@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from dne_lab.analysis.rows import Sums
+from dne_lab.analysis.row_statistics import Sums
 from dne_lab.models.attention import Axes
 
 TOKEN = -1  # the patch of a class token
@@ -127,7 +127,7 @@ def entropy(values: Iterable[float]) -> float:
 def totals(
     found: Iterable[Row], label: Label, labels: int, grid: tuple[int, int], class_queries: bool = False
 ) -> dict[Head, dict[str, Any]]:
-    """For every head, sums over its rows, under the names of `dne_lab.analysis.rows.Sums`."""
+    """For every head, sums over its rows, under the names of `dne_lab.analysis.row_statistics.Sums`."""
     by_label = ("mass", "entropy", "keys", "keys_there", "with_mass", "uniform", "connections")
     by_row = ("class_mass", "rows", "weight", "row_entropy", "row_keys", "largest", "log_connections")
     by_row += ("row_connections", "uniform_entry", "distance", "uniform_distance")

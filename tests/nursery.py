@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from dne_lab import cli
+from dne_lab.commands import cli
 
 
 def forked(words: list[str], folder: str) -> int:
@@ -42,7 +42,7 @@ if __name__ == "__main__":
         "torch",
         "sklearn.datasets",
         "dne_lab.training.grid",
-        "dne_lab.training.api",
+        "dne_lab.commands.api",
         "dne_lab.measure.tables",
     ):
         importlib.import_module(name)

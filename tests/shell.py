@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dne_lab import cli
+from dne_lab.commands import cli
 
 ROOT = Path(__file__).parent.parent
 TINY = {

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dne_lab import chance
+from dne_lab.core import chance
 
 parts = st.integers(-(2**40), 2**40) | st.text(max_size=5)
 keys = st.lists(parts, min_size=1, max_size=4).map(tuple)

@@ -17,8 +17,8 @@ import invented
 import pytest
 from shell import Done, Here, Nursery, content, environment, run_folder, sets, snapshot, there
 
-from dne_lab import presets
-from dne_lab.training import checkpoint
+from dne_lab.core import presets
+from dne_lab.training.run_folder import load
 
 RECORD = {
     "method",
@@ -254,7 +254,7 @@ def test_a_run_interrupted_in_every_way_ends_as_if_it_had_not_been(
     for task, sent, code in ((2, signal.SIGINT, 130), (3, signal.SIGTERM, 143)):
         done = after(task, sent)
         assert (done.code, done.err.splitlines()[-1]) == (code, "stopped; the same command goes on from here.")
-        assert checkpoint.load(run / "last.safetensors")[1]["state"]["cursor"][0] == task + 1
+        assert load(run / "last.safetensors")[1]["state"]["cursor"][0] == task + 1
     assert here(*words).code == 0
     assert here(*words, "--out", "whole").code == 0
     one, other = content(run), content(tmp_path / "whole" / run.name)

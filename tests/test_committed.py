@@ -10,8 +10,9 @@ import tiny
 import torch
 
 import dne_lab as lab
-from dne_lab import presets, reporting
-from dne_lab.analysis import ablation_record
+from dne_lab.analysis import ablation_study
+from dne_lab.commands import report
+from dne_lab.core import presets
 from dne_lab.measure import record, tables
 from dne_lab.models import literal
 
@@ -37,7 +38,7 @@ def test_the_table_of_the_digits(digits: list[record.Record]) -> None:
 
 
 def test_the_figures_of_the_digits(digits: list[record.Record]) -> None:
-    for kind, figure in reporting.drawings(digits).items():
+    for kind, figure in report.drawings(digits).items():
         same(FIGURES / f"{DIGITS}_{kind}.csv", figure.table)
         assert (FIGURES / f"{DIGITS}_{kind}.png").stat().st_size > 10_000
 
@@ -80,7 +81,7 @@ def test_the_budget_was_kept(digits: list[record.Record]) -> None:
 
 def test_what_is_counted_and_timed_as_figures() -> None:
     places = [FIGURES / "records" / name for name in ("cost", "timing")]
-    made = reporting.measurements(places)
+    made = report.measurements(places)
     assert list(made) == ["cost_growth", "figure_6e", "step_time", "step_time_nvidia_h200"]
     for name, figure in made.items():
         same(FIGURES / f"{name}.csv", figure.table)
@@ -88,7 +89,7 @@ def test_what_is_counted_and_timed_as_figures() -> None:
 
 
 def test_the_architecture_of_the_committed_models() -> None:
-    made = reporting.architectures(sorted((FIGURES / "checkpoints").glob("*.safetensors")))
+    made = report.architectures(sorted((FIGURES / "checkpoints").glob("*.safetensors")))
     assert set(made) == {"figure_3", *(f"figure_{n}_{v}" for n in (2, 5) for v in ("ia", "sta", "dne"))}
     for name, figure in made.items():
         same(FIGURES / f"cifar100_small_{name}.csv", figure.table)
@@ -100,7 +101,7 @@ INSTRUMENTS = ("attention", "ablation")
 
 @pytest.mark.parametrize("name", INSTRUMENTS)
 def test_the_figures_of_the_instruments(name: str) -> None:
-    made = reporting.measurements([FIGURES / "records" / name])
+    made = report.measurements([FIGURES / "records" / name])
     assert len(made) >= 3
     for kind, figure in made.items():
         same(FIGURES / f"{kind}.csv", figure.table)
@@ -115,15 +116,15 @@ def test_no_committed_figure_is_of_unknown_origin() -> None:
         DIGITS,
         *(name.replace("-", "_") for name in RUNS),
     }
-    known = {f"{DIGITS}_{kind}" for kind in reporting.drawings(record.find(FIGURES / "records" / DIGITS))}
+    known = {f"{DIGITS}_{kind}" for kind in report.drawings(record.find(FIGURES / "records" / DIGITS))}
     for name in RUNS:
         runs = record.find(FIGURES / "records" / name)
-        known |= {f"{name.replace('-', '_')}_{kind}" for kind in reporting.drawings(runs)}
+        known |= {f"{name.replace('-', '_')}_{kind}" for kind in report.drawings(runs)}
     known |= {f"digits100_all_{kind}" for kind in ALL_METHODS}
     checkpoints = sorted((FIGURES / "checkpoints").glob("*.safetensors"))
-    known |= {f"cifar100_small_{kind}" for kind in reporting.architectures(checkpoints)}
+    known |= {f"cifar100_small_{kind}" for kind in report.architectures(checkpoints)}
     instruments = [FIGURES / "records" / name for name in INSTRUMENTS]
-    known |= reporting.measurements([FIGURES / "records" / "cost", FIGURES / "records" / "timing", *instruments]).keys()
+    known |= report.measurements([FIGURES / "records" / "cost", FIGURES / "records" / "timing", *instruments]).keys()
     assert {file.stem for file in FIGURES.glob("*.png")} == known | {"explorer"}  # taken by figures/explorer.py
     assert {file.stem for file in FIGURES.glob("*.csv")} == known | tables_alone
 
@@ -149,7 +150,7 @@ def test_the_tables_and_figures_of_the_longer_runs(name: str) -> None:
     runs, stem = record.find(FIGURES / "records" / name), name.replace("-", "_")
     assert len(runs) == RUNS[name] and all(r.finished and r.validation == 0 for r in runs)
     same(FIGURES / f"{stem}.csv", tables.summary(runs))
-    for kind, figure in reporting.drawings(runs).items():
+    for kind, figure in report.drawings(runs).items():
         same(FIGURES / f"{stem}_{kind}.csv", figure.table)
         assert (FIGURES / f"{stem}_{kind}.png").stat().st_size > 10_000
     for run in runs:
@@ -162,7 +163,7 @@ def test_the_tables_and_figures_of_the_longer_runs(name: str) -> None:
 def test_the_figures_of_all_methods() -> None:
     """Those to which several sets of runs contribute: ``report`` on all their folders makes them."""
     folders = [FIGURES / "records" / name for name in RUNS if name.startswith("digits100")]
-    made = reporting.drawings(record.find(folders))
+    made = report.drawings(record.find(folders))
     for kind in ALL_METHODS:
         same(FIGURES / f"digits100_all_{kind}.csv", made[kind].table)
         assert (FIGURES / f"digits100_all_{kind}.png").stat().st_size > 10_000
@@ -198,7 +199,7 @@ def test_the_committed_models(method: str) -> None:
 
 
 def test_the_records_of_the_ablations() -> None:
-    found = ablation_record.find(FIGURES / "records" / "ablation")
+    found = ablation_study.find(FIGURES / "records" / "ablation")
     wanted = {("digits100", method, seed) for method in ("ia", "sta", "dne") for seed in (0, 1, 2)}
     wanted |= {("cifar100-small", method, 0) for method in ("sta", "dne")}
     assert {(one.preset, one.method, one.seed) for one in found if one.how == "mask"} >= wanted

@@ -3,7 +3,7 @@
 import pandas as pd
 from test_committed import FIGURES, same
 
-from dne_lab import fields, presets
+from dne_lab.core import config, presets
 from dne_lab.measure import record, tables
 from dne_lab.measure.metrics import interval
 from dne_lab.methods import base
@@ -27,7 +27,7 @@ def test_what_was_chosen() -> None:
         best = max(mine, key=lambda r: (r.LA or 0.0, r.AA or 0.0)).config
         chosen = presets.resolve(f"digits100,{method}-small")
         own = base.find(method).Options  # reads text and numbers alike
-        assert fields.build(own, best["options"]) == fields.build(own, chosen.options)
+        assert config.build(own, best["options"]) == config.build(own, chosen.options)
         assert best["learn"]["lr"] == chosen.learn.lr
         assert method in ("icarl", "foster") or best["tune"]["lr"] == chosen.tune.lr  # those two have no second stage
 

@@ -2,7 +2,7 @@
 
 from test_committed import FIGURES
 
-from dne_lab import presets
+from dne_lab.core import presets
 from dne_lab.measure import record
 
 PAPER_SIZE = FIGURES / "gpu"  # not among the records: too short to say anything of methods

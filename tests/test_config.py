@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dne_lab import config, fields, presets
-from dne_lab.config import Config, Data, Loss, Memory, Network, Recipe, from_dict
-from dne_lab.errors import LabError
+from dne_lab.core import config, presets
+from dne_lab.core.config import Config, Data, Loss, Memory, Network, Recipe, from_dict
+from dne_lab.core.errors import LabError
 from dne_lab.measure.record import find
-from dne_lab.training.recording import settings_sha256
+from dne_lab.training.evaluation import settings_sha256
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,7 +56,7 @@ def test_a_configuration_comes_back_from_its_dictionary_and_from_json(one):
 def test_every_field_can_be_set_from_its_own_text(one):
     tree = one.to_dict()
     text = {}
-    for name in fields.names(Config):
+    for name in config.field_names(Config):
         value = tree
         for part in name.removesuffix(".NAME").split("."):
             value = value[part]
@@ -79,7 +79,7 @@ def test_unlike_configurations_have_unlike_hashes(one, other):
 def test_the_hash_is_the_same_in_another_process_whatever_the_order_of_fields():
     one = from_dict({"seed": 2, "learn": {"lr": 0.1, "epochs": 3}, "options": {"b": 1, "a": 2}})
     other = from_dict({"options": {"a": 2, "b": 1}, "learn": {"epochs": 3, "lr": 0.1}, "seed": 2})
-    code = f"from dne_lab.config import from_dict; print(from_dict({one.to_dict()}).sha256)"
+    code = f"from dne_lab.core.config import from_dict; print(from_dict({one.to_dict()}).sha256)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert told == one.sha256 == other.sha256 and re.fullmatch("[0-9a-f]{64}", told)
 
@@ -193,7 +193,7 @@ def test_options_of_a_method_without_any_are_refused_in_words():
         pass
 
     with pytest.raises(LabError, match=r"unknown field 'options.x': options has no fields here"):
-        fields.build(Nothing, {"x": 1}, "options.")
+        config.build(Nothing, {"x": 1}, "options.")
 
 
 def test_rates_follow_the_schedules():

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dne_lab import files
-from dne_lab.errors import LabError
+from dne_lab.core import files
+from dne_lab.core.errors import LabError
 
 DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 

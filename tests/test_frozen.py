@@ -11,8 +11,8 @@ from typing import Any
 import typer.main
 
 import dne_lab as lab
-from dne_lab.cli import app
-from dne_lab.config import Config
+from dne_lab.commands.cli import app
+from dne_lab.core.config import Config
 from dne_lab.measure.cost import blank_stream
 from dne_lab.measure.record import Record
 from dne_lab.methods import base

@@ -19,32 +19,18 @@ MODULES = {
     ".".join(["dne_lab", *file.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): file
     for file in sorted(PACKAGE.rglob("*.py"))
 }
-# Each layer uses those before it, and itself.
-BOTTOM = ("errors", "chance", "fields", "config", "files", "paper")
-LAYERS = ("bottom", "data", "models", "methods", "measure", "training", "analysis", "plots", "widgets", "top")
-TOP = (
-    "bench",
-    "bench_attention",
-    "decomposing",
-    "ablating",
-    "probing",
-    "arguments",
-    "reporting",
-    "reproduce",
-    "running",
-    "project",
-    "named_figures",
-    "cli",
-    "__main__",
-    "",
+# Each floor uses those below it, and itself.
+FLOORS = (
+    *("core", "data", "models", "methods", "measure", "training"),
+    *("analysis", "plots", "claims", "widgets", "commands"),
 )
 # A run that shows itself hands itself over to a viewer, which is imported inside that one method.
 # What draws what a lower layer found, imported where `watch` and `plot` are called and nowhere else.
 HANDED_OVER = {
-    ("dne_lab.training.handle", "dne_lab.widgets.runs"),
-    ("dne_lab.training.handle", "dne_lab.plots.accuracy"),
-    ("dne_lab.analysis.shares", "dne_lab.plots.groups"),
-    ("dne_lab.analysis.shares", "dne_lab.plots.entropy"),
+    ("dne_lab.training.run", "dne_lab.widgets.runs"),
+    ("dne_lab.training.run", "dne_lab.plots.accuracy"),
+    ("dne_lab.analysis.group_tables", "dne_lab.plots.groups"),
+    ("dne_lab.analysis.group_tables", "dne_lab.plots.entropy"),
     ("dne_lab.analysis.sweep", "dne_lab.plots.ablation"),
 }
 SHOWING = {
@@ -73,11 +59,10 @@ NOTEBOOK = (
 )
 
 
-def layer(module: str) -> str:
+def floor(module: str) -> str:
+    """The folder that a module lies in; "commands" for the package itself, which offers what they offer."""
     part = module.removeprefix("dne_lab").lstrip(".").split(".")[0]
-    if part == "presets":  # anywhere after config
-        return "presets"
-    return "bottom" if part in BOTTOM else "top" if part in TOP else part
+    return "commands" if part in ("", "__main__") else part
 
 
 def trees() -> Iterator[tuple[str, ast.Module]]:
@@ -116,28 +101,14 @@ def test_imports_go_one_way() -> None:
         for used in imports(tree):
             if not used.startswith("dne_lab") or name == "dne_lab":
                 continue
-            here, there = layer(name), layer(used)
-            if here == "presets":
-                allowed = there in ("bottom", "presets")
-            elif there == "presets":
-                allowed = LAYERS.index(here) > 0
-            else:
-                allowed = LAYERS.index(there) <= LAYERS.index(here)
+            allowed = FLOORS.index(floor(used)) <= FLOORS.index(floor(name))
             if (name, used) in HANDED_OVER:
                 allowed = used not in at_import(tree)
             if used == "dne_lab":  # for its place on the disk; what it offers is for users
-                allowed = here == "top" or name == "dne_lab.training.recording"
+                allowed = floor(name) == "commands" or name == "dne_lab.training.evaluation"
             if not allowed:
                 wrong.append(f"{name} imports {used}")
     assert not wrong
-
-
-def test_the_bottom_layer_is_ordered_too() -> None:
-    order = ["errors", "chance", "fields", "config", "files", "paper"]
-    for number, name in enumerate(order):
-        tree = ast.parse((PACKAGE / f"{name}.py").read_text())
-        used = {full.split(".")[1] for full in imports(tree) if full.startswith("dne_lab.")}
-        assert used <= set(order[:number]), name
 
 
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
@@ -151,9 +122,8 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 
 def test_nothing_below_plots_knows_how_to_show_anything() -> None:
     for name, tree in trees():
-        if layer(name) not in ("plots", "widgets"):
-            anywhere = layer(name) != "top" and layer(name) != "presets"
-            used = {full.split(".")[0] for full in (imports(tree) if anywhere else at_import(tree))}
+        if floor(name) not in ("plots", "claims", "widgets"):
+            used = {full.split(".")[0] for full in (at_import(tree) if floor(name) == "commands" else imports(tree))}
             assert not used & SHOWING, f"{name} imports {used & SHOWING}"
 
 
@@ -161,7 +131,7 @@ def test_heavy_libraries_are_imported_where_they_are_used() -> None:
     for name, tree in trees():
         used = {full.split(".")[0] for full in at_import(tree)}
         assert not used & {"torchvision", "sklearn", "scipy", "matplotlib", "seaborn", "plotly", "pandas"}, name
-    for name in ("dne_lab", "dne_lab.cli", "dne_lab.__main__"):
+    for name in ("dne_lab", "dne_lab.commands.cli", "dne_lab.__main__"):
         direct = {full.split(".")[0] for full in at_import(ast.parse(MODULES[name].read_text()))}
         assert "torch" not in direct and "numpy" not in direct  # --help must answer at once
 
@@ -188,7 +158,8 @@ def test_a_machine_without_anything_to_show_things_can_still_do_everything_else(
         + """
 import contextlib, io, json, pathlib
 import dne_lab as lab
-from dne_lab import cli, presets
+from dne_lab.commands import cli
+from dne_lab.core import presets
 
 def run(*words):
     sys.argv = ["dne-lab", *words]

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 import dne_lab as lab
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.measure import record
 from dne_lab.methods import Method, base
 
@@ -113,7 +113,8 @@ def test_links_and_pictures_are_there(file: Path) -> None:
 
 @pytest.mark.parametrize("file", ALL, ids=name_of)
 def test_commands_are_there(file: Path) -> None:
-    from dne_lab import cli, presets
+    from dne_lab.commands import cli
+    from dne_lab.core import presets
 
     known = {command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands}
     text = read(file)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dne_lab import paper
+from dne_lab.measure import paper
 
 TESTS = Path(__file__).parent
 

@@ -9,11 +9,11 @@ from invented import record
 from tiny import images, model
 
 import dne_lab as lab
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
-from dne_lab.errors import LabError
 from dne_lab.models.variants import DNE, IA, STA
 from dne_lab.plots.entropy import entropy_over_images
-from dne_lab.plots.heads_read import heads_read
+from dne_lab.plots.matrices import heads_read
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "figures" / "records"

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dne_lab.methods  # noqa: F401  (registers the methods)
-from dne_lab import presets
-from dne_lab.config import ORDER_RULES, Config, Data
-from dne_lab.data.orders import named_orders
-from dne_lab.errors import LabError
+from dne_lab.core import presets
+from dne_lab.core.config import ORDER_RULES, Config, Data
+from dne_lab.core.errors import LabError
+from dne_lab.data.stream import named_orders
 from dne_lab.measure.cost import blank_stream, shape_of
 from dne_lab.methods.base import Method, configure, create, find
 

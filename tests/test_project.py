@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from shell import ROOT, environment
 
-from dne_lab import project
-from dne_lab.errors import LabError
+from dne_lab.commands import project
+from dne_lab.core.errors import LabError
 
 OWN = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "dne_lab", "notebooks", "figures")
 

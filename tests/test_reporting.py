@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from invented import record
 
-from dne_lab import reporting
-from dne_lab.errors import LabError
+from dne_lab.commands import report
+from dne_lab.core.errors import LabError
 from dne_lab.plots.series import NO_RECORD
 
 sys.path.insert(0, str(Path(__file__).parent / "plots"))
@@ -20,18 +20,18 @@ RECORDS = FIGURES / "records"
 
 
 def test_records_fill_what_they_can() -> None:
-    assert list(reporting.drawings([record("joint")])) == ["accuracy_by_task", "accuracy_against_cost"]
+    assert list(report.drawings([record("joint")])) == ["accuracy_by_task", "accuracy_against_cost"]
     both = [record("ia"), record("sta", last=81.0)]
-    assert list(reporting.drawings(both))[2:] == ["accuracy_matrix", "forgetting", "figure_4_right", "figure_6a"]
+    assert list(report.drawings(both))[2:] == ["accuracy_matrix", "forgetting", "figure_4_right", "figure_6a"]
     tuned = [*both, record("dne", validation=0.2)]
-    assert "dne" not in reporting.drawings(tuned)["figure_6a"].table["method"].iloc[:2].tolist()
-    assert list(reporting.drawings(tuned[2:])) == ["accuracy_by_task", "accuracy_against_cost"]
+    assert "dne" not in report.drawings(tuned)["figure_6a"].table["method"].iloc[:2].tolist()
+    assert list(report.drawings(tuned[2:])) == ["accuracy_by_task", "accuracy_against_cost"]
     streams = [record("ia"), record("ia", tasks=(5, 5), heads=[4, 1])]
-    assert list(reporting.drawings(streams))[2:-1] == [
+    assert list(report.drawings(streams))[2:-1] == [
         f"{kind}_{tasks}" for tasks in ("4+2x3", "5+5") for kind in ("accuracy_matrix", "forgetting")
     ]
     many = {"tasks": (50, *[2] * 25), "heads": [12, *[1] * 25], "class_order": list(range(100)), "dataset": "cifar100"}
-    found = reporting.drawings([record("der", **{**many, "heads": []}), record("dne", **many)])
+    found = report.drawings([record("der", **{**many, "heads": []}), record("dne", **many)])
     assert list(found)[2:] == [
         *("accuracy_matrix", "forgetting", "figure_1_right", "figure_6a", "figure_6c", "figure_6f"),
     ]
@@ -39,7 +39,7 @@ def test_records_fill_what_they_can() -> None:
 
 def test_one_series_is_drawn_and_the_others_are_rows_without_a_record() -> None:
     alone = {"figure_1_right": 6, "figure_6a": 7, "figure_6c": 8}
-    found = reporting.drawings([record("dne")])
+    found = report.drawings([record("dne")])
     assert [name for name in found if name.startswith("figure")] == [*alone]
     for name, missing in alone.items():
         table = found[name].table
@@ -50,23 +50,23 @@ def test_one_series_is_drawn_and_the_others_are_rows_without_a_record() -> None:
 def test_counts_and_benchmarks_are_no_runs(tmp_path: Path) -> None:
     names = ("cost_growth", "figure_6e", "step_time", "step_time_nvidia_h200")
     places = [RECORDS / "cost", RECORDS / "timing"]
-    assert reporting.find(places) == []
-    one, two = (reporting.figures([], tmp_path / name, paths=places) for name in ("one", "two"))
+    assert report.find(places) == []
+    one, two = (report.figures([], tmp_path / name, paths=places) for name in ("one", "two"))
     assert sorted(path.name for path in one) == sorted(
         f"{name}.{suffix}" for name in names for suffix in ("csv", "png")
     )
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
     record().write(tmp_path / "run" / "record.json")
-    assert len(reporting.find([*places, tmp_path / "run"])) == 1
+    assert len(report.find([*places, tmp_path / "run"])) == 1
     (tmp_path / "run" / "bench.json").write_text((RECORDS / "timing" / "bench.json").read_text())
-    assert len(reporting.find([tmp_path / "run"])) == 1  # beside a run
+    assert len(report.find([tmp_path / "run"])) == 1  # beside a run
     with pytest.raises(LabError, match="no record in this folder"):
-        reporting.find([tmp_path / "one"])
+        report.find([tmp_path / "one"])
 
 
 def test_several_data_sets_do_not_overwrite_each_other(tmp_path: Path) -> None:
     runs = [record("ia"), record("ia", dataset="digits100")]
-    written = reporting.figures(runs, tmp_path, "mine")
+    written = report.figures(runs, tmp_path, "mine")
     assert len(set(written)) == len(written)
     names = {path.name for path in written}
     assert {"mine.csv", "mine_digits_accuracy_by_task.csv", "mine_digits100_accuracy_by_task.csv"} <= names
@@ -76,12 +76,12 @@ def test_a_broken_count_is_told(tmp_path: Path) -> None:
     rows = json.loads((RECORDS / "cost" / "dne-k1-50+10x5.json").read_text())
     (tmp_path / "dne-k1-50+10x4.json").write_text(json.dumps(rows))
     with pytest.raises(LabError, match="does not hold the cost of 5 tasks"):
-        reporting.find([tmp_path])
+        report.find([tmp_path])
 
 
 def test_all_figures_of_the_committed_records_and_models_twice_with_the_same_bytes() -> None:
     places = [RECORDS, FIGURES / "checkpoints"]
-    made = [reporting.gathered(reporting.find(places), None, places) for _ in range(2)]
+    made = [report.gathered(report.find(places), None, places) for _ in range(2)]
     one, two = ({stem: figure.csv() for stem, figure in found.items()} for found in made)
     assert one == two
     ours = {"accuracy_by_task", "accuracy_against_cost", "figure_4_right", "figure_1_right", "figure_6a", "figure_6c"}
@@ -103,7 +103,7 @@ def test_all_figures_of_the_committed_records_and_models_twice_with_the_same_byt
 
 def test_a_model_of_digits_is_drawn_with_a_digit_and_twice_the_same(tmp_path: Path) -> None:
     model = FIGURES / "checkpoints" / "dne-digits-s0.safetensors"
-    one, two = (reporting.architectures([model])["figure_3"] for _ in range(2))
+    one, two = (report.architectures([model])["figure_3"] for _ in range(2))
     assert one.image() == two.image() and one.csv() == two.csv()
     assert "patch 27 (row 3, column 3) of expert 4" in one.title
 
@@ -115,11 +115,11 @@ def test_gates_stand_under_every_protocol(tmp_path: Path) -> None:
     found[1] = dataclasses.replace(found[1], before_tuning=early)
     probe = invented_probe(run=found[1].id)
     probe.write(tmp_path / "records" / "probe" / "one.json")
-    told = reporting.protocols_text(found, [tmp_path])
+    told = report.protocols_text(found, [tmp_path])
     first, second = told.split("Gates of ")[1:]
     assert first.startswith("digits, 4 + 2 x 3") and second.startswith("digits-b50-5, 5 + 5")
     rows = {line[:2]: line for line in first.splitlines() if line.startswith("G")}
     assert "70.00" in rows["G1"] and "12.00" in rows["G2"] and "5.00" in rows["G3"] and " met " in rows["G3"]
     assert "no record" in rows["G4"] and "no record" in second.split("G3")[1].splitlines()[0]
     assert "Before stage 2 of digits, 4 + 2 x 3" in first and "80.00" in first.split("Before stage 2")[1]
-    assert reporting.protocols_text([record("dne")], []) == ""  # nothing has been measured
+    assert report.protocols_text([record("dne")], []) == ""  # nothing has been measured

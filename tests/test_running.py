@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from shell import Here, Nursery, content, run_folder, sets, snapshot
 
-from dne_lab import files
-from dne_lab.errors import LabError
+from dne_lab.core import files
+from dne_lab.core.errors import LabError
 from dne_lab.measure.record import Record
 from dne_lab.training import grid, progress
-from dne_lab.training.folder import finished
+from dne_lab.training.run_folder import finished
 
 
 @pytest.fixture

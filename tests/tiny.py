@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dne_lab import config
+from dne_lab.core import config
 from dne_lab.data.stream import ClassStream, stream
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA, Variant

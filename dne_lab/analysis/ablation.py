@@ -3,25 +3,158 @@
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from dne_lab.analysis import labelling as labellings
-from dne_lab.analysis.ablated import Ablation
-from dne_lab.analysis.accumulate import REPLICATES, Accumulator
-from dne_lab.analysis.choice import kinds_with_rows
-from dne_lab.analysis.cutter import MEAN, Cutter, Means, warning
-from dne_lab.analysis.hosts.find import find_host
-from dne_lab.analysis.images import Images, Part, evaluating, parts
+from dne_lab.analysis.attention_groups import kinds_with_rows
+from dne_lab.analysis.group_tables import AttentionGroups
+from dne_lab.analysis.hosts import find_host
 from dne_lab.analysis.labelling import Labelling
-from dne_lab.analysis.probe import ATTENTION, probe
-from dne_lab.analysis.probe_selection import Names, Numbers
-from dne_lab.analysis.removal import Reads, Removal, Views, network_of, removal
-from dne_lab.analysis.shares import AttentionGroups
-from dne_lab.errors import LabError
+from dne_lab.analysis.probe import ATTENTION, Images, Names, Numbers, Part, evaluating, parts, probe
+from dne_lab.analysis.removal import MEAN, Cutter, Means, Reads, Removal, Views, network_of, removal, warning
+from dne_lab.analysis.row_statistics import REPLICATES, Accumulator
+from dne_lab.core.errors import LabError
+from dne_lab.data.stream import Batch
 from dne_lab.models.attention import Axes
-from dne_lab.models.expandable import ExpandableViT
+from dne_lab.models.expandable import ExpandableViT, Output
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# What `ablate` gives: logits before and after, accuracies, attention groups, and what was not touched.
+
+ALL = "all"
+
+
+class Ablation:
+    """One removal and what it did.
+
+    Attributes:
+        how: "mean", "zero" or "mask".
+        what: was removed, in words.
+        removal: the entries.
+        before, after: logits, (n, classes) float32 on the CPU.
+        labels: (n,) ranks, or None.
+        index: (n,) image numbers.
+        task_classes: classes of each task.
+        mass: percent of a touched row's attention that was on the removed entries.
+        empty_rows: rows, over all images, of which "mask" left nothing; they stay 0.
+        old_readouts_identical: whether the read-outs of all experts before the first one touched are the same to the
+            last bit; None if expert 1 was touched.
+        moved: for each expert the largest change of any of its outputs (read-outs); exactly 0.0 are the same bits.
+        groups_before, groups_after: the attention groups of all attention that has rows for the labelling, or None.
+            Under "zero" and "mean" rows do not sum to 1, and shares after are in units of a whole row.
+    """
+
+    def __init__(self, how: str, removal: Removal, task_classes: tuple[int, ...]) -> None:
+        self.how, self.removal, self.what, self.task_classes = how, removal, removal.what, task_classes
+        self.first = min(removal.experts)
+        self.mass, self.empty_rows = float("nan"), 0
+        self.old_readouts_identical: bool | None = None if self.first == 1 else True
+        self.moved: list[float] = []
+        self.groups_before: AttentionGroups | None = None
+        self.groups_after: AttentionGroups | None = None
+        self.before = self.after = self.index = torch.zeros(0)
+        self.labels: Tensor | None = None
+        self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
+
+    def add(self, some: Part, before: Output, after: Output) -> None:
+        """Takes the outputs of a batch."""
+        self._parts.append((before.logits.float().cpu(), after.logits.float().cpu(), some.numbers, some.labels))
+        largest = [float((new - old).abs().max()) for old, new in zip(before.readouts, after.readouts, strict=True)]
+        self.moved = [max(pair) for pair in zip(self.moved or largest, largest, strict=True)]
+        for one, other in zip(before.readouts[: self.first - 1], after.readouts, strict=False):
+            self.old_readouts_identical = bool(self.old_readouts_identical and torch.equal(one, other))
+
+    def done(self) -> "Ablation":
+        """Joins the batches."""
+        before, after, index, labels = zip(*self._parts, strict=True)
+        self.before, self.after, self.index = torch.cat(before), torch.cat(after), torch.cat(index).cpu()
+        self.labels = None if any(part is None for part in labels) else torch.cat(labels).cpu()
+        self._parts = []
+        return self
+
+    @property
+    def warning(self) -> str:
+        """What to beware of: "mask" in task attention; else ""."""
+        return warning(self.how, self.removal.kinds)
+
+    @property
+    def change(self) -> Tensor:
+        """After minus before, for every logit: (n, classes)."""
+        return self.after - self.before
+
+    def table(self) -> "pd.DataFrame":
+        """One row for all images and, where there are labels, one a task.
+
+        Returns:
+            Columns ``task`` ("all", 1, 2, ..), ``images``, ``before %`` and ``after %`` accuracy, ``loss`` = before -
+            after in percentage points with ``+-`` the half width of its 95% interval over images, ``changed %`` of the
+            answers, ``mean |logit change|``. Without labels there are no accuracies and no tasks. Images of classes
+            that the network has not learned are in no row that has accuracies.
+        """
+        import pandas as pd
+
+        if self.labels is None:
+            changed = self.before.argmax(1) != self.after.argmax(1)
+            row = {"task": ALL, "images": len(self.before), "changed %": 100 * float(changed.double().mean())}
+            return pd.DataFrame([row | {"mean |logit change|": float(self.change.abs().double().mean())}])
+        tally = Tally(self.task_classes)
+        tally.add(self.before, self.after, self.labels)
+        places: list[str | int] = [ALL, *tally.tasks()]
+        return pd.DataFrame([{"task": task, **tally.row(task)} for task in places])
+
+    def __repr__(self) -> str:
+        empty = f"; {self.empty_rows} rows left empty" if self.empty_rows else ""
+        told = f"Ablation({self.how}: {self.what}; {self.mass:.1f}% of these rows' attention{empty})"
+        told += f"\nBeware: {self.warning}" if self.warning else ""
+        return f"{told}\n{self.table().round(2).to_string(index=False, na_rep='')}"
+
+
+class Tally:
+    """Counts of answers before and after, by task, added up over batches. Rows are tasks."""
+
+    def __init__(self, task_classes: tuple[int, ...]) -> None:
+        self.ends = torch.tensor(task_classes).cumsum(0)
+        self.counts = torch.zeros(len(task_classes), 6, dtype=torch.float64)
+
+    def add(self, before: Tensor, after: Tensor, labels: Tensor) -> None:
+        """Logits (n, classes) and ranks (n,); images of unknown classes are left out."""
+        known = (labels >= 0) & (labels < int(self.ends[-1]))
+        before, after, labels = before[known.to(before.device)], after[known.to(after.device)], labels[known].cpu()
+        answers = [logits.argmax(1).cpu() for logits in (before, after)]
+        was, now = (answer == labels for answer in answers)
+        change = (after - before).abs().double().mean(1).cpu() if len(labels) else torch.zeros(0)
+        columns = [torch.ones(len(labels)), was, now, was != now, answers[0] != answers[1], change]
+        task = torch.bucketize(labels, self.ends, right=True)
+        self.counts.index_add_(0, task, torch.stack([c.double() for c in columns], 1))
+
+    def tasks(self) -> list[int]:
+        """The tasks that have images."""
+        return [number for number, count in enumerate(self.counts[:, 0].tolist(), start=1) if count]
+
+    def row(self, task: int | str) -> dict[str, Any]:
+        """The columns of `Ablation.table` for a task, or "all"; NaN without images."""
+        sums = self.counts.sum(0) if task == ALL else self.counts[int(task) - 1]
+        images, was, now, flipped, changed, change = sums.tolist()
+        n = images or float("nan")
+        loss = (was - now) / n
+        return {
+            "images": int(images),
+            "before %": 100 * was / n,
+            "after %": 100 * now / n,
+            "loss": 100 * loss,
+            "+-": 196 * max(flipped / n - loss**2, 0.0) ** 0.5 / n**0.5,
+            "changed %": 100 * changed / n,
+            "mean |logit change|": change / n,
+        }
 
 
 def ablate(
@@ -182,3 +315,114 @@ def _reading(
 
     with probe(network, kinds, keep=False, read=read):
         yield
+
+
+# What if: one choice of connections taken out by `ablate`, and what it does to an image and to every expert.
+
+NOTHING = "nothing is off"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which connections are off: those that all fields (None, no group: any) have in common; by itself nothing is.
+
+    Attributes:
+        reads: an expert whose heads are not read, or "others": all but the reader itself. Without a reader an expert is
+            cut off from all later ones, not from itself.
+        expert: the reader.
+        kind, layer: where.
+        group: SPSH, SPDH, DPSH, DPDH.
+        how: "mean", "zero" or "mask", see `ablate`.
+    """
+
+    reads: int | str | None = None
+    expert: int | None = None
+    kind: str | None = None
+    layer: int | None = None
+    group: tuple[str, ...] = ()
+    how: str = MEAN
+
+    @property
+    def nothing(self) -> bool:
+        """Whether all connections are on."""
+        return self.reads is None and not self.group
+
+    def arguments(self, experts: int) -> dict[str, Any]:
+        """The arguments of `ablate`, for a network of so many experts; a `LabError` where no later one is left."""
+        readers: Any = self.expert
+        if readers is None and isinstance(self.reads, int):
+            if self.reads >= experts:
+                raise LabError(
+                    f"no later expert reads expert {self.reads}, the newest. Choose an earlier one, or name the "
+                    f"reader: as read by expert {self.reads} itself."
+                )
+            readers = list(range(self.reads + 1, experts + 1))
+        found = {"reads": self.reads, "expert": readers, "kind": self.kind, "layer": self.layer}
+        return {**found, "group": self.group or None, "how": self.how}
+
+
+@dataclass(frozen=True, eq=False)
+class WhatIf:
+    """What a choice does: in words ``what`` is off, logits ``before`` and ``after`` (n, classes), and for each expert
+    the largest change of its outputs, ``moved``; exactly 0.0 are the same bits."""
+
+    what: str
+    before: Tensor
+    after: Tensor
+    moved: list[float]
+
+    def classes(self, image: int = 0, count: int = 5) -> "pd.DataFrame":
+        """The ``count`` best classes before and after: class, logit before, logit after, change, softmax of both."""
+        import pandas as pd
+
+        old, new = self.before[image].double(), self.after[image].double()
+        best = {rank for logits in (old, new) for rank in logits.argsort(descending=True)[:count].tolist()}
+        ranks = sorted(best, key=lambda rank: -float(old[rank]))
+        rows: dict[str, Any] = {"class": ranks, "logit before": old[ranks], "logit after": new[ranks]}
+        rows["change"] = rows["logit after"] - rows["logit before"]
+        rows |= {"softmax before": old.softmax(0)[ranks], "softmax after": new.softmax(0)[ranks]}
+        return pd.DataFrame({name: np.asarray(values) for name, values in rows.items()})
+
+
+def what_if(
+    network: ExpandableViT,
+    images: Tensor,
+    choice: Choice,
+    views: Views | None = None,
+    means: Means | None = None,
+) -> WhatIf:
+    """Runs images (n, C, H, W) uint8 with everything on and with a choice off.
+
+    ``views`` of the network, from `removal.views_of`, spare a pass; ``means`` of a data set, from `ablation.means_of`,
+    are what "mean" puts in place of attention (default: the mean over these images: of a single one, its own).
+
+    Raises:
+        LabError: the network has no such connection; see `ablate`.
+    """
+    if choice.nothing:
+        logits = _logits(network, images)
+        return WhatIf(NOTHING, logits, logits, [0.0] * len(network.heads))
+    asked = choice.arguments(len(network.heads))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="mask multiplies")  # the choice itself says so
+        found = ablate(network, images, **asked, groups=False, progress=False, views=views, means=means)
+    return WhatIf(f"off ({found.how}): {found.what}", found.before, found.after, found.moved)
+
+
+def accuracy(network: ExpandableViT, images: Batch, choice: Choice) -> "pd.DataFrame":
+    """`Ablation.table` of labelled images: accuracy before and after, over all and by task."""
+    import pandas as pd
+
+    if not choice.nothing:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="mask multiplies")
+            return ablate(network, images, **choice.arguments(len(network.heads)), groups=False, progress=False).table()
+    tally, logits = Tally(network.task_classes), _logits(network, images.images)
+    tally.add(logits, logits, images.labels)
+    places: list[Any] = [ALL, *tally.tasks()]
+    return pd.DataFrame([{"task": task, **tally.row(task)} for task in places])
+
+
+def _logits(network: ExpandableViT, images: Tensor) -> Tensor:
+    with evaluating(network) as device:
+        return torch.cat([network(some.images.to(device)).logits.float().cpu() for some in parts(images, 64)])

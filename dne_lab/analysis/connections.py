@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn
 
-from dne_lab.analysis.hosts.expandable import ExpandableHost
-from dne_lab.errors import LabError
+from dne_lab.analysis.hosts import ExpandableHost
+from dne_lab.core.errors import LabError
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.expert import Expert, ExpertBlock, TaskAttentionParameters

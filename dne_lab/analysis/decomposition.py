@@ -5,21 +5,61 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dne_lab.analysis import kept
-from dne_lab.analysis.groups import attention_groups
-from dne_lab.analysis.history import newcomer, untrained
-from dne_lab.analysis.hosts.base import CONTENT, POSITION
-from dne_lab.analysis.hosts.find import find_host
-from dne_lab.analysis.null import ACROSS
-from dne_lab.analysis.shares import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
-from dne_lab.errors import LabError
+import torch
+
+from dne_lab.analysis.attention_groups import ACROSS, attention_groups
+from dne_lab.analysis.group_tables import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
+from dne_lab.analysis.hosts import CONTENT, POSITION, find_host
+from dne_lab.core.errors import LabError
+from dne_lab.measure.record import find_kept, write
+from dne_lab.methods import base
 from dne_lab.models.attention import TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.expert import TaskAttentionParameters
+from dne_lab.training import storage
 from dne_lab.training.run import Run
+from dne_lab.training.state import Cursor
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# A run's network at moments that left no file: untrained, or with its newest expert at its start.
+
+
+def untrained(run: Run, tasks: int | None = None) -> ExpandableViT:
+    """The network of ``tasks`` tasks (default: all) with every expert at its start, as the run's seed draws it.
+
+    Raises:
+        LabError: a method without experts.
+    """
+    count = len(run.stream) if tasks is None else tasks
+    method = base.create(run.config, run.stream)
+    storage.replay(run, method, Cursor(count + 1), begun=False)
+    network = getattr(method, "model", None)
+    if not isinstance(network, ExpandableViT):
+        raise LabError(
+            f"the network of method {run.config.method} has no experts whose attention could be sorted into groups. "
+            "Take a run of ia, sta, dne, progressive or another method built on ExpandableViT."
+        )
+    return network.to(run.device).eval()
+
+
+def newcomer(run: Run, task: int) -> ExpandableViT:
+    """The network before task ``task`` (2, 3, ...) is learned: earlier experts as trained, its own at its start.
+
+    Raises:
+        LabError: a task that does not exist, or whose predecessors are not finished.
+    """
+    if not 2 <= task <= len(run.stream) or task > run.cursor.task:
+        done = min(run.cursor.task, len(run.stream))
+        raise LabError(f"task {task}: this run has newcomers of tasks 2 to {done}. Train it further for later ones.")
+    network = untrained(run, task)
+    with torch.no_grad():
+        for number, expert in enumerate(list(network.experts)[:-1]):
+            expert.load_state_dict(run.model.experts[number].state_dict())
+    return network
+
 
 KIND, FORMAT = "attention", 1
 INITIAL, TRAINED, SHUFFLED = "initialisation", "trained", "shuffled"
@@ -82,7 +122,7 @@ class Decomposition:
 
     def write(self, path: Path) -> None:
         """Writes the JSON file, atomically."""
-        kept.write(self, path)
+        write(self, path)
 
 
 def find(paths: Path | Iterable[Path]) -> list[Decomposition]:
@@ -91,7 +131,7 @@ def find(paths: Path | Iterable[Path]) -> list[Decomposition]:
     Raises:
         LabError: none there, a damaged one, or one of another version.
     """
-    return kept.find(paths, Decomposition)
+    return find_kept(paths, Decomposition)
 
 
 def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True) -> Decomposition:

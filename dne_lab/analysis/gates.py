@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.analysis.ablation_record import EVERYTHING, AblationRecord
-from dne_lab.analysis.cutter import MEAN
+from dne_lab.analysis.ablation_study import EVERYTHING, AblationRecord
 from dne_lab.analysis.decomposition import TRAINED, Decomposition
 from dne_lab.analysis.read_outs import ALL, FIRST, ProbeRecord, over_images
-from dne_lab.errors import LabError
-from dne_lab.measure.groups import Group, even_heads, groups, joint_of, later_heads, tasks_text
+from dne_lab.analysis.removal import MEAN
+from dne_lab.core.errors import LabError
+from dne_lab.measure.comparison import Group, even_heads, groups, joint_of, later_heads, tasks_text
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import spread

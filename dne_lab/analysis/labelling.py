@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dne_lab.analysis.pairs import Pairs
-from dne_lab.errors import LabError, unknown
+from dne_lab.analysis.maps import Pairs
+from dne_lab.core.errors import LabError, unknown
 
 GROUPS = ("SPSH", "SPDH", "DPSH", "DPDH")
 CLASS = "class"  # the label of class-token keys, beside those of a labelling

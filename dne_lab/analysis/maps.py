@@ -1,20 +1,85 @@
 """Attention maps with their axes: what `probe` yields, joined over forward passes, as NumPy and pandas."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dne_lab.analysis.pairs import pairs_of
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.models.attention import KINDS, Axes
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# Which query and which key every entry of an attention map joins: index arrays that follow from its axes alone.
+
+Index = NDArray[np.int32]
+
+
+class Pairs(NamedTuple):
+    """The (query, key) pairs of a map, as whole numbers in arrays that broadcast to its shape without the image axis.
+
+    Experts count from 1, heads within their expert and patches from 0 (row by row); a class token is patch -1. ``grid``
+    is (rows, columns) of patches.
+    """
+
+    query_expert: Index
+    query_head: Index
+    query_patch: Index
+    key_expert: Index
+    key_head: Index
+    key_patch: Index
+    grid: tuple[int, int]
+
+    @property
+    def same_patch(self) -> NDArray[np.bool_]:
+        """Query and key are the same patch."""
+        return self.query_patch == self.key_patch
+
+    @property
+    def same_head(self) -> NDArray[np.bool_]:
+        """Query and key are of the same head of the same expert."""
+        return (self.query_expert == self.key_expert) & (self.query_head == self.key_head)
+
+    def offsets(self) -> tuple[Index, Index]:
+        """Rows and columns from the query's patch to the key's (of class tokens: as if they were the first patch)."""
+        query, key = (np.maximum(patch, 0) for patch in (self.query_patch, self.key_patch))
+        columns = self.grid[1]
+        return key // columns - query // columns, key % columns - query % columns
+
+
+def pairs_of(axes: Axes, shape: Sequence[int]) -> Pairs:
+    """The pairs of a map of ``shape`` (with the image axis) whose dimensions mean ``axes``."""
+    names = axes.layout.split()
+
+    def along(name: str, values: Sequence[int] | NDArray[Any]) -> Index:
+        column = np.asarray(values, dtype=np.int32)
+        return column.reshape([-1 if name == other else 1 for other in names])[0]
+
+    token = np.full([1] * (len(names) - 1), -1, dtype=np.int32)
+    size = dict(zip(names, shape, strict=True))
+    query = (along("h", axes.query_expert), along("h", axes.query_head))
+    query_patch = along("p", np.arange(size["p"]) - axes.classes) if "p" in size else token
+    key, key_patch = query, query_patch
+    if "kh" in size:
+        key = (along("kh", axes.key_expert), along("kh", axes.key_head))
+    if "kp" in size:
+        key_patch = along("kp", np.arange(size["kp"]) - axes.classes)
+    if "k" in size:
+        patches = axes.grid[0] * axes.grid[1]
+        place = np.arange(size["k"]) - axes.classes
+        key_patch = along("k", np.where(place < 0, -1, place % patches))
+        head = np.maximum(place, 0) // patches
+        own = along("k", place) < 0  # the key is the query's own class token
+        of_expert, of_head = (along("k", np.asarray(labels)[head]) for labels in (axes.key_expert, axes.key_head))
+        key = (np.where(own, query[0], of_expert), np.where(own, query[1], of_head))
+    return Pairs(query[0], query[1], query_patch, key[0], key[1], key_patch, axes.grid)
+
 
 Key = tuple[str, int, int]  # kind, layer, expert
 
@@ -181,3 +246,67 @@ def _signature(part: AttentionMap) -> tuple[Any, ...]:
     a = part.axes
     labels = (a.query_expert, a.query_head, a.key_expert, a.key_head)
     return (a.layout, labels, a.grid, a.classes, part.values.shape[1:])
+
+
+# Where the rows of one expert stand in what an attention point computes for a whole bank.
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A place in the tensor of a bank.
+
+    Attributes:
+        axes: of what is cut out.
+        rows: places on the head axis, ``query_dim``.
+        keys: leading places on ``key_dim`` that the expert may see; what follows are later experts, exactly 0.
+    """
+
+    axes: Axes
+    rows: tuple[int, ...]
+    query_dim: int
+    keys: int | None
+    key_dim: int
+
+    def shape(self, whole: Sequence[int]) -> tuple[int, ...]:
+        """The shape of what is cut out of a tensor of shape ``whole``."""
+        sizes = list(whole)
+        sizes[self.query_dim] = len(self.rows)
+        if self.keys is not None:
+            sizes[self.key_dim] = self.keys
+        return tuple(sizes)
+
+    def take(self, whole: Tensor) -> Tensor:
+        """The expert's rows and keys, a view where that is possible."""
+        first, count = self.rows[0], len(self.rows)
+        if self.rows == tuple(range(first, first + count)):
+            part = whole.narrow(self.query_dim, first, count)
+        else:
+            part = whole.index_select(self.query_dim, torch.tensor(self.rows, device=whole.device))
+        return part if self.keys is None else part.narrow(self.key_dim, 0, self.keys)
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """``whole`` with these rows replaced by ``part``; differentiable in both."""
+        missing = whole.shape[self.key_dim] - part.shape[self.key_dim]
+        if missing:
+            shape = list(part.shape)
+            shape[self.key_dim] = missing
+            part = torch.cat([part, part.new_zeros(shape)], self.key_dim)
+        return whole.index_copy(self.query_dim, torch.tensor(self.rows, device=whole.device), part)
+
+
+def cut(axes: Axes, expert: int, chosen: Callable[[int], bool]) -> Cut | None:
+    """The rows of ``expert``'s heads that ``chosen`` accepts, or None if there are none."""
+    names = axes.layout.split()
+    queries = list(zip(axes.query_expert, axes.query_head, strict=True))
+    rows = tuple(row for row, (owner, head) in enumerate(queries) if owner == expert and chosen(head))
+    if not rows:
+        return None
+    key_dim = next(names.index(name) for name in ("kh", "k", "kp") if name in names)
+    own = tuple(axes.query_expert[row] for row in rows), tuple(axes.query_head[row] for row in rows)
+    keys, labels = None, own
+    if names[key_dim] in ("kh", "k"):  # all experts' heads, in the order of the experts
+        visible = sum(owner <= expert for owner in axes.key_expert)
+        labels = axes.key_expert[:visible], axes.key_head[:visible]
+        keys = visible if names[key_dim] == "kh" else axes.classes + visible * axes.grid[0] * axes.grid[1]
+    mine = Axes(axes.kind, axes.layout, axes.layer, *own, *labels, None, axes.grid, axes.classes)
+    return Cut(mine, rows, names.index("h"), keys, key_dim)

@@ -2,19 +2,92 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dne_lab.analysis.hosts.base import ATTENTION, PARTS, Host, Place
-from dne_lab.analysis.hosts.find import find_host
-from dne_lab.analysis.maps import AttentionMap, Key, Maps
-from dne_lab.analysis.probe_cut import Cut, cut
-from dne_lab.analysis.probe_selection import Names, Numbers, select
-from dne_lab.errors import LabError, unknown
+from dne_lab.analysis.hosts import ATTENTION, PARTS, Entry, Host, Place, find_host
+from dne_lab.analysis.maps import AttentionMap, Cut, Key, Maps, cut
+from dne_lab.core.errors import LabError, unknown
+from dne_lab.data.stream import Batch
 from dne_lab.models.attention import Axes
+
+# Which attention points a probe listens to, by kind, layer, expert and head.
+
+Names = str | Iterable[str] | None
+Numbers = int | Iterable[int] | None
+COLUMNS = ("kind", "layer", "expert", "head")
+
+
+def select(host: Host, kind: Names, layer: Numbers, expert: Numbers, head: Numbers) -> list[Entry]:
+    """The entries of the given kinds, layers, experts and heads (None: all).
+
+    Raises:
+        LabError: if a given one does not exist, or nothing of it is left beside the other choices.
+    """
+    there = host.entries
+    asked = {
+        "kind": _set("kind", kind, str),
+        "layer": _set("layer", layer, int),
+        "expert": _set("expert", expert, int),
+        "head": _set("head", head, int),
+    }
+    for column, name in enumerate(COLUMNS):
+        known = {entry[column] for entry in there}
+        for value in sorted((asked[name] or known) - known):
+            if name == "kind":
+                raise unknown(f"kind of attention in {host.title}", value, map(str, known))
+            raise LabError(f"{name} {value}: this network has {name}s {_numbers(known)}.")
+    left = [e for e in there if all(v in (asked[n] or {v}) for n, v in zip(COLUMNS, e, strict=True))]
+    for column, name in enumerate(COLUMNS):
+        for value in sorted((asked[name] or set()) - {entry[column] for entry in left}):
+            mine = [entry for entry in there if entry[column] == value]
+            others = ", ".join(f"{n} {_numbers(v)}" for n, v in asked.items() if v and n != name)
+            raise LabError(f"no attention of {name} {value} with {others}. {name} {value} has: {describe(mine)}.")
+    return left
+
+
+def describe(found: Iterable[Entry]) -> str:
+    """In words: "spatial (layers 0, 1, experts 1), ..."."""
+    kinds: dict[str, list[Entry]] = {}
+    for entry in found:
+        kinds.setdefault(entry[0], []).append(entry)
+    return ", ".join(
+        f"{kind} ({', '.join(f'{n}s {_numbers({e[c] for e in mine})}' for c, n in enumerate(COLUMNS) if c)})"
+        for kind, mine in kinds.items()
+    )
+
+
+def _set(name: str, given: Any, of: type) -> set[Any] | None:
+    if given is None:
+        return None
+    values = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    for value in values:
+        whole = of is int and not isinstance(value, bool) and hasattr(value, "__index__")
+        if not whole and not (of is str and isinstance(value, str)):
+            what = "a name or several" if of is str else "a whole number or several"
+            raise LabError(f"{name} = {given!r}: must be {what}, or None for all.")
+    if not values:
+        raise LabError(f"{name} = {given!r} selects nothing. None selects all.")
+    return {of(value) for value in values}
+
+
+def _numbers(values: Iterable[Any]) -> str:
+    """1, 2, 3, 7 -> "1-3, 7"; names as they are."""
+    ordered = sorted(values)
+    if not all(isinstance(value, int) for value in ordered):
+        return ", ".join(map(str, ordered))
+    runs: list[list[int]] = []
+    for value in ordered:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+
 
 Replace = Callable[[Tensor, Axes], Tensor | None]
 Read = Callable[[Tensor, Axes], None]
@@ -241,3 +314,75 @@ def _bytes(size: float) -> str:
         if size >= unit:
             return f"{size / unit:.3g} {name}"
     return f"{size:.0f} bytes"
+
+
+# Images for the instruments, batch by batch, and a network held in evaluation mode while they look at it.
+
+Images = Tensor | Batch | Iterable[Tensor | Batch]
+
+
+class Part(NamedTuple):
+    """Images (B, C, H, W) as they were given, their numbers (B,) int64, and labels (B,) or None."""
+
+    images: Tensor
+    numbers: Tensor
+    labels: Tensor | None
+
+
+def parts(images: Images, size: int, spread: bool = False) -> Iterator[Part]:
+    """Up to ``size`` images at a time, from a batch, a tensor or any number of them.
+
+    Images without numbers of their own are numbered as they come.
+
+    Args:
+        spread: every part holds images from the whole length of the batch or tensor that it is cut from, in order, and
+            no part one image alone (unless it was given alone; ``size`` 1 then means 2, and one more may come along):
+            so of images that are sorted by class those half a part apart are about half the classes apart.
+
+    Raises:
+        LabError: something else, or no image at all (on reading the first).
+    """
+    if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
+        raise LabError(f"batch_size = {size!r}: must be a whole number, at least 1.")
+    given: Iterable[Tensor | Batch] = [images] if isinstance(images, Tensor | Batch) else images
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise LabError(
+            f"images is a {type(images).__name__}: give stream.test_images(n), a tensor, or several of them."
+        )
+    seen = 0
+    for some in given:
+        if not isinstance(some, Tensor | Batch):
+            raise LabError(f"images hold a {type(some).__name__}: give batches or tensors of shape (B, C, H, W).")
+        pixels = some.images if isinstance(some, Batch) else some
+        if pixels.dim() != 4:
+            raise LabError(f"images have shape {tuple(pixels.shape)}: give (B, C, H, W); one image is image[None].")
+        index = some.index if isinstance(some, Batch) else torch.arange(seen, seen + len(pixels))
+        labels = some.labels if isinstance(some, Batch) else None
+        seen += len(pixels)
+        for few in _cuts(len(pixels), size, spread):
+            yield Part(pixels[few], index[few], None if labels is None else labels[few])
+    if not seen:
+        raise LabError("there is no image to look at: the data set is empty.")
+
+
+def _cuts(count: int, size: int, spread: bool) -> list[slice]:
+    """Slices that take each of ``count`` things once."""
+    if not spread:
+        return [slice(at, at + size) for at in range(0, count, size)]
+    steps = max(1, min(-(-count // size), count // 2))
+    return [slice(at, None, steps) for at in range(steps)] if count else []
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode and no gradients inside; afterwards every module is as it was. Gives the network's device."""
+    modes = [(module, module.training) for module in model.modules()]
+    place = next(model.parameters(), torch.zeros(0)).device
+    for module, _ in modes:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield place
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dne_lab.analysis import kept
-from dne_lab.analysis.images import evaluating
+from dne_lab.analysis.probe import evaluating
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream
-from dne_lab.errors import LabError
-from dne_lab.measure.groups import TITLES
+from dne_lab.measure.comparison import TITLES
 from dne_lab.measure.metrics import interval
+from dne_lab.measure.record import find_kept, trained, write
 from dne_lab.methods.base import Method
-from dne_lab.models.dytox import DyToxViT
+from dne_lab.methods.dytox import DyToxViT
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training.run import Run
 
@@ -122,7 +122,7 @@ class ProbeRecord:
 
     def write(self, path: Path) -> None:
         """Writes the JSON file, atomically."""
-        kept.write(self, path)
+        write(self, path)
 
 
 def find(paths: Path | Iterable[Path]) -> list[ProbeRecord]:
@@ -131,10 +131,10 @@ def find(paths: Path | Iterable[Path]) -> list[ProbeRecord]:
     Raises:
         LabError: none there, a damaged one, or one of another version.
     """
-    return kept.find(paths, ProbeRecord)
+    return find_kept(paths, ProbeRecord)
 
 
-def study(run: Run, progress: bool = True) -> ProbeRecord:
+def probe_study(run: Run, progress: bool = True) -> ProbeRecord:
     """The linear probes of a finished run as a record.
 
     Raises:
@@ -151,7 +151,7 @@ def study(run: Run, progress: bool = True) -> ProbeRecord:
         test_images=found.test_images, widths=found.widths,
         fit=settings | {"scikit-learn": version("scikit-learn")},
         rows=_rounded(found.rows), config_sha256=record.config_sha256, code_version=record.code_version,
-        torch=torch.__version__, device=run.device.type, trained=kept.trained(record),
+        torch=torch.__version__, device=run.device.type, trained=trained(record),
     )  # fmt: skip
 
 

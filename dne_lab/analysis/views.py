@@ -7,12 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dne_lab.analysis.hosts.expandable import ExpandableHost
-from dne_lab.analysis.hosts.find import find_host
-from dne_lab.analysis.images import evaluating
+from dne_lab.analysis.hosts import ExpandableHost, find_host
 from dne_lab.analysis.maps import AttentionMap
-from dne_lab.analysis.probe import probe
-from dne_lab.errors import LabError
+from dne_lab.analysis.probe import evaluating, probe
+from dne_lab.core.errors import LabError
 from dne_lab.models.attention import JOINT, SPATIAL, TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
 

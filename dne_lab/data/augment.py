@@ -6,11 +6,131 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dne_lab import chance
-from dne_lab.data.autoaugment import autoaugment
-from dne_lab.data.geometry import about_centre, rotation, warp
-from dne_lab.data.randaugment import randaugment
-from dne_lab.errors import unknown
+from dne_lab.core import chance
+from dne_lab.core.errors import unknown
+from dne_lab.data import operations as ops
+from dne_lab.data.operations import Operation, about_centre, rotation, warp
+
+# RandAugment (Cubuk et al. 2020) with the 15 "increasing" operations of timm, on whole batches.
+
+ROUNDS, PROBABILITY = 2, 0.5
+MAGNITUDE, DEVIATION, STRONGEST = 9.0, 0.5, 10.0
+
+
+def randaugment(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
+    """Applies 2 operations, drawn with replacement, each with probability 1/2 and a magnitude of 9 (sd 0.5) of 10.
+
+    Args:
+        images: (B, C, H, W) uint8, C = 1 or 3.
+        key, index: see `dne_lab.data.augment.augment`.
+    """
+    draws = chance.uniform(key, index, 4 * ROUNDS).double().cpu()
+    images = images.clone()
+    for which, applied, magnitude, sign in draws.view(-1, ROUNDS, 4).permute(1, 2, 0):
+        normal = torch.special.ndtri(magnitude + 2.0**-25)  # in the middle of the 2**-24 wide bins: never infinite
+        level = ((MAGNITUDE + DEVIATION * normal) / STRONGEST).clamp(0, 1)
+        operation = (which * len(OPERATIONS)).long().masked_fill(applied >= PROBABILITY, -1)
+        ops.apply_each(images, OPERATIONS, operation, level, ops.signs(sign))
+    return images
+
+
+OPERATIONS: dict[str, Operation] = {  # the order is drawn from; level ranges are timm's
+    "AutoContrast": Operation(ops.none, ops.autocontrast),
+    "Equalize": Operation(ops.none, ops.equalize),
+    "Invert": Operation(ops.none, ops.invert),
+    "Rotate": Operation(ops.signed(30), ops.rotate),
+    "PosterizeIncreasing": Operation(lambda level, sign: 4 - (level * 4).floor(), ops.posterize),
+    "SolarizeIncreasing": Operation(lambda level, sign: 256 - (level * 256).floor(), ops.solarize),
+    "SolarizeAdd": Operation(lambda level, sign: (level * 110).floor(), ops.solarize_add),
+    "ColorIncreasing": Operation(ops.around_one, ops.color),
+    "ContrastIncreasing": Operation(ops.around_one, ops.contrast),
+    "BrightnessIncreasing": Operation(ops.around_one, ops.brightness),
+    "SharpnessIncreasing": Operation(ops.around_one, ops.sharpness),
+    "ShearX": Operation(ops.signed(0.3), ops.shear(0)),
+    "ShearY": Operation(ops.signed(0.3), ops.shear(1)),
+    "TranslateXRel": Operation(ops.signed(0.45), ops.translate(0, whole=False)),
+    "TranslateYRel": Operation(ops.signed(0.45), ops.translate(1, whole=False)),
+}
+
+
+# AutoAugment (Cubuk et al., CVPR 2019) with its policy for CIFAR-10, on whole batches.
+
+AUTO_STRONGEST = 9  # magnitudes are 0..9
+
+# 25 sub-policies of two (operation, probability, magnitude); 0 where the operation takes none
+POLICY: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (
+    (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
+    (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
+    (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)),
+    (("ShearY", 0.5, 8), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.5, 0), ("Equalize", 0.9, 0)),
+    (("ShearY", 0.2, 7), ("Posterize", 0.3, 7)),
+    (("Color", 0.4, 3), ("Brightness", 0.6, 7)),
+    (("Sharpness", 0.3, 9), ("Brightness", 0.7, 9)),
+    (("Equalize", 0.6, 0), ("Equalize", 0.5, 0)),
+    (("Contrast", 0.6, 7), ("Sharpness", 0.6, 5)),
+    (("Color", 0.7, 7), ("TranslateX", 0.5, 8)),
+    (("Equalize", 0.3, 0), ("AutoContrast", 0.4, 0)),
+    (("TranslateY", 0.4, 3), ("Sharpness", 0.2, 6)),
+    (("Brightness", 0.9, 6), ("Color", 0.2, 8)),
+    (("Solarize", 0.5, 2), ("Invert", 0.0, 0)),
+    (("Equalize", 0.2, 0), ("AutoContrast", 0.6, 0)),
+    (("Equalize", 0.2, 0), ("Equalize", 0.6, 0)),
+    (("Color", 0.9, 9), ("Equalize", 0.6, 0)),
+    (("AutoContrast", 0.8, 0), ("Solarize", 0.2, 8)),
+    (("Brightness", 0.1, 3), ("Color", 0.7, 0)),
+    (("Solarize", 0.4, 5), ("AutoContrast", 0.9, 0)),
+    (("TranslateY", 0.9, 9), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.9, 0), ("Solarize", 0.8, 3)),
+    (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
+    (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
+)
+
+
+def autoaugment(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
+    """Draws one of 25 sub-policies for each image and applies its two operations, each with its own probability.
+
+    Args:
+        images: (B, C, H, W) uint8, C = 1 or 3.
+        key, index: see `dne_lab.data.augment.augment`.
+    """
+    images = images.clone()
+    policy, applied, sign = _drawn(key, index)
+    for step in range(2):
+        which = _WHICH[policy, step].masked_fill(~applied[:, step], -1)
+        ops.apply_each(images, AUTO_OPERATIONS, which, _LEVEL[policy, step], sign[:, step])
+    return images
+
+
+def _drawn(key: chance.Key, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The sub-policy (B,) int64, and for each of its two operations (B, 2) whether it is applied and its sign."""
+    draws = chance.uniform(key, index, 5).double().cpu()
+    policy = (draws[:, 0] * len(POLICY)).long()
+    return policy, draws[:, 1:3] < _PROBABILITY[policy], ops.signs(draws[:, 3:])
+
+
+AUTO_OPERATIONS: dict[str, Operation] = {
+    "AutoContrast": Operation(ops.none, ops.autocontrast),
+    "Equalize": Operation(ops.none, ops.equalize),
+    "Invert": Operation(ops.none, ops.invert),
+    "Rotate": Operation(ops.signed(30), ops.rotate),
+    "Posterize": Operation(lambda level, sign: 8 - (level * 4).round(), ops.posterize),
+    "Solarize": Operation(lambda level, sign: 255 - level * 255, ops.solarize),
+    "Color": Operation(ops.around_one, ops.color),
+    "Contrast": Operation(ops.around_one, ops.contrast),
+    "Brightness": Operation(ops.around_one, ops.brightness),
+    "Sharpness": Operation(ops.around_one, ops.sharpness),
+    "ShearY": Operation(ops.signed(0.3), ops.shear(1)),
+    "TranslateX": Operation(ops.signed(-150 / 331), ops.translate(0, whole=True)),  # minus: sign 1 moves right
+    "TranslateY": Operation(ops.signed(-150 / 331), ops.translate(1, whole=True)),
+}
+_PLACE = {name: place for place, name in enumerate(AUTO_OPERATIONS)}
+_WHICH = torch.tensor([[_PLACE[name] for name, _, _ in pair] for pair in POLICY])
+_PROBABILITY = torch.tensor([[probability for _, probability, _ in pair] for pair in POLICY], dtype=torch.float64)
+_LEVEL = torch.tensor(
+    [[magnitude / AUTO_STRONGEST for _, _, magnitude in pair] for pair in POLICY], dtype=torch.float64
+)
+
 
 BRIGHTNESS = 63 / 255
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dne_lab.config import POLICIES
+from dne_lab.core.config import POLICIES
+from dne_lab.core.errors import LabError, unknown
 from dne_lab.data.stream import ClassStream
-from dne_lab.errors import LabError, unknown
 
 TIE = 1e-12  # scores closer than this are equal: rounding differs between machines and thread counts
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dne_lab.errors import LabError, unknown
+from dne_lab.core.errors import LabError, unknown
 
 SPLITS = ("train", "test")
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -20,8 +20,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Source(abc.ABC):
     """Named images with class numbers, in two splits.
 
-    Attributes: ``name`` as in `dne_lab.config.Data`; ``classes`` the class names by class number; ``shape`` (C, H, W);
-    ``mean`` and ``std`` one number a channel, in units of [0, 1]; ``path`` and ``size`` what it was opened with.
+    Attributes: ``name`` as in `dne_lab.core.config.Data`; ``classes`` the class names by class number; ``shape`` (C, H,
+    W); ``mean`` and ``std`` one number a channel, in units of [0, 1]; ``path`` and ``size`` what it was opened with.
     """
 
     name: str

@@ -2,19 +2,130 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import operator
 from collections.abc import Iterator, Sequence
+from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dne_lab import chance, config
-from dne_lab.data import tasks as task_sizes
-from dne_lab.data.orders import class_order
+from dne_lab.core import chance, config
+from dne_lab.core.errors import LabError, unknown
+from dne_lab.data.datasets import open_source
 from dne_lab.data.source import SPLITS, Source, check_split
-from dne_lab.data.sources import open_source
-from dne_lab.errors import LabError
+
+# How many classes each task brings: task sizes, or a base and a step.
+
+DEFAULTS = {"digits": (4, 2, 2, 2), "digits100": (50, *[10] * 5), "cifar100": (50, *[10] * 5)}
+
+
+def sizes(tasks: Sequence[int] | str) -> tuple[int, ...]:
+    """Task sizes from a sequence or from text such as "50,10,10"; a `LabError` for anything else."""
+    try:
+        parts = [int(part) for part in tasks.split(",")] if isinstance(tasks, str) else list(map(operator.index, tasks))
+    except (TypeError, ValueError) as error:
+        raise LabError(f"tasks = {tasks!r}: give the number of classes of each task, e.g. 50,10,10.") from error
+    if not parts or min(parts) < 1:
+        raise LabError(f"tasks = {tasks!r}: needs at least one task, each of at least one class, e.g. 50,10,10.")
+    return tuple(parts)
+
+
+def check_sum(tasks: Sequence[int], classes: int, name: str) -> None:
+    """Tasks add up to the classes of the source called ``name``, or a `LabError` that says both sums."""
+    if sum(tasks) != classes:
+        raise LabError(
+            f"tasks {'+'.join(map(str, tasks))} = {sum(tasks)} classes, but {name} has {classes}. "
+            f"Give task sizes that add up to {classes}."
+        )
+
+
+def from_base_and_step(base: int | None, step: int | None, classes: int, name: str) -> tuple[int, ...]:
+    """``base`` classes first (default: ``step``), then ``step`` in each task, e.g. 50 and 10 -> 50+10+10+10+10+10."""
+    first = step if base is None else base
+    if first is None:
+        if name in DEFAULTS:
+            return DEFAULTS[name]
+        raise LabError(f"{name} with {classes} classes has no default tasks. Give base and step, or tasks.")
+    if first < 1 or (step is not None and step < 1):
+        raise LabError(f"base = {base}, step = {step}: both must be at least 1.")
+    later = classes - first
+    if later == 0:
+        return (first,)
+    if step is None:
+        raise LabError(f"base = {first} is not all {classes} classes of {name}. Give a step for the other {later} too.")
+    if later < 0 or later % step:
+        count = max(0, later // step)
+        raise LabError(
+            f"base and step do not add up to the {classes} classes of {name}: {first} + {count} x {step} = "
+            f"{first + count * step}. Give a step that divides {classes} - base, or the tasks one by one."
+        )
+    return (first, *[step] * (later // step))
+
+
+# In which order classes arrive: the named orders of the literature, a seed, or any permutation.
+
+
+@functools.cache
+def named_orders() -> dict[str, tuple[int, ...]]:
+    """The class orders in use for 100 classes: podnet_1..3 (PODNet, DER, DyTox), seed_1993 (iCaRL, FOSTER, PyCIL)."""
+    text = resources.files("dne_lab.data").joinpath("class_orders.json").read_text()
+    return {name: tuple(order) for name, order in json.loads(text).items()}
+
+
+def class_order(order: str | int | Sequence[int], classes: int) -> tuple[int, ...]:
+    """The class numbers in the order in which they arrive: entry r is the class of rank r.
+
+    Args:
+        order: "identity", a name of `named_orders`, a seed (also as text), or a permutation of 0..classes-1 (also
+            comma-separated).
+        classes: how many classes the source has.
+
+    Raises:
+        LabError: an unknown name, a named order for another number of classes, not a permutation.
+    """
+    if isinstance(order, str):
+        order = order.strip()
+        if order == "identity":
+            return tuple(range(classes))
+        if order in named_orders():
+            if len(named_orders()[order]) != classes:
+                raise LabError(
+                    f"order {order!r} is for {len(named_orders()[order])} classes, the source has {classes}. "
+                    "Give 'identity', a seed such as '0', or a permutation."
+                )
+            return named_orders()[order]
+        try:
+            numbers = [int(part) for part in order.split(",") if part.strip()]
+        except ValueError:
+            numbers = []
+        if not numbers:
+            allowed = [*named_orders(), "identity", "a seed", "a permutation such as 2,0,1"]
+            raise unknown("class order", order, allowed)
+        order = numbers if "," in order else numbers[0]
+    if isinstance(order, int):
+        return _drawn(order, classes)
+    try:
+        permutation = tuple(operator.index(number) for number in order)
+    except TypeError as error:
+        message = f"order = {order!r}: give a name, a whole number (a seed) or a list of class numbers."
+        raise LabError(message) from error
+    if sorted(permutation) != list(range(classes)):
+        missing = sorted(set(range(classes)) - set(permutation))
+        raise LabError(
+            f"order with {len(permutation)} entries is not a permutation of the class numbers 0..{classes - 1}"
+            + (f": missing {missing[:5]}{' ...' if len(missing) > 5 else ''}." if missing else ".")
+        )
+    return permutation
+
+
+def _drawn(seed: int, classes: int) -> tuple[int, ...]:
+    if seed < 0:
+        raise LabError(f"order = {seed}: a seed must be 0 or more.")
+    return tuple(chance.permutation(classes, seed, "class order").tolist())
 
 
 class Task(NamedTuple):
@@ -39,7 +150,7 @@ class ClassStream:
     Args:
         source: where the images are.
         tasks: number of classes of each task; they add up to the number of classes.
-        order: see `dne_lab.data.orders.class_order`.
+        order: see `dne_lab.data.stream.class_order`.
         validation: above 0, this share of each class's training images (at least one, drawn by chance from the class
             number alone) takes the place of the test split, and the training split is without them. Image numbers of
             both splits then count the source's training images.
@@ -57,8 +168,8 @@ class ClassStream:
         order: str | int | Sequence[int] = "identity",
         validation: float = 0.0,
     ) -> None:
-        self._set(source, task_sizes.sizes(tasks), class_order(order, len(source.classes)), validation)
-        task_sizes.check_sum(self.tasks, len(source.classes), source.name)
+        self._set(source, sizes(tasks), class_order(order, len(source.classes)), validation)
+        check_sum(self.tasks, len(source.classes), source.name)
         self._order_given = str(order) if isinstance(order, (str, int)) else None
 
     def _set(self, source: Source, tasks: tuple[int, ...], order: tuple[int, ...], validation: float) -> None:
@@ -203,7 +314,7 @@ def stream(
     """Opens images and cuts their classes into tasks.
 
     Args:
-        data, path, size, download: see `dne_lab.data.sources.open_source`.
+        data, path, size, download: see `dne_lab.data.datasets.open_source`.
         tasks: classes of each task; or ``base`` (default: ``step``) classes first and ``step`` in each later task.
             digits, digits100 and cifar100 have defaults: 4+2+2+2, 50 + 10 x 5.
         order, validation: see `ClassStream`.
@@ -213,7 +324,7 @@ def stream(
     """
     source = open_source(data, path=path, size=size, download=download)
     if tasks is None:
-        tasks = task_sizes.from_base_and_step(base, step, len(source.classes), source.name)
+        tasks = from_base_and_step(base, step, len(source.classes), source.name)
     elif base is not None or step is not None:
         raise LabError("give either tasks, or base and step, not both.")
     return ClassStream(source, tasks, order, validation)

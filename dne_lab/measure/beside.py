@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dne_lab.measure import budget
-from dne_lab.measure.groups import Group, groups, seedless, tasks_text, title
+from dne_lab.measure.comparison import Group, Pair, groups, is_method, pairs, seedless, tasks_text, title
 from dne_lab.measure.metrics import interval
-from dne_lab.measure.pairs import Pair, is_method, pairs
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import LEVEL, SMALLEST, beside_smallest, holm, p_value
 

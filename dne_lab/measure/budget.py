@@ -6,9 +6,9 @@ A parameter takes 4 bytes (float32), an exemplar one byte a pixel and channel.
 import dataclasses
 from collections.abc import Sequence
 
-from dne_lab.config import Config, Data
+from dne_lab.core.config import Config, Data
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream
-from dne_lab.errors import LabError
 from dne_lab.measure import cost
 from dne_lab.measure.record import Record
 from dne_lab.methods import base

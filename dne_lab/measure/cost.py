@@ -1,7 +1,10 @@
 """What a model costs, without training it: FLOPs of one image by counting the operations that run, and parameters."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from dne_lab import chance, fields
-from dne_lab.config import Config, Data
+from dne_lab.core import chance
+from dne_lab.core.config import Config, Data, build
+from dne_lab.core.errors import LabError
 from dne_lab.data.source import Source
 from dne_lab.data.stream import ClassStream
-from dne_lab.errors import LabError
 from dne_lab.measure import cost_formula
 from dne_lab.methods import base
 from dne_lab.methods.expansion import Expansion
@@ -160,7 +163,7 @@ def of_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
     cls = base.find(config.method)
     for known, grows in ((Expansion, True), (FineTuning, False)):
         if issubclass(cls, known) and all(getattr(cls, name) is getattr(known, name) for name in COSTS):
-            fields.build(cls.Options, config.options, "options.")  # an unknown one is an error here too
+            build(cls.Options, config.options, "options.")  # an unknown one is an error here too
             return _by_formula(config, stream, cls.variant, grows)
     return count_tasks(config, stream)
 
@@ -219,3 +222,55 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
             f" {row['params_total']:>12,} {row['params_added']:>11,} {row['params_trainable']:>11,}"
         )
     return "\n".join(lines)
+
+
+# Networks of equal cost: the width with which a method costs what another one does (figure 6 a and b).
+
+MATCHED = ("flops_literal", "flops_spent", "params_total")
+
+
+def field_of(method: str) -> str:
+    """The field that widens a method's network: channels of a residual network, heads of a transformer's first expert.
+
+    A transformer's heads have a fixed width, so more heads are a wider network.
+    """
+    cls = base.find(method)
+    return "options.width" if "width" in {f.name for f in fields(cls.Options)} else "network.heads"
+
+
+def widened(config: Config, width: int) -> Config:
+    """The configuration with that many channels, or heads in the first expert (later experts keep theirs)."""
+    field = field_of(config.method)
+    if field == "options.width":
+        return config.with_changes({field: width})
+    return config.with_changes({field: [width, *config.network.heads[1:]]})
+
+
+def matched_width(config: Config, stream: ClassStream, wanted: float, by: str = "flops_literal") -> int:
+    """The width whose cost after the last task is nearest to ``wanted``, at least 1 (`field_of` says of what).
+
+    Args:
+        config: the method and everything but its width.
+        stream: its tasks; no image is read.
+        wanted: F of one image (2 x multiply-accumulate) or a number of parameters.
+        by: one of `COSTS`.
+
+    Raises:
+        LabError: an unknown cost, a wanted one that is not above 0.
+    """
+    if by not in MATCHED or not 0 < wanted < math.inf:
+        raise LabError(f"by = {by!r}, wanted = {wanted}: give one of {', '.join(MATCHED)} and a number above 0.")
+
+    @functools.cache
+    def at(width: int) -> int:
+        with torch.device("meta"):  # counted, not computed: the search may pass by networks of any size
+            return int(of_tasks(widened(config, width), stream)[-1][by])
+
+    high = 1
+    while at(high) < wanted:
+        high *= 2
+    low = high // 2 or 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if at(middle) < wanted else (low, middle)
+    return min((low, high), key=lambda width: abs(at(width) - wanted))

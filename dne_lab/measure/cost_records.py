@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dne_lab.errors import LabError
-from dne_lab.measure.groups import TITLES
+from dne_lab.core.errors import LabError
+from dne_lab.measure.comparison import TITLES
 
 _NAME = re.compile(
     r"(?P<method>[a-z][a-z0-9-]*?)(-k(?P<k>\d+))?-(?P<base>\d+)(\+(?P<step>\d+)x(?P<count>\d+))?", re.ASCII

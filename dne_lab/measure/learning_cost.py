@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dne_lab import chance
-from dne_lab.config import Config, from_dict
+from dne_lab.core import chance
+from dne_lab.core.config import Config, from_dict
+from dne_lab.core.errors import LabError
 from dne_lab.data.memory import ExemplarMemory
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.errors import LabError
 from dne_lab.measure import budget, cost
 from dne_lab.measure.record import Record
 from dne_lab.methods import base

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 
 Predictions = Sequence[tuple[ArrayLike, ArrayLike]]
 

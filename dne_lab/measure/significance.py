@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 
 LEVEL = 0.95  # of intervals; differences are told apart at 1 - LEVEL after Holm's correction
 SMALLEST = 2.0  # points of accuracy: the smallest difference of interest

@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from dne_lab import paper
-from dne_lab.measure.groups import Group, groups, heads_text, joint_of, later_heads, memory_of, tasks_text
+from dne_lab.measure import paper
+from dne_lab.measure.comparison import Group, groups, heads_text, joint_of, later_heads, memory_of, tasks_text
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 DECIMALS = {"F literal (G)": 4, "F spent (G)": 4, "F": 4, "seconds": 0}  # of a column; all others have 2
 DECIMALS |= {"p": 4, "p (Holm)": 4, "training (TFLOP)": 1, "extra parameters in exemplars": 0}
@@ -217,3 +218,25 @@ def to_latex(frame: "pd.DataFrame") -> str:
 
 def _numeric(frame: "pd.DataFrame", column: int) -> bool:
     return frame.dtypes.iloc[column].kind in "iuf"
+
+
+# The same methods on several streams: one row a method, one column a stream.
+
+
+def by_stream(records: Iterable[Record]) -> "pd.DataFrame":
+    """LA in percent, mean over seeds, of each method (row) on each stream (column, from large steps to small).
+
+    Joint models, which know no tasks, are left out; empty where a method has no finished run of that stream.
+    """
+    import pandas as pd
+
+    streams: dict[str, list[Record]] = {}
+    for record in sorted((r for r in records if not r.joint), key=lambda r: len(r.tasks)):
+        streams.setdefault(tasks_text(record.tasks), []).append(record)
+    columns = {
+        stream: {group.label: interval(list(group.last_by_seed().values()))[0] for group in groups(members)}
+        for stream, members in streams.items()
+    }
+    order = {label: None for found in sorted(columns.values(), key=len, reverse=True) for label in found}
+    frame = pd.DataFrame({stream: pd.Series(found, dtype=float) for stream, found in columns.items()})
+    return frame.reindex(list(order)).rename_axis("method").reset_index()

@@ -1,6 +1,15 @@
 """What is learned: the protocol (`base`) and one file a family of methods. Importing this package registers them."""
 
-from dne_lab.methods import der, dytox, expansion, finetune, foster, icarl, joint, podnet, replay, resnet
+from dne_lab.methods import (
+    der,
+    dytox,
+    expansion,
+    finetune,
+    foster,
+    icarl,
+    podnet,
+    resnet,
+)
 from dne_lab.methods.base import Method, Stage, create, find
 
 __all__ = ["Method", "Stage", "create", "der", "dytox", "expansion", "find", "finetune", "foster", "icarl", "joint"]

@@ -4,17 +4,18 @@ The loop (`dne_lab.training.run`) owns devices, epochs, batches, logging, checkp
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dne_lab import chance, fields, presets
-from dne_lab.config import Config, Recipe
+from dne_lab.core import chance, presets
+from dne_lab.core.config import Config, Recipe, build
+from dne_lab.core.errors import LabError, unknown
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.errors import LabError, unknown
 
 TASK_AND_MEMORY, BALANCED, BASE = "task+memory", "balanced", "base"
 M = TypeVar("M", bound=nn.Module)
@@ -79,7 +80,7 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.stream = stream
-        self.options = fields.build(self.Options, config.options, "options.")
+        self.options = build(self.Options, config.options, "options.")
 
     # What a method says ------------------------------------------------------------------------------------------
 
@@ -182,7 +183,7 @@ def frozen(module: M) -> M:
 
 def changed(recipe: Recipe, changes: dict[str, Any], name: str) -> Recipe:
     """A recipe with other values of some fields; ``name`` is where the user sets them, for errors."""
-    return fields.build(Recipe, asdict(recipe) | changes, f"{name}.")
+    return build(Recipe, asdict(recipe) | changes, f"{name}.")
 
 
 def soft_cross_entropy(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
@@ -225,3 +226,58 @@ def create(config: Config, stream: ClassStream) -> Method:
         if not any(word in str(error) for word in ("alloc", "overflow")):
             raise
         raise LabError(f"the network of {config.method} does not fit into memory: take a smaller one.") from error
+
+
+# What stays the same through a stage, computed once: outputs of frozen modules for images that are not augmented.
+
+
+class Kept:
+    """Rows for each image, found again by its number.
+
+    Args:
+        batches: the images of a stage, plain.
+        function: (B, C, H, W) uint8 -> (B, d), or several tensors (B, ...), of what does not change in the stage.
+        limit: bytes.
+
+    Raises:
+        MemoryError: the rows take more than ``limit``.
+    """
+
+    def __init__(
+        self,
+        batches: Iterator[Batch],
+        function: Callable[[Tensor], Tensor | Sequence[Tensor]],
+        limit: int | None = None,
+    ) -> None:
+        numbers, rows, taken = [], [], 0
+        for batch in batches:
+            found = function(batch.images)
+            parts = [found] if isinstance(found, Tensor) else list(found)
+            taken += sum(part.numel() * part.element_size() for part in parts)
+            if limit is not None and taken > limit:
+                raise MemoryError(f"more than {limit} bytes")
+            numbers.append(batch.index)
+            rows.append(parts)
+        together = torch.cat(numbers)
+        order = together.argsort()
+        self.numbers = together[order]
+        self._parts = [torch.cat(column)[order] for column in zip(*rows, strict=True)]
+
+    @classmethod
+    def within(
+        cls, limit: int, batches: Iterator[Batch], function: Callable[[Tensor], Tensor | Sequence[Tensor]]
+    ) -> Self | None:
+        """What is kept, or None where it takes more than ``limit`` bytes."""
+        try:
+            return cls(batches, function, limit)
+        except MemoryError:
+            return None
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """(B,) image numbers -> their rows (B, d), of the first tensor if there are several."""
+        return self.parts(index)[0]
+
+    def parts(self, index: Tensor) -> list[Tensor]:
+        """(B,) image numbers -> their rows of every tensor, (B, ...) each."""
+        places = torch.searchsorted(self.numbers, index)
+        return [part[places] for part in self._parts]

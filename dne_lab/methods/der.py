@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch, Task
-from dne_lab.errors import LabError
-from dne_lab.methods.base import Stage
-from dne_lab.methods.kept import Kept
+from dne_lab.methods.base import Kept, Stage
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions
 from dne_lab.models.resnet import ResNet
 

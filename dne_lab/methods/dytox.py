@@ -1,17 +1,178 @@
 """DyTox (Douillard et al., CVPR 2022): a token a task on one transformer that goes on training."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dne_lab.config import Config
+from dne_lab.core.config import Config, Network
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import Method, Stage, frozen
 from dne_lab.methods.expansion import Expansion
-from dne_lab.models.dytox import DyToxViT
+from dne_lab.models import literal
+from dne_lab.models.attention import CLASS, Axes
+from dne_lab.models.bank import Bank, LayerWeights, linear, norm
+from dne_lab.models.block import ClassAttention, Context
+from dne_lab.models.expandable import ExpandableViT, Output
+from dne_lab.models.expert import small, small_linear
+from dne_lab.models.variants import IA
+
+# DyTox (Douillard et al., CVPR 2022): one transformer for all tasks, whose last block is read once for each task.
+
+
+class TaskTokenAttention(ClassAttention):
+    """Class attention of all task tokens at once: each sees itself and the patches, no other token.
+
+    The tokens are the same for every image, and no patch is projected, so a task costs little (as in `ClassAttention`).
+    """
+
+    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+        """(1, B, T + N, C), T task tokens first, not normalised -> (1, B, T, C), to be added to the tokens."""
+        (x,) = norm(x, w.norm1)
+        count, heads = x.shape[1] - self.grid[0] * self.grid[1], bank.most_heads
+        tokens, patches = x[:1, :count], x[:, count:]
+        w_q, w_k, w_v = (weight.unflatten(0, (heads, -1)) for weight in w.qkv[0])  # (K, D, C) each
+        absorbed = torch.einsum("btc,kdc,kde->btke", tokens, w_q, w_k)  # q . (W_k z) = (W_k^T q) . z
+        own = (absorbed * tokens.unsqueeze(2)).sum(-1, keepdim=True)
+        others = absorbed[0].flatten(0, 1) @ patches.mT
+        scores = torch.cat([own.flatten(1, 2).expand(len(x), -1, -1), others], -1) * bank.head_width**-0.5
+        a = self.weights(scores, self._axes(count, heads))  # (B, T x K, 1 + N)
+        seen = a[..., :1] * tokens.repeat_interleave(heads, 1) + a[..., 1:] @ patches
+        value = torch.einsum("btkc,kdc->btkd", seen.unflatten(1, (count, heads)), w_v)
+        return linear(value.flatten(2)[None], w.out)
+
+    def _axes(self, count: int, heads: int) -> Axes:
+        """One query head for each task and head; tasks stand where other networks have experts."""
+        task = tuple(number + 1 for number in range(count) for _ in range(heads))
+        head = tuple(range(heads)) * count
+        return Axes(CLASS, "b h kp", self.layer, task, head, task, head, None, self.grid, 1)
+
+
+class TaskToken(nn.Module):
+    """The token of a task after the first, and the norm behind it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.token = small(width)
+        self.norm = nn.LayerNorm(width)
+
+
+class TaskClassifiers(nn.Module):
+    """A linear classifier a task, each on the read-out of its own token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks = nn.ModuleList()
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return sum(layer.out_features for layer in self.tasks)  # type: ignore[misc]
+
+    def grow(self, classes: int, width: int) -> None:
+        """Adds a task of ``classes`` classes."""
+        self.tasks.append(small_linear(width, classes))
+
+    def forward(self, readouts: Sequence[Tensor]) -> Tensor:
+        """One (B, width) tensor a task -> logits (B, classes)."""
+        return torch.cat([layer(readout) for layer, readout in zip(self.tasks, readouts, strict=True)], 1)
+
+
+class DyToxViT(ExpandableViT):
+    """A single expert that all tasks share; a task adds a token, a norm and a classifier (task 1 has the expert's own).
+
+    Args: those of `ExpandableViT`.
+
+    Raises:
+        LabError: a network whose read-out is not class attention.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        shape: tuple[int, int, int],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        if network.readout != "class_attention":
+            raise LabError(
+                f"network.readout = {network.readout}: dytox reads its task tokens by class attention. "
+                "Set network.readout=class_attention, or take the preset authors-code."
+            )
+        super().__init__(network, shape, IA, mean, std)
+        self.blocks[-1].class_attention = TaskTokenAttention(CLASS, network.depth - 1, self.grid, 1)
+        self.classifier = TaskClassifiers()  # type: ignore[assignment]
+        self.later = nn.ModuleList()
+
+    @property
+    def tokens(self) -> list[Tensor]:
+        """The token of each task, (C,)."""
+        return [self.experts[0].class_token, *(task.token for task in self.later)]  # type: ignore[list-item]
+
+    @property
+    def norms(self) -> list[nn.Module]:
+        """The norm behind each task's token."""
+        return [self.experts[0].norm, *(task.norm for task in self.later)]  # type: ignore[list-item]
+
+    def add_task(self, classes: int) -> None:
+        """Adds a task after the first, which `expand` makes; earlier tokens, norms and classifiers are frozen."""
+        width = self.heads[0] * self.network.head_width
+        self.thaw()
+        for part in self._own():
+            part.requires_grad_(False)
+        self.later.append(TaskToken(width))
+        self.classifier.grow(classes, width)
+        self.expertise = small_linear(width, classes + 1)
+        self.to(self.mean)
+
+    def tune_readouts(self) -> None:
+        """Stage 2: the encoder (embedding and blocks of spatial attention) is frozen, what reads it trains."""
+        self._freeze()
+        self.expertise = None
+        for part in (*self._own(), self.experts[0].blocks[-1]):  # type: ignore[index]
+            part.requires_grad_(True)
+
+    def _own(self) -> list[Any]:
+        """What belongs to single tasks."""
+        return [*self.tokens, *self.norms, self.classifier]
+
+    def forward(self, images: Tensor) -> Output:
+        """(B, C, H, W) uint8 images -> `Output`, without old logits: those are another network's."""
+        readouts = self.readouts(images)
+        expertise = None if self.expertise is None else self.expertise(readouts[-1])
+        return Output(self.classifier(readouts), None, expertise, readouts)
+
+    def readouts(self, images: Tensor) -> list[Tensor]:
+        """(B, C, H, W) uint8 -> one (B, C) read-out a task."""
+        patches = self.patches(images)
+        (bank,) = self.banks()
+        *encoder, reader = zip(self.blocks, bank.layers, strict=True)
+        x = (linear(patches, bank.embed) + bank.position)[None]
+        still = dataclasses.replace(bank, training=bank.training and bank.layers[0].qkv.requires_grad)
+        for block, w in encoder:
+            x = block(x, w, still, Context(bank.total), self.heads)
+        tokens = torch.stack(self.tokens).expand(1, len(images), -1, -1)
+        block, w = reader
+        (x,) = block(torch.cat([tokens, x], 2), w, bank, Context(bank.total), self.heads)
+        return [layer(out) for layer, out in zip(self.norms, x.unbind(1), strict=True)]
+
+    def readouts_literally(self, images: Tensor) -> list[Tensor]:
+        """The same as the equations are written: the last block once a task, with its keys and values each time."""
+        *encoder, last = range(self.network.depth)
+        experts = list(self.experts)
+        x = [literal.embed(experts[0], self.patches(images), with_token=False)]  # type: ignore[arg-type]
+        for layer in encoder:
+            x = literal.block(self, experts, layer, x).r  # type: ignore[arg-type]
+        found = []
+        for token, layer_norm in zip(self.tokens, self.norms, strict=True):
+            seen = torch.cat([token.expand(len(images), 1, -1), x[0]], 1)
+            (out,) = literal.block(self, experts, last, [seen]).r  # type: ignore[arg-type]
+            found.append(layer_norm(out[:, 0]))
+        return found
 
 
 @dataclass(frozen=True)

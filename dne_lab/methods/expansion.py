@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dne_lab.config import Config
+from dne_lab.core.config import Config
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.methods.base import BASE, Method, Stage
-from dne_lab.methods.kept import Kept
+from dne_lab.methods.base import BASE, Kept, Method, Stage
 from dne_lab.models import literal, variants
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.variants import Variant

@@ -35,3 +35,27 @@ class FineTuning(Expansion):
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The whole network: it changes with every task."""
         return Method.task_state(self, task)
+
+
+# The upper bound: one transformer trained on all classes at once.
+
+
+class Joint(Expansion):
+    """Joint training on all classes: not incremental, the upper bound that D is measured against."""
+
+    name = "joint"
+    title = "Joint"
+    uses_memory = False
+    joint = True
+    shares_first_task = False
+
+
+# Fine-tuning with exemplars: the simplest method that remembers.
+
+
+class Replay(FineTuning):
+    """Fine-tuning with exemplars of old classes mixed in, and a balanced tuning of the classifier after each task."""
+
+    name = "replay"
+    title = "Replay"
+    uses_memory = True

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dne_lab.config import Config
+from dne_lab.core.config import Config
+from dne_lab.core.errors import unknown
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.errors import unknown
 from dne_lab.methods.base import Stage, changed, frozen, soft_cross_entropy
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions, several
 from dne_lab.models.resnet import Classified

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dne_lab.config import Config, Recipe
+from dne_lab.core.config import Config, Recipe
+from dne_lab.core.errors import LabError, unknown
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.errors import LabError, unknown
 from dne_lab.methods.base import Method, Stage
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.resnet import PLANS, Classified, ResNet

@@ -4,19 +4,309 @@ To read the equations, start with `literal`: the same function expert by expert.
 bank, K the heads of the widest of them, H all heads up to an expert, n the tokens.
 """
 
+import functools
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dne_lab import chance
-from dne_lab.config import Network
-from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
-from dne_lab.models.bank import Bank, LayerWeights, LinearWeights, TaskWeights
-from dne_lab.models.class_attention import ClassAttention
-from dne_lab.models.points import Context
-from dne_lab.models.spatial import JointAttention, SpatialAttention
-from dne_lab.models.stacked import by_head, keep_real, linear, norm, product, queries
-from dne_lab.models.task_attention import TaskAttention
+from dne_lab.core import chance
+from dne_lab.core.config import Network
+from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2, AttentionWeights, Axes
+from dne_lab.models.bank import (
+    Bank,
+    LayerWeights,
+    LinearWeights,
+    TaskWeights,
+    by_head,
+    experts,
+    keep_real,
+    linear,
+    norm,
+    product,
+    queries,
+    restore,
+)
 from dne_lab.models.variants import Variant
+
+# What the four attentions of the normal path share: a hook point with its axes, and what later experts read.
+
+
+class Context:
+    """What the experts computed so far offer to later ones at one layer, by name.
+
+    Args:
+        heads: of all experts that will come, so that room is made once; adding a bank by concatenation would copy all
+            earlier ones.
+        so_far: what was computed before.
+    """
+
+    def __init__(self, heads: int, so_far: dict[str, Tensor] | None = None) -> None:
+        self.heads = heads
+        self._rooms: dict[str, Tensor] = {}
+        self._so_far: dict[str, Tensor] = so_far or {}
+
+    def extend(self, name: str, own: Tensor, dim: int) -> Tensor:
+        """Appends ``own`` along the head axis ``dim`` and returns all heads so far."""
+        before = self._so_far.get(name)
+        start = 0 if before is None else before.shape[dim]
+        end = start + own.shape[dim]
+        live = own.requires_grad or (before is not None and name not in self._rooms)
+        if before is None and (live or end == self.heads):
+            self._so_far[name] = own
+        elif live:
+            assert before is not None
+            self._so_far[name] = torch.cat([before, own], dim)
+            self._rooms.pop(name, None)
+        else:
+            if before is None:
+                shape = list(own.shape)
+                shape[dim] = self.heads
+                self._rooms[name] = own.new_empty(shape)
+            room = self._rooms[name]
+            room.narrow(dim, start, end - start).copy_(own)
+            self._so_far[name] = room.narrow(dim, 0, end)
+        return self._so_far[name]
+
+    def mark(self) -> dict[str, Tensor]:
+        """What is there now, to come `back` to."""
+        return dict(self._so_far)
+
+    def back(self, mark: dict[str, Tensor]) -> None:
+        """Forgets what came after a `mark`; what comes next may be written over it in the same memory."""
+        self._so_far = dict(mark)
+
+    def so_far(self, name: str) -> Tensor:
+        """All heads so far."""
+        return self._so_far[name]
+
+    def parts(self, name: str, own: Tensor, dim: int) -> list[Tensor]:
+        """All heads so far in one tensor; of an expert that trains, and that nobody reads, [earlier ones, its own].
+
+        So autograd computes no gradient for frozen heads and copies none of them.
+        """
+        before = self._so_far.get(name)
+        if before is None or not own.requires_grad or before.shape[dim] + own.shape[dim] < self.heads:
+            return [self.extend(name, own, dim)]
+        return [before, own]
+
+
+class AttentionPoint(nn.Module):
+    """Base of the four attentions: a hook point and the axes of what passes through it."""
+
+    def __init__(self, kind: str, layer: int, grid: tuple[int, int], classes: int) -> None:
+        super().__init__()
+        self.weights = AttentionWeights()
+        self.kind, self.layer, self.grid, self.classes = kind, layer, grid, classes
+
+    def axes(self, layout: str, bank: Bank, key_heads: tuple[int, ...] | None = None) -> Axes:
+        """The axes of this point for a bank.
+
+        ``key_heads``: heads of each expert among the keys; None: the query's own.
+        """
+        own = _labels(bank.numbers, bank.heads)
+        keys = own if key_heads is None else _labels(range(1, len(key_heads) + 1), key_heads)
+        allowed = None if key_heads is None or bank.allowed is None else keep_real(bank.allowed, bank, 0)
+        return Axes(self.kind, layout, self.layer, *own, *keys, allowed, self.grid, self.classes)
+
+    def flat(self, values: Tensor | None, bank: Bank) -> Tensor | None:
+        """(E, K, ...) -> (real heads, ...)."""
+        return None if values is None else keep_real(values.flatten(0, 1), bank, 0)
+
+
+@functools.lru_cache(maxsize=256)
+def _labels(numbers: range | tuple[int, ...], heads: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    expert = tuple(number for number, count in zip(numbers, heads, strict=True) for _ in range(count))
+    return expert, tuple(head for count in heads for head in range(count))
+
+
+# Attention over patches on the normal path: each expert's own (eq. 12), or all experts' (spatial-task attention).
+
+
+def look(position: Tensor, values: Tensor) -> Tensor:
+    """Attention to positions alone: (E, K, n, n) and (B, E x K or 1, n, D) -> (B, E x K, n, D).
+
+    One product a head over all images together; ``position @ values`` would copy the probabilities for every image.
+    """
+    flat = position.flatten(0, 1)
+    return torch.einsum("hpk,bhkd->bhpd", flat, values.expand(-1, len(flat), -1, -1))
+
+
+class SpatialAttention(AttentionPoint):
+    """Eq. 12, head by head within each expert; with a gate, ConViT's mixture with attention to positions."""
+
+    def forward(self, x: Tensor, w: LayerWeights, bank: Bank) -> Tensor:
+        """(E, B, n, C) normalised tokens -> (E, B, n, C)."""
+        heads = bank.most_heads
+        qkv = product(x, w.qkv.flatten(1, 2).mT).unflatten(-1, (3, heads, -1))
+        q, k, v = qkv.permute(3, 1, 0, 4, 2, 5).flatten(2, 3).unbind()  # (B, E x K, n, D) each
+        scale = bank.head_width**-0.5
+        if self.weights.listens_to(bank.numbers):
+            q, k, v = (keep_real(part, bank, 1) for part in (q, k, v))
+            scores = q @ k.mT * scale
+            axes = self.axes("b h p kp", bank)
+            out = self.weights(scores, axes, self.flat(w.position, bank), self.flat(w.gate, bank)) @ v
+            out = restore(out, bank, 1)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+            if w.position is not None and w.gate is not None:
+                out = torch.lerp(out, look(w.position, v), w.gate.flatten(0, 1)[..., None].to(out.dtype))
+        return linear(experts(out, bank), w.out)
+
+
+class JointAttention(AttentionPoint):
+    """Spatial-task attention: the keys are every patch of every head of all experts so far, one head's token each.
+
+    Keys and values are never projected: with u = g r + b (LN of a head's token r; g, b belong to the reading expert),
+    q . W_k u = (g W_k^T q) . r + a constant of the row, and sum_j a_j W_v u_j = W_v (g sum_j a_j r_j + b sum_j a_j).
+    """
+
+    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+        """(E, B, n, C) tokens, not normalised -> (E, B, n, C)."""
+        own = F.layer_norm(by_head(x, bank.most_heads), (bank.head_width,))
+        keys = context.extend("joint", keep_real(queries(own), bank, 1), 1)
+        q, affine = joint_query(own, w)
+        q = queries(q)
+        batch, heads, n, width = q.shape
+        scale = width**-0.5
+        if self.weights.listens_to(bank.numbers):
+            q = keep_real(q, bank, 1)
+            scores = torch.einsum("bhpd,bjkd->bhpjk", q, keys) * scale
+            axes = self.axes("b h p kh kp", bank, key_heads)
+            a = self.weights(scores, axes, self.flat(w.position, bank), self.flat(w.gate, bank))
+            mixed = restore(torch.einsum("bhpjk,bjkd->bhpd", a, keys), bank, 1)
+            mass = restore(a.sum((-1, -2))[..., None], bank, 1)
+        else:
+            mask = None
+            if bank.allowed is not None:
+                mask = bank.allowed.repeat_interleave(n, 0).repeat_interleave(n, 1)
+            flat = keys.reshape(batch, 1, -1, width)
+            mixed = F.scaled_dot_product_attention(q.reshape(batch, 1, -1, width), flat, flat, mask, scale=scale)
+            mixed = mixed.view(batch, heads, n, width)
+            if w.position is not None and w.gate is not None:
+                placed = look(w.position, _mean_allowed(keys, bank))
+                mixed = torch.lerp(mixed, placed, w.gate.flatten(0, 1)[..., None].to(mixed.dtype))
+            mass = mixed.new_ones(())
+        return joint_value(mixed, mass, affine, w, bank)
+
+
+def joint_query(own: Tensor, w: LayerWeights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The query in terms of raw keys: (E, B, n, K, D) heads -> the same shape, and the affine (g, b) of the LN."""
+    gain, shift = (part.view(len(own), 1, 1, 1, -1) for part in w.norm1)
+    assert w.joint is not None
+    return product(own * gain + shift, w.joint) * gain, (gain, shift)
+
+
+def joint_value(mixed: Tensor, mass: Tensor, affine: tuple[Tensor, Tensor], w: LayerWeights, bank: Bank) -> Tensor:
+    """What the attention mixed, (B, E x K, n, D), through W_v and the output projection -> (E, B, n, C)."""
+    heads, (gain, shift) = bank.most_heads, affine
+    if mass.dim():
+        mass = by_head(experts(mass, bank), heads)
+    value = product(by_head(experts(mixed, bank), heads) * gain + mass * shift, w.qkv[:, 2].mT)
+    return linear(value.flatten(3), w.out)
+
+
+def _mean_allowed(keys: Tensor, bank: Bank) -> Tensor:
+    """(B, H, n, D) -> for each query head the mean over the key heads it may read, (B, h or 1, n, D)."""
+    if bank.allowed is None:
+        return keys.mean(1, keepdim=True)
+    share = bank.allowed.to(keys.dtype)
+    return torch.einsum("hj,bjnd->bhnd", share / share.sum(1, keepdim=True), keys)
+
+
+# The task attention block on the normal path (eq. 19-23): no key is projected, values in the cheaper order.
+
+# Bytes of one intermediate of the frozen experts; beyond them they are computed in parts. On a CPU a part should stay
+# in the cache: fresh memory for all images at once took half the time of a forward pass at 26 experts.
+LARGEST = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
+
+
+class TaskAttention(AttentionPoint):
+    """A task attention block (eq. 19-23), patch by patch over the heads of all experts so far.
+
+    No key is projected: q_i . W_k z_j = (z_i W_q W_k^T) . z_j.
+    """
+
+    def forward(self, z: Tensor, w: TaskWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+        """(E, B, n, K, D_in) -> (E, B, n, K x D_out)."""
+        batch, n, inputs = z.shape[1], z.shape[2], z.shape[-1]
+        own = z.permute(1, 2, 0, 3, 4).flatten(2, 3)
+        keys = context.parts(self.kind, keep_real(own, bank, 2), 2)
+        q = keep_real(product(z, w.w_qk).permute(1, 2, 0, 3, 4).flatten(2, 3), bank, 2)
+        scores = [q @ part.mT * inputs**-0.5 for part in keys]
+        joined = torch.cat(scores, -1) if len(scores) > 1 else scores[0]
+        a = restore(self.weights(joined, self.axes("b p h kh", bank, key_heads)), bank, 2)
+        a = a.view(batch, n, *w.scale.shape, -1) * w.scale[..., None]
+        out = product(a.permute(2, 0, 1, 3, 4), w.b_v)
+        heads = [part.shape[2] for part in keys]
+        for a_part, part, w_v in zip(a.split(heads, -1), keys, w.w_v.split(heads, 1), strict=True):
+            out = out + (_mix_in_parts if bank.frozen else mix_values)(a_part, part, w_v)
+        return out.flatten(3)
+
+
+def mix_values(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
+    """sum_j a_ij W_v^j z_j, in the cheaper order.
+
+    Args:
+        a: (B, n, E, K, H), times lambda. z: (B, n, H, D_in). w_v: (E, H, D_in, D_out).
+
+    Returns:
+        (E, B, n, K, D_out). One query head that reads narrow heads: scale the heads, then one product; otherwise
+        project once, then mix.
+    """
+    batch, n, size, heads, keys = a.shape
+    inputs, outputs = w_v.shape[2:]
+    if heads == 1 and inputs <= outputs:
+        scaled = a.permute(2, 0, 1, 4, 3) * z  # (E, B, n, H, D_in)
+        return product(scaled.flatten(3), w_v.flatten(1, 2)).unsqueeze(3)
+    columns = w_v.permute(1, 2, 0, 3).flatten(2)  # (H, D_in, E x D_out)
+    values = torch.bmm(z.flatten(0, 1).transpose(0, 1), columns).view(keys, -1, outputs)  # rows (b, n, e)
+    mixed = torch.bmm(a.flatten(0, 2), values.transpose(0, 1))
+    return mixed.view(batch, n, size, heads, outputs).permute(2, 0, 1, 3, 4)
+
+
+def _mix_in_parts(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
+    """`mix_values`, some images at a time, so that no intermediate exceeds `LARGEST`."""
+    narrow = min(w_v.shape[2:]) if a.shape[3] == 1 else w_v.shape[3]
+    size = z.element_size() * z.shape[1] * z.shape[2] * len(w_v) * narrow  # bytes an image
+    rows = max(1, LARGEST.get(z.device.type, LARGEST["cuda"]) // size)
+    if rows >= len(z):
+        return mix_values(a, z, w_v)
+    return torch.cat([mix_values(i, j, w_v) for i, j in zip(a.split(rows), z.split(rows), strict=True)], 1)
+
+
+# Class attention on the normal path (CaiT): one query a head, so no patch is projected.
+
+
+class ClassAttention(AttentionPoint):
+    """The class token's view (CaiT): one query, so neither keys nor values of the patches are projected."""
+
+    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+        """(E, B, 1 + n, C) tokens, not normalised, class token first -> (E, B, 1, C), to be added to that token."""
+        if w.joint is not None:
+            return self._joint(x, w, bank, context, key_heads)
+        x = norm(x, w.norm1, bank.widths(bank.head_width))
+        size, batch, n, width = x.shape
+        heads = bank.most_heads
+        w_q, w_k, w_v = w.qkv.unbind(1)
+        q = by_head(product(x[:, :, :1], w_q.mT), heads)[:, :, 0]  # (E, B, K, D)
+        absorbed = torch.einsum("ebkd,ekdc->ebkc", q, w_k.view(size, heads, -1, width))
+        scores = (absorbed @ x.mT * bank.head_width**-0.5).permute(1, 0, 2, 3).flatten(1, 2)
+        a = self.weights(keep_real(scores, bank, 1), self.axes("b h kp", bank))
+        a = restore(a, bank, 1).view(batch, size, heads, n).transpose(0, 1)
+        value = torch.einsum("ebkc,ekdc->ebkd", a @ x, w_v.view(size, heads, -1, width))
+        return linear(value.reshape(size, batch, 1, width), w.out)
+
+    def _joint(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+        own = F.layer_norm(by_head(x, bank.most_heads), (bank.head_width,))
+        token = queries(own[:, :, :1])
+        keys = context.extend("joint", keep_real(queries(own[:, :, 1:]), bank, 1), 1).flatten(1, 2)  # (B, H n, D)
+        q, affine = joint_query(own[:, :, :1], w)
+        q = queries(q)
+        scores = torch.cat([(q * token).sum(-1), q.squeeze(2) @ keys.mT], dim=-1) * bank.head_width**-0.5
+        a = restore(self.weights(keep_real(scores, bank, 1), self.axes("b h k", bank, key_heads)), bank, 1)
+        mixed = a[..., :1] * token.squeeze(2) + a[..., 1:] @ keys
+        return joint_value(mixed.unsqueeze(2), a.sum(-1)[..., None, None], affine, w, bank)
 
 
 class Block(nn.Module):

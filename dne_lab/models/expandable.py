@@ -7,16 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dne_lab.config import Network
-from dne_lab.errors import LabError
+from dne_lab.core.config import Network
+from dne_lab.core.errors import LabError
 from dne_lab.models.attention import AttentionWeights
-from dne_lab.models.bank import Bank, build
-from dne_lab.models.block import Block
+from dne_lab.models.bank import Bank, build, linear, norm
+from dne_lab.models.block import Block, Context
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.expert import Expert, Place, small_linear
-from dne_lab.models.images import ImageModel, cut, patch_grid
-from dne_lab.models.points import Context
-from dne_lab.models.stacked import linear, norm
+from dne_lab.models.image_model import ImageModel, cut, patch_grid
 from dne_lab.models.stem import ConvStem
 from dne_lab.models.variants import IA, Variant
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dne_lab.config import Network
+from dne_lab.core.config import Network
 from dne_lab.models.variants import Variant
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dne_lab.errors import LabError, unknown
-from dne_lab.models.images import ImageModel
+from dne_lab.core.errors import LabError, unknown
+from dne_lab.models.image_model import ImageModel
 
 
 class Plan(NamedTuple):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dne_lab.errors import LabError
-from dne_lab.models.images import cut
+from dne_lab.core.errors import LabError
+from dne_lab.models.image_model import cut
 from dne_lab.models.resnet import ResNet
 
 WIDTH, STAGES = 16, 3  # channels of the first stage, and how many stages of the ResNet-18 it takes

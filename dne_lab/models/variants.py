@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dne_lab.errors import unknown
+from dne_lab.core.errors import unknown
 
 READS = ("own", "all")
 MIXES = ("mlp", "task", "task1", "task2", "linear")

@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dne_lab.analysis.ablation_record import EVERYTHING, FIRST, AblationRecord
-from dne_lab.analysis.ablation_tables import group_table, settings, sweep_table
-from dne_lab.analysis.cutter import HOW
-from dne_lab.analysis.removal import BETWEEN, OTHERS
+from dne_lab.analysis.ablation_study import EVERYTHING, FIRST, AblationRecord, group_table, settings, sweep_table
+from dne_lab.analysis.removal import BETWEEN, HOW, OTHERS
 from dne_lab.analysis.sweep import Sweep
-from dne_lab.errors import LabError
-from dne_lab.measure.groups import TITLES
+from dne_lab.core.errors import LabError
+from dne_lab.measure.comparison import TITLES
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Points, around, one
 from dne_lab.plots.matrices import grid, inches

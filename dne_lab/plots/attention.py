@@ -5,18 +5,24 @@ from typing import Any
 
 import numpy as np
 
-from dne_lab import paper
 from dne_lab.analysis.decomposition import INITIAL, TRAINED, Decomposition
+from dne_lab.analysis.group_tables import frame_of
 from dne_lab.analysis.labelling import GROUPS as LABELS
-from dne_lab.analysis.shares import frame_of
-from dne_lab.errors import LabError
-from dne_lab.measure.groups import TITLES
+from dne_lab.core.errors import LabError
+from dne_lab.measure import paper
+from dne_lab.measure.comparison import TITLES
 from dne_lab.measure.metrics import interval
 from dne_lab.plots import attention_drawings as drawn
+from dne_lab.plots.attention_compared import (
+    along_training,
+    attention_at_start,
+    attention_by_task,
+    estimate,
+    fragmentation,
+    scale_of,
+    settings,
+)
 from dne_lab.plots.attention_drawings import DIFFERENT_PATCH, PAPER, SAME_PATCH
-from dne_lab.plots.attention_layers import fragmentation
-from dne_lab.plots.attention_settings import estimate, scale_of, settings
-from dne_lab.plots.attention_training import along_training, attention_at_start, attention_by_task
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.matrices import inches
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dne_lab.analysis.shares import PATCHES, AttentionGroups
-from dne_lab.measure.groups import TITLES
+from dne_lab.analysis.group_tables import PATCHES, AttentionGroups
+from dne_lab.measure.comparison import TITLES
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Panel, Points, Spread
 from dne_lab.plots.style import INK, Style, style

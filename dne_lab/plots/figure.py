@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.errors import LabError, unknown
-from dne_lab.files import write_bytes, write_text
+from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.files import write_bytes, write_text
 from dne_lab.plots import static
 from dne_lab.plots.marks import Drawing
 from dne_lab.plots.style import MATPLOTLIB, PRINT

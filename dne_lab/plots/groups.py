@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from dne_lab.analysis.shares import AttentionGroups
+from dne_lab.analysis.group_tables import AttentionGroups
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Bars, Drawing, Mark, Points, one
 from dne_lab.plots.style import GROUP_WORDS, GROUPS, INK, OTHERS, Style

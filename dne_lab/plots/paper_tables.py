@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dne_lab import paper
-from dne_lab.errors import LabError
-from dne_lab.measure.groups import Group, groups, tasks_text
+from dne_lab.core.errors import LabError
+from dne_lab.measure import paper
+from dne_lab.measure.comparison import Group, groups, tasks_text
 from dne_lab.measure.record import RUN_FIRST, Record
 from dne_lab.measure.tables import compare
-from dne_lab.plots import printed
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Panel, Points, one
 from dne_lab.plots.series import scale, seeds
@@ -39,7 +38,7 @@ def printed_minus_ours(records: Iterable[Record], dataset: str = "cifar100") -> 
     """
     import pandas as pd
 
-    there = [record for record in records if printed.dataset_of(record) == dataset]
+    there = [record for record in records if paper.dataset_of(record) == dataset]
     rows: list[dict[str, Any]] = []
     shown: list[Group] = []
     for group, row in zip(groups(there), compare(there).to_dict("records"), strict=True):
@@ -70,7 +69,7 @@ def printed_minus_published() -> Figure:
     both = paper.other_published().merge(paper.tables(), on=keys, suffixes=("", " printed"))
     rows = []
     for row in both.to_dict("records"):
-        name = f"{printed.label_of(row['method'])}, {NAMES[row['dataset']]}, steps of {row['step']}"
+        name = f"{paper.label_of(row['method'])}, {NAMES[row['dataset']]}, steps of {row['step']}"
         for measure in LOOKS:
             theirs, other = row[f"{measure.lower()} printed"], row[measure.lower()]
             if theirs == theirs and other == other:
@@ -93,9 +92,9 @@ def printed_differences(datasets: Sequence[str] = ("cifar100", "imagenet100")) -
     for row in paper.differences().to_dict("records"):
         if row["dataset"] in datasets and not row["method"].startswith("joint"):
             stream = f"{NAMES[row['dataset']]}, 50 + {row['step']} x {50 // row['step']}"
-            first = {"stream": stream, "series": printed.label_of(row["method"]), "against": row["against"]}
+            first = {"stream": stream, "series": paper.label_of(row["method"]), "against": row["against"]}
             for name, d in zip(D_LOOKS, (row["d"], row["d_own"]), strict=True):
-                rows.append(first | {"what": name, "D": d, "record": printed.PRINTED})
+                rows.append(first | {"what": name, "D": d, "record": paper.PRINTED})
     frame = pd.DataFrame(rows)
     heading = "D of the paper's tables: LA of the joint model minus LA\na line joins the two where they differ"
     lines = frame.groupby("stream", sort=False)["series"].nunique()

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from dne_lab.analysis.read_outs import OWN, ProbeRecord, probe_table
-from dne_lab.errors import LabError
-from dne_lab.measure.groups import TITLES
+from dne_lab.core.errors import LabError
+from dne_lab.measure.comparison import TITLES
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Mark, Points, around, one
 from dne_lab.plots.series import PAPER_DATASETS

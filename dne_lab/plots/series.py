@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.errors import LabError
-from dne_lab.measure.groups import TITLES, Group, groups
+from dne_lab.core.errors import LabError
+from dne_lab.measure.comparison import TITLES, Group, groups
 from dne_lab.measure.record import RUN_FIRST, Record
 from dne_lab.plots.style import DASHES, Style, style
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.measure.groups import Group, depth, even_heads, groups, tasks_text, title
+from dne_lab.measure import paper
+from dne_lab.measure.comparison import Group, depth, even_heads, groups, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
-from dne_lab.plots import printed
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Mark, Points, around, logarithmic, one
 from dne_lab.plots.series import NO_RECORD, over, scale, seeds
@@ -50,7 +50,7 @@ def figure_6ab(records: Iterable[Record], dataset: str = "cifar100") -> Figure:
     figure 6 c's. Arguments: `figure_1_right`.
     """
     methods = (*SINGLE, "der", "dne", "ia", "sta", "progressive")
-    wanted = [(printed.TITLES[name], name) for name in (*SINGLE, "der")]
+    wanted = [(paper.TITLES[name], name) for name in (*SINGLE, "der")]
     wanted += [(f"DNE (k = {k})", "dne") for k in (1, 2, 4)]
     name = f"figure_6{'b' if dataset == 'imagenet100' else 'a'}"
 
@@ -68,7 +68,7 @@ def figure_6cd(records: Iterable[Record], dataset: str = "cifar100") -> Figure:
     """
     records = list(records)
     backbones: dict[Any, set[int | None]] = {}
-    for record in (r for r in records if r.method == "foster" and printed.dataset_of(r) == dataset):
+    for record in (r for r in records if r.method == "foster" and paper.dataset_of(r) == dataset):
         backbones.setdefault(record.network.get("width"), set()).add(depth(record))
     width = max(backbones, key=lambda w: len(backbones[w]), default=None)
 
@@ -106,13 +106,13 @@ def _tradeoff(
     import pandas as pd
 
     tested = [r for r in records if r.finished and not r.validation and not r.joint]
-    named = [r for r in tested if printed.dataset_of(r) == dataset and label(r)]
+    named = [r for r in tested if paper.dataset_of(r) == dataset and label(r)]
     tasks = main_stream(named)
     made = groups([record for record in named if record.tasks == tasks])
     names = [str(label(group.first)) for group in made]
     rows = [_ours(group, _unique(group, names, text)) for group, text in zip(made, names, strict=True)]
-    theirs = printed.rows(dataset) if tasks == list(FIRST_STREAM) else []
-    rows += [row | {"record": printed.PRINTED} for row in theirs if row["method"] in {method for _, method in wanted}]
+    theirs = paper.rows(dataset) if tasks == list(FIRST_STREAM) else []
+    rows += [row | {"record": paper.PRINTED} for row in theirs if row["method"] in {method for _, method in wanted}]
     there = set(names)
     rows += [{"series": s, "method": m, "record": NO_RECORD} for s, m in wanted if s not in there]
     frame = pd.DataFrame([{"source": "", "remark": ""} | row for row in rows], columns=COLUMNS)
@@ -155,7 +155,7 @@ def _lines(table: "pd.DataFrame") -> list[tuple[str, bool, "pd.DataFrame"]]:
     for method in dict.fromkeys(there["method"]):
         mine = there[there["method"] == method]
         for theirs in (True, False):
-            rows = mine[printed.is_printed(mine) == theirs].sort_values("F (G)", kind="stable")
+            rows = mine[paper.is_printed(mine) == theirs].sort_values("F (G)", kind="stable")
             if len(rows):
                 found.append((str(method), theirs, rows))
     return found
@@ -180,7 +180,7 @@ def _marks(table: "pd.DataFrame") -> Drawing:
     marks: list[Mark] = []
     ours: set[str] = set()
     for method, theirs, rows in _lines(table):
-        name, y = printed.TITLES.get(method, method), rows["LA %"].to_numpy(float)
+        name, y = paper.TITLES.get(method, method), rows["LA %"].to_numpy(float)
         ours |= set() if theirs else {name}
         told = rows[["series", "record", "source", "remark"]].astype(str).itertuples(index=False)
         notes = [", ".join(filter(None, row)) for row in told]

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dne_lab import fields, presets
-from dne_lab.config import Config
-from dne_lab.errors import LabError
+from dne_lab.core import presets
+from dne_lab.core.config import Config, field_names
+from dne_lab.core.errors import LabError
 
 OWN = ("folder", "npz", "arrays")  # images of the user's own; others are the names of data sets
 DEFAULT = "digits"  # the preset of a command that names none
@@ -114,7 +114,7 @@ def _flat(config: Config) -> dict[str, Any]:
 
 def _short(name: str) -> str:
     """The last part of a field's name, where no other field has the same: ``heads``, but ``learn.epochs``."""
-    leaves = [known.rpartition(".")[2] for known in fields.names(Config)]
+    leaves = [known.rpartition(".")[2] for known in field_names(Config)]
     leaf = name.rpartition(".")[2]
     if name.startswith("options."):
         inner = name.removeprefix("options.")

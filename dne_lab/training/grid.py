@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dne_lab.config import Config, Data
+from dne_lab.core.config import Config, Data
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import pool, sharing
-from dne_lab.training.folder import RunFolder, finished
+from dne_lab.training import parallel_runs, sharing
+from dne_lab.training.evaluation import settings_sha256
 from dne_lab.training.folder_names import folder_name
-from dne_lab.training.recording import settings_sha256
 from dne_lab.training.run import Run
+from dne_lab.training.run_folder import RunFolder, finished
 from dne_lab.training.worker import Job, learn, source
 
 Plan = list[tuple[Config, Path]]
@@ -72,14 +72,14 @@ def execute(
     """
     for config, folder in runs:  # a wrong folder is found before hours of training
         RunFolder(folder).check(config)
-    count = pool.number(jobs, len(runs), settings.get("device"))
+    count = parallel_runs.number(jobs, len(runs), settings.get("device"))
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     streams: dict[Data, ClassStream] = {}
     planned = _jobs(runs, stream, streams)
     if count > 1 and any(finished(job.folder) is None for job in planned):
         streams.clear()  # the children open their own
         left = None if seconds is None else max(0.0, deadline - time.monotonic())
-        return pool.execute(planned, count, stream, left, **settings)
+        return parallel_runs.execute(planned, count, stream, left, **settings)
     records, trained = [], False
     for job in planned:
         record = finished(job.folder)

@@ -1,21 +1,270 @@
 """The one loop: tasks, stages, epochs, batches. Stepped by hand, interrupted anywhere, resumed exactly."""
 
 import time
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from dne_lab import chance, files
-from dne_lab.data.stream import Task
-from dne_lab.errors import LabError
+from dne_lab.core import chance, files
+from dne_lab.core.config import Config
+from dne_lab.core.errors import LabError
+from dne_lab.data.memory import ExemplarMemory
+from dne_lab.data.stream import ClassStream, Task, from_config
+from dne_lab.measure import budget
+from dne_lab.measure.record import Record
+from dne_lab.methods import base
 from dne_lab.methods.base import BALANCED, BASE, Stage
-from dne_lab.training import batches, saving, stems, taskend
-from dne_lab.training.handle import Handle
-from dne_lab.training.optimise import Optimisation
-from dne_lab.training.progress import Progress
-from dne_lab.training.signals import Signals
-from dne_lab.training.state import Cursor
+from dne_lab.models import products
+from dne_lab.training import distributed, evaluation, sharing, stems, step, storage
+from dne_lab.training.evaluation import record_of
+from dne_lab.training.progress import Progress, Signals
+from dne_lab.training.run_folder import Arrays, RunFolder
+from dne_lab.training.state import Clock, Cursor, State
+from dne_lab.training.step import Optimisation, Reader
+
+# What a run shows and keeps: everything of `Run` that is not the loop.
+
+
+class Handle:
+    """A method and the stream it learns. What ``folder`` holds of this configuration is loaded, and gone on from.
+
+    Args:
+        config: what to run.
+        stream: the classes; default: those that ``config.data`` describes. A method with ``joint`` gets all at once.
+        folder: where everything is kept; None: in memory only.
+        device: default: the GPU, if there is one.
+        checkpoint_seconds: a checkpoint is written when that much time has passed since the last one.
+        progress: show a bar (a line a task where there is no terminal).
+
+    Raises:
+        LabError: a folder of another configuration, a damaged or foreign checkpoint (which stay untouched), bad input.
+
+    Attributes: ``config``, ``stream``, ``method``, ``memory``, ``state``, ``device``, and ``predictions``, which maps
+    task_NN/labels and task_NN/NAME to ranks.
+    """
+
+    unpacked: TemporaryDirectory[str] | None = None  # of a run in an archive
+    held = False  # whoever opened this run holds its folder already (`files.alone_in`)
+    model_file: Path | None = None  # of a finished model without the rest of its run
+
+    def __init__(
+        self,
+        config: Config,
+        stream: ClassStream | None = None,
+        folder: str | Path | None = None,
+        device: str | torch.device | None = None,
+        checkpoint_seconds: float = 60.0,
+        progress: bool = True,
+    ) -> None:
+        cls = base.find(config.method)
+        mine = distributed.start()
+        self.processes = distributed.Processes()
+        self.device = torch.device(device or mine or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.config, self.checkpoint_seconds = config, checkpoint_seconds
+        self.progress = progress and self.processes.first
+        self.files = RunFolder(None if folder is None else Path(folder))
+        self.files.check(config)
+        self.whole_stream = from_config(config.data) if stream is None else stream
+        if self.whole_stream.tasks != config.data.tasks:
+            raise LabError(f"data.tasks = {config.data.tasks}, but the stream has tasks {self.whole_stream.tasks}.")
+        if self.whole_stream.validation != config.data.validation:
+            raise LabError(
+                f"data.validation = {config.data.validation}, but the stream has {self.whole_stream.validation}."
+            )
+        self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
+        self.config = budget.resolved(config, self.stream)
+        self.viewers: list[Callable[[Any], None]] = []  # of `watch`: shown the run after every epoch and task
+        self.keeps_exemplars = cls.uses_memory and not cls.joint
+        storage.restore(self)
+
+    def reset(self) -> None:
+        """The state before the first step; the folder stays as it is."""
+        self.method = base.create(self.config, self.stream)
+        self.memory = ExemplarMemory(self.config.memory.budget, self.config.memory.policy, self.stream.classes)
+        self.state, self.clock, self.signals = State(), Clock(), Signals()
+        self.reader = Reader(self.processes)
+        self.predictions: Arrays = {}
+        self.optimisation: Optimisation | None = None
+        self.stored_record: Record | None = None
+        self.torn = False  # an exception came in the middle of a change
+        self.unwritten = 0  # a finished task whose files have not been written
+        self.saved_at = time.monotonic()
+
+    def __repr__(self) -> str:
+        done = "finished" if self.finished else f"at {storage.place(self)}"
+        return f"Run({self.config.method}, {self.stream!r}, seed {self.config.seed}, {done}, in {self.files})"
+
+    # Showing it ----------------------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path | None:
+        """The run folder."""
+        return self.files.path
+
+    @property
+    def cursor(self) -> Cursor:
+        """The next step: (task, stage, epoch, step)."""
+        return self.state.cursor
+
+    @property
+    def model(self) -> Any:
+        """The method's network (the method itself, if it has no ``model``)."""
+        return getattr(self.method, "model", self.method)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all tasks have been learned."""
+        return self.cursor.task > len(self.stream)
+
+    @property
+    def curves(self) -> list[dict[str, Any]]:
+        """A row an epoch: task, stage, epoch (1, 2, ...), lr at its last step, the mean of each named loss."""
+        return self.state.curves
+
+    @property
+    def record(self) -> Record:
+        """Everything that is known so far; of a run that was finished before, what was written then."""
+        return self.stored_record or record_of(self)
+
+    def method_at(self, task: int) -> base.Method:
+        """The method as it was after a finished task, in evaluation mode; `LabError` if it is not finished."""
+        return storage.method_at(self, task)
+
+    def model_at(self, task: int) -> Any:
+        """The network as it was after a finished task (the method itself, if it has no ``model``)."""
+        method = self.method_at(task)
+        return getattr(method, "model", method)
+
+    def fork(self, folder: str | Path | None = None, *, after: int | None = None, **changes: Any) -> Self:
+        """A new run that starts behind this one's task 1: ``run.fork("runs/ia", method="ia")``; dotted fields as
+        ``**{"network.heads": "12,2"}``.
+
+        It is the run that would have trained task 1 itself. With ``after`` it starts behind that task instead, whatever
+        settings the tasks up to there were learned with, to learn what follows in several ways:
+        ``run.fork("runs/longer", after=5, **{"learn.epochs": 40})``. Its record says so (``forked_from``).
+
+        Raises:
+            LabError: the task is not finished, or is none of this run's; task 1 would not be the same; ``after`` with
+                another method, network, stream or memory: lists what differs.
+        """
+        return sharing.fork(self, self.config.with_changes(changes), folder, after)
+
+    @classmethod
+    def open(cls, path: str | Path, stream: ClassStream | None = None, **settings: Any) -> Self:
+        """The run in a folder, or in an archive that `archive.export` wrote (to look at and fork, not to train on).
+
+        ``stream`` is needed for arrays in memory; ``settings`` are those of the constructor.
+        """
+        return storage.open_run(cls, Path(path), stream, settings)
+
+    def plot(self) -> Any:
+        """Accuracy on the classes of each task after each task so far, as a figure.
+
+        Raises:
+            LabError: no task is finished.
+        """
+        from dne_lab.plots.accuracy import accuracy_matrix
+
+        return accuracy_matrix(self.record)
+
+    def watch(self) -> Any:
+        """A view for a notebook that follows the training: where it is, losses by epoch, accuracy after each task.
+
+        Call it before `train` or `next_task`, as the last line of its own cell.
+
+        Raises:
+            LabError: no ipywidgets here.
+        """
+        try:
+            from dne_lab.widgets.runs import watch
+        except ImportError as error:
+            raise LabError(
+                f"run.watch() needs ipywidgets, anywidget and matplotlib ({error}): pip install them, or look at "
+                "run.curves and run.record.table()."
+            ) from error
+        return watch(self)
+
+    def show(self) -> None:
+        """Shows the run to its viewers."""
+        for viewer in self.viewers:
+            viewer(self)
+
+    # Keeping it ----------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Writes the checkpoint and what follows from it; the folder is as it was if that fails."""
+        with self.changing():
+            self.reader.look(self.state)  # a step with a NaN is no checkpoint
+        if not self.finished:
+            self.clock.spend(self.state, "learning" if self.state.begun else "preparation")
+        if self.unwritten:
+            storage.save_task(self, self.unwritten)
+        storage.save(self)
+        self.unwritten, self.saved_at = 0, time.monotonic()
+
+    def write_unwritten(self) -> None:
+        """Writes the files of a task that has just been finished, also if that failed before."""
+        if self.unwritten or (self.finished and self.stored_record is None and self.folder is not None):
+            self.save()
+
+    def mend(self) -> None:
+        """After an exception in the middle of a change: back to the last checkpoint."""
+        if self.folder is None:
+            raise LabError(
+                "this run was stopped in the middle of a step and is kept in memory only, so it cannot go on. "
+                "Start it again; with a folder it would go on from its last checkpoint."
+            )
+        storage.restore(self)
+
+    def check_trainable(self) -> None:
+        """Raises a `LabError` for a run in an archive, and for one that must start behind another one and does not."""
+        if self.unpacked is not None:
+            raise LabError("an archive is not trained on: unzip it into a folder and open that.")
+        if self.config.start is not None and not self.state.forked_from:
+            raise LabError(
+                f"{self.files}: this configuration goes on behind another run (start = {self.config.start}). Begin it "
+                "with run.fork(after=...) or dne-lab run --from RUN --after T."
+            )
+
+    def check_signals(self) -> None:
+        """Stops here if Ctrl-C or SIGTERM has arrived (several processes only stop between steps, together)."""
+        if self.processes.world == 1:
+            self.signals.check()
+
+    # Changing it ---------------------------------------------------------------------------------------------------
+
+    def enter(self, method: base.Method, task: Task, stage: Stage) -> None:
+        """A change of structure: on the CPU and with chance of its own, so that it can be replayed anywhere."""
+        with chance.seeded(self.config.seed, "enter", task.number, stage.name):
+            method.to("cpu").enter(task, stage)
+        method.to(self.device)
+
+    @contextmanager
+    def multiplying(self) -> Iterator[None]:
+        """Matrix products on a CPU by the faster library, and by the one that this run began with."""
+        if self.device.type != "cpu":
+            yield
+            return
+        before, begun = self.state.products, self.state.begun or self.cursor != Cursor()
+        self.state.products = products.resumed(before, begun)
+        if before and self.state.products != before:
+            text = f"{self.files} began with matrix products by {before}, which this machine does not offer: from here "
+            warnings.warn(text + "on MKL computes them, and the last digits may differ.", stacklevel=2)
+        with products.by(self.state.products):
+            yield
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """A change that is whole only at its end; a run torn by an exception in it goes on from its checkpoint."""
+        self.torn = True
+        yield
+        self.torn = False
 
 
 class OutOfTime(Exception):
@@ -79,7 +328,7 @@ class Run(Handle):
         try:
             while self.cursor.stage < len(stages):
                 self._learn_stage(task, stages[self.cursor.stage])
-            taskend.finish(self, task)
+            evaluation.finish(self, task)
             self.write_unwritten()
             self.show()
             result = f"accuracy {self.record.seen_accuracy[-1]:.1f}%"
@@ -89,8 +338,8 @@ class Run(Handle):
     def _learn_stage(self, task: Task, stage: Stage) -> None:
         """One optimisation: the epochs and steps that the cursor has not passed."""
         if stage.data == BALANCED:
-            taskend.choose_exemplars(self, task)
-            taskend.predict_before_tuning(self, task)
+            evaluation.choose_exemplars(self, task)
+            evaluation.predict_before_tuning(self, task)
         if not self.state.begun:
             self._begin(task, stage)
         shared = bool(stage.shares) and self.cursor[2:] == (0, 0) and stems.take(self, stage)
@@ -98,7 +347,7 @@ class Run(Handle):
             self.state.cursor = self.cursor._replace(epoch=stage.recipe.epochs)
         index = self._index(task, stage)
         with torch.no_grad(), self._autocast():
-            self.method.eval().prepare(task, stage, batches.clean(self.stream, "train", index, self.device))
+            self.method.eval().prepare(task, stage, step.clean(self.stream, "train", index, self.device))
         steps = stage.recipe.steps(len(index))
         self._bar.stage(stage.name)
         self.method.train()
@@ -113,7 +362,7 @@ class Run(Handle):
                     self._pause()
             self._end_epoch(where, rate=stage.recipe.rate(self.cursor.epoch + (steps - 1) / steps))
         with self.changing():  # torn weights are not gone on from
-            saving.check_weights(self)
+            storage.check_weights(self)
         if stage.shares and not shared:
             stems.keep(self, stage)
         self.state.cursor, self.state.begun = Cursor(task.number, self.cursor.stage + 1), False
@@ -122,7 +371,7 @@ class Run(Handle):
         """Enters a stage: structure first, then what needs data, then the optimiser."""
         with self.changing():
             self.enter(self.method, task, stage)
-            plain = batches.clean(self.stream, "train", self._index(task, stage), self.device)
+            plain = step.clean(self.stream, "train", self._index(task, stage), self.device)
             with chance.seeded(self.config.seed, "initialise", task.number, stage.name), torch.no_grad():
                 self.method.eval().initialise(task, stage, plain)
             self.processes.same(self.method)
@@ -138,7 +387,7 @@ class Run(Handle):
         """One batch: losses, gradients, update. The cursor moves with the weights."""
         assert self.optimisation is not None
         mine, share = self.processes.share(order)
-        batch = batches.training(self.stream, mine, stage.recipe, (self.config.seed, "augment", *where), self.device)
+        batch = step.training(self.stream, mine, stage.recipe, (self.config.seed, "augment", *where), self.device)
         with self.changing():
             with chance.batch((self.config.seed, "depth", *where), batch.index), self._autocast():
                 losses = self.method.losses(batch, task, stage)

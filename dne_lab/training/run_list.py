@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dne_lab import fields
-from dne_lab.config import Config
-from dne_lab.errors import LabError
-from dne_lab.files import file_name
+from dne_lab.core.config import Config, build
+from dne_lab.core.errors import LabError
+from dne_lab.core.files import file_name
 from dne_lab.methods import base
-from dne_lab.training.folder import CONFIG, RunFolder, record_in
+from dne_lab.training.run_folder import CONFIG, RunFolder, record_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +97,7 @@ def read(file: Path, out: Path | None = None) -> list[Listed]:
     for number, tree in enumerate(trees, start=1):
         where = f"{file}, run {number}"
         try:
-            entry = fields.build(Entry, tree)
+            entry = build(Entry, tree)
             where += f" ({entry.name})"
             listed = Listed(entry, entry.config(), out / entry.name)
             for other in found:

@@ -6,19 +6,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dne_lab.config import Config
+from dne_lab.core.config import Config
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream, from_config
-from dne_lab.errors import LabError
 from dne_lab.measure import budget, cost
 from dne_lab.methods import base
-from dne_lab.training import saving
-from dne_lab.training.folder import differences
-from dne_lab.training.recording import key
+from dne_lab.training import storage
+from dne_lab.training.evaluation import key, total_parameters
+from dne_lab.training.run_folder import differences
 from dne_lab.training.state import Cursor, State
-from dne_lab.training.taskend import total_parameters
 
 if TYPE_CHECKING:
-    from dne_lab.training.handle import Handle
+    from dne_lab.training.run import Handle
 
 H = TypeVar("H", bound="Handle")
 
@@ -89,9 +88,9 @@ def fork(source: H, config: Config, folder: str | Path | None, after: int | None
     states = []
     for number in range(1, last + 1):
         tensors, info = source.files.read_task(number)
-        saving.check(source, info, f"task {number}")
+        storage.check(source, info, f"task {number}")
         states.append(tensors)
-    run.method = saving.rebuild(run, states)
+    run.method = storage.rebuild(run, states)
     run.memory.load(info["memory"] | {"total_classes": run.stream.classes})
     theirs = source.state
     run.state = State(
@@ -110,7 +109,7 @@ def fork(source: H, config: Config, folder: str | Path | None, after: int | None
         run.files.claim(config)
         for number, state in enumerate(states[:-1], start=1):  # of the last one `save` takes care
             _, info = source.files.read_task(number)
-            run.files.write_task(number, state, info | saving.identity(run))
+            run.files.write_task(number, state, info | storage.identity(run))
     run.save()
     return run
 
@@ -129,7 +128,7 @@ def structure(config: Config, stream: ClassStream, tasks: int) -> dict[str, Any]
     classes = sum(stream.tasks[:tasks])
     data = {name: getattr(config.data, name) for name in ("name", "size", "validation")}
     data |= {"tasks": list(stream.tasks[:tasks]), "order": list(stream.order[:classes])}
-    data |= {"images": saving.fingerprint(stream[:tasks])}
+    data |= {"images": storage.fingerprint(stream[:tasks])}
     memory = {"budget": budget.exemplars(config, stream), "policy": config.memory.policy}
     memory = memory if base.find(config.method).uses_memory else {}
     return {"method": config.method, "network": network, "data": data, "memory": memory}

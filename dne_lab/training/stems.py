@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dne_lab.config import Config
+from dne_lab.core.config import Config
 from dne_lab.data.stream import ClassStream
 from dne_lab.methods.base import Stage
-from dne_lab.training import checkpoint
+from dne_lab.training import run_folder
 
 if TYPE_CHECKING:
-    from dne_lab.training.handle import Handle
+    from dne_lab.training.run import Handle
 
 FOLDER, KIND = "stems", "stem"
 
@@ -64,7 +64,7 @@ def keep(run: "Handle", stage: Stage) -> None:
     tensors = {name: value for name, value in run.method.state_dict().items() if name.startswith(stage.shares)}
     curves = [row for row in run.curves if row["task"] == run.cursor.task and row["stage"] == stage.name]
     seconds = run.state.timing.get("by_purpose", {}).get("learning", 0.0)
-    checkpoint.save(file, tensors, {"kind": KIND, "depends": depends, "curves": curves, "seconds": seconds})
+    run_folder.save(file, tensors, {"kind": KIND, "depends": depends, "curves": curves, "seconds": seconds})
 
 
 def take(run: "Handle", stage: Stage) -> bool:
@@ -72,7 +72,7 @@ def take(run: "Handle", stage: Stage) -> bool:
     place = file_of(run, stage)
     if place is None or not place[0].exists():
         return False
-    tensors, info = checkpoint.load(place[0])
+    tensors, info = run_folder.load(place[0])
     wanted = {name for name in run.method.state_dict() if name.startswith(stage.shares)}
     if info.get("kind") != KIND or info.get("depends") != place[1] or set(tensors) != wanted:
         return False  # of another version: learned anew, and written over

@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from dne_lab import files
-from dne_lab.config import Config
+from dne_lab.core import files
+from dne_lab.core.config import Config
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream, from_config
-from dne_lab.errors import LabError
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import parallel, sharing
-from dne_lab.training.folder import LAST, RECORD, record_in
+from dne_lab.training import distributed, sharing
+from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
-from dne_lab.training.signals import Terminated
+from dne_lab.training.run_folder import LAST, RECORD, record_in
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def learn(
     Raises:
         LabError: the folder is in use by another process; what `Run` raises.
     """
-    parallel.start()
-    with files.alone_in(job.folder) if parallel.Processes().first else nullcontext():
+    distributed.start()
+    with files.alone_in(job.folder) if distributed.Processes().first else nullcontext():
         if behind is None or job.begun:
             run = Run(job.config, stream, job.folder, **settings)
         else:

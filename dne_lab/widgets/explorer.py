@@ -6,11 +6,10 @@ from typing import Any
 import ipywidgets as widgets
 from torch import nn
 
-from dne_lab.errors import LabError
-from dne_lab.widgets import drawing
-from dne_lab.widgets.looking import LookingExplorer
-from dne_lab.widgets.part import Part, slider
-from dne_lab.widgets.subject import Images, Subject
+from dne_lab.core.errors import LabError
+from dne_lab.widgets import svg
+from dne_lab.widgets.panel import Images, Part, Subject, slider
+from dne_lab.widgets.spatial import LookingExplorer
 from dne_lab.widgets.task import TaskExplorer
 from dne_lab.widgets.what_if import WhatIfExplorer
 
@@ -65,7 +64,7 @@ class Explorer(widgets.VBox):
             try:
                 number = self.subject.add(bytes(file["content"]), file["name"])
             except LabError as error:
-                self.told.value = drawing.sentence(f"{file['name']}: {error}", wrong=True)
+                self.told.value = svg.sentence(f"{file['name']}: {error}", wrong=True)
                 return
             self.image.max = number
             self.image.value = number
@@ -94,7 +93,7 @@ def explore(
         models = dict(model) if isinstance(model, Mapping) else {_name(model): model}
         subject = Subject(models, images, names)
     except LabError as error:
-        return widgets.HTML(drawing.sentence(str(error), wrong=True))
+        return widgets.HTML(svg.sentence(str(error), wrong=True))
     return Explorer(subject, tab)
 
 

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from dne_lab.analysis import runs as found_runs
-from dne_lab.analysis.runs import RunView
-from dne_lab.errors import LabError
+from dne_lab.analysis import run_views as found_runs
+from dne_lab.analysis.run_views import RunView
+from dne_lab.core.errors import LabError
+from dne_lab.plots.accuracy import Series, run_series, runs_figure
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.runs import Series, runs_figure, series
 from dne_lab.plots.style import DASHES, OTHERS, STYLES, style
-from dne_lab.widgets import charts, drawing
+from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Download
-from dne_lab.widgets.part import described, html
+from dne_lab.widgets.panel import described, html
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dne_lab.training.handle import Handle
+    from dne_lab.training.run import Handle
 
 SECONDS = 2.0  # between two looks at a folder that is followed
 
@@ -72,7 +72,7 @@ class RunsExplorer(widgets.VBox):
             self.runs = found_runs.find(self.path, self.attention)
         except LabError as error:
             self.runs = []
-            self.message.value = drawing.sentence(str(error), wrong=True)
+            self.message.value = svg.sentence(str(error), wrong=True)
         names = [run.name for run in self.runs]
         self.chosen.options = [(f"{run.name}: {run.label}", run.name) for run in self.runs]
         kept = tuple(name for name in names if name in before) or (tuple(names[:6]) if first else ())
@@ -90,15 +90,15 @@ class RunsExplorer(widgets.VBox):
         self.view.layout.display = "" if shown else "none"
         if not shown:
             if self.runs:
-                self.message.value = drawing.sentence("Choose one or more runs above.")
+                self.message.value = svg.sentence("Choose one or more runs above.")
             return
         self.message.value = ""
-        self.curves.value = charts.lines(series(shown), "classes seen", "accuracy over the classes seen (%)")
+        self.curves.value = svg.lines(run_series(shown), "classes seen", "accuracy over the classes seen (%)")
         self.losses.value = _losses(shown)
         title = (
             "runs side by side (same patch: share of attention on the query's own patch, by dne-lab report --attention)"
         )
-        self.table.value = drawing.table(found_runs.table(shown), title, digits=2)
+        self.table.value = svg.table(found_runs.table(shown), title, digits=2)
 
     def _followed(self, change: Any) -> None:
         if not self.follow.value or (self._task is not None and not self._task.done()):
@@ -138,7 +138,7 @@ def _losses(shown: Sequence[RunView]) -> str:
         lines += (
             loss_lines(frame, run.name, DASHES[place % len(DASHES)][0], style(run.record.method)) if len(frame) else []
         )
-    return charts.lines(lines, "epoch of the run", "training loss, all terms together") if lines else ""
+    return svg.lines(lines, "epoch of the run", "training loss, all terms together") if lines else ""
 
 
 def loss_lines(frame: "pd.DataFrame", name: str, dash: str, look: Any) -> list[Series]:
@@ -165,7 +165,7 @@ class LiveRun(widgets.VBox):
         told = "finished" if run.finished else f"task {run.cursor.task} of {len(run.stream)}"
         if last is not None and not run.finished:
             told += f", last epoch: {last['epoch']} of stage {last['stage']} in task {last['task']}"
-        self.place.value = drawing.sentence(f"{run.config.method}, seed {run.config.seed}: {told}")
+        self.place.value = svg.sentence(f"{run.config.method}, seed {run.config.seed}: {told}")
         frame = found_runs.losses(rows)
         terms = [name for name in frame.columns if name not in ("epoch of the run", "task", "stage", "epoch", "lr")]
         looks = [*STYLES.values(), *OTHERS]
@@ -174,9 +174,9 @@ class LiveRun(widgets.VBox):
             there = frame[frame[name].notna()]
             x, y = there["epoch of the run"].tolist(), there[name].tolist()
             lines.append(Series(name, x, y, looks[(place + 1) % len(looks)], DASHES[place % len(DASHES)][0]))
-        self.losses.value = charts.lines(lines, "epoch of the run", "training losses")
+        self.losses.value = svg.lines(lines, "epoch of the run", "training losses")
         view = RunView(run.config.method, run.record)
-        self.accuracy.value = charts.lines(series([view]), "classes seen", "accuracy over the classes seen (%)")
+        self.accuracy.value = svg.lines(run_series([view]), "classes seen", "accuracy over the classes seen (%)")
 
 
 def watch(run: "Handle") -> LiveRun:

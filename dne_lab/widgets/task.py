@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 import ipywidgets as widgets
 
 from dne_lab.analysis import views
-from dne_lab.errors import LabError
-from dne_lab.plots import attention_views as plots
+from dne_lab.core.errors import LabError
+from dne_lab.plots import views as plots
 from dne_lab.plots.figure import Figure
-from dne_lab.widgets import drawing
+from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Panel, Patches, scene
-from dne_lab.widgets.part import Part, dropdown, html, limit, slider
-from dne_lab.widgets.subject import Subject
+from dne_lab.widgets.panel import Part, Subject, dropdown, html, limit, slider
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +93,7 @@ class TaskExplorer(Part):
         return views.task_view(found, self.head.value)
 
     def update(self) -> None:
-        self.said.value = drawing.sentence(self.subject.prediction(self.model.value, self.image))
+        self.said.value = svg.sentence(self.subject.prediction(self.model.value, self.image))
         view = self.current()
         patch, newest = self.patches.patch, view.experts[-1]
         top = plots.scale_top(float(view.weights.max()), view.uniform)
@@ -117,11 +116,11 @@ class TaskExplorer(Part):
         self.maps.scene = scene(heads, view.grid)
         where = plots.place_name(patch, view.grid)
         title = f"what {where} of expert {view.expert} reads"
-        self.bars.value = drawing.bars(view.names, view.weights[patch], view.uniform, top, title)
+        self.bars.value = svg.bars(view.names, view.weights[patch], view.uniform, top, title)
         total = view.by_expert[patch]
         told = ", ".join(f"expert {e}: {100 * v:.1f}%" for e, v in zip(view.experts, total, strict=True))
         self.scale.value = (
-            drawing.heat_scale(top, view.uniform, "attention to a head")
+            svg.heat_scale(top, view.uniform, "attention to a head")
             + f'<div style="line-height: 18px; margin-top: 6px">All heads together: {told}.</div>'
         )
 

@@ -6,16 +6,15 @@ import ipywidgets as widgets
 import numpy as np
 
 from dne_lab.analysis import views
-from dne_lab.analysis.what_if import Choice, WhatIf, accuracy, what_if
+from dne_lab.analysis.ablation import Choice, WhatIf, accuracy, what_if
 from dne_lab.data.stream import Batch
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
-from dne_lab.plots import attention_views as plots
+from dne_lab.plots import views as plots
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import GROUP_WORDS
-from dne_lab.plots.what_if import AFTER, BEFORE, moved_words, what_if_figure
-from dne_lab.widgets import drawing
-from dne_lab.widgets.part import Part, described, dropdown, html
-from dne_lab.widgets.subject import Subject
+from dne_lab.plots.views import AFTER, BEFORE, moved_words, what_if_figure
+from dne_lab.widgets import svg
+from dne_lab.widgets.panel import Part, Subject, described, dropdown, html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,22 +99,22 @@ class WhatIfExplorer(Part):
         self._fit()
         choice, name = self.choice(), self.model.value
         network, image = self.subject.models[name], self.subject.images[self.image]
-        self.said.value = drawing.sentence(self.subject.prediction(name, self.image))
+        self.said.value = svg.sentence(self.subject.prediction(name, self.image))
         self.result = what_if(network, image[None], choice, self.subject.connections(name), self.subject.means(name))
-        self.said.value += drawing.sentence(self.result.what)
-        self.picture.value = drawing.image(plots.picture(image), 150, "the image")
+        self.said.value += svg.sentence(self.result.what)
+        self.picture.value = svg.image(plots.picture(image), 150, "the image")
         table = self.result.classes()
         table.insert(0, "name", [self.subject.name(rank) for rank in table.pop("class")])
         before, after = (int(logits[0].argmax()) for logits in (self.result.before, self.result.after))
         verdict = "stays" if before == after else f"changes to {self.subject.name(after)}"
-        self.classes.value = drawing.pairs(
+        self.classes.value = svg.pairs(
             list(table["name"]),
             table["softmax before"].to_numpy(),
             table["softmax after"].to_numpy(),
             (BEFORE, AFTER),
             f"softmax of the best classes; the prediction {verdict}",
-        ) + drawing.table(table, "", digits=3)
-        self.moved.value = drawing.facts(
+        ) + svg.table(table, "", digits=3)
+        self.moved.value = svg.facts(
             [f"expert {number}" for number in range(1, len(self.result.moved) + 1)],
             moved_words(self.result.moved),
             "outputs of the experts",
@@ -133,9 +132,9 @@ class WhatIfExplorer(Part):
 
     def _accuracy_words(self) -> str:
         if self._counted is None:
-            return drawing.sentence("No accuracy: these images have no labels.")
+            return svg.sentence("No accuracy: these images have no labels.")
         told = self._counted[["task", "images", "before %", "after %", "loss", "+-"]]
-        return drawing.table(told.astype({"task": str}), "accuracy on the labelled images given", digits=1)
+        return svg.table(told.astype({"task": str}), "accuracy on the labelled images given", digits=1)
 
     def figure(self) -> Figure:
         self.update()

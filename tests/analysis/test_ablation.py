@@ -15,14 +15,12 @@ from reference import Query
 from torch import Tensor, nn
 
 import dne_lab as lab
-from dne_lab.analysis.ablated import Ablation
-from dne_lab.analysis.again import Again
-from dne_lab.analysis.cutter import HOW, Cutter, Means
-from dne_lab.analysis.images import Part
-from dne_lab.analysis.probe import probe
-from dne_lab.analysis.removal import removal
+from dne_lab.analysis.ablation import Ablation
+from dne_lab.analysis.probe import Part, probe
+from dne_lab.analysis.removal import HOW, Cutter, Means, removal
+from dne_lab.analysis.sweep import Again
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
-from dne_lab.errors import LabError
 from dne_lab.models.attention import AttentionWeights
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import DNE, IA, STA, Variant

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dne_lab.analysis import accumulate
-from dne_lab.analysis.accumulate import Accumulator, poisson
+from dne_lab.analysis import row_statistics
+from dne_lab.analysis.group_tables import AttentionGroups
 from dne_lab.analysis.labelling import find
-from dne_lab.analysis.shares import AttentionGroups
-from dne_lab.errors import LabError
+from dne_lab.analysis.row_statistics import Accumulator, poisson
+from dne_lab.core.errors import LabError
 
 AXES = handmade.axes("b h p kh kp")
 
@@ -124,7 +124,7 @@ def test_replicates_are_a_number(number: Any) -> None:
 def test_plans_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Making room changes no sum; a plan that is larger than the limit is kept alone."""
     found = Accumulator(find("groups", handmade.HEADS, handmade.GRID), 0)
-    monkeypatch.setattr(accumulate, "PLANS", 1)
+    monkeypatch.setattr(row_statistics, "PLANS", 1)
     found.begin(torch.arange(2))
     maps = [(handmade.axes(layout, classes), layout) for layout, classes in handmade.LAYOUTS]
     for axes, _ in maps * 2:

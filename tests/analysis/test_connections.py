@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from dne_lab.analysis.connections import connections, parts
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.models.attention import Axes
 from dne_lab.models.expandable import ExpandableViT
 

@@ -10,11 +10,10 @@ import torch
 
 import dne_lab as lab
 from dne_lab.analysis import decomposition
-from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, decompose
-from dne_lab.analysis.groups import attention_groups
-from dne_lab.analysis.history import newcomer, untrained
-from dne_lab.analysis.shares import FIRST, LATER
-from dne_lab.errors import LabError
+from dne_lab.analysis.attention_groups import attention_groups
+from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, decompose, newcomer, untrained
+from dne_lab.analysis.group_tables import FIRST, LATER
+from dne_lab.core.errors import LabError
 from dne_lab.training.run import Run
 
 SMALL: dict[str, Any] = {

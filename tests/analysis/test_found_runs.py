@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from invented import record
 
-from dne_lab.analysis import runs
-from dne_lab.errors import LabError
+from dne_lab.analysis import run_views
+from dne_lab.core.errors import LabError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -20,17 +20,17 @@ def test_runs_are_found_with_their_curves(tmp_path: Path) -> None:
     )
     (tmp_path / "a" / "config.json").write_text("{}")
     record(method="ia", seed=2).write(tmp_path / "flat" / "ia-s2.json")
-    first, second = runs.find(tmp_path)
+    first, second = run_views.find(tmp_path)
     assert (first.name, second.name) == ("a", "flat/ia-s2") and second.curves == () and first.attention is None
     assert first.curves[0] == {"task": 1, "stage": "learn", "epoch": 1, "lr": 0.001, "ce": 2.5}
     assert first.curves[1]["lr"] == 1e-5 and first.curves[1]["kl"] == 0.25
-    frame = runs.losses(first.curves)
+    frame = run_views.losses(first.curves)
     assert frame["epoch of the run"].tolist() == [1, 2] and math.isnan(frame["kl"][0])
-    assert runs.losses(second.curves).empty
-    table = runs.table([first, second])
+    assert run_views.losses(second.curves).empty
+    table = run_views.table([first, second])
     assert table["run"].tolist() == ["a", "flat/ia-s2"] and table["LA %"][0] == first.record.LA
     assert math.isnan(table["same patch %"][0]) and table["MFLOPs spent"][0] == first.record.flops_spent / 1e6
-    assert runs.find(tmp_path / "a")[0].name == "a"
+    assert run_views.find(tmp_path / "a")[0].name == "a"
 
 
 def test_a_run_that_goes_on_says_how_far_it_is(tmp_path: Path) -> None:
@@ -40,32 +40,32 @@ def test_a_run_that_goes_on_says_how_far_it_is(tmp_path: Path) -> None:
     tree |= {"accuracy": whole.accuracy[:done], "seen_accuracy": whole.seen_accuracy[:done]}
     tree |= {"LA": whole.seen_accuracy[done - 1], "AA": 1.0}
     (tmp_path / "record.json").write_text(json.dumps(tree))
-    (found,) = runs.find(tmp_path)
+    (found,) = run_views.find(tmp_path)
     assert found.label.endswith(f", {done} of {len(whole.tasks)} tasks")
-    classes, seen = runs.accuracies(found)
+    classes, seen = run_views.accuracies(found)
     assert classes == [sum(whole.tasks[: n + 1]) for n in range(done)] and seen == whole.seen_accuracy[:done]
 
 
 def test_a_change_of_a_file_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "a" / "record.json"
     record().write(file)
-    before = runs.changed(tmp_path)
-    assert runs.changed(tmp_path) == before
+    before = run_views.changed(tmp_path)
+    assert run_views.changed(tmp_path) == before
     (tmp_path / "a" / "curves.csv").write_text("task\n")
-    after = runs.changed(tmp_path)
+    after = run_views.changed(tmp_path)
     assert after != before
     record(seed=5).write(file)
-    assert runs.changed(tmp_path) != after
+    assert run_views.changed(tmp_path) != after
 
 
 def test_nothing_to_find_is_told(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="there is no such folder"):
-        runs.find(tmp_path / "no")
+        run_views.find(tmp_path / "no")
     with pytest.raises(LabError, match=r"no run in this folder. Train one first"):
-        runs.find(tmp_path)
+        run_views.find(tmp_path)
     (tmp_path / "record.json").write_text("{")
     with pytest.raises(LabError, match=r"record.json cannot be read"):
-        runs.find(tmp_path)
+        run_views.find(tmp_path)
 
 
 def test_measured_attention_is_matched_to_its_run() -> None:
@@ -76,8 +76,8 @@ def test_measured_attention_is_matched_to_its_run() -> None:
     )
     if not measured:
         pytest.skip("no attention record is committed")
-    found = runs.find(ROOT / "figures" / "records", attention)
+    found = run_views.find(ROOT / "figures" / "records", attention)
     matched = [run for run in found if run.attention is not None]
     assert {run.record.id for run in matched} == measured & {run.record.id for run in found}
-    table = runs.table(matched)
+    table = run_views.table(matched)
     assert table["same patch %"].dropna().between(0, 100).all()

@@ -13,7 +13,7 @@ from invented import record
 
 from dne_lab.analysis.decomposition import Decomposition, lambdas
 from dne_lab.analysis.gates import LIMITS, Gate, before_stage_2, gates, protocols, table
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.measure.metrics import interval
 from dne_lab.models.variants import DNE, IA
 

@@ -14,13 +14,13 @@ from literal_groups import TOKEN, agree, close
 from torch import Tensor, nn
 
 import dne_lab as lab
-from dne_lab.analysis.accumulate import Accumulator
-from dne_lab.analysis.groups import attention_groups
+from dne_lab.analysis.attention_groups import attention_groups
+from dne_lab.analysis.group_tables import FIRST, LATER
 from dne_lab.analysis.labelling import Labelling
 from dne_lab.analysis.probe import probe
-from dne_lab.analysis.shares import FIRST, LATER
+from dne_lab.analysis.row_statistics import Accumulator
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
-from dne_lab.errors import LabError
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import DNE, IA, STA, Variant
 

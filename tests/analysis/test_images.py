@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dne_lab.analysis.images import evaluating, parts
+from dne_lab.analysis.probe import evaluating, parts
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
-from dne_lab.errors import LabError
 
 
 @settings(max_examples=60, deadline=None)

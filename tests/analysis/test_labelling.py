@@ -12,8 +12,8 @@ from literal_groups import TOKEN
 
 from dne_lab.analysis import labelling
 from dne_lab.analysis.labelling import Labelling, find
-from dne_lab.analysis.pairs import Pairs, pairs_of
-from dne_lab.errors import LabError
+from dne_lab.analysis.maps import Pairs, pairs_of
+from dne_lab.core.errors import LabError
 
 HEADS, GRID = handmade.HEADS, handmade.GRID
 

@@ -12,11 +12,10 @@ import torch
 from reference import Query
 from torch import Tensor
 
-from dne_lab.analysis.groups import attention_groups
-from dne_lab.analysis.hosts.find import find_host
-from dne_lab.analysis.null import shuffled_reader
+from dne_lab.analysis.attention_groups import attention_groups, shuffled_reader
+from dne_lab.analysis.hosts import find_host
 from dne_lab.analysis.probe import probe
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.models.attention import Axes
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA, Variant

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dne_lab.analysis.pairs import pairs_of
+from dne_lab.analysis.maps import pairs_of
 
 
 @pytest.mark.parametrize("expert", [1, 2, 3])

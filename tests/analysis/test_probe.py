@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dne_lab.analysis.maps import AttentionMap, Maps
 from dne_lab.analysis.probe import probe
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.models import literal
 from dne_lab.models.attention import AttentionWeights, Axes
 from dne_lab.models.expandable import ExpandableViT

@@ -18,9 +18,9 @@ from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsB
 from torch import Tensor, nn
 
 from dne_lab.analysis.ablation import ablate
-from dne_lab.analysis.groups import attention_groups
+from dne_lab.analysis.attention_groups import attention_groups
 from dne_lab.analysis.probe import probe
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.models.attention import Axes
 
 TORCHVISION, TIMM = "torchvision", "timm"
@@ -525,7 +525,7 @@ def test_neither_library_is_loaded_for_a_network_of_ones_own() -> None:
 import sys, torch
 from dne_lab import config
 from dne_lab.analysis.ablation import ablate
-from dne_lab.analysis.groups import attention_groups
+from dne_lab.analysis.attention_groups import attention_groups
 from dne_lab.analysis.probe import probe
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import DNE

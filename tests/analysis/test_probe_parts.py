@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.analysis.probe import probe
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.models.attention import Axes
 from dne_lab.models.variants import DNE, IA, STA, Variant
 

@@ -12,9 +12,9 @@ import torch
 
 import dne_lab as lab
 from dne_lab.analysis import read_outs
-from dne_lab.analysis.read_outs import ALL, DECAY, FIRST, LATER, OWN, fit, scores_of, study
+from dne_lab.analysis.read_outs import ALL, DECAY, FIRST, LATER, OWN, fit, probe_study, scores_of
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream
-from dne_lab.errors import LabError
 from dne_lab.models.variants import DNE, IA
 from dne_lab.training.run import Run
 
@@ -142,7 +142,7 @@ def test_a_network_that_is_still_learning_is_probed_on_what_it_has_seen(
 @pytest.mark.parametrize("method", ["joint", "dytox", "icarl"])
 def test_methods_without_experts_have_one_read_out(runs: dict[str, Run], stream: ClassStream, method: str) -> None:
     run = runs[method]
-    record = study(run, progress=False)
+    record = probe_study(run, progress=False)
     assert [row["read-outs"] for row in record.rows] == [ALL, OWN] and record.tasks == run.record.tasks
     assert record.rows[-1]["accuracy"] == pytest.approx(run.record.LA, abs=0.01)
     assert len(record.rows[0]["by task"]) == 3  # joint's too, to stand beside the others
@@ -150,7 +150,7 @@ def test_methods_without_experts_have_one_read_out(runs: dict[str, Run], stream:
 
 def test_the_record_says_what_a_number_needs(runs: dict[str, Run], tmp_path: Path) -> None:
     run = runs["dne"]
-    record = study(run, progress=False)
+    record = probe_study(run, progress=False)
     assert (record.run, record.LA, record.trained["LA"]) == (run.record.id, run.record.LA, run.record.LA)
     assert record.fit["decay"] == DECAY and record.row(LATER)["width"] == 8
     record.write(tmp_path / "probe" / "one.json")
@@ -190,7 +190,7 @@ def test_bad_input(runs: dict[str, Run], stream: ClassStream) -> None:
     whole = lab.linear_probe(model, lab.stream("digits", tasks=(5, 5)), progress=False)
     assert whole.task_classes == (5, 5)  # other tasks of the same classes: told by task as the stream has them
     with pytest.raises(LabError, match="is not finished: train it to its end, then probe"):
-        study(lab.start("dne", stream, **SMALL, **VIT))
+        probe_study(lab.start("dne", stream, **SMALL, **VIT))
 
 
 def test_features_that_are_no_numbers_are_named(stream: ClassStream) -> None:

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from literal_groups import agree, close
 from torch import Tensor
 
-from dne_lab.analysis import rows
-from dne_lab.analysis.accumulate import Accumulator
+from dne_lab.analysis import row_statistics
+from dne_lab.analysis.group_tables import AttentionGroups
 from dne_lab.analysis.labelling import find
-from dne_lab.analysis.rows import Sums
-from dne_lab.analysis.shares import AttentionGroups
+from dne_lab.analysis.row_statistics import Accumulator, Sums
 from dne_lab.models.attention import Axes
 
 HEADS, GRID = handmade.HEADS, handmade.GRID
@@ -60,17 +59,17 @@ def test_a_map_is_brought_to_double_precision_in_parts(monkeypatch: pytest.Monke
     values = handmade.values(axes, 7).float()
     whole = accumulated([values], axes, replicates=3)
     sizes: list[int] = []
-    reduce = rows._reduce
+    reduce = row_statistics._reduce
 
-    def watched(a: Tensor, plan: rows.Plan) -> Tensor:
+    def watched(a: Tensor, plan: row_statistics.Plan) -> Tensor:
         assert a.dtype == torch.float64
         sizes.append(a.nbytes)
         return reduce(a, plan)
 
-    monkeypatch.setattr(rows, "_reduce", watched)
-    monkeypatch.setattr(rows, "LARGEST", 2 * 8 * values[0].numel())
+    monkeypatch.setattr(row_statistics, "_reduce", watched)
+    monkeypatch.setattr(row_statistics, "LARGEST", 2 * 8 * values[0].numel())
     parts = accumulated([values], axes, replicates=3)
-    assert len(sizes) == 4 and max(sizes) <= rows.LARGEST
+    assert len(sizes) == 4 and max(sizes) <= row_statistics.LARGEST
     for head, vector in whole.sums.items():
         assert close(parts.sums[head], vector)
     for expert, drawn in whole.drawn.items():
@@ -217,7 +216,7 @@ def test_masses_of_every_patch_are_those_of_plain_loops(layout: str, classes: in
 def test_a_map_of_class_tokens_alone_gives_no_row() -> None:
     for layout in ("b h kp", "b h k"):
         axes = handmade.axes(layout, 1)
-        assert rows.plan(axes, handmade.shape(axes), find("groups", HEADS, GRID)) is None
+        assert row_statistics.plan(axes, handmade.shape(axes), find("groups", HEADS, GRID)) is None
         assert not accumulated([handmade.values(axes)], axes).sums
     axes = handmade.axes("b p h kh", 1)
     only = handmade.values(axes)[:, :1]  # behind class attention a task attention block sees one token

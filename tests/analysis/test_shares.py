@@ -11,11 +11,11 @@ import pytest
 import tiny
 import torch
 
-from dne_lab.analysis.accumulate import Accumulator
-from dne_lab.analysis.groups import attention_groups
+from dne_lab.analysis.attention_groups import attention_groups
+from dne_lab.analysis.group_tables import FIRST, LATER, AttentionGroups, frame_of
 from dne_lab.analysis.labelling import find
-from dne_lab.analysis.shares import FIRST, LATER, AttentionGroups, frame_of
-from dne_lab.errors import LabError
+from dne_lab.analysis.row_statistics import Accumulator
+from dne_lab.core.errors import LabError
 from dne_lab.models.variants import DNE, IA, STA
 
 HEADS, GRID = handmade.HEADS, handmade.GRID

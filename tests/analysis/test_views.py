@@ -10,7 +10,7 @@ from tiny import AUTHORS, PAPER
 
 from dne_lab.analysis import views
 from dne_lab.analysis.probe import probe
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.models.variants import DNE, IA, STA, Variant
 
 BOTH = Variant("both", "all", "task")

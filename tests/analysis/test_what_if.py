@@ -8,11 +8,10 @@ import torch
 from tiny import AUTHORS, PAPER
 
 import dne_lab as lab
-from dne_lab.analysis.ablation import means_of
+from dne_lab.analysis.ablation import Choice, accuracy, means_of, what_if
 from dne_lab.analysis.removal import views_of
-from dne_lab.analysis.what_if import Choice, accuracy, what_if
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
-from dne_lab.errors import LabError
 from dne_lab.models.variants import DNE, IA, STA, Variant
 
 BOTH = Variant("both", "all", "task")

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dne_lab import chance
-from dne_lab.config import AUGMENTATIONS
+from dne_lab.core import chance
+from dne_lab.core.config import AUGMENTATIONS
+from dne_lab.core.errors import LabError
 from dne_lab.data import augment as module
 from dne_lab.data.augment import augment
-from dne_lab.data.geometry import about_centre, rotation, warp
-from dne_lab.errors import LabError
+from dne_lab.data.operations import about_centre, rotation, warp
 
 KEY = (0, "augment", 1, "learn", 3)
 

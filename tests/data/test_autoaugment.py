@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from patterns import from_pillow, patterns, to_pillow
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy, InterpolationMode
 
-from dne_lab.data import autoaugment as module
-from dne_lab.data.autoaugment import OPERATIONS, POLICY, autoaugment
+from dne_lab.data import augment as module
+from dne_lab.data.augment import AUTO_OPERATIONS, POLICY, autoaugment
 from dne_lab.data.operations import apply_each
 
 KEY = (0, "autoaugment")
@@ -45,7 +45,7 @@ class Reference(AutoAugment):
 def test_the_policy_is_torchvisions():
     theirs = AutoAugment(AutoAugmentPolicy.CIFAR10).policies
     assert [[(name, p, magnitude or 0) for name, p, magnitude in pair] for pair in theirs] == [*map(list, POLICY)]
-    assert {name for pair in POLICY for name, _, _ in pair} == set(OPERATIONS)
+    assert {name for pair in POLICY for name, _, _ in pair} == set(AUTO_OPERATIONS)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -58,8 +58,8 @@ def test_every_step_is_torchvisions(policy, channels):
         for sign in (-1.0, 1.0):
             wanted = Reference(policy, [step == 0, step == 1], [sign, sign]).of(batch)
             ours, ones = batch.clone(), torch.ones(len(batch), dtype=torch.float64)
-            which = torch.full((len(batch),), list(OPERATIONS).index(name))
-            apply_each(ours, OPERATIONS, which, ones * magnitude / 9, ones * sign)
+            which = torch.full((len(batch),), list(AUTO_OPERATIONS).index(name))
+            apply_each(ours, AUTO_OPERATIONS, which, ones * magnitude / 9, ones * sign)
             difference = (ours - wanted).abs()
             if name in BLENDS:
                 assert difference.max() <= 1

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dne_lab.data.folder import FolderSource
+from dne_lab.core.errors import LabError
+from dne_lab.data.datasets import open_source
+from dne_lab.data.image_folder import FolderSource
 from dne_lab.data.source import CIFAR_MEAN, IMAGENET_MEAN
-from dne_lab.data.sources import open_source
-from dne_lab.errors import LabError
 
 RNG = np.random.default_rng(1)
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dne_lab.core.errors import LabError
 from dne_lab.data.memory import ExemplarMemory, herd
 from dne_lab.data.source import ArraySource
 from dne_lab.data.stream import ClassStream
-from dne_lab.errors import LabError
 
 
 def herd_as_written(features: np.ndarray, count: int) -> list[int]:

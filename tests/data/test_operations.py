@@ -5,10 +5,10 @@ import torch
 from patterns import from_pillow, patterns, to_pillow
 from PIL import ImageOps
 
-from dne_lab.data import autoaugment, randaugment
+from dne_lab.data import augment
 from dne_lab.data import operations as ops
 
-TABLES = {"randaugment": randaugment.OPERATIONS, "autoaugment": autoaugment.OPERATIONS}
+TABLES = {"randaugment": augment.OPERATIONS, "autoaugment": augment.AUTO_OPERATIONS}
 SIGNS = torch.tensor([1.0, -1.0], dtype=torch.float64)
 
 

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from dne_lab.data.photographs import CUTS, NAMES, photographs
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
+from dne_lab.data.datasets import CUTS, PHOTOGRAPHS, photographs
 
 
 def test_four_square_cuts_as_the_models_take_them() -> None:
     images = photographs()
     assert images.shape == (4, 3, 32, 32) and images.dtype == torch.uint8 and images.is_contiguous()
-    assert len(NAMES) == len(set(NAMES)) == 4
+    assert len(PHOTOGRAPHS) == len(set(PHOTOGRAPHS)) == 4
     assert torch.equal(images, photographs(32))
     for one in range(4):
         assert images[one].float().std() > 20
         assert not any(torch.equal(images[one], images[other]) for other in range(one))
 
 
-@pytest.mark.parametrize("place", range(4), ids=NAMES)
+@pytest.mark.parametrize("place", range(4), ids=PHOTOGRAPHS)
 def test_a_cut_has_the_mean_colour_of_its_box(place: int) -> None:
     from sklearn.datasets import load_sample_image
 

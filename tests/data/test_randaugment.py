@@ -5,8 +5,8 @@ import torch
 from patterns import from_pillow, patterns, to_pillow
 from PIL import Image, ImageEnhance, ImageOps
 
-from dne_lab.data import randaugment as module
-from dne_lab.data.randaugment import OPERATIONS, randaugment
+from dne_lab.data import augment as module
+from dne_lab.data.augment import OPERATIONS, randaugment
 
 SIGNS = torch.tensor([1.0, -1.0], dtype=torch.float64)
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dne_lab.data.digits import digits, digits100
+from dne_lab.core.errors import LabError
+from dne_lab.data.datasets import digits, digits100, npz, open_source
 from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, ArraySource, channel_statistics
-from dne_lab.data.sources import npz, open_source
-from dne_lab.errors import LabError
 
 RNG = np.random.default_rng(0)
 

@@ -9,11 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dne_lab import config
-from dne_lab.data.orders import class_order, named_orders
+from dne_lab.core import config
+from dne_lab.core.errors import LabError
 from dne_lab.data.source import ArraySource
-from dne_lab.data.stream import ClassStream, Task, from_config, stream
-from dne_lab.errors import LabError
+from dne_lab.data.stream import ClassStream, Task, class_order, from_config, named_orders, stream
 
 
 def source(classes=6, train=5, test=2):

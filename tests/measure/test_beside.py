@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from invented import record
 
+from dne_lab.commands.report import text
 from dne_lab.measure.beside import areas, by_budget, costs, differences
 from dne_lab.measure.record import Record
-from dne_lab.reporting import text
 
 
 def runs(method: str, values: Iterable[float], **changes: Any) -> list[Record]:

@@ -5,10 +5,8 @@ from typing import Any
 
 from invented import record
 
-from dne_lab import paper
-from dne_lab.measure import budget, cost_records
-from dne_lab.measure.groups import groups
-from dne_lab.measure.pairs import is_method, pairs
+from dne_lab.measure import budget, cost_records, paper
+from dne_lab.measure.comparison import groups, is_method, pairs
 
 ROOT = Path(__file__).parent.parent.parent
 CIFAR = (3, 32, 32)

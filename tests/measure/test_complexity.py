@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import tiny
 
-from dne_lab import presets
-from dne_lab.errors import LabError
-from dne_lab.measure import complexity, cost, cost_records
+from dne_lab.core import presets
+from dne_lab.core.errors import LabError
+from dne_lab.measure import cost, cost_formula, cost_records
 from dne_lab.models import literal
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
 
@@ -21,10 +21,10 @@ BY_NAME = {variant.name: variant for variant in (IA, STA, DNE, PROGRESSIVE)}
 def test_the_formula_is_the_count(variant: tiny.Variant, style: dict) -> None:
     model = tiny.model(variant, (3, 1, 2), **{**tiny.PAPER, **style})
     counted = cost.flops(lambda images: model.classifier(literal.readouts(model, images)), tiny.SHAPE)
-    assert complexity.total(model.network, variant, model.heads, (2, 2, 2), tiny.SHAPE)[-1] == counted
-    terms = complexity.expert_terms(model.network, variant, model.heads, tiny.SHAPE)
+    assert cost_formula.total(model.network, variant, model.heads, (2, 2, 2), tiny.SHAPE)[-1] == counted
+    terms = cost_formula.expert_terms(model.network, variant, model.heads, tiny.SHAPE)
     assert terms[0].task_attention == terms[0].lateral == 0  # expert 1 is a plain transformer
-    without = complexity.total(model.network, variant, model.heads, shape=tiny.SHAPE)
+    without = cost_formula.total(model.network, variant, model.heads, shape=tiny.SHAPE)
     assert without == [sum(t.total for t in terms[: n + 1]) for n in range(3)]
     assert counted - without[-1] == 2 * 6 * sum(4 * heads for heads in model.heads)  # the classifier
 
@@ -35,7 +35,7 @@ def test_the_formula_is_what_the_committed_counts_say(cost_record: cost_records.
     network = presets.resolve("cifar100-b50-10").network
     assert cost_record.k is not None
     heads = [12, *[cost_record.k] * (len(cost_record.tasks) - 1)]
-    sums = complexity.total(network, BY_NAME[cost_record.method], heads, cost_record.tasks)
+    sums = cost_formula.total(network, BY_NAME[cost_record.method], heads, cost_record.tasks)
     assert sums == [row["flops_literal"] for row in cost_record.rows]
 
 
@@ -43,23 +43,23 @@ def test_the_formula_is_what_the_committed_counts_say(cost_record: cost_records.
 def test_independent_attention_with_the_same_heads_in_every_expert(k: int, giga: float) -> None:
     config = presets.resolve("cifar100-b50-10", {"network.heads": f"{k},{k}"}, method="ia")
     heads = [config.network.heads_of(task) for task in range(1, 7)]
-    total = complexity.total(config.network, IA, heads, config.data.tasks)[-1]
+    total = cost_formula.total(config.network, IA, heads, config.data.tasks)[-1]
     positions = 2 * 3 * 64**2 * sum(heads) * 5  # scores of 5 gated blocks: no image changes them, and F leaves them out
     assert (total + positions) / 1e9 == pytest.approx(giga, abs=0.0005)  # a pass over one image, to the last digit
 
 
 def test_the_papers_bound_and_ours() -> None:
-    assert complexity.paper_bound() == 2300
+    assert cost_formula.paper_bound() == 2300
     dense, independent = (
-        [complexity.paper_order(t, h, 196, 64, d) for t in range(1, 2400)] for h, d in ((1, True), (12, False))
+        [cost_formula.paper_order(t, h, 196, 64, d) for t in range(1, 2400)] for h, d in ((1, True), (12, False))
     )
     assert [d < i for d, i in zip(dense, independent, strict=True)].index(False) + 1 == 2300
     network = presets.resolve("cifar100-b50-10").network
-    until = complexity.cheaper_until(network, DNE, IA)
-    both = [complexity.total(network, v, [12, *[k] * (until + 1)]) for v, k in ((DNE, 1), (IA, 12))]
+    until = cost_formula.cheaper_until(network, DNE, IA)
+    both = [cost_formula.total(network, v, [12, *[k] * (until + 1)]) for v, k in ((DNE, 1), (IA, 12))]
     assert both[0][until - 1] < both[1][until - 1] and both[0][until] >= both[1][until]
     with pytest.raises(LabError, match="dne is cheaper up to 5 tasks"):
-        complexity.cheaper_until(network, DNE, IA, most=5)
+        cost_formula.cheaper_until(network, DNE, IA, most=5)
 
 
 def rows(tasks: tuple[int, ...]) -> list[dict[str, int]]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tiny
 
-from dne_lab import presets
+from dne_lab.core import presets
 from dne_lab.measure import cost
 from dne_lab.methods.base import Method, Stage, create, find
 from dne_lab.methods.expansion import Expansion

@@ -2,10 +2,10 @@
 
 import pytest
 
-from dne_lab.config import Config, from_dict
-from dne_lab.errors import LabError
+from dne_lab.core.config import Config, from_dict
+from dne_lab.core.errors import LabError
 from dne_lab.measure import cost
-from dne_lab.measure.matching import COSTS, field_of, matched_width, widened
+from dne_lab.measure.cost import MATCHED, field_of, matched_width, widened
 
 TASKS, SHAPE = [5, 2, 2], (3, 8, 8)
 
@@ -49,5 +49,5 @@ def test_what_is_widened() -> None:
     [(0, "flops_literal"), (float("nan"), "flops_spent"), (float("inf"), "params_total"), (1.0, "flops")],
 )
 def test_what_is_refused(wanted: float, by: str) -> None:
-    with pytest.raises(LabError, match=f"give one of {', '.join(COSTS)} and a number above 0"):
+    with pytest.raises(LabError, match=f"give one of {', '.join(MATCHED)} and a number above 0"):
         matched_width(config("der"), cost.blank_stream(TASKS, SHAPE), wanted, by)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.measure import metrics
 
 # Streams of the paper, of the 26-task experiment, of the digits, and one with unequal tasks.

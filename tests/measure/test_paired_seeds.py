@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from invented import record
 
-from dne_lab.measure.groups import groups
+from dne_lab.measure.comparison import Pair, groups, is_method, pairs
 from dne_lab.measure.metrics import forgetting, forgetting_by_task
-from dne_lab.measure.pairs import Pair, is_method, pairs
 from dne_lab.measure.record import Record
 
 

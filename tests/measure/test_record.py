@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from invented import record
 
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.measure.record import Record, find
 
 # DESIGN.md, Interfaces: others rely on these keys.

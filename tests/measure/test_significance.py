@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.measure import significance
 from dne_lab.measure.significance import holm, p_value, residual, spread
 

@@ -3,7 +3,7 @@
 import pandas as pd
 from invented import record
 
-from dne_lab.measure.streams import by_stream
+from dne_lab.measure.tables import by_stream
 
 STEPS = {5: (50, *[10] * 5), 10: (50, *[5] * 10)}
 

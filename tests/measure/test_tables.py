@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from invented import record
 
-from dne_lab.errors import LabError
-from dne_lab.measure.groups import groups, heads_text, joint_of, tasks_text, title
+from dne_lab.core.errors import LabError
+from dne_lab.measure.comparison import groups, heads_text, joint_of, tasks_text, title
 from dne_lab.measure.tables import Sentences, compare, printed_as, summary, to_latex, to_markdown, to_text
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dne_lab import config
+from dne_lab.core import config
 from dne_lab.data.source import ArraySource
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import BALANCED, Method, Stage

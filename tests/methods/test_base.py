@@ -8,14 +8,12 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from dne_lab import config
+from dne_lab.core import config
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.errors import LabError
 from dne_lab.methods import Method, Stage, create, find
 from dne_lab.methods.expansion import Expansion
-from dne_lab.methods.finetune import FineTuning
-from dne_lab.methods.joint import Joint
-from dne_lab.methods.replay import Replay
+from dne_lab.methods.finetune import FineTuning, Joint, Replay
 
 
 @pytest.fixture

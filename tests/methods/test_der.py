@@ -8,12 +8,12 @@ import tiny
 import torch
 from torch import nn
 
-from dne_lab import config
-from dne_lab.errors import LabError
+from dne_lab.core import config
+from dne_lab.core.errors import LabError
+from dne_lab.core.presets import resolve
 from dne_lab.measure import cost
 from dne_lab.methods import create
 from dne_lab.methods.der import DER
-from dne_lab.presets import resolve
 from dne_lab.training.run import Run
 
 LEARN = {"epochs": 17, "warmup": 1, "schedule": "milestones", "milestones": [11, 13], "lr": 0.1, "optimizer": "sgd"}

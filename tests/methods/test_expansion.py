@@ -8,7 +8,8 @@ import pytest
 import tiny
 import torch
 
-from dne_lab import bench, config, presets
+from dne_lab.commands import bench
+from dne_lab.core import config, presets
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods import create
 from dne_lab.methods.expansion import Expansion

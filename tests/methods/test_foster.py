@@ -8,12 +8,12 @@ import pytest
 import tiny
 import torch
 
-from dne_lab import config
-from dne_lab.errors import LabError
+from dne_lab.core import config
+from dne_lab.core.errors import LabError
+from dne_lab.core.presets import resolve
 from dne_lab.measure import cost
 from dne_lab.methods import create
 from dne_lab.methods.foster import FOSTER, balanced_distillation, class_weights
-from dne_lab.presets import resolve
 
 
 def method(tasks: tuple[int, ...] = (2, 1, 2), each: int = 4, **changes: Any) -> FOSTER:

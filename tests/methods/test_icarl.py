@@ -9,11 +9,11 @@ import tiny
 import torch
 from torch import Tensor
 
-from dne_lab import config
-from dne_lab.config import Recipe
+from dne_lab.core import config
+from dne_lab.core.config import Recipe
+from dne_lab.core.errors import LabError
 from dne_lab.data.memory import herd
 from dne_lab.data.stream import Batch
-from dne_lab.errors import LabError
 from dne_lab.methods import create
 from dne_lab.methods.icarl import ICaRL, class_means, nearness, original, soft_cross_entropy
 

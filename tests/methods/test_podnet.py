@@ -8,12 +8,11 @@ import tiny
 import torch
 from torch.nn import functional as F
 
-from dne_lab import config
-from dne_lab.errors import LabError
+from dne_lab.core import config
+from dne_lab.core.errors import LabError
 from dne_lab.methods import create
 from dne_lab.methods.base import configure
-from dne_lab.methods.podnet import PODNet, nca, nca_code, pod_flat, pod_spatial, pooled
-from dne_lab.models.proxies import k_means
+from dne_lab.methods.podnet import PODNet, k_means, nca, nca_code, pod_flat, pod_spatial, pooled
 
 
 def method(tasks: tuple[int, ...] = (2, 1, 2), each: int = 4, **changes: Any) -> PODNet:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.measure import cost
 from dne_lab.methods import base
 from dne_lab.methods.foster import class_weights

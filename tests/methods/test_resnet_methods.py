@@ -7,7 +7,7 @@ import pytest
 import torch
 from protocol_methods import settings, stream
 
-from dne_lab.config import from_dict
+from dne_lab.core.config import from_dict
 from dne_lab.measure import tables
 from dne_lab.methods import create
 from dne_lab.methods.resnet import FineTuningResNet

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dne_lab.config import Network
+from dne_lab.core.config import Network
 from dne_lab.measure.cost import flops
 from dne_lab.models import literal
 from dne_lab.models.expandable import ExpandableViT

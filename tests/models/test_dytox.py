@@ -8,11 +8,11 @@ import tiny
 import torch
 
 import dne_lab as lab
-from dne_lab.config import Network
-from dne_lab.errors import LabError
+from dne_lab.core.config import Network
+from dne_lab.core.errors import LabError
 from dne_lab.measure.cost import flops
+from dne_lab.methods.dytox import DyToxViT
 from dne_lab.models.attention import CLASS
-from dne_lab.models.dytox import DyToxViT
 from dne_lab.models.variants import IA
 
 

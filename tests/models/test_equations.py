@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dne_lab.models import literal, task_attention
+from dne_lab.models import block, literal
 from dne_lab.models.attention import AttentionWeights
+from dne_lab.models.block import Context
 from dne_lab.models.expandable import ExpandableViT, Output
-from dne_lab.models.points import Context
 from dne_lab.models.variants import DNE, STA, Variant
 
 FLOAT64, FLOAT32, BF16 = 1e-10, 1e-5, 2e-2
@@ -245,15 +245,15 @@ def test_a_listener_changes_nothing(variant: Variant, choice: dict[str, Any]) ->
 def test_computing_in_parts(monkeypatch: pytest.MonkeyPatch, style: dict[str, Any]) -> None:
     model, images = tiny.model(DNE, (2, 1, 2, 1, 1, 2, 1), **style).double(), tiny.images(5)
     whole = model(images).logits
-    monkeypatch.setitem(task_attention.LARGEST, "cpu", 2**12)
+    monkeypatch.setitem(block.LARGEST, "cpu", 2**12)
     calls = []
-    original = task_attention.mix_values
+    original = block.mix_values
 
     def counted(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
         calls.append(len(a))
         return original(a, z, w_v)
 
-    monkeypatch.setattr(task_attention, "mix_values", counted)
+    monkeypatch.setattr(block, "mix_values", counted)
     assert tiny.difference(model(images).logits, whole) < FLOAT64
     assert min(calls) < 5
     assert agreement(model, images) < FLOAT64

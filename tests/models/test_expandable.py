@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
-from dne_lab.config import Network
-from dne_lab.errors import LabError
+from dne_lab.core.config import Network
+from dne_lab.core.errors import LabError
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import Variant

@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from dne_lab import chance
+from dne_lab.core import chance
 from dne_lab.models import literal
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import DNE, IA, STA, Variant

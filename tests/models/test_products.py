@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dne_lab import bench, presets
+from dne_lab.commands import bench
+from dne_lab.core import presets
 from dne_lab.measure import cost
-from dne_lab.models import products, stacked
+from dne_lab.models import bank, products
 from dne_lab.models.bank import LinearWeights
 from dne_lab.models.products import ALL, CHOICES, MKL, ROWS
 
@@ -69,12 +70,12 @@ def test_batched_products_and_those_without_gradients(calls: list[int]) -> None:
     strided = x.transpose(0, 1).contiguous().transpose(0, 1)
     with products.by(ALL), torch.no_grad():
         for one in (x, strided):
-            assert near(stacked.product(one, weight), torch.bmm(x.double(), weight.double()))
+            assert near(bank.product(one, weight), torch.bmm(x.double(), weight.double()))
     assert calls == [2048] * 6
     with products.by(ROWS):
-        stacked.product(x, weight)
+        bank.product(x, weight)
     with products.by(ALL):
-        stacked.product(x, weight.requires_grad_()).sum().backward()
+        bank.product(x, weight.requires_grad_()).sum().backward()
     assert len(calls) == 6
 
 
@@ -107,7 +108,7 @@ def test_contexts_nest_end_with_an_exception_and_belong_to_their_thread(calls: l
 
     def ask() -> None:
         before = len(calls)
-        stacked.linear(x.unsqueeze(0), layer)
+        bank.linear(x.unsqueeze(0), layer)
         used.append(len(calls) > before)
 
     with pytest.raises(KeyError), products.by(ROWS):

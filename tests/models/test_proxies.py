@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dne_lab.models.proxies import ProxyClassifier, k_means
+from dne_lab.methods.podnet import ProxyClassifier, k_means
 
 
 def unit(x: Tensor) -> list[float]:

@@ -7,7 +7,7 @@ import tiny
 import torch
 from torch import nn
 
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.measure.cost import count, flops
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.resnet import PLANS, BasicBlock, Classified, ResNet

@@ -7,9 +7,9 @@ import tiny
 import torch
 from torch.nn import functional as F
 
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
+from dne_lab.methods.dytox import DyToxViT
 from dne_lab.models import literal
-from dne_lab.models.dytox import DyToxViT
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.stem import ConvStem
 from dne_lab.models.variants import DNE, STA

@@ -63,7 +63,7 @@ def test_a_number_near_another_text_is_found_in_cells_and_in_the_package(tmp_pat
 
 def test_formats_in_the_package_are_watched(tmp_path: Path) -> None:
     folder = str(ROOT / "figures" / "records" / "cost")
-    source = "from dne_lab.measure.cost_records import find\nfrom dne_lab.plots.claims import Evidence, printed_cost\n"
+    source = "from dne_lab.measure.cost_records import find\nfrom dne_lab.claims.claims import Evidence, printed_cost\n"
     source += f"print(printed_cost(Evidence(costs=find([{folder!r}])))[0].found)"
     cell = nbformat.v4.new_code_cell(source, metadata={"tags": [execute.CHECKED]})
     notebook, _ = execute.execute(nbformat.v4.new_notebook(cells=[cell]), tmp_path)

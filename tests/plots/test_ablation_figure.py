@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dne_lab.analysis.sweep import Sweep
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.plots.ablation import ablation_groups, ablation_matrix, drawings, sweep_figure
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Cells, Points

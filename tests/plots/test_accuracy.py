@@ -8,8 +8,8 @@ import pytest
 from invented import record
 from matplotlib.figure import Figure as Canvas
 
-from dne_lab.errors import LabError
-from dne_lab.measure.groups import TITLES
+from dne_lab.core.errors import LabError
+from dne_lab.measure.comparison import TITLES
 from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task, accuracy_matrix
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Level, Points

@@ -8,9 +8,9 @@ import tiny
 from matplotlib.figure import Figure as Canvas
 
 from dne_lab.analysis.connections import parts
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.models.expandable import ExpandableViT
-from dne_lab.plots import architecture, blocks
+from dne_lab.plots import architecture
 
 HEADS = (3, 1, 2)
 
@@ -44,7 +44,7 @@ def test_what_trains_stands_out() -> None:
     assert "finished: all experts are frozen" in finished.title
     plan = architecture.layout(finished.table, 0)
     assert not any(node.trains for node in plan.nodes) and any(link.strong for link in plan.links)
-    assert "finished" in blocks.figure_5(model).title
+    assert "finished" in architecture.figure_5(model).title
 
 
 def test_many_heads_are_drawn_as_one_mark_an_expert() -> None:
@@ -60,9 +60,9 @@ def test_many_heads_are_drawn_as_one_mark_an_expert() -> None:
 def test_figure_5_has_a_box_for_every_part(variant: tiny.Variant, style: dict) -> None:
     model = tiny.model(variant, HEADS, **style)
     for layer in (0, 1):
-        boxes, arrows = blocks.layout(blocks.figure_5(model, layer).table, layer)
+        boxes, arrows = architecture.block_layout(architecture.figure_5(model, layer).table, layer)
         mine = [row for row in parts(model) if row["layer"] == layer]
-        inside = len(blocks.INSIDE) + 1 if variant.task1 else 0
+        inside = len(architecture.INSIDE) + 1 if variant.task1 else 0
         assert len(boxes) == len(mine) + len(HEADS) + inside
         assert len({(box.x, box.y) for box in boxes}) == len(boxes)
         across = [a for a in arrows if not a.head]
@@ -71,11 +71,11 @@ def test_figure_5_has_a_box_for_every_part(variant: tiny.Variant, style: dict) -
         texts = "\n".join(box.text for box in boxes)
         assert ("task attention block" in texts) == variant.task1
         assert ("6 heads read, 4 → 8" in texts) == variant.task1
-    assert blocks._shown(blocks.figure_5(tiny.model(variant, (3, 1, 1, 1, 1, 1))).table) == [1, 2, 6]
+    assert architecture._shown(architecture.figure_5(tiny.model(variant, (3, 1, 1, 1, 1, 1))).table) == [1, 2, 6]
 
 
 def test_pictures(tmp_path: Path) -> None:
-    for make in (architecture.figure_2, blocks.figure_5):
+    for make in (architecture.figure_2, architecture.figure_5):
         for variant in tiny.PUBLISHED:
             figure, again = (make(tiny.model(variant, HEADS, **tiny.AUTHORS)) for _ in range(2))
             figure.draw(Canvas().add_subplot())
@@ -88,7 +88,7 @@ def test_pictures(tmp_path: Path) -> None:
 def test_wrong_blocks_and_empty_networks() -> None:
     model = tiny.model(tiny.IA, (2,))
     empty = ExpandableViT(tiny.network(), tiny.SHAPE)
-    for make in (architecture.figure_2, blocks.figure_5):
+    for make in (architecture.figure_2, architecture.figure_5):
         with pytest.raises(LabError, match="layer 2: this network has blocks 0 to 1"):
             make(model, 2)
         with pytest.raises(LabError, match="no expert yet"):

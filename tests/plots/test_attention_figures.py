@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tiny
 
-from dne_lab import paper
+from dne_lab.analysis.attention_groups import attention_groups
 from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposition, plain
-from dne_lab.analysis.groups import attention_groups
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
+from dne_lab.measure import paper
 from dne_lab.models.variants import DNE, IA, STA, Variant
 from dne_lab.plots import attention
 

@@ -10,15 +10,15 @@ from PIL import Image
 from tiny import AUTHORS
 
 from dne_lab.analysis import views
-from dne_lab.analysis.runs import RunView
-from dne_lab.analysis.what_if import Choice, accuracy, what_if
+from dne_lab.analysis.ablation import Choice, accuracy, what_if
+from dne_lab.analysis.run_views import RunView
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
-from dne_lab.errors import LabError
 from dne_lab.models.variants import DNE, IA, STA
-from dne_lab.plots import attention_views as plots
-from dne_lab.plots.runs import runs_figure, series
+from dne_lab.plots import views as plots
+from dne_lab.plots.accuracy import run_series, runs_figure
 from dne_lab.plots.style import GROUPS
-from dne_lab.plots.what_if import moved_words, what_if_figure
+from dne_lab.plots.views import moved_words, what_if_figure
 
 HEADS = (3, 1, 2)
 
@@ -106,7 +106,7 @@ def test_what_if_in_words_and_drawn() -> None:
 def test_many_runs_of_a_method_are_told_apart() -> None:
     from invented import record
 
-    lines = series([RunView(str(seed), record(method="dne", seed=seed)) for seed in range(12)])
+    lines = run_series([RunView(str(seed), record(method="dne", seed=seed)) for seed in range(12)])
     assert len({(line.look.colour, line.dash) for line in lines}) == 12
 
 

@@ -8,12 +8,12 @@ import tiny
 import torch
 from invented import record
 
+from dne_lab.analysis.attention_groups import attention_groups
 from dne_lab.analysis.decomposition import TRAINED, Decomposition, plain
-from dne_lab.analysis.groups import attention_groups
+from dne_lab.claims import drawings
+from dne_lab.claims.evidence import AGREES, CONTRADICTS, Evidence
 from dne_lab.measure.record import Record
 from dne_lab.models.variants import DNE, IA, STA, Variant
-from dne_lab.plots import claims_drawn
-from dne_lab.plots.evidence import AGREES, CONTRADICTS, Evidence
 
 HEADS = (3, 1, 2)
 
@@ -36,21 +36,21 @@ def measured(variant: Variant, seed: int = 0, of: Variant | None = None, **chang
 
 def test_what_is_drawn_is_what_is_read() -> None:
     found = [measured(variant, seed) for variant in (IA, STA, DNE) for seed in (0, 1)]
-    (one,) = claims_drawn.who_reads_whom(Evidence(attention=found))
+    (one,) = drawings.who_reads_whom(Evidence(attention=found))
     assert one.outcome == AGREES and one.on == "digits, 4 + 4 + 2" and not one.small_scale
     told = one.found.split("; ")
     assert told[0] == "IA: 0 connections between experts drawn, 0 read, 2 seeds"
-    blocks = len({line[:2] for line in claims_drawn.lines_read(found[2])})  # of joint attention of patches
+    blocks = len({line[:2] for line in drawings.lines_read(found[2])})  # of joint attention of patches
     assert told[1] == f"STA: {3 * blocks} connections between experts drawn, {3 * blocks} read, 2 seeds"
     assert told[2].startswith("DNE: ") and len(told) == 3
     # The lines are those of the figure.
-    assert claims_drawn.lines_drawn(found[0]) == set()
-    assert {line[2:] for line in claims_drawn.lines_drawn(found[4])} == {(2, 1), (3, 1), (3, 2)}
+    assert drawings.lines_drawn(found[0]) == set()
+    assert {line[2:] for line in drawings.lines_drawn(found[4])} == {(2, 1), (3, 1), (3, 2)}
 
 
 @pytest.mark.parametrize(("variant", "of"), [(IA, STA), (STA, IA), (STA, DNE), (DNE, STA)])
 def test_a_network_that_reads_otherwise_contradicts(variant: Variant, of: Variant) -> None:
-    (one,) = claims_drawn.who_reads_whom(Evidence(attention=[measured(variant, of=of)]))
+    (one,) = drawings.who_reads_whom(Evidence(attention=[measured(variant, of=of)]))
     assert one.outcome == CONTRADICTS
 
 
@@ -61,13 +61,13 @@ def test_one_connection_too_many_or_too_few_contradicts() -> None:
         row = next(r for r in rows if r[2] == 2)
         row[place] = value
         flow = {"columns": honest.flow["columns"], "rows": rows}
-        (one,) = claims_drawn.who_reads_whom(Evidence(attention=[dataclasses.replace(honest, flow=flow)]))
+        (one,) = drawings.who_reads_whom(Evidence(attention=[dataclasses.replace(honest, flow=flow)]))
         assert one.outcome == CONTRADICTS and ("1 not read" in one.found or "1 not drawn" in one.found)
 
 
 def test_keys_are_counted_as_figure_3_draws_them() -> None:
     honest = [measured(IA), measured(STA)]
-    (one,) = claims_drawn.kinds_of_key(Evidence(attention=honest))
+    (one,) = drawings.kinds_of_key(Evidence(attention=honest))
     patches = tiny.model(STA, HEADS).grid[0] * tiny.model(STA, HEADS).grid[1]
     assert one.outcome == AGREES
     assert one.found == (
@@ -75,9 +75,9 @@ def test_keys_are_counted_as_figure_3_draws_them() -> None:
         f"STA, expert 3: 1 SPSH, 5 SPDH, {patches - 1} DPSH, {5 * (patches - 1)} DPDH, one seed"
     )
     for variant, of in ((IA, STA), (STA, IA)):
-        (other,) = claims_drawn.kinds_of_key(Evidence(attention=[measured(variant, of=of)]))
+        (other,) = drawings.kinds_of_key(Evidence(attention=[measured(variant, of=of)]))
         assert other.outcome == CONTRADICTS
-    assert claims_drawn.kinds_of_key(Evidence(attention=[measured(DNE)])) == []
+    assert drawings.kinds_of_key(Evidence(attention=[measured(DNE)])) == []
 
 
 def pair(more: int = 0, **network: Any) -> list[Record]:
@@ -92,19 +92,19 @@ def pair(more: int = 0, **network: Any) -> list[Record]:
 
 
 def test_the_parameters_of_dne_are_those_of_the_blocks_drawn() -> None:
-    (one,) = claims_drawn.parts_of_blocks(Evidence(pair()))
+    (one,) = drawings.parts_of_blocks(Evidence(pair()))
     assert one.outcome == AGREES and one.found.startswith("DNE - IA: ")
     more, drawn = (int(words.split()[-1].replace(",", "")) for words in
                    (one.found.replace("DNE - IA: ", "").split(" parameters, drawn ")))  # fmt: skip
     assert more == drawn > 0
-    (off,) = claims_drawn.parts_of_blocks(Evidence(pair(more=1)))
+    (off,) = drawings.parts_of_blocks(Evidence(pair(more=1)))
     assert off.outcome == CONTRADICTS
-    assert claims_drawn.parts_of_blocks(Evidence(pair()[:1])) == []
+    assert drawings.parts_of_blocks(Evidence(pair()[:1])) == []
 
 
 def test_rebuilding_leaves_chance_alone() -> None:
     given = pair()[0]
-    claims_drawn._built.cache_clear()
+    drawings._built.cache_clear()
     before = torch.random.get_rng_state()
-    assert claims_drawn.rebuilt(given).heads == HEADS
+    assert drawings.rebuilt(given).heads == HEADS
     assert torch.equal(before, torch.random.get_rng_state())

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.plots.figure import PLOTLY_MIME, Figure
 from dne_lab.plots.marks import Axis, Bars, Cells, Drawing, Panel, Points, one
 from dne_lab.plots.style import Style

@@ -9,11 +9,22 @@ import pytest
 from invented import record
 from matplotlib.figure import Figure as Canvas
 
-from dne_lab import paper
-from dne_lab.errors import LabError
-from dne_lab.measure import cost_records
+from dne_lab.core.errors import LabError
+from dne_lab.measure import cost_records, paper
 from dne_lab.measure.record import Record
-from dne_lab.plots import comparison, growth, limits, printed, tradeoff
+from dne_lab.plots import accuracy, tradeoff
+from dne_lab.plots.cost import (
+    LIMIT,
+    LITERAL_TIME,
+    NORMAL,
+    PRODUCTS,
+    TWENTY_SIX,
+    cost_growth,
+    figure_6e,
+    figure_6f,
+    read_bench,
+    step_time,
+)
 from dne_lab.plots.figure import PLOTLY_MIME, Figure
 from dne_lab.plots.series import NO_RECORD
 from dne_lab.plots.style import STYLES
@@ -73,7 +84,7 @@ def test_two_settings_of_one_network_are_named_by_what_differs() -> None:
 @pytest.mark.parametrize("dataset", ["cifar100", "imagenet100"])
 def test_printed_numbers_are_the_papers_and_hollow(make: Callable[..., Figure], dataset: str) -> None:
     figure = make([], dataset)
-    theirs = rows(figure, record=printed.PRINTED)
+    theirs = rows(figure, record=paper.PRINTED)
     table = paper.tables().query("dataset == @dataset and step == 10")
     for _, row in theirs.iterrows():
         assert ((table["la"] == row["LA %"]) & (table["f_gflops"] == row["F (G)"])).any()
@@ -122,7 +133,7 @@ def test_other_streams_and_data_sets_are_left_out_and_named() -> None:
     small = record("dne", tasks=(4, 2, 2, 2))
     figure = tradeoff.figure_6ab([small, run("dne")], "digits")
     assert "4 + 2 x 3 classes" in figure.title and "digits, small scale" in figure.title
-    assert printed.PRINTED not in figure.table["record"].tolist()  # the paper's data are others
+    assert paper.PRINTED not in figure.table["record"].tolist()  # the paper's data are others
     steps = run("dne", tasks=[50, *[5] * 10], heads=[12, *[1] * 10], last=33.0)
     assert 33.0 not in tradeoff.figure_6ab([steps, run("dne")]).table["LA %"].tolist()
 
@@ -136,23 +147,23 @@ def pairs_of(method: str, values: Iterable[float], **changes: Any) -> list[Recor
 
 def test_figure_4_right() -> None:
     runs = [*pairs_of("ia", (70, 74, 72)), *pairs_of("sta", (69, 70, 68)), *pairs_of("dne", (90,))]
-    figure = comparison.figure_4_right(runs)
-    assert comparison.has_pair(runs) and not comparison.has_pair(runs[:3])
-    row = rows(figure, series=comparison.DIFFERENCE).iloc[0]
+    figure = accuracy.figure_4_right(runs)
+    assert accuracy.has_pair(runs) and not accuracy.has_pair(runs[:3])
+    row = rows(figure, series=accuracy.DIFFERENCE).iloc[0]
     assert row["LA %"] == pytest.approx(-3.0) and row["record"] == "paired, 3 seeds"
     assert row["+-"] == pytest.approx(4.3026527 * 3**0.5 / 3**0.5)  # -1, -4, -4: sd = root of 3
     assert rows(figure, method="sta", record="seed 1")["LA %"].tolist() == [70.0]
     assert "STA below IA" in figure.title and "small scale" in figure.title and "dne" not in str(figure.records)
     axes = drawn(figure)
     assert "STA - IA = -3.0 ±" in axes.get_xticklabels()[0].get_text()
-    low, high = drawn(comparison.figure_4_right([record("ia", last=70.0), record("sta", last=70.1)])).get_ylim()
+    low, high = drawn(accuracy.figure_4_right([record("ia", last=70.0), record("sta", last=70.1)])).get_ylim()
     assert high - low >= 5
     with pytest.raises(LabError, match="IA and STA have no finished runs of equal settings"):
-        comparison.figure_4_right(pairs_of("ia", (70,)))
+        accuracy.figure_4_right(pairs_of("ia", (70,)))
 
 
 def test_forgetting_per_task() -> None:
-    figure = comparison.forgetting([*pairs_of("ia", (70, 74)), *pairs_of("dne", (80, 80)), record("joint")], ["der"])
+    figure = accuracy.forgetting([*pairs_of("ia", (70, 74)), *pairs_of("dne", (80, 80)), record("joint")], ["der"])
     for seed_runs, name in ((pairs_of("ia", (70, 74)), "IA (k = 1)"), (pairs_of("dne", (80, 80)), "DNE (k = 1)")):
         for task in (1, 2, 3):
             lost = [max(row[task - 1] for row in r.accuracy[task - 1 : -1]) - r.accuracy[-1][task - 1]
@@ -162,9 +173,9 @@ def test_forgetting_per_task() -> None:
     assert rows(figure, record=NO_RECORD)["series"].tolist() == ["DER"] and "joint" not in str(figure.records)
     assert legend(drawn(figure)) == ["IA (k = 1)", "DNE (k = 1)"]
     with pytest.raises(LabError, match=r"several streams \(4 \+ 3 x 2, 4 \+ 2 x 3\)"):
-        comparison.forgetting([record("ia"), record("ia", tasks=(4, 3, 3))])
+        accuracy.forgetting([record("ia"), record("ia", tasks=(4, 3, 3))])
     with pytest.raises(LabError, match="no finished run of several tasks"):
-        comparison.forgetting([record("joint")])
+        accuracy.forgetting([record("joint")])
 
 
 # Growth -----------------------------------------------------------------------------------------------------------
@@ -175,7 +186,7 @@ def costs() -> list[cost_records.CostRecord]:
 
 
 def test_cost_growth() -> None:
-    figure = growth.cost_growth(costs())
+    figure = cost_growth(costs())
     dne = rows(figure, series="DNE (k = 1)")
     by_source = {source: mine.set_index("task")["F (G)"] for source, mine in dne.groupby("source")}
     assert by_source["formula"].tolist() == by_source["literal"].tolist() and len(by_source["spent"]) == 26
@@ -191,26 +202,26 @@ def test_cost_growth() -> None:
     axes = drawn(figure)
     assert "printed, doubtful" in legend(axes) and axes.get_yscale() == "log"
     with pytest.raises(LabError, match="no cost record: count one"):
-        growth.cost_growth([])
+        cost_growth([])
 
 
 def test_figure_6e_and_f_grow_with_records() -> None:
     der, foster = ([cost for cost in costs() if cost.method == name] for name in ("der", "foster"))
     without = [cost for cost in costs() if cost not in [*der, *foster]]
-    figure = growth.figure_6e(without)
+    figure = figure_6e(without)
     assert rows(figure, record=NO_RECORD)["series"].tolist() == ["DER", "FOSTER"]
-    more = growth.figure_6e([*without, *der])
-    (long,) = (cost.id for cost in der if cost.tasks == growth.TWENTY_SIX)
+    more = figure_6e([*without, *der])
+    (long,) = (cost.id for cost in der if cost.tasks == TWENTY_SIX)
     assert rows(more, record=NO_RECORD)["series"].tolist() == ["FOSTER"] and long in more.records
-    assert NO_RECORD not in growth.figure_6e(costs()).table["record"].tolist()
+    assert NO_RECORD not in figure_6e(costs()).table["record"].tolist()
     lines = {line.get_color() for line in drawn(more).lines}
     assert {STYLES["der"].colour, STYLES["dne"].colour} <= lines
-    many = {"tasks": growth.TWENTY_SIX, "heads": [12, *[1] * 25], "dataset": "digits100"}
-    six_f = growth.figure_6f([record("dne", **many), record("ia"), record("dne", dataset="digits100")], "digits100")
+    many = {"tasks": TWENTY_SIX, "heads": [12, *[1] * 25], "dataset": "digits100"}
+    six_f = figure_6f([record("dne", **many), record("ia"), record("dne", dataset="digits100")], "digits100")
     assert six_f.name == "figure_6f" and len(six_f.records) == 1
     assert rows(six_f, record=NO_RECORD)["series"].tolist() == ["DER", "FOSTER"]
     with pytest.raises(LabError, match="no finished run"):
-        growth.figure_6f([record("dne")])
+        figure_6f([record("dne")])
 
 
 # The time of a step -----------------------------------------------------------------------------------------------
@@ -221,26 +232,24 @@ def test_step_time_and_its_limit(tmp_path: Path) -> None:
              "product_share": {"6": 0.8}, "batch": 64, "threads": 2, "device": "cpu"}  # fmt: skip
     file = tmp_path / "bench.json"
     file.write_text(json.dumps(bench))
-    figure = limits.step_time(limits.read_bench(file))
+    figure = step_time(read_bench(file))
     six = figure.table[figure.table["task"] == 6].set_index("what")
     assert six["seconds"].to_dict() == pytest.approx(
-        {limits.LITERAL: 2.0, limits.NORMAL: 0.5, limits.PRODUCTS: 0.4, limits.LIMIT: float("nan")}, nan_ok=True
+        {LITERAL_TIME: 2.0, NORMAL: 0.5, PRODUCTS: 0.4, LIMIT: float("nan")}, nan_ok=True
     )
-    assert six.loc[limits.LIMIT, "record"] == NO_RECORD and limits.LIMIT not in legend(drawn(figure))
-    known = limits.step_time({**bench, "rates": {"float32": 1e11}, "step_flops": {"1": 4e10, "6": 2e10}})
-    limit = known.table[known.table["what"] == limits.LIMIT]
+    assert six.loc[LIMIT, "record"] == NO_RECORD and LIMIT not in legend(drawn(figure))
+    known = step_time({**bench, "rates": {"float32": 1e11}, "step_flops": {"1": 4e10, "6": 2e10}})
+    limit = known.table[known.table["what"] == LIMIT]
     assert limit["seconds"].tolist() == [0.4, 0.2] and "100 GFLOP/s measured" in known.title
-    assert limits.LIMIT in legend(drawn(known)) and known.title.endswith("cpu, 2 threads, 100 GFLOP/s measured")
-    on_gpu = limits.step_time(
-        {**bench, "device_type": "cuda", "device": "GPU", "rates": {"float32": 5e13}, "threads": 1}
-    )
-    assert limits.PRODUCTS not in legend(drawn(on_gpu)) and limits.PRODUCTS in legend(drawn(known))
+    assert LIMIT in legend(drawn(known)) and known.title.endswith("cpu, 2 threads, 100 GFLOP/s measured")
+    on_gpu = step_time({**bench, "device_type": "cuda", "device": "GPU", "rates": {"float32": 5e13}, "threads": 1})
+    assert PRODUCTS not in legend(drawn(on_gpu)) and PRODUCTS in legend(drawn(known))
     assert on_gpu.title.endswith("GPU, 1 thread, 50 TFLOP/s measured")
     file.write_text('{"command": "dne-lab reproduce"}')
     with pytest.raises(LabError, match="is no benchmark"):
-        limits.read_bench(file)
+        read_bench(file)
     with pytest.raises(LabError, match="cannot be read"):
-        limits.read_bench(tmp_path / "none.json")
+        read_bench(tmp_path / "none.json")
 
 
 # All of them ------------------------------------------------------------------------------------------------------
@@ -248,12 +257,12 @@ def test_step_time_and_its_limit(tmp_path: Path) -> None:
 
 def everything() -> list[Figure]:
     runs = [run(m, seed, 50.0 + seed) for m in ("ia", "sta", "dne", "der", "foster") for seed in range(2)]
-    bench = limits.read_bench(RECORDS / "timing" / "bench.json")
+    bench = read_bench(RECORDS / "timing" / "bench.json")
     return [
         *(make(runs) for make in (tradeoff.figure_1_right, tradeoff.figure_6ab, tradeoff.figure_6cd)),
-        *(make(runs) for make in (comparison.figure_4_right, comparison.forgetting)),
-        *(make(costs()) for make in (growth.cost_growth, growth.figure_6e)),
-        limits.step_time(bench),
+        *(make(runs) for make in (accuracy.figure_4_right, accuracy.forgetting)),
+        *(make(costs()) for make in (cost_growth, figure_6e)),
+        step_time(bench),
     ]
 
 

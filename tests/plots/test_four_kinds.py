@@ -6,7 +6,7 @@ import tiny
 import torch
 from matplotlib.figure import Figure as Canvas
 
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.models.variants import IA, STA
 from dne_lab.plots.four_kinds import figure_3
 from dne_lab.plots.style import GROUPS

@@ -13,8 +13,8 @@ from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Canvas
 
-from dne_lab import reporting
-from dne_lab.analysis.groups import attention_groups
+from dne_lab.analysis.attention_groups import attention_groups
+from dne_lab.commands import report
 from dne_lab.measure import record
 from dne_lab.models.variants import IA, STA
 from dne_lab.plots import labels
@@ -57,10 +57,10 @@ BESIDES = Figure("besides", "Boxes, words and bars to the right", pd.DataFrame({
 def figures() -> Iterator[tuple[str, Figure]]:
     """Every kind of figure that has marks, of committed records."""
     for name in ("reproduce_digits_s0-4", "digits100-steps", "cifar100-small-baselines"):
-        for kind, figure in reporting.drawings(record.find(RECORDS / name)).items():
+        for kind, figure in report.drawings(record.find(RECORDS / name)).items():
             yield f"{name} {kind}", figure
     places = [RECORDS / name for name in ("cost", "timing", "attention", "ablation", "probe")]
-    yield from reporting.measurements(places).items()
+    yield from report.measurements(places).items()
     groups = {
         name: attention_groups(tiny.model(variant), tiny.images(6), by_image=True, progress=False)
         for name, variant in (("ia", IA), ("sta", STA))

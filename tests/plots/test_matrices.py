@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from invented import record
 
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.plots.matrices import accuracy_matrices
 from dne_lab.plots.series import NO_RECORD
 

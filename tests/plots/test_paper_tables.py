@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dne_lab import paper
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
+from dne_lab.measure import paper
 from dne_lab.measure.record import find
 from dne_lab.plots import paper_tables
 from dne_lab.plots.marks import Points

@@ -5,10 +5,10 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 import dne_lab as lab
-from dne_lab.data.photographs import NAMES, photographs
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
+from dne_lab.data.datasets import PHOTOGRAPHS, photographs
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.pictures import MOST, classes_by_task, pictures
+from dne_lab.plots.views import MOST, classes_by_task, pictures
 
 
 def drawn(figure: Figure) -> tuple[list[np.ndarray], list[str], list[str]]:
@@ -43,15 +43,15 @@ def test_of_large_tasks_the_first_classes_are_drawn() -> None:
 
 
 def test_pictures_with_captions() -> None:
-    figure = pictures(photographs(8), NAMES, "Four cuts")
+    figure = pictures(photographs(8), PHOTOGRAPHS, "Four cuts")
     pixels, captions, _ = drawn(figure)
-    assert captions == list(NAMES) and [shown.shape for shown in pixels] == [(8, 8, 3)] * 4
-    assert figure.table["caption"].tolist() == list(NAMES)
+    assert captions == list(PHOTOGRAPHS) and [shown.shape for shown in pixels] == [(8, 8, 3)] * 4
+    assert figure.table["caption"].tolist() == list(PHOTOGRAPHS)
     many = pictures(photographs(4).repeat(4, 1, 1, 1), range(16), "Two rows")
     assert many.table["row"].tolist() == [1] * 12 + [2] * 4 and many.size[0] > 6
     ten = pictures(photographs(4).repeat(4, 1, 1, 1), range(16), "Two rows", columns=10)
     assert ten.table["row"].tolist() == [1] * 10 + [2] * 6 and ten.size[0] < many.size[0]
     with pytest.raises(LabError, match="4 images and 3 captions"):
-        pictures(photographs(4), NAMES[:3], "")
+        pictures(photographs(4), PHOTOGRAPHS[:3], "")
     with pytest.raises(LabError, match="0 images and 0 captions"):
         pictures(photographs(4)[:0], [], "")

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from invented import record
 
 from dne_lab.analysis.decomposition import FORMAT, Decomposition
-from dne_lab.analysis.shares import LATER
-from dne_lab.errors import LabError
+from dne_lab.analysis.group_tables import LATER
+from dne_lab.claims import claims, status
+from dne_lab.claims.claims import Claim, compare
+from dne_lab.claims.evidence import AGREES, CONTRADICTS, NOT_RUN, OPEN, Evidence, Judgement
+from dne_lab.core.errors import LabError
+from dne_lab.measure.comparison import is_method
 from dne_lab.measure.cost_records import CostRecord
-from dne_lab.measure.pairs import is_method
 from dne_lab.measure.record import Record
-from dne_lab.plots import claims, status
-from dne_lab.plots.claims import Claim, compare
-from dne_lab.plots.evidence import AGREES, CONTRADICTS, NOT_RUN, OPEN, Evidence, Judgement
 
 STREAM = [50, 10, 10, 10, 10, 10]
 

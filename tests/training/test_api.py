@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import dne_lab as lab
-from dne_lab.errors import LabError
-from dne_lab.presets import PRESETS
+from dne_lab.core.errors import LabError
+from dne_lab.core.presets import PRESETS
 
 SMALL: dict[str, Any] = {
     "learn__epochs": 1, "tune__epochs": 1, "learn__batch": 128, "network__depth": 2, "network__head_width": 4,

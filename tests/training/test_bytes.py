@@ -7,8 +7,8 @@ import pytest
 import tiny_runs as tiny
 import torch
 
+from dne_lab.core.errors import LabError
 from dne_lab.data.memory import ExemplarMemory
-from dne_lab.errors import LabError
 from dne_lab.measure import budget, cost
 from dne_lab.training import grid
 from dne_lab.training.run import Run

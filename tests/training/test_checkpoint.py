@@ -8,21 +8,21 @@ import safetensors.torch
 import tiny_runs as tiny
 import torch
 
-from dne_lab.errors import LabError
-from dne_lab.training import checkpoint
+from dne_lab.core.errors import LabError
 from dne_lab.training.run import Run
+from dne_lab.training.run_folder import VERSION, load, save
 
 
 def test_tensors_and_information_come_back(tmp_path: Path) -> None:
     weight = torch.randn(3, 4)
     tensors = {"a": weight, "view": weight.T, "same": weight, "count": torch.tensor(3), "empty": torch.zeros(0, 2)}
     info = {"cursor": [1, 2], "rate": 0.1 + 0.2, "text": "größer\n", "none": None}
-    checkpoint.save(tmp_path / "x.safetensors", tensors, info)
-    found, told = checkpoint.load(tmp_path / "x.safetensors")
+    save(tmp_path / "x.safetensors", tensors, info)
+    found, told = load(tmp_path / "x.safetensors")
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
-    assert told == {"version": checkpoint.VERSION, **info}
+    assert told == {"version": VERSION, **info}
     first = (tmp_path / "x.safetensors").read_bytes()
-    checkpoint.save(tmp_path / "x.safetensors", dict(reversed(tensors.items())), info)
+    save(tmp_path / "x.safetensors", dict(reversed(tensors.items())), info)
     assert (tmp_path / "x.safetensors").read_bytes() == first
 
 

@@ -9,10 +9,10 @@ import pytest
 import tiny_runs as tiny
 import torch
 
-from dne_lab.errors import LabError
-from dne_lab.files import WriteError
-from dne_lab.training.optimise import Optimisation
+from dne_lab.core.errors import LabError
+from dne_lab.core.files import WriteError
 from dne_lab.training.run import Run
+from dne_lab.training.step import Optimisation
 
 
 class Failing:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import dne_lab.methods  # noqa: F401
-from dne_lab.errors import LabError
+from dne_lab.core.errors import LabError
 from dne_lab.methods import base
 from dne_lab.training import grid
 from dne_lab.training.folder_names import experiment_name, folder_name

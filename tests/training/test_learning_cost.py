@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from dne_lab.measure import cost, learning_cost
 from dne_lab.measure.record import Record
-from dne_lab.training import taskend
+from dne_lab.training import evaluation
 from dne_lab.training.run import Run
 
 SMALL: dict[str, Any] = {
@@ -47,7 +47,7 @@ def test_all_steps_of_a_run_cost_what_was_derived(
     torch.set_num_threads(1)
     spent: dict[tuple[int, str], int] = {}
     herded: dict[int, int] = {}
-    step, choose = Run._step, taskend.choose_exemplars
+    step, choose = Run._step, evaluation.choose_exemplars
 
     def counted_step(self: Run, task: Any, stage: Any, *rest: Any) -> None:
         with counter() as mode:
@@ -61,7 +61,7 @@ def test_all_steps_of_a_run_cost_what_was_derived(
         herded[task.number] = herded.get(task.number, 0) + mode.get_total_flops()
 
     monkeypatch.setattr(Run, "_step", counted_step)
-    monkeypatch.setattr(taskend, "choose_exemplars", counted_choice)
+    monkeypatch.setattr(evaluation, "choose_exemplars", counted_choice)
     run = Run(tiny.settings(method, **changes), tiny.stream(), device="cpu", progress=False)
     run.train()
     rows = learning_cost.of_tasks(run.config, run.whole_stream)
@@ -102,7 +102,7 @@ def test_a_method_that_cannot_be_counted_is_trained_all_the_same(monkeypatch: py
 def test_older_records_are_completed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     changes = {"data.tasks": "6,4", "learn.epochs": 1, "tune.epochs": 1, "learn.batch": 128, "memory.budget": 20}
-    from dne_lab import presets
+    from dne_lab.core import presets
 
     config = presets.resolve("digits", changes | {"network.depth": 2, "network.head_width": 4, "network.heads": "2,1"},
                              method="ia")  # fmt: skip

@@ -18,12 +18,12 @@ import tiny_runs as tiny
 import torch
 from shell import snapshot
 
-from dne_lab import files
-from dne_lab.errors import LabError
+from dne_lab.core import files
+from dne_lab.core.errors import LabError
 from dne_lab.methods import base
-from dne_lab.training import grid, machine, parallel, pool, progress
-from dne_lab.training.pool import RunsFailed
-from dne_lab.training.signals import Terminated
+from dne_lab.training import distributed, grid, parallel_runs, progress
+from dne_lab.training.parallel_runs import RunsFailed
+from dne_lab.training.progress import Terminated
 from dne_lab.training.worker import Job
 
 SETTINGS: dict[str, Any] = {"stream": tiny.stream(), "device": "cpu"}
@@ -46,7 +46,7 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(len(multiprocessing.active_children()))
         return 2**50
 
-    monkeypatch.setattr(machine, "available_memory", free)
+    monkeypatch.setattr(parallel_runs, "available_memory", free)
     return seen
 
 
@@ -192,14 +192,14 @@ def test_without_memory_runs_go_one_at_a_time(
         most = max(most, len(multiprocessing.active_children()))
         return 2**28
 
-    monkeypatch.setattr(machine, "available_memory", free)
-    original = pool._Pool._measure
+    monkeypatch.setattr(parallel_runs, "available_memory", free)
+    original = parallel_runs._Pool._measure
 
     def measure(self: Any) -> None:
         assert len(self.running) <= 1
         original(self)
 
-    monkeypatch.setattr(pool._Pool, "_measure", measure)
+    monkeypatch.setattr(parallel_runs._Pool, "_measure", measure)
     grid.execute(planned(tmp_path), jobs=3, **SETTINGS)
     assert most == 1 and contents(tmp_path) == contents(whole)
     waits = [line for line in capfd.readouterr().err.splitlines() if "memory" in line]
@@ -207,18 +207,18 @@ def test_without_memory_runs_go_one_at_a_time(
 
 
 def test_memory_that_running_runs_will_still_take_is_not_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    some = pool._Pool([Job(*planned(tmp_path)[0])], 3, None, None, False, {})
+    some = parallel_runs._Pool([Job(*planned(tmp_path)[0])], 3, None, None, False, {})
     some.running = [SimpleNamespace(process=SimpleNamespace(pid=1))]  # type: ignore[list-item]
     gigabyte = 2**30
-    monkeypatch.setattr(machine, "taken", lambda pid: machine.Taken(gigabyte, 4 * gigabyte))
+    monkeypatch.setattr(parallel_runs, "taken", lambda pid: parallel_runs.Taken(gigabyte, 4 * gigabyte))
     some._measure()
-    monkeypatch.setattr(machine, "available_memory", lambda: 2**50)
+    monkeypatch.setattr(parallel_runs, "available_memory", lambda: 2**50)
     assert not some._fits()  # the first has not learned an epoch: it may still grow to anything
     some.known = True
     for free, fits in ((7.3, False), (7.5, True)):  # 1.1 x 4 for the new one, and 3 that the other may still take
-        monkeypatch.setattr(machine, "available_memory", lambda free=free: int(free * gigabyte))
+        monkeypatch.setattr(parallel_runs, "available_memory", lambda free=free: int(free * gigabyte))
         assert some._fits() is fits
-    monkeypatch.setattr(machine, "available_memory", lambda: None)  # a system that does not say
+    monkeypatch.setattr(parallel_runs, "available_memory", lambda: None)  # a system that does not say
     assert some._fits()
 
 
@@ -286,14 +286,14 @@ def test_what_is_wrong_with_one_run_is_found_before_any_is_trained(tmp_path: Pat
 
 
 def test_how_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "cores", lambda: 8)
-    assert [pool.number(jobs, 6, "cpu") for jobs in (1, 2, 6, 99, "auto")] == [1, 2, 6, 6, 6]
-    assert pool.number("auto", 20, "cpu") == 8 and pool.number("auto", 20, "cuda") == 1
-    assert pool.number(4, 20, "cuda") == 4 and pool.number("auto", 1, "cpu") == 1
+    monkeypatch.setattr(parallel_runs, "cores", lambda: 8)
+    assert [parallel_runs.number(jobs, 6, "cpu") for jobs in (1, 2, 6, 99, "auto")] == [1, 2, 6, 6, 6]
+    assert parallel_runs.number("auto", 20, "cpu") == 8 and parallel_runs.number("auto", 20, "cuda") == 1
+    assert parallel_runs.number(4, 20, "cuda") == 4 and parallel_runs.number("auto", 1, "cpu") == 1
     for wrong in (0, -1, "x", 1.5):
         with pytest.raises(LabError, match="give a number of runs at a time, from 1, or auto"):
-            pool.number(wrong, 6, "cpu")  # type: ignore[arg-type]
-    monkeypatch.setattr(parallel, "Processes", lambda: SimpleNamespace(world=2))
-    assert pool.number(1, 6, "cpu") == pool.number("auto", 6, "cpu") == 1
+            parallel_runs.number(wrong, 6, "cpu")  # type: ignore[arg-type]
+    monkeypatch.setattr(distributed, "Processes", lambda: SimpleNamespace(world=2))
+    assert parallel_runs.number(1, 6, "cpu") == parallel_runs.number("auto", 6, "cpu") == 1
     with pytest.raises(LabError, match="under torchrun"):
-        pool.number(2, 6, "cpu")
+        parallel_runs.number(2, 6, "cpu")

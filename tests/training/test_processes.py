@@ -11,7 +11,7 @@ import pytest
 import tiny_runs as tiny
 import torch
 
-from dne_lab.training import checkpoint
+from dne_lab.training import run_folder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 HERE = Path(__file__).parent
@@ -55,7 +55,7 @@ def test_two_processes_learn_what_one_learns(folder: Path) -> None:
     assert told(folder, "processes")["status"] == [0, 0, 0]
     for number in (1, 2, 3):
         name = f"task_0{number}.safetensors"
-        (one, info), (two, same) = checkpoint.load(folder / "one" / name), checkpoint.load(folder / "two" / name)
+        (one, info), (two, same) = run_folder.load(folder / "one" / name), run_folder.load(folder / "two" / name)
         assert info["memory"] == same["memory"]
         stored = [image for numbers in info["memory"]["exemplars"].values() for image in numbers]
         assert len(set(stored)) == len(stored) <= 20
@@ -68,8 +68,8 @@ def test_two_processes_learn_what_one_learns(folder: Path) -> None:
 
 
 def test_batch_normalisation_is_refused_where_batches_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dne_lab.errors import LabError
-    from dne_lab.training.parallel import Processes
+    from dne_lab.core.errors import LabError
+    from dne_lab.training.distributed import Processes
 
     processes = Processes()
     processes.world = 2

@@ -12,14 +12,14 @@ import pytest
 import tiny_runs as tiny
 import torch
 
-from dne_lab.config import Recipe
-from dne_lab.errors import LabError
+from dne_lab.core.config import Recipe
+from dne_lab.core.errors import LabError
 from dne_lab.measure import metrics
 from dne_lab.models import products
-from dne_lab.training.optimise import Optimisation
+from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
-from dne_lab.training.signals import Terminated
 from dne_lab.training.state import Clock, Cursor, State
+from dne_lab.training.step import Optimisation
 
 
 @pytest.fixture(autouse=True)
@@ -336,7 +336,7 @@ def test_a_stream_of_other_tasks_is_refused() -> None:
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
-    from dne_lab.files import alone_in
+    from dne_lab.core.files import alone_in
 
     with alone_in(tmp_path / "run"), pytest.raises(LabError, match="in use by another process"):
         run(tmp_path / "run").train()

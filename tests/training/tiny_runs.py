@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dne_lab import chance, config
+from dne_lab.core import chance, config
 from dne_lab.data.source import ArraySource
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import BALANCED, Method, Stage

@@ -20,11 +20,11 @@ from typing import Any
 import tiny_runs as tiny
 import torch
 
-from dne_lab import files
-from dne_lab.training.optimise import Optimisation
-from dne_lab.training.recording import code_version
+from dne_lab.core import files
+from dne_lab.training.evaluation import code_version
+from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
-from dne_lab.training.signals import Terminated
+from dne_lab.training.step import Optimisation
 
 
 def child(work: Callable[[], None]) -> int:

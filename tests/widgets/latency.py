@@ -19,7 +19,7 @@ from typing import Any
 import served
 import torch
 
-from dne_lab.training.recording import code_version
+from dne_lab.training.evaluation import code_version
 
 CHANGES = 200
 EACH = 20

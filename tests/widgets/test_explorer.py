@@ -15,13 +15,13 @@ from PIL import Image
 from tiny import AUTHORS, PAPER
 
 import dne_lab as lab
-from dne_lab.analysis.what_if import Choice
+from dne_lab.analysis.ablation import Choice
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
-from dne_lab.errors import LabError
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
-from dne_lab.plots.attention_views import heat
+from dne_lab.plots.views import heat
 from dne_lab.widgets.explorer import Explorer
-from dne_lab.widgets.subject import Subject, fit
+from dne_lab.widgets.panel import Subject, fit
 
 HEADS = (3, 1, 2)
 

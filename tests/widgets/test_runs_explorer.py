@@ -12,8 +12,8 @@ import tiny
 from invented import record
 
 import dne_lab as lab
-from dne_lab.errors import LabError
-from dne_lab.widgets import charts, runs
+from dne_lab.core.errors import LabError
+from dne_lab.widgets import runs, svg
 from dne_lab.widgets.runs import RunsExplorer
 
 SMALL: dict[str, Any] = {
@@ -123,13 +123,11 @@ def test_watching_without_widgets_says_what_is_missing(monkeypatch: pytest.Monke
 
 
 def test_ticks_are_round_and_inside() -> None:
-    assert charts.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-    assert charts.ticks(26.1, 35.2) == [28, 30, 32, 34]
-    assert charts.ticks(0.001, 0.0042) == [0.001, 0.002, 0.003, 0.004]
-    assert charts.ticks(3, 3) == [3]
+    assert svg.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert svg.ticks(26.1, 35.2) == [28, 30, 32, 34]
+    assert svg.ticks(0.001, 0.0042) == [0.001, 0.002, 0.003, 0.004]
+    assert svg.ticks(3, 3) == [3]
 
 
 def test_a_chart_without_a_point_is_still_a_chart() -> None:
-    assert charts.lines([], "x", "nothing yet").startswith("<svg") and "nothing yet" in charts.lines(
-        [], "x", "nothing yet"
-    )
+    assert svg.lines([], "x", "nothing yet").startswith("<svg") and "nothing yet" in svg.lines([], "x", "nothing yet")

@@ -1,0 +1,234 @@
+"""What vision transformers of other libraries share: one sequence of tokens, one attention a block, one "expert"."""
+
+import contextlib
+import functools
+import inspect
+import sys
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dne_lab.analysis.hosts import POSITION, Entry, Hear, Place
+from dne_lab.core.errors import LabError
+from dne_lab.models.attention import SPATIAL, Axes
+
+
+class ForeignViT:
+    """Base of the adapters: kind spatial, layer = block from 0, all heads of expert 1, layout "b h p kp".
+
+    Args:
+        title: what it is called in messages.
+        network: the transformer.
+        attentions: the attention module of each block, in order.
+        heads: of each block.
+        classes: tokens before the patches.
+        grid: rows and columns of patches.
+
+    Raises:
+        LabError: if blocks share an attention module, so that a map could not be given to one of them.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        network: nn.Module,
+        attentions: Sequence[nn.Module],
+        heads: Sequence[int],
+        classes: int,
+        grid: tuple[int, int],
+    ) -> None:
+        named = {part: name for name, part in network.named_modules()}
+        if len({*attentions}) < len(attentions):
+            raise LabError(
+                f"probe cannot listen to {title}: blocks share one attention module, so that no map of it belongs to a "
+                "layer."
+            )
+        self.title, self.network, self.attentions, self.classes, self.grid = title, network, attentions, classes, grid
+        self.names: dict[Place, str] = {(SPATIAL, layer): named[part] for layer, part in enumerate(attentions)}
+        self.entries: list[Entry] = [(SPATIAL, i, 1, head) for i, count in enumerate(heads) for head in range(count)]
+
+    def refuse(self, part: str, replacing: bool) -> None:
+        """There is no positional part: positions are added to the tokens, so that all attention is content."""
+        if part == POSITION:
+            raise LabError(
+                f"part = {POSITION!r}: {self.title} adds positions to its tokens and mixes no positional attention in. "
+                "What it attends to is part = 'attention', and 'content' is the same."
+            )
+
+    def axes(self, layer: int, values: Tensor) -> Axes:
+        """The axes of ``values`` (b, h, tokens, tokens) at a block.
+
+        Raises:
+            LabError: if there are not as many tokens as patches and class tokens.
+        """
+        rows, columns = self.grid
+        expected = self.classes + rows * columns
+        if values.shape[-2:] != (expected, expected):
+            raise LabError(
+                f"{self.names[SPATIAL, layer]} of {self.title} got {values.shape[-1]} tokens, where {self.classes} "
+                f"before the patches and {rows} x {columns} patches make {expected}: which patches these are is not "
+                "known. Patch dropout leaves some out in training (model.eval() ends that)."
+            )
+        heads = values.shape[1]
+        expert, head = (1,) * heads, tuple(range(heads))
+        return Axes(SPATIAL, "b h p kp", layer, expert, head, expert, head, None, self.grid, self.classes)
+
+
+# How `probe` reads and replaces in timm's `VisionTransformer`: listened blocks leave the fused kernel for a while.
+
+TIMM = "timm's VisionTransformer"
+# Attention modules that probes hold open: how many probes, and what the switch was before the first.
+_open: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()
+
+
+class TimmHost(ForeignViT):
+    """A ``timm.models.VisionTransformer`` whose blocks hold ``timm.layers.Attention``.
+
+    With ``fused_attn`` off that module passes the softmax through its ``attn_drop``, and there it is read and replaced:
+    before the dropout of training. Tokens before the patches are the class token, if there is one, then the token of
+    distillation or the registers.
+    """
+
+    def __init__(self, network: Any) -> None:
+        if network.grad_checkpointing:
+            raise LabError(
+                f"probe cannot listen to {TIMM}: with gradient checkpointing every block runs again in the "
+                "backward pass, after the probe or a second time inside it. Call model.set_grad_checkpointing(False)."
+            )
+        attentions: list[Any] = []
+        for name, block in network.blocks.named_children():
+            attention = getattr(block, "attn", None)
+            if not _known_timm(attention):
+                what = "" if attention is None else f" with {type(attention).__name__}"
+                raise LabError(
+                    f"probe cannot listen to {TIMM}: blocks.{name} is a {type(block).__name__}{what}, and only "
+                    "blocks whose attn is timm.layers.Attention have one softmax that can be read where it is computed."
+                )
+            attentions.append(attention)
+        heads = [part.num_heads for part in attentions]
+        super().__init__(
+            TIMM, network, attentions, heads, network.num_prefix_tokens, tuple(network.patch_embed.grid_size)
+        )
+
+    def listen(self, wanted: Mapping[Place, Set[int]], part: str, hear: Hear, hooks: contextlib.ExitStack) -> None:
+        """Hooks on what takes in the softmax, and one that learns the grid of images of any size."""
+
+        def measure(module: Any, inputs: Any, output: Tensor) -> None:
+            dynamic = output.dim() == 4  # (b, rows, columns, width)
+            self.grid = (output.shape[1], output.shape[2]) if dynamic else tuple(module.grid_size)
+
+        def heard(layer: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+            return hear(inputs[0], self.axes(layer, inputs[0]))
+
+        network: Any = self.network
+        hooks.callback(network.patch_embed.register_forward_hook(measure).remove)
+        for _, layer in wanted:
+            attention: Any = self.attentions[layer]
+            hooks.enter_context(_unfused(attention))
+            hooks.callback(attention.attn_drop.register_forward_pre_hook(functools.partial(heard, layer)).remove)
+
+
+@contextlib.contextmanager
+def _unfused(attention: Any) -> Iterator[None]:
+    """Computes in the open until the last of those who asked for it leaves, in whatever order they do."""
+    count, before = _open.get(attention, (0, attention.fused_attn))
+    _open[attention] = count + 1, before
+    attention.fused_attn = False
+    try:
+        yield
+    finally:
+        count, before = _open.pop(attention)
+        if count > 1:
+            _open[attention] = count - 1, before
+        else:
+            attention.fused_attn = before
+
+
+def _known_timm(attention: Any) -> bool:
+    """Whether the softmax of this module goes through its ``attn_drop``."""
+    plain = sys.modules["timm.models.vision_transformer"].Attention
+    return isinstance(attention, plain) and type(attention).forward is plain.forward
+
+
+# How `probe` reads torchvision's `VisionTransformer`, whose attention never shows its weights.
+
+TORCHVISION = "torchvision's VisionTransformer"
+CALL = inspect.signature(nn.MultiheadAttention.forward)
+
+
+class TorchvisionHost(ForeignViT):
+    """A ``torchvision.models.VisionTransformer``; read only, and its logits stay the same bit for bit.
+
+    Its `torch.nn.MultiheadAttention` is called without weights and multiplies them with V inside one kernel. They are
+    computed a second time here, from what went into the module, by the module's own projection.
+    """
+
+    def __init__(self, network: Any) -> None:
+        attentions: list[Any] = []
+        for name, block in network.encoder.layers.named_children():
+            attention = getattr(block, "self_attention", None)
+            if not _known_torchvision(attention):
+                raise LabError(
+                    f"probe cannot listen to {TORCHVISION}: encoder.layers.{name} has no self_attention that is a "
+                    "plain torch.nn.MultiheadAttention (batch_first, one projection for q, k and v, no added keys), "
+                    "and the weights are computed again as that module computes them."
+                )
+            attentions.append(attention)
+        grid = (network.image_size // network.patch_size,) * 2
+        super().__init__(TORCHVISION, network, attentions, [part.num_heads for part in attentions], 1, grid)
+
+    def refuse(self, part: str, replacing: bool) -> None:
+        """Nothing can be replaced."""
+        super().refuse(part, replacing)
+        if replacing:
+            raise LabError(
+                f"{TORCHVISION} can only be read: its nn.MultiheadAttention multiplies the weights with V inside one "
+                "kernel and takes none from outside, so replace would change nothing. It works on an ExpandableViT and "
+                "on timm's VisionTransformer."
+            )
+
+    def listen(self, wanted: Mapping[Place, Set[int]], part: str, hear: Hear, hooks: contextlib.ExitStack) -> None:
+        """Hooks on the attention modules; they see what the module was given, after hooks of others changed it."""
+
+        def heard(layer: int, module: nn.MultiheadAttention, inputs: Any, named: dict[str, Any], output: Any) -> None:
+            values = self._weights(layer, module, CALL.bind(module, *inputs, **named).arguments)
+            hear(values, self.axes(layer, values))
+
+        for _, layer in wanted:
+            hook = functools.partial(heard, layer)
+            hooks.callback(self.attentions[layer].register_forward_hook(hook, with_kwargs=True).remove)
+
+    @torch.no_grad()
+    def _weights(self, layer: int, module: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor:
+        """softmax(q k^T / sqrt(width of a head)), (b, h, tokens, tokens), without the dropout of training."""
+        masks = [name for name in ("key_padding_mask", "attn_mask") if given.get(name) is not None]
+        if masks:
+            raise LabError(
+                f"{self.names[SPATIAL, layer]} of {TORCHVISION} was called with {' and '.join(masks)}, which "
+                "torchvision never does: probe computes attention without a mask, and would read wrongly."
+            )
+        width, heads = module.embed_dim, module.num_heads
+        weights, biases = module.in_proj_weight.split(width), [None] * 3
+        if module.in_proj_bias is not None:
+            biases = module.in_proj_bias.split(width)
+        q, k = (
+            functional.linear(given[name], weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)
+            for name, weight, bias in zip(("query", "key"), weights[:2], biases[:2], strict=True)
+        )
+        return (q * (width // heads) ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
+
+
+def _known_torchvision(attention: Any) -> bool:
+    """Whether `TorchvisionHost._weights` computes what this module computes."""
+    return (
+        isinstance(attention, nn.MultiheadAttention)
+        and type(attention).forward is nn.MultiheadAttention.forward
+        and attention.batch_first
+        and attention.in_proj_weight is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+    )

@@ -1,1 +1,0 @@
-"""The networks that `probe` can listen to, each behind the same few names (`base.Host`)."""

@@ -1,0 +1,153 @@
+"""Runs in a folder as they stand, also while they go on: records, curves, and the attention that was measured."""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dne_lab.analysis import decomposition
+from dne_lab.analysis.decomposition import Decomposition
+from dne_lab.core.errors import LabError
+from dne_lab.measure.comparison import later_heads, title
+from dne_lab.measure.record import RUN_FIRST, Record
+from dne_lab.training.run_folder import CURVES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class RunView:
+    """A run as its files show it.
+
+    Attributes:
+        name: its place in the folder.
+        record: as far as it has come.
+        curves: a row an epoch (task, stage, epoch, lr, the mean of each loss); empty where there are none.
+        attention: what `dne-lab report --attention` measured of it, or None.
+    """
+
+    name: str
+    record: Record
+    curves: tuple[Row, ...] = ()
+    attention: Decomposition | None = None
+
+    @property
+    def label(self) -> str:
+        """Method, seed and how far it is."""
+        done, tasks = len(self.record.seen_accuracy), len(self.record.tasks)
+        far = "" if self.record.finished else f", {done} of {tasks} tasks"
+        return f"{title(self.record)}, seed {self.record.seed}{far}"
+
+
+def find(folder: Path, attention: Path | None = None) -> list[RunView]:
+    """The runs in a folder and below it, in the order of their names; files of other kinds are passed over.
+
+    Attention records are taken from there too, and from the folder ``attention``, if there is one.
+
+    Raises:
+        LabError: no folder, no run in it, a damaged record.
+    """
+    if not folder.is_dir():
+        raise LabError(f"{folder}: there is no such folder. {RUN_FIRST}")
+    records: dict[Path, Record] = {}
+    measured: dict[str, Decomposition] = {}
+    elsewhere = sorted(attention.rglob("*.json")) if attention is not None and attention.is_dir() else []
+    for file in [*sorted(folder.rglob("*.json")), *elsewhere]:
+        try:
+            tree = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise LabError(f"{file} cannot be read ({error}). Remove it, or run it again.") from error
+        if not isinstance(tree, dict):
+            continue
+        if tree.get("kind") == decomposition.KIND:
+            found = decomposition.find(file)[0]
+            measured[found.run] = found
+        elif file not in elsewhere and "method" in tree and "seen_accuracy" in tree:
+            records[file] = Record.from_tree(tree, file)
+    if not records:
+        raise LabError(f"{folder}: no run in this folder. {RUN_FIRST}")
+    views = []
+    for file, record in records.items():
+        own = file.name == "record.json"
+        name = (file.parent if own else file.with_suffix("")).relative_to(folder).as_posix()
+        curves = file.parent / CURVES
+        rows = read_curves(curves) if own and curves.exists() else ()
+        views.append(RunView(name if name != "." else folder.name, record, rows, measured.get(record.id)))
+    return views
+
+
+def read_curves(file: Path) -> tuple[Row, ...]:
+    """The rows of a curves.csv, numbers as numbers."""
+    with file.open(encoding="utf-8", newline="") as opened:
+        return tuple({name: _number(value) for name, value in row.items() if value} for row in csv.DictReader(opened))
+
+
+def _number(text: str) -> Any:
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() and "." not in text and "e" not in text else value
+
+
+def changed(folder: Path) -> tuple[tuple[str, int], ...]:
+    """Tells two moments of a folder apart without reading it: names and times of the files that `find` reads."""
+    files = [*folder.rglob("*.json"), *folder.rglob(CURVES)]
+    return tuple(sorted((str(file), file.stat().st_mtime_ns) for file in files if file.exists()))
+
+
+def table(runs: Sequence[RunView]) -> "pd.DataFrame":
+    """A row a run: accuracy, cost, parameters, share of attention on the query's own patch (later experts, percent)."""
+    import pandas as pd
+
+    rows: list[Row] = []
+    for run in runs:
+        r = run.record
+        rows.append(
+            {
+                "run": run.name,
+                "method": title(r),
+                "k": later_heads(r),
+                "seed": r.seed,
+                "tasks done": len(r.seen_accuracy),
+                "of tasks": len(r.tasks),
+                "LA %": r.LA,
+                "AA %": r.AA,
+                "forgetting": r.forgetting,
+                "MFLOPs spent": None if r.flops_spent is None else r.flops_spent / 1e6,
+                "parameters (M)": (r.params.get("total") or math.nan) / 1e6,
+                "same patch %": _same_patch(run),
+            }
+        )
+    words = ("run", "method")
+    return pd.DataFrame(rows).astype({name: float for name in rows[0] if name not in words})
+
+
+def _same_patch(run: RunView) -> float:
+    """NaN where nothing was measured, or a network has no later experts."""
+    if run.attention is None or decomposition.TRAINED not in run.attention.moments:
+        return math.nan
+    return run.attention.same_patch().value
+
+
+def accuracies(run: RunView) -> tuple[list[int], list[float]]:
+    """Classes seen after each finished task, and the accuracy over them."""
+    seen = list(run.record.seen_accuracy)
+    return [sum(run.record.tasks[: number + 1]) for number in range(len(seen))], seen
+
+
+def losses(curves: Sequence[Row]) -> "pd.DataFrame":
+    """A row an epoch: its number from the start of the run, task, stage, and each loss by name."""
+    import pandas as pd
+
+    frame = pd.DataFrame(list(curves))
+    if len(frame):
+        frame.insert(0, "epoch of the run", range(1, len(frame) + 1))
+    return frame

@@ -1,0 +1,1 @@
+"""What the paper states, and what the records say of it."""

@@ -1,0 +1,1 @@
+"""The command line and the verbs of a notebook: the top floor, which imports all others."""

@@ -1,0 +1,76 @@
+"""The verbs of a notebook: `start` a run, `train` one to its end, `open` one that exists."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dne_lab.methods  # noqa: F401  (registers the methods)
+from dne_lab.core import presets
+from dne_lab.core.errors import LabError
+from dne_lab.data.stream import ClassStream
+from dne_lab.methods import base
+from dne_lab.training.run import Run
+
+
+def usable(device: str | None) -> str | None:
+    """``device`` itself if this machine has it (None: the GPU if there is one, else the CPU), or a `LabError`."""
+    try:
+        torch.zeros(1, device=device or "cpu").item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LabError(f"device {device!r} cannot be used ({why}). This machine has: {', '.join(found)}.") from error
+    return device
+
+
+def start(
+    method: str,
+    stream: ClassStream | None = None,
+    preset: str = "",
+    *,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+    **changes: Any,
+) -> Run:
+    """An untrained run; `Run.next_task` and `Run.train` train it.
+
+    Args:
+        method: ia, sta, dne, progressive, dytox, joint, finetune, replay, icarl, podnet, der, foster, joint-resnet,
+            finetune-resnet, replay-resnet, or one of your own.
+        stream: the classes to learn; default: those that the preset names.
+        preset: names separated by commas; default: the preset called as the stream's data, if there is one, and
+            "digits" without a stream.
+        folder: where everything is kept and from where it is resumed; default: in memory only.
+        seed: of initialisation, order and augmentation.
+        changes: configuration fields, with ``__`` for the dot: ``learn__epochs=5, network__heads=(4, 2)``.
+
+    Raises:
+        LabError: unknown names, wrong values, a preset for other data than the stream.
+    """
+    if stream is not None and not isinstance(stream, ClassStream):
+        raise LabError(f"stream = {stream!r}: must be a stream, such as dne_lab.stream('digits') makes.")
+    name = "digits" if stream is None else stream.name
+    if not preset and name in presets.PRESETS:
+        preset = name
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    if stream is None:
+        config = base.configure(method, preset, dotted, seed=seed)
+    else:
+        config = base.configure(method, preset, seed=seed)
+        config = presets.for_stream(config, stream.config()).with_changes(dotted)
+    return Run(config, stream, folder, device=usable(device), progress=progress)
+
+
+def train(method: str, stream: ClassStream | None = None, preset: str = "", **settings: Any) -> Run:
+    """`start` and train to the end."""
+    run = start(method, stream, preset, **settings)
+    run.train()
+    return run
+
+
+def open(path: str | Path, stream: ClassStream | None = None, *, progress: bool = True) -> Run:
+    """The run in a folder or in an exported archive. ``stream`` is needed only for arrays in memory."""
+    return Run.open(path, stream, progress=progress)

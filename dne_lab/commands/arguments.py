@@ -1,0 +1,111 @@
+"""What is typed on the command line, as values, and how help is laid out."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from dne_lab.core.errors import LabError
+
+# Options that several commands share.
+METHODS = (
+    "ia, sta, dne, progressive, dytox, joint, finetune, replay; on a residual network icarl, podnet, der, "
+    "foster, joint-resnet, finetune-resnet, replay-resnet."
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="Presets, composed left to right: digits100,authors-code. small and published stand for the method's own "
+        "(icarl-small, ...), or for nothing where it has none. `dne-lab presets` lists them."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="A field of the configuration: learn.epochs=5; k=2 (heads of later experts). Repeatable."
+    ),
+]
+Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
+
+
+def numbers(text: str, option: str = "--seeds") -> list[int]:
+    """``"0-4"`` or ``"0,2,5"``, the value of ``option``, as a list."""
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            low, _, high = part.strip().partition("-")
+            found += range(int(low), int(high or low) + 1)
+    except ValueError:
+        raise LabError(f"{option} {text!r}: give numbers such as 0, or 0,2,5, or 0-4.") from None
+    if not found:
+        raise LabError(f"{option} {text!r} names no number: give numbers such as 0, or 0,2,5, or 0-4.")
+    return list(dict.fromkeys(found))
+
+
+def count(text: str, option: str = "--jobs") -> int | str:
+    """``"2"``, the value of ``option``, as a number, or ``"auto"``."""
+    if text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise LabError(f"{option} {text!r}: give a number of runs at a time, from 1, or auto.")
+    return int(text)
+
+
+# Fields that have a place of their own on the command line: set twice, one of the two would be ignored.
+GIVEN = {
+    "method": "name the method after the command",
+    "preset": "use --preset",
+    "seed": "use --seeds",
+    "start": "use --from RUN --after T",
+}
+
+
+def settings(pairs: list[str] | None) -> dict[str, str]:
+    """``["a.b=1"]`` as a dictionary."""
+    changes = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise LabError(f"--set {pair!r}: write field=value, e.g. --set learn.epochs=5.")
+        if name.strip() in GIVEN:
+            raise LabError(f"--set {pair!r}: {GIVEN[name.strip()]}.")
+        changes[name.strip()] = value
+    return changes
+
+
+def program() -> list[str]:
+    """How this program was called, for commands that the user copies."""
+    return [sys.executable, "-m", "dne_lab"] if Path(sys.argv[0]).name == "__main__.py" else [sys.argv[0]]
+
+
+Context: Any = typer.core.TyperGroup.context_class
+Formatter: Any = Context.formatter_class
+
+
+class WholeWords(Formatter):
+    """Help in which no name is broken at its hyphens."""
+
+    def write_text(self, text: str) -> None:
+        """A paragraph."""
+        super().write_text(text.replace("-", "\u2011"))
+
+    def write_dl(self, rows: Any, *args: Any, **how: Any) -> None:
+        """Options, arguments or commands, each with its words."""
+        super().write_dl([(name, text.replace("-", "\u2011")) for name, text in rows], *args, **how)
+
+    def getvalue(self) -> str:
+        """All of it."""
+        return str(super().getvalue()).replace("\u2011", "-")
+
+
+class HelpContext(Context):
+    """Shows help with `WholeWords`, up to 100 columns wide."""
+
+    formatter_class = WholeWords
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"max_content_width": 100} | settings)

@@ -1,0 +1,450 @@
+"""The command line: few commands with one job each. Heavy imports wait until a command needs them."""
+
+import json
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from dne_lab.commands.arguments import (
+    METHODS,
+    Device,
+    HelpContext,
+    Json,
+    Preset,
+    Seeds,
+    Settings,
+    count,
+    numbers,
+    settings,
+)
+from dne_lab.core.errors import LabError
+
+
+class Command(typer.core.TyperCommand):
+    """A command with such help."""
+
+    context_class = HelpContext
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands, and how all of them end: `LabError` is one message and status 2, Ctrl-C 130, SIGTERM 143.
+
+    Here and not around `app`, because typer itself turns every KeyboardInterrupt into a silent 130.
+    """
+
+    context_class = HelpContext
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except LabError as error:
+            print(f"dne-lab: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt as stop:
+            goes_on = "; the same command goes on from here" if ctx.invoked_subcommand in ("run", "reproduce") else ""
+            print(f"stopped{goes_on}.", file=sys.stderr)
+            sys.exit(143 if type(stop).__name__ == "Terminated" else 130)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="A laboratory for Dense Network Expansion (CVPR 2023): class-incremental vision transformers on real images.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"dne-lab {version('dne-lab')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """See ``help`` of the application."""
+
+
+@app.command(cls=Command, short_help="Train IA, STA, DNE and Joint; table, figures and records.")
+def reproduce(
+    preset: Preset = "digits",
+    changes: Settings = None,
+    seeds: Seeds = "0",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the runs, table, figures and records. Default: runs/reproduce-PRESET."),
+    ] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Train IA, STA, DNE and Joint on real images, and write the table, figures and records.
+
+    Without arguments: scikit-learn's handwritten digits, no download, one to four minutes on two CPU cores. The same
+    command goes on where it was stopped.
+    """
+    from dne_lab.commands.api import usable
+    from dne_lab.commands.reproduce import reproduce as work
+
+    result = work(preset, numbers(seeds), out, settings(changes), usable(device))
+    print(json.dumps(result.to_json(), indent=1) if as_json else result.text())
+
+
+@app.command(cls=Command, short_help="Train one run or a grid; the same command again resumes.")
+def run(
+    context: typer.Context,
+    methods: Annotated[str | None, typer.Argument(metavar="METHOD[,METHOD...]", help=METHODS)] = None,
+    preset: Preset = "digits",
+    changes: Settings = None,
+    seeds: Seeds = "0",
+    grid: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The runs of a list (JSON) in place of METHOD; --dry-run shows their state."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="With --after: go on from another run's state, with other --set."),
+    ] = None,
+    after: Annotated[int | None, typer.Option(metavar="T", help="With --from: behind this task of it.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run folders. Default: runs; of a list runs/<its name>."),
+    ] = None,
+    jobs: Annotated[
+        str, typer.Option(metavar="N|auto", help="Runs at a time; auto: one a core as memory allows, one on a GPU.")
+    ] = "1",
+    device: Device = None,
+    stop_after: Annotated[float | None, typer.Option(help="Checkpoint after that many seconds and exit 0.")] = None,
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train nothing; print one command a run (for SLURM and the like).")
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the data set first if it is missing (cifar100).")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train one run or a grid of methods and seeds; the same command again resumes exactly.
+
+    Finished runs are skipped, and the expansion methods of a seed share their first task.
+
+    The last task in another way: dne-lab run --from runs/dne-digits-s0 --after 3 --set learn.epochs=60
+
+    A table of many methods: dne-lab run ia,dne,icarl,dytox --preset digits100,small --seeds 0-2 --jobs auto
+
+    With --jobs 2 or more each run has its own process and its part of the cores. It starts when there is memory for it,
+    known after the first epoch of the first one; one that fails stops no other and is named at the end. Sums are
+    rounded otherwise on another number of threads, so the last digits may differ from --jobs 1.
+    """
+    from dne_lab.commands import run as running
+    from dne_lab.commands.api import usable
+
+    at_a_time = count(jobs)
+    if (source is None) != (after is None):
+        raise LabError("--from RUN and --after T belong together: behind which task of which run?")
+    if source is not None and after is not None:
+        if grid is not None or dry_run or download or jobs != "1" or _given(context, "methods", "preset"):
+            raise LabError("--from RUN says which run: give --after, --set, --seeds, --out and how long, no more.")
+        running.go_on(
+            source, after, changes or [], numbers(seeds) if _given(context, "seeds") else None, out or Path("runs"),
+            as_json, seconds=stop_after, device=usable(device), checkpoint_seconds=checkpoint_every,
+        )  # fmt: skip
+        return
+    if grid is not None:
+        if _given(context, "methods", "preset", "changes", "seeds"):
+            raise LabError("--grid FILE says which runs: leave out METHOD, --preset, --set and --seeds.")
+        plan = running.plan_of_list(grid, out, dry_run, as_json)
+        if dry_run:
+            return
+    elif methods is None:
+        raise LabError("name one or more methods, e.g. dne-lab run ia,sta,dne, or a list of runs: --grid FILE.")
+    else:
+        plan = running.plan(methods, preset, changes or [], numbers(seeds), out or Path("runs"))
+    if dry_run:
+        rest = {"--device": device, "--stop-after": stop_after, "--download": download}
+        rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None}
+        print("\n".join(running.commands(plan, changes or [], rest)))
+        return
+    if download:
+        running.download(plan)
+    running.execute(
+        plan, as_json,
+        seconds=stop_after, jobs=at_a_time, device=usable(device), checkpoint_seconds=checkpoint_every,
+    )  # fmt: skip
+
+
+def _importable(name: str) -> bool:
+    """Whether a library is there and whole."""
+    try:
+        return find_spec(name) is not None and import_module(name) is not None
+    except ImportError:
+        return False
+
+
+@app.command(cls=Command, short_help="Tables and figures from records; attention of runs.")
+def report(
+    context: typer.Context,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Run folders, archives, folders of records or of counts.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the figures and of what is measured.")] = Path("runs/report"),
+    name: Annotated[
+        str | None, typer.Option(help="How the names of the figures' files begin. Default: the data set.")
+    ] = None,
+    attention: Annotated[
+        int | None, typer.Option(metavar="N", help="Sort the attention of runs or models, on N test images, by group.")
+    ] = None,
+    ablation: Annotated[
+        int | None, typer.Option(metavar="N", help="Remove their later experts' attention, on N test images.")
+    ] = None,
+    how: Annotated[
+        str | None, typer.Option(help="With --ablation: mean, zero or mask (zero and renormalise) alone.")
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Linear probes of their read-outs, with all training images of every class.")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option(help="With these three: where the images are, if not where the run says.")
+    ] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tables.")] = False,
+    columns: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Columns of the table beside the method: LA,AA,D.")
+    ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", metavar="png|pdf|svg", help="Of the figures; several: png,pdf.")
+    ] = "png",
+    as_json: Json = False,
+) -> None:
+    """Tables from records beside the paper's; figures; the attention of runs, and what is lost without it.
+
+    The figures, and the table as summary.csv, go to the folder of --out; with --json only where --out is given.
+
+    With --attention N: SPSH, SPDH, DPSH and DPDH shares of N test images, untrained, trained and under a null model, as
+    records/attention/ID.json, CSV and PNG there.
+
+    With --ablation N: the accuracy lost without each of these groups, and without each connection between experts,
+    replaced by its mean, by zero, and masked, as records/ablation/ID-HOW.json, CSV and PNG there. With --how one way
+    alone, and each connection also kind by kind and layer by layer.
+
+    With --probe: what the read-outs of all experts hold, of expert 1, of the later ones, of each, as
+    records/probe/ID.json, CSV and PNG there.
+    """
+    from dne_lab.commands import report as reporting
+    from dne_lab.commands.instruments import attention_text, decompose_runs, runs
+    from dne_lab.core.files import LONGEST, file_name
+
+    suffixes = reporting.suffixes(formats)
+    if name is not None and name != file_name(name):
+        raise LabError(f"--name {name!r}: takes letters, digits and ._-+, at most {LONGEST} of them.")
+    asked = {"--attention": attention, "--ablation": ablation, "--probe": None}
+    measured = [option for option in asked if (probe if option == "--probe" else asked[option] is not None)]
+    for option in measured:
+        runs(paths, option, asked[option])  # says what is wrong before anything is written
+    records = reporting.find(paths)
+    if measured:  # also of a run that has not finished its first task
+        records = [record for record in records if record.seen_accuracy]
+    if as_json and not measured:
+        print(json.dumps([r.to_dict() for r in records], indent=1))
+    elif records and not as_json:
+        print(reporting.text(records, latex, columns), flush=True)
+
+    written: list[Path] = []
+    if attention is not None:
+        made, files = decompose_runs(paths, attention, out, data)
+        reporting.tell(made, attention_text, as_json)
+        written += files
+    if ablation is not None:
+        from dne_lab.analysis.removal import HOW
+        from dne_lab.commands.instruments import ablate_runs, ablation_text
+
+        ablated, files = ablate_runs(paths, ablation, out, how or HOW, data)
+        reporting.tell(ablated, ablation_text, as_json)
+        written += files
+    if probe:
+        from dne_lab.commands.instruments import probe_runs, probe_text
+
+        probed, files = probe_runs(paths, out, data)
+        reporting.tell(probed, probe_text, as_json)
+        written += files
+    if records and not as_json:
+        gates = (
+            ""
+            if columns or latex
+            else reporting.protocols_text(records, [*paths, *filter(Path.is_dir, [out / "records"])])
+        )
+        print(gates, end="", flush=True)
+    if not _importable("matplotlib"):
+        print("matplotlib is not installed here: no figures.", file=sys.stderr)
+    elif measured or not as_json or _given(context, "out"):
+        # what has just been measured is drawn alone: --out may hold what was measured of other runs before
+        instruments = [file for file in written if file.suffix == ".json"] if measured else None
+        written += reporting.figures(records, out, name, paths, instruments, suffixes, progress=True)
+    if written:
+        print(reporting.below(written, out), file=sys.stderr)
+
+
+@app.command(cls=Command, short_help="FLOPs and parameters after each task, without training.")
+def cost(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help=METHODS)],
+    tasks: Annotated[str, typer.Option(help="Classes of each task, e.g. 50,10,10.")],
+    heads: Annotated[str | None, typer.Option(help="Heads: k (later experts), first,later, or one a task.")] = None,
+    preset: Preset = "cifar100-b50-10",
+    changes: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """FLOPs of one image and parameters after each task, without training.
+
+    F = 2 x multiply-accumulate. Literal: as the equations are written; spent: as it runs here.
+    """
+    import dne_lab.methods  # noqa: F401
+    from dne_lab.data.stream import sizes
+    from dne_lab.measure import cost as costs
+    from dne_lab.methods import base
+
+    wanted = sizes(tasks)
+    changed: dict[str, Any] = {"data.tasks": wanted, **settings(changes)}
+    if heads is not None:
+        changed["network.heads"] = heads
+    config = base.configure(method, preset, changed)
+    shape = costs.shape_of(config.data)
+    stream = costs.blank_stream(wanted, shape)
+    rows = costs.of_tasks(config, stream.joint() if base.find(method).joint else stream)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    network = base.create(config, stream).network_settings()
+    told = f"{network['name']}, width {network['width']}" if "width" in network else ""
+    if "heads" in network:
+        told = f"heads {','.join(map(str, network['heads']))}{' (the last repeats)' * (len(network['heads']) > 1)}"
+    print(f"{method}, {told or 'own network'}, images {' x '.join(map(str, shape))}\n{costs.text(rows)}")
+
+
+@app.command(cls=Command, short_help="Time the normal path against the literal path.")
+def bench(
+    preset: Preset = "cifar100-b50-2",
+    tasks: Annotated[str, typer.Option(help="Tasks at which a training step is timed.")] = "6,11,26",
+    batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
+    pairs: Annotated[int, typer.Option(help="Interleaved pairs; the ratio is their median.")] = 5,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    bf16: Annotated[bool, typer.Option("--bf16", help="Also time a step under precision=bf16.")] = False,
+    attention: Annotated[
+        int, typer.Option(metavar="N", help="Also time sorting the attention of N images into groups (STA).")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Time the normal path against the literal path with its copied teacher (DNE, one process)."""
+    from dne_lab.commands import bench as benchmark
+    from dne_lab.commands.api import usable
+    from dne_lab.methods import base
+
+    config = base.configure("dne", preset)
+    steps = numbers(tasks, "--tasks")
+    if not 1 <= min(steps) <= max(steps) <= len(config.data.tasks):
+        raise LabError(f"--tasks {tasks}: preset {preset} has tasks 1 to {len(config.data.tasks)}.")
+    if min(batch, pairs) < 1:
+        raise LabError(f"--batch {batch} --pairs {pairs}: both must be at least 1.")
+    say: Callable[[str], None] = lambda text: print(f"measuring: {text}", file=sys.stderr, flush=True)  # noqa: E731
+    sorting = {}
+    if attention:
+        from dne_lab.commands.bench import measure
+
+        say(f"attention of {attention} images at task {min(steps)}")
+        sorting["attention_groups"] = measure(preset, min(steps), attention, batch, usable(device) or "cpu")
+    result = benchmark.run(config, tuple(steps), batch, pairs, usable(device) or "cpu", bf16, say) | sorting
+    print(json.dumps(result, indent=1) if as_json else benchmark.text(result))
+
+
+@app.command(cls=Command, short_help="Pack a run into one portable file.")
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="dne.zip: the whole run. dne.safetensors: the finished model and record."),
+    ],
+    half: Annotated[bool, typer.Option("--half", help="Of a .safetensors: keep weights as float16.")] = False,
+) -> None:
+    """Pack a run into one portable file, which every command takes in place of the folder."""
+    from dne_lab.training import storage
+
+    if file.suffix == storage.SUFFIX:
+        print(f"wrote {storage.export_model(run_folder, file, half)}")
+    elif half:
+        raise LabError(f"--half is for a model alone: name a .safetensors file, not {file}.")
+    else:
+        print(f"wrote {storage.export(run_folder, file)}")
+
+
+@app.command(cls=Command, short_help="List the presets with what each sets.")
+def presets(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Only these.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the presets with what each sets.
+
+    They are composed left to right (--preset digits100,authors-code); --set wins over all.
+    """
+    from dne_lab.core import presets as known
+    from dne_lab.core.errors import unknown
+
+    for name in names or []:
+        if name not in known.PRESETS:
+            raise unknown("preset", name, known.PRESETS)
+    chosen = {name: known.PRESETS[name] for name in names or known.PRESETS}
+    print(json.dumps(chosen, indent=1) if as_json else known.text(chosen))
+
+
+@app.command(
+    cls=Command,
+    short_help="Open JupyterLab on the notebooks, on this machine only.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def lab(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGS", help="Passed on to JupyterLab: --port=9000 --no-browser.")
+    ] = None,
+    copy_to: Annotated[
+        Path | None,
+        typer.Option("--copy-notebooks", metavar="DIR", help="Copy the notebooks and what they read there, and end."),
+    ] = None,
+) -> None:
+    """Open JupyterLab on the project's folder, the first notebook open: on this machine only, with a token.
+
+    The project is the current folder or, where that has no notebooks, the checkout that this program runs from. A
+    package installed without it holds a copy: dne-lab lab --copy-notebooks my-notebooks, then dne-lab lab there.
+    """
+    from dne_lab.commands import project
+
+    if copy_to is not None:
+        copied = project.copy(copy_to)
+        print(f"copied {len(copied)} files to {copy_to}. Next: cd {copy_to} and dne-lab lab")
+    else:
+        project.start(arguments or [])
+
+
+def _given(context: typer.Context, *names: str) -> bool:
+    """Whether one of these parameters stands on the command line."""
+    sources = [context.get_parameter_source(name) for name in names]
+    return any(source is not None and source.name == "COMMANDLINE" for source in sources)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

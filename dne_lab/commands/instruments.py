@@ -1,0 +1,234 @@
+"""What `dne-lab report --attention` does: decompose runs and keep the records."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dne_lab.analysis.ablation_study import AblationRecord, side_by_side, study, sweep_table
+from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposition, decompose
+from dne_lab.analysis.read_outs import ProbeRecord, probe_study, probe_table
+from dne_lab.analysis.removal import HOW, QUESTIONS, warning
+from dne_lab.commands.api import open as open_run
+from dne_lab.core.errors import LabError
+from dne_lab.core.files import file_name
+from dne_lab.data.stream import from_config
+from dne_lab.measure import tables
+from dne_lab.measure.record import RUN_FIRST
+from dne_lab.plots.attention import attention_groups, fragmentation
+from dne_lab.plots.attention_compared import SAME, along_training
+from dne_lab.training import storage
+from dne_lab.training.run import Run
+from dne_lab.training.run_folder import CONFIG, read_config
+from dne_lab.training.storage import unpacked
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+FOLDER = Path("records") / "attention"  # within --out
+
+
+def runs(paths: Iterable[Path], option: str, images: int | None = None) -> list[Path]:
+    """Run folders, archives, and what lies in folders that hold run folders, for ``option``, on so many images.
+
+    Raises:
+        LabError: none there, or too few images.
+    """
+    if images is not None and images < 2:
+        raise LabError(f"{option} {images}: give at least 2 images, better some hundred.")
+    found: list[Path] = []
+    for path in paths:
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(config.parent for config in path.rglob(CONFIG))
+            inside = inside or sorted(path.glob(f"*{storage.SUFFIX}"))  # a folder of models
+        if not inside:
+            raise LabError(
+                f"{path} holds no run folder: attention needs a run's weights, not its record alone. {RUN_FIRST}"
+            )
+        found += inside
+    return found
+
+
+def open_with(path: Path, data: str | None) -> Run:
+    """The run in a folder or archive, with its images from ``data`` if they have moved or were never in it."""
+    model = path.suffix == storage.SUFFIX
+    if data is None and not model:
+        return open_run(path, progress=False)
+    if model:  # says what is missing and where, which a model that is opened to be looked at does not need
+        config = storage.read_model(path)[1]
+    else:
+        with unpacked(path) as folder:
+            config = read_config(folder)
+    where = config.data if data is None else dataclasses.replace(config.data, path=data)
+    return open_run(path, from_config(where), progress=False)
+
+
+def decompose_runs(
+    paths: Iterable[Path], images: int, out: Path, data: str | None = None
+) -> tuple[list[Decomposition], list[Path]]:
+    """Decomposes every run, one after another, and writes its record, ``out``/records/attention/ID.json.
+
+    Returns:
+        What was found, and the files written.
+    """
+    made, written = [], []
+    for path in runs(paths, "--attention", images):
+        found = decompose(open_with(path, data), images)
+        file = out / FOLDER / f"{file_name(found.run)}.json"
+        found.write(file)
+        made.append(found)
+        written.append(file)
+    return made, written
+
+
+def attention_overview(found: Iterable[Decomposition]) -> "pd.DataFrame":
+    """One row a run and moment: the same-patch share of experts 2, 3, ... with its interval over images, the keys used.
+
+    A moment at which these experts have no attention to patches (the null model of DNE) has no row.
+    """
+    import pandas as pd
+
+    rows = []
+    for member in found:
+        for moment in (name for name in (INITIAL, TRAINED, SHUFFLED) if name in member.moments):
+            same = member.same_patch(moment)
+            if not math.isfinite(same.value):
+                continue
+            groups, whole = member.patches(moment), member.patches(moment, name="rows").iloc[0]
+            rows.append(
+                {"run": member.run, "images": member.images, "moment": moment, "same patch %": same.value}
+                | {"low": same.low, "high": same.high}
+                | {"uniform %": float(groups[groups["group"].isin(SAME)]["uniform %"].sum())}
+                | {"effective keys": float(whole["effective keys"]), "keys": float(whole["keys"])}
+            )
+    return pd.DataFrame(rows)
+
+
+def summary(found: Iterable[Decomposition]) -> "pd.DataFrame":
+    """One row a method and preset, the paper's first: same-patch share with its interval (over seeds, or over images of
+    one seed), its uniform value, what it was untrained and is under the null model, and keys in effective use."""
+    import pandas as pd
+
+    found = list(found)
+    shares, moments, layers = (make(found).table for make in (attention_groups, along_training, fragmentation))
+    same = shares[shares["group"] == "same patch"]
+    at = moments.pivot_table("same patch %", "series", "moment").reindex(columns=[INITIAL, SHUFFLED])
+    used = layers.groupby("series")[["effective keys", "keys"]].mean()
+    frame = pd.DataFrame(
+        {
+            "attention of": same["series"],
+            "seeds": same["seeds"],
+            "same patch %": same["share %"],
+            "low": same["low"],
+            "high": same["high"],
+            "uniform %": same["uniform %"],
+            "untrained %": [at[INITIAL].get(name) for name in same["series"]],
+            "shuffled %": [at[SHUFFLED].get(name) for name in same["series"]],
+            "effective keys": [used["effective keys"].get(name) for name in same["series"]],
+            "keys": [used["keys"].get(name) for name in same["series"]],
+        }
+    )
+    floats = [name for name in frame if name not in ("attention of", "seeds")]
+    return frame.astype(dict.fromkeys(floats, float)).reset_index(drop=True)
+
+
+def attention_text(found: Iterable[Decomposition]) -> str:
+    """`overview` for the terminal."""
+    table = attention_overview(found)
+    if table.empty:
+        return "These runs have one expert each: there is no attention of later experts to sort."
+    return f"Attention of experts 2, 3, ... to patches\n{tables.to_text(table)}"
+
+
+# What `dne-lab report --ablation` does: ablate runs and keep the records.
+
+FOLDER = Path("records") / "ablation"  # within --out
+
+
+def ablate_runs(
+    paths: Iterable[Path], images: int, out: Path, how: str | Sequence[str] = HOW, data: str | None = None
+) -> tuple[list[AblationRecord], list[Path]]:
+    """Ablates every run, one after another, and writes its records, ``out``/records/ablation/ID-HOW.json for each of
+    ``how``.
+
+    Returns:
+        What was found, and the files written.
+    """
+    made, written = [], []
+    for path in runs(paths, "--ablation", images):
+        for found in study(open_with(path, data), images, how):
+            file = out / FOLDER / f"{file_name(found.name)}.json"
+            found.write(file)
+            made.append(found)
+            written.append(file)
+    return made, written
+
+
+def ablation_overview(found: Iterable[AblationRecord]) -> "pd.DataFrame":
+    """One row for each removal from all later experts at once: where, what, its share of the attention, and what is
+    lost in each way of removing it, side by side.
+
+    ``+-`` is half the width of the 95% interval over seeds; of one seed, over images.
+    """
+    whole = side_by_side(found)
+    whole = whole[whole["experts"] == "later"].rename(columns={"mass %": "attention %"})
+    ways = [name for how in HOW for name in (how, f"{how} +-") if how in whole]
+    return whole[["preset", "method", "kind", "removed", "seeds", "attention %", "before %", *ways]]
+
+
+def ablation_text(found: Iterable[AblationRecord]) -> str:
+    """For the terminal: what each group of the later experts' attention is worth, and each connection (all layers)."""
+    found = list(found)
+    hows = [how for how in HOW if any(record.how == how for record in found)]
+    told = ["Accuracy lost (points) when attention of experts 2, 3, ... is removed"]
+    told += [f"  {how}: {QUESTIONS[how]}" for how in hows]
+    told.append(tables.to_text(ablation_overview(found)))
+    kinds = {kind for record in found for row in record.groups for kind in row["kind"].split(" + ")}
+    told += [f"Beware: {note}\n" for how in hows if (note := warning(how, kinds))]
+    swept = sweep_table(found) if any(record.sweep for record in found) else None
+    if swept is not None:
+        for (preset, method, how), rows in swept.groupby(["preset", "method", "how"], sort=False):
+            last = rows[(rows["kind"] == rows["kind"].iloc[-1]) & (rows["layer"] == rows["layer"].iloc[-1])]
+            matrix = last.pivot_table("loss", "expert", "reads", sort=False).round(2)
+            told += [
+                f"{method}, {preset}: lost when expert (row) reads expert (column) at no layer ({how})",
+                str(matrix),
+            ]
+    return "\n".join(told)
+
+
+# What `dne-lab report --probe` does: probe the read-outs of runs and keep the records.
+
+FOLDER = Path("records") / "probe"  # within --out
+
+
+def probe_runs(paths: Iterable[Path], out: Path, data: str | None = None) -> tuple[list[ProbeRecord], list[Path]]:
+    """Probes every run, one after another, and writes its record, ``out``/records/probe/ID.json.
+
+    Returns:
+        What was found, and the files written.
+    """
+    made, written = [], []
+    for path in runs(paths, "--probe"):
+        found = probe_study(open_with(path, data))
+        file = out / FOLDER / f"{file_name(found.run)}.json"
+        found.write(file)
+        made.append(found)
+        written.append(file)
+    return made, written
+
+
+def probe_overview(found: Iterable[ProbeRecord]) -> "pd.DataFrame":
+    """One row a method and set of read-outs: accuracy over all classes, and within the task when the task is told."""
+    columns = ["preset", "method", "heads", "read-outs", "seeds", "width"]
+    return probe_table(found)[[*columns, "accuracy %", "accuracy +-", "told %", "told +-"]]
+
+
+def probe_text(found: Iterable[ProbeRecord]) -> str:
+    """`overview` for the terminal, and what it is."""
+    told = "Linear probes of frozen read-outs, trained with all training images of every class\n"
+    told += "  told: accuracy within the task when the task is told\n"
+    return told + tables.to_text(probe_overview(found))

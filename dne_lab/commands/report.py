@@ -1,0 +1,316 @@
+"""What records say: printed tables beside the paper's, and figures."""
+
+import dataclasses
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.files import file_name
+from dne_lab.measure import record as records_of
+from dne_lab.measure import tables
+from dne_lab.measure.beside import areas, costs, differences
+from dne_lab.measure.cost_records import tree_of
+from dne_lab.measure.record import Record
+from dne_lab.plots.figure import Figure
+
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def tell(found: Sequence[Any], text: Callable[[Sequence[Any]], str], as_json: bool) -> None:
+    """Prints records that have just been made (dataclasses), as JSON or as ``text`` has them."""
+    print(json.dumps([dataclasses.asdict(one) for one in found]) if as_json else text(found), flush=True)
+
+
+def find(paths: Iterable[str | Path]) -> list[Record]:
+    """The records of run folders, of folders that hold any, and of exported archives.
+
+    Folders that hold counts (``dne-lab cost``) or a benchmark alone have none: they are left out.
+    """
+    from dne_lab.training.storage import unpacked
+
+    with ExitStack() as stack:
+        given = [path for path in models_among(paths) if not _measurements_alone(path)]
+        places = [stack.enter_context(unpacked(path)) if _packed(path) else path for path in given]
+        return records_of.find(places) if places else []
+
+
+def models_among(paths: Iterable[str | Path]) -> list[Path]:
+    """The paths, with the models (``.safetensors``) in place of a folder that holds such files and no run."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() and not (path / "config.json").exists() else []
+        found += files or [path]
+    return found
+
+
+def _packed(path: Path) -> bool:
+    return path.suffix in (".zip", ".safetensors") or (path.is_file() and zipfile.is_zipfile(path))
+
+
+def _measurements_alone(path: Path) -> bool:
+    """Whether a path holds counts or a benchmark, and no record of a run."""
+    from dne_lab.measure import cost_records
+
+    if _packed(path) or not path.exists():
+        return False
+    if not (cost_records.find([path]) or _benchmarks([path]) or _holds_instruments(path)):
+        return False
+    try:
+        return not records_of.find(path)
+    except LabError:
+        return True
+
+
+def _benchmarks(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    from dne_lab.plots.cost import is_bench
+
+    files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
+    trees = [tree_of(file) for file in files if file.suffix == ".json"]
+    return [tree for tree in trees if is_bench(tree)]
+
+
+def _holds_instruments(path: Path) -> bool:
+    """Whether there is a record of attention, ablation or probes (of files that are no JSON nothing is said here)."""
+    from dne_lab.analysis import ablation_study, decomposition, read_outs
+
+    files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+    kinds = [tree.get("kind") for tree in map(tree_of, files) if isinstance(tree, dict)]
+    return bool({decomposition.KIND, ablation_study.KIND, read_outs.KIND} & {*kinds})
+
+
+def _instruments(paths: Iterable[Path]) -> dict[str, Figure]:
+    """The figures of attention, ablation and probe records."""
+    from dne_lab.analysis.ablation_study import AblationRecord
+    from dne_lab.analysis.decomposition import Decomposition
+    from dne_lab.analysis.read_outs import ProbeRecord
+    from dne_lab.measure.record import among
+    from dne_lab.plots import ablation, attention, read_outs
+
+    paths = [path for path in paths if path.is_dir() or path.suffix == ".json"]
+    measured = {one.run: one for one in among(paths, Decomposition)}  # a run counts once
+    ablated = {one.name: one for one in among(paths, AblationRecord)}
+    probed = {one.run: one for one in among(paths, ProbeRecord)}
+    made = attention.drawings([*measured.values()]) | ablation.drawings([*ablated.values()])
+    return made | read_outs.drawings([*probed.values()])
+
+
+def below(written: Sequence[Path], out: Path) -> str:
+    """What is said of the files written: how many, and where."""
+    return f"wrote {len(written)} file{'s' * (len(written) != 1)} below {out}"
+
+
+def suffixes(formats: str) -> list[str]:
+    """``"png,pdf"`` as a list of formats in which figures can be written."""
+    found = list(dict.fromkeys(part.strip().lower() for part in formats.split(",") if part.strip()))
+    for one in found or [formats]:
+        if f".{one}" not in PICTURES:
+            raise unknown("figure format", one, [suffix.removeprefix(".") for suffix in PICTURES])
+    return found
+
+
+def text(records: Sequence[Record], latex: bool = False, columns: str | None = None) -> str:
+    """Two tables: ours, one row a method with 95% intervals over seeds; and ours beside the paper's rows.
+
+    With ``columns`` (``"LA,AA"``) ours alone, of these columns.
+    """
+    write = tables.to_latex if latex else tables.to_text
+    ours, compared = tables.summary(records), tables.compare(records)
+    done = [record for record in records if record.finished]
+    if columns is not None:
+        wanted = [name.strip() for name in columns.split(",") if name.strip()]
+        for name in wanted or [columns]:
+            if name not in ours.columns:
+                raise unknown("column", name, ours.columns)
+        ours, compared = ours[list(dict.fromkeys(["method", *wanted]))], compared[:0]
+        done = []
+    out = [write(ours)]
+    if compared["paper LA"].notna().any():
+        out += [
+            "Beside the paper (ours minus the paper's; other data or schedules are not comparable):",
+            write(compared),
+        ]
+    for title, table in (
+        ("What it costs (learning all tasks; 4 bytes a parameter, 1 a pixel and channel of an exemplar):", costs(done)),
+        ("LA of DNE minus that of others, paired by seed (told apart: p < 0.05 after Holm):", differences(done)),
+        ("Area under LA and AA over totals of bytes, as a mean:", areas(done)),
+    ):
+        if len(table):
+            out += [title, write(table)]
+    if not len(ours):
+        raise LabError("no run among these records has finished its first task yet. Go on training, then report again.")
+    return "\n".join(out)
+
+
+ABOUT_GATES = (
+    "Gates: conditions on a protocol, not on a method. Where one is not met, its runs can hardly tell methods apart "
+    "(figures/README.md)."
+)
+ABOUT_STAGE_2 = (
+    "Before stage 2: images predicted right before the classifier is trained on as many old as new images, and old "
+    "ones taken for new. What stage 2 wins back was lost in the classifier alone."
+)
+
+
+def protocols_text(records: Sequence[Record], paths: Iterable[str | Path]) -> str:
+    """Under each protocol of which there are measurements: its gates, and what was predicted before stage 2.
+
+    ``paths``: where the records of the instruments are looked for, files and folders.
+    """
+    from dne_lab.analysis import gates
+    from dne_lab.analysis.ablation_study import AblationRecord
+    from dne_lab.analysis.decomposition import Decomposition
+    from dne_lab.analysis.read_outs import ProbeRecord
+    from dne_lab.measure.record import among
+
+    places = [path for path in map(Path, paths) if path.is_dir() or path.suffix == ".json"]
+    probes, attention = among(places, ProbeRecord), among(places, Decomposition)
+    ablations = among(places, AblationRecord)
+    told, about = [], []
+    for protocol, members in gates.protocols(records).items():
+        found = gates.gates(members, probes, attention, ablations)
+        if any(gate.value is not None for gate in found):
+            told += [f"Gates of {protocol}: whether it can tell methods apart", tables.to_text(gates.table(found))]
+            about.append(ABOUT_GATES)
+        early = gates.before_stage_2(members)
+        if len(early):
+            told += [f"Before stage 2 of {protocol}, mean over tasks 2, 3, ...", tables.to_text(early)]
+            about.append(ABOUT_STAGE_2)
+    return "\n".join([*told, *dict.fromkeys(about)])
+
+
+def drawings(records: Sequence[Record]) -> dict[str, Figure]:
+    """The figures that these records of one data set can fill, by name: ours, and those of the paper of which they have
+    a series; the others are rows of their tables."""
+    from dne_lab.measure import paper
+    from dne_lab.plots import accuracy, matrices, tradeoff
+    from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task
+    from dne_lab.plots.cost import TWENTY_SIX, figure_6f
+
+    made = {"accuracy_by_task": accuracy_by_task(records), "accuracy_against_cost": accuracy_against_cost(records)}
+    done = [record for record in records if record.finished and not record.validation]
+    if not done:
+        return made
+    streams = list(dict.fromkeys(tuple(record.tasks) for record in done if len(record.tasks) > 1))
+    for tasks in streams:
+        mine = [record for record in done if tuple(record.tasks) == tasks]
+        for figure in (matrices.accuracy_matrices(mine), accuracy.forgetting(mine)):
+            made[figure.name if len(streams) == 1 else f"{figure.name}_{_short(tasks)}"] = figure
+    if accuracy.has_pair(done):
+        made["figure_4_right"] = accuracy.figure_4_right(done)
+    dataset = paper.dataset_of(done[0])
+    for make in (tradeoff.figure_1_right, tradeoff.figure_6ab, tradeoff.figure_6cd):
+        figure = make(done, dataset)
+        if (figure.table["source"] == "ours").any():
+            made[figure.name] = figure
+    if TWENTY_SIX in streams:
+        made["figure_6f"] = figure_6f(done, dataset)
+    return made
+
+
+def _short(tasks: Sequence[int]) -> str:
+    """``50+10x5`` for a file name."""
+    return tables.tasks_text(tasks).replace(" ", "")
+
+
+def architectures(paths: Iterable[str | Path]) -> dict[str, Figure]:
+    """Figures 2 and 5 of every model (``.safetensors``) among the paths, one of each variant, and figure 3 of one."""
+    from dne_lab.commands import api
+    from dne_lab.models.expandable import ExpandableViT
+    from dne_lab.plots import four_kinds
+    from dne_lab.plots.architecture import figure_2, figure_5
+
+    made: dict[str, Figure] = {}
+    for path in models_among(paths):
+        if path.suffix == ".safetensors":
+            run = api.open(path, progress=False)
+            model = run.model
+            if not isinstance(model, ExpandableViT):
+                continue
+            for figure in (figure_2(model), figure_5(model)):
+                made.setdefault(figure.name, figure)
+            if "figure_3" not in made and len(model.heads) > 1:
+                image, patch = four_kinds.sample_image(run), four_kinds.middle(model.grid)
+                made["figure_3"] = four_kinds.figure_3(model, image, patch)
+    return made
+
+
+def measurements(paths: Iterable[str | Path], instruments: Sequence[Path] | None = None) -> dict[str, Figure]:
+    """The figures of what was counted and measured: cost growth, figure 6 e, the time of a training step, attention
+    (figure 4 left and ours), ablation; the last two of the records ``instruments`` alone, where they are given."""
+    from dne_lab.measure import cost_records
+    from dne_lab.plots.cost import TWENTY_SIX, cost_growth, figure_6e, step_time
+
+    places = [path for path in map(Path, paths) if not _packed(path)]
+    costs, benchmarks = cost_records.find(places), _benchmarks(places)
+    made = {"cost_growth": cost_growth(costs)} if costs else {}
+    if any(cost.tasks == TWENTY_SIX for cost in costs):
+        made["figure_6e"] = figure_6e(costs)
+    devices: dict[str, list[dict[str, Any]]] = {}
+    for bench in benchmarks:
+        devices.setdefault(_device(bench), []).append(bench)
+    for device, some in sorted(devices.items()):
+        # one that also measured the device's rates, which set the limit
+        made["_".join(filter(None, ("step_time", device)))] = step_time(max(some, key=lambda b: "rates" in b))
+    return made | _instruments(places if instruments is None else instruments)
+
+
+def _device(bench: dict[str, Any]) -> str:
+    """Nothing for a CPU, the name of another device as a part of a file's name."""
+    if bench.get("device_type", "cpu") == "cpu":
+        return ""
+    return "_".join(re.findall("[a-z0-9]+", bench["device"].lower()))
+
+
+def gathered(
+    records: Sequence[Record],
+    name: str | None = None,
+    paths: Iterable[str | Path] = (),
+    instruments: Sequence[Path] | None = None,
+) -> dict[str, Figure]:
+    """The figures of every data set among the records, of models, counts, benchmarks and instruments, by file name.
+
+    ``paths``: where the records came from; models, counts and benchmarks there are drawn too. Architectures are called
+    after ``name`` as well, what is counted or timed has a name of its own. ``instruments``: as in `measurements`.
+    """
+    made: dict[str, Figure] = {}
+    datasets = list(dict.fromkeys(record.dataset for record in records))
+    for dataset in datasets:
+        own = file_name(dataset)
+        stem = own if name is None else name if len(datasets) == 1 else f"{name}_{own}"
+        chosen = [record for record in records if record.dataset == dataset]
+        made |= {f"{stem}_{kind}": figure for kind, figure in drawings(chosen).items()}
+    paths = list(paths)
+    made |= {f"{name}_{kind}" if name else kind: figure for kind, figure in architectures(paths).items()}
+    return made | measurements(paths, instruments)
+
+
+def figures(
+    records: Sequence[Record],
+    out: Path,
+    name: str | None = None,
+    paths: Iterable[str | Path] = (),
+    instruments: Sequence[Path] | None = None,
+    formats: Sequence[str] = ("png",),
+    progress: bool = False,
+) -> list[Path]:
+    """Writes the summary as ``<name>.csv`` (default: summary), and CSV and picture of all figures that are
+    `gathered`."""
+    from tqdm.auto import tqdm
+
+    from dne_lab.core.files import write_text
+
+    written: list[Path] = []
+    if records:
+        path = out / f"{name or 'summary'}.csv"
+        write_text(path, tables.summary(records).to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+        written.append(path)
+    made = gathered(records, name, paths, instruments)
+    hidden = None if progress else True  # None: shown in a terminal
+    for stem, figure in tqdm(made.items(), "drawing", unit="figure", leave=False, disable=hidden):
+        written += [path for suffix in ("csv", *formats) for path in figure.save(out / f"{stem}.{suffix}")]
+    return written

@@ -1,0 +1,127 @@
+"""The command `run`: a grid, a list of runs or what follows a task of another run, and the table of the records."""
+
+import json
+import math
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dne_lab.methods  # noqa: F401  (registers the methods)
+from dne_lab.commands.arguments import program, settings
+from dne_lab.core.errors import LabError
+from dne_lab.core.files import LONGEST
+from dne_lab.data.datasets import open_source
+from dne_lab.measure import tables
+from dne_lab.measure.record import Record
+from dne_lab.methods import base
+from dne_lab.training import grid, run_list, sharing
+from dne_lab.training.parallel_runs import RunsFailed
+from dne_lab.training.run import Run
+from dne_lab.training.run_folder import LAST, RunFolder, finished
+
+
+def plan(methods: str, preset: str, changes: list[str], seeds: list[int], out: Path) -> grid.Plan:
+    """The runs of a command line; "small" and "published" are resolved for each method."""
+    chosen = list(dict.fromkeys(m.strip() for m in methods.split(",") if m.strip()))
+    if not chosen:
+        raise LabError(f"{methods!r} names no method: give one or more, e.g. ia,sta,dne.")
+    changed = settings(changes)
+    return grid.plan(chosen, lambda method: base.configure(method, preset, changed), seeds, out)
+
+
+def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any]) -> list[str]:
+    """One command a run; ``rest`` are further options: True for a flag, None and False are left out."""
+    words: list[str] = []
+    for option, value in rest.items():
+        if value is not None and value is not False:
+            words += [option] if value is True else [option, f"{value:g}" if isinstance(value, float) else str(value)]
+    return [" ".join([line, *map(shlex.quote, words)]) for line in grid.commands(runs, changes, [*program(), "run"])]
+
+
+def download(runs: grid.Plan) -> None:
+    """Fetches the data sets of the runs where they are missing."""
+    for name, path, size in {(config.data.name, config.data.path, config.data.size) for config, _ in runs}:
+        open_source(name, path=path, size=size, download=True)
+
+
+def plan_of_list(file: Path, out: Path | None, dry_run: bool, as_json: bool) -> grid.Plan:
+    """The runs of a list (`run_list.read`); says on stderr, or for a ``dry_run`` on stdout, how far each one is."""
+    listed = run_list.read(file, out)
+    if dry_run:
+        print(json.dumps(run_list.states(listed), indent=1) if as_json else run_list.text(listed))
+    else:
+        print(run_list.summary(listed), file=sys.stderr, flush=True)
+    return [(run.config, run.folder) for run in listed]
+
+
+def go_on(
+    path: Path,
+    after: int,
+    changes: list[str],
+    seeds: list[int] | None,
+    out: Path,
+    as_json: bool,
+    seconds: float | None = None,
+    **how: Any,
+) -> None:
+    """Learns what follows task ``after`` of the run in ``path`` with other settings, and prints the records.
+
+    Every seed (default: that run's) has a folder ``<run>-after<task>-<changes>``, which the same call goes on with.
+
+    Raises:
+        LabError: what `Handle.fork` raises; a folder that holds something else.
+    """
+    source, changed = Run.open(path, **how), settings(changes)
+    plan: grid.Plan = []
+    for seed in [source.config.seed] if seeds is None else seeds:
+        config = source.config.with_changes(changed | {"seed": seed})
+        behind = sharing.behind(config, source.config, after)
+        told = "-".join(f"{name}={value}" for name, value in changed.items())
+        safe = re.sub(r"[^A-Za-z0-9._+=,-]+", "_", told)[:LONGEST]
+        own = [safe, "" if safe == told else behind.sha256[:8], "" if seeds is None else f"s{seed}"]
+        first = path.stem if path.is_file() else path.resolve().name  # a file's name already
+        plan.append((behind, out / "-".join(filter(None, (first[:150], f"after{after}", *own)))))
+    for config, folder in plan:
+        RunFolder(folder).check(config)
+    records: list[Record] = []
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    for config, folder in plan:
+        if (record := finished(folder)) is None:
+            if records and time.monotonic() >= deadline:
+                break
+            begun = RunFolder(folder).has(LAST)
+            run = Run(config, None, folder, **how) if begun else sharing.fork(source, config, folder, after)
+            run.train(None if seconds is None else max(0.0, deadline - time.monotonic()))
+            record = run.record
+        records.append(record)
+    print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(plan, records))
+
+
+def execute(runs: grid.Plan, as_json: bool, **how: Any) -> None:
+    """Trains what is left, as `grid.execute` is told ``how``, and prints all records.
+
+    Raises:
+        LabError: a run failed; with several at a time, after the others have ended and the table is printed.
+    """
+    failure = None
+    try:
+        records = grid.execute(runs, **how)
+    except RunsFailed as error:
+        failure, records = error, error.records
+    print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(runs, records))
+    if failure is not None:
+        raise failure
+
+
+def text(runs: grid.Plan, records: list[Record]) -> str:
+    """The table of all finished runs, what is left, and the folders."""
+    lines = []
+    if any(record.finished for record in records):
+        lines.append(tables.to_text(tables.summary(record for record in records if record.seen_accuracy)))
+    left = sum(finished(folder) is None for _, folder in runs)
+    if left:
+        lines.append(f"{left} of {len(runs)} runs are not finished; the same command goes on with them.")
+    return "\n".join([*lines, *(f"run folder: {folder}" for _, folder in runs)])

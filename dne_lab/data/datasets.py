@@ -1,0 +1,254 @@
+"""Opening a source by name, path or arrays, and what an .npz file must hold."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dne_lab.core import chance
+from dne_lab.core.errors import LabError, unknown
+from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, ArraySource, Source
+
+# Real handwritten digits that come with scikit-learn: ten classes as they are, a hundred in pairs.
+
+TEST_SHARE = 0.3
+SIDE = 8
+
+
+def _split_digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The 1,797 digits as (n, 8, 8) uint8 and their labels, 30% of each class for the test."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # from 0..16
+    test = np.zeros(len(images), dtype=bool)
+    for number in range(10):
+        members = np.flatnonzero(bunch.target == number)
+        order = chance.permutation(len(members), "digits", number).numpy()
+        test[members[order[: round(TEST_SHARE * len(members))]]] = True
+    return {
+        "train": (images[~test], bunch.target[~test].astype(np.int64)),
+        "test": (images[test], bunch.target[test].astype(np.int64)),
+    }
+
+
+def digits() -> ArraySource:
+    """The 8 x 8 grey digits "0" to "9" of scikit-learn (UCI, 1998): 1,258 training and 539 test images."""
+    splits = _split_digits()
+    return ArraySource(*splits["train"], *splits["test"], name="digits")
+
+
+def digits100(seed: int = 0, train: int = 60, test: int = 20) -> ArraySource:
+    """Two-digit numbers "00" to "99" on a 16 x 16 grey canvas: 100 classes of real pixels without a download.
+
+    Each digit stands at its own random height. Training and test numbers are built from disjoint digit images, the same
+    on every machine.
+
+    Args:
+        seed: what pairs and heights are drawn from.
+        train, test: images a class.
+    """
+    arrays = {}
+    for split, count in (("train", train), ("test", test)):
+        images, labels = _split_digits()[split]
+        pools = [np.flatnonzero(labels == number) for number in range(10)]
+        numbers = np.repeat(np.arange(100), count)
+        # four draws an image: which left digit, which right one, their heights
+        draws = chance.uniform((seed, "digits100", split), torch.arange(len(numbers)), 4).double().numpy()
+        canvas = np.zeros((len(numbers), 2 * SIDE, 2 * SIDE), dtype=np.uint8)
+        for i, number in enumerate(numbers.tolist()):
+            for side, digit in enumerate((number // 10, number % 10)):
+                chosen = pools[digit][int(draws[i, side] * len(pools[digit]))]
+                top = int(draws[i, 2 + side] * (SIDE + 1))
+                canvas[i, top : top + SIDE, side * SIDE : (side + 1) * SIDE] = images[chosen]
+        arrays[split] = (canvas, numbers)
+    names = [f"{number:02d}" for number in range(100)]
+    return ArraySource(*arrays["train"], *arrays["test"], class_names=names, name="digits100")
+
+
+# CIFAR-100 in torchvision's files.
+
+
+class CIFAR100Source(ArraySource):
+    """CIFAR-100 (Krizhevsky 2009): 50,000 training and 10,000 test images, 3 x 32 x 32, alphabetical classes.
+
+    Args:
+        root: folder that holds ``cifar-100-python``.
+        download: fetch it (169 MB) when it is not there. Nothing is ever fetched unasked.
+
+    Raises:
+        LabError: the files are not there, are damaged, or cannot be fetched.
+    """
+
+    def __init__(self, root: str | Path = "datasets", download: bool = False) -> None:
+        from torchvision.datasets import CIFAR100
+
+        try:  # torchvision compares md5 sums before it unpickles
+            splits = [CIFAR100(str(root), train=train, download=download) for train in (True, False)]
+        except (RuntimeError, OSError) as error:
+            folder = Path(root).resolve() / "cifar-100-python"
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            why = why.split(" You can use download=True")[0].removesuffix(".")  # the advice below is for both doors
+            raise LabError(
+                f"CIFAR-100 is not complete in {folder} ({why}). "
+                "Expected the files train, test and meta of cifar-100-python.tar.gz there. "
+                "Get them with `dne-lab run ... --download` or dne_lab.stream('cifar100', path=..., download=True), "
+                f"or unpack that archive (www.cs.toronto.edu/~kriz/cifar.html) in {Path(root).resolve()}, "
+                "or set data.path to where it is."
+            ) from error
+        train, test = ((split.data, split.targets) for split in splits)
+        names = splits[0].classes
+        super().__init__(
+            *train, *test, class_names=names, name="cifar100", path=str(root), mean=CIFAR_MEAN, std=CIFAR_STD
+        )
+
+
+NAMES = ("digits", "digits100", "cifar100", "folder", "npz", "arrays")
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def open_source(data: Any, *, path: str | None = None, size: int | None = None, download: bool = False) -> Source:
+    """A source of images.
+
+    Args:
+        data: "digits", "digits100", "cifar100", "folder", "npz"; a path to an image folder or an .npz file; four arrays
+            (train_images, train_labels, test_images, test_labels) as a tuple or a dictionary; or a `Source`.
+        path: where the files of "cifar100" (default ``datasets``), "folder" or "npz" are. CIFAR-100 may also lie there
+            as an .npz file or a tree of images.
+        size: side in pixels that images of a folder are brought to.
+        download: fetch CIFAR-100 when it is not there.
+
+    Raises:
+        LabError: an unknown name, missing or wrong data.
+    """
+
+    from dne_lab.data.image_folder import FolderSource
+
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, dict):
+        absent = [name for name in ARRAYS if name not in data]
+        if absent:
+            raise LabError(f"arrays: missing {', '.join(absent)}. Give {', '.join(ARRAYS)} and perhaps class_names.")
+        data = (*(data[name] for name in ARRAYS), data.get("class_names"))
+    if isinstance(data, (tuple, list)):
+        if len(data) not in (4, 5):
+            raise LabError(f"{len(data)} arrays given. Give ({', '.join(ARRAYS)}), or a fifth with class names.")
+        return ArraySource(*data)
+    if isinstance(data, Path):
+        data = str(data)
+    if not isinstance(data, str):
+        raise LabError(
+            f"data is a {type(data).__name__}: give a name ({', '.join(NAMES)}), a path, arrays or a Source."
+        )
+    if size is not None and data in ("digits", "digits100", "cifar100", "npz"):
+        raise LabError(f"size = {size}: only a folder's images are resized. Leave size out for {data}.")
+    if path is not None and data in ("digits", "digits100"):
+        raise LabError(f"{data} takes no path ({path}). For images of your own set data.name to folder or npz.")
+    if data == "digits":
+        return digits()
+    if data == "digits100":
+        return digits100()
+    if data == "cifar100":
+        return _cifar100(path, download)
+    if data == "arrays":
+        raise LabError(f"arrays cannot be opened by name. Pass ({', '.join(ARRAYS)}) from Python, or a stream.")
+    if data in ("folder", "npz"):
+        if path is None:
+            raise LabError(f"data {data!r} needs a path: set data.path (or path=...) to the {data}.")
+        return npz(path) if data == "npz" else FolderSource(path, size)
+    if Path(data).is_dir():
+        return FolderSource(data, size)
+    if data.endswith(".npz"):
+        return npz(data)
+    if Path(data).exists() or any(mark in data for mark in "/\\"):
+        raise LabError(f"{data} is neither a folder with train/ and test/ (or val/) nor an .npz file.")
+    raise unknown("data set", data, [*NAMES, "a folder", "an .npz file"])
+
+
+def _cifar100(path: str | None, download: bool) -> Source:
+    """CIFAR-100 in torchvision's files, or under the same name from an .npz file or a tree of images."""
+
+    from dne_lab.data.image_folder import FolderSource
+
+    source: Source
+    if path is not None and path.endswith(".npz"):
+        source = npz(path)
+    elif path is not None and (Path(path) / "train").is_dir():
+        source = FolderSource(path)
+    else:
+        return CIFAR100Source(path or "datasets", download=download)
+    if len(source.classes) != 100 or source.shape != (3, 32, 32):
+        raise LabError(
+            f"{path} is not CIFAR-100: it has {len(source.classes)} classes of {source.shape} images, not 100 of "
+            "(3, 32, 32). Open it as a folder or an npz instead."
+        )
+    source.name, source.mean, source.std = "cifar100", CIFAR_MEAN, CIFAR_STD
+    return source
+
+
+def npz(path: str | Path) -> ArraySource:
+    """Images from an .npz file with the arrays ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and
+    perhaps ``class_names``; see `ArraySource`. Nothing is unpickled.
+
+    Raises:
+        LabError: no such file, not an .npz, arrays missing or wrong.
+    """
+    layout = f"an .npz with the arrays {', '.join(ARRAYS)} (and perhaps class_names), as numpy.savez writes it"
+    if not Path(path).is_file():
+        raise LabError(f"{path}: no such file. Expected {layout}.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            absent = [name for name in ARRAYS if name not in file]
+            if absent:
+                raise LabError(
+                    f"{path}: no {', '.join(absent)} among its arrays ({', '.join(file.files)}). Expected {layout}."
+                )
+            arrays = {name: file[name] for name in (*ARRAYS, "class_names") if name in file}
+    except LabError:
+        raise
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise LabError(f"{path}: cannot be read ({error}). Expected {layout}; Python objects are not read.") from error
+    names = arrays.pop("class_names", None)
+    try:
+        return ArraySource(**arrays, class_names=None if names is None else names.tolist(), name="npz", path=str(path))
+    except LabError as error:
+        raise LabError(f"{path}: {error}") from None
+
+
+# Small photographs that come with scikit-learn: real pictures to look at a trained model with, without a download.
+
+# (left, top, right, bottom) of square cuts from the two pictures of 640 x 427 pixels
+CUTS = (
+    ("flower", "flower.jpg", (106, 0, 533, 427)),
+    ("leaf", "flower.jpg", (0, 0, 300, 300)),
+    ("temple", "china.jpg", (107, 0, 534, 427)),
+    ("lake", "china.jpg", (300, 100, 600, 400)),
+)
+PHOTOGRAPHS = tuple(name for name, _, _ in CUTS)
+
+
+def photographs(size: int = 32) -> Tensor:
+    """Four square cuts of scikit-learn's two sample photographs, in the order of `NAMES`.
+
+    They belong to no class of any data set here: they show what a model computes, not how well.
+
+    Args:
+        size: side in pixels.
+
+    Returns:
+        (4, 3, size, size) uint8.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    if size < 1:
+        raise LabError(f"photographs({size}): a side needs at least one pixel.")
+    pictures = [Image.fromarray(load_sample_image(file)).crop(box).resize((size, size)) for _, file, box in CUTS]
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,327 @@
+"""Several runs at a time, each in a process of its own, within the cores and the memory of the machine."""
+
+import math
+import multiprocessing
+import os
+import pickle
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from dne_lab.core.errors import LabError
+from dne_lab.data.stream import ClassStream
+from dne_lab.measure.record import Record
+from dne_lab.methods import base
+from dne_lab.training import distributed
+from dne_lab.training.progress import Board, Signals
+from dne_lab.training.run_folder import finished, record_in
+from dne_lab.training.worker import Job, Order, source, work
+
+# What this machine has for several processes: cores, free memory, and what a process takes of it.
+
+MEMORY, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+class Taken(NamedTuple):
+    """Bytes that a process holds now, and held at its peak."""
+
+    now: int
+    peak: int
+
+
+def cores() -> int:
+    """Cores that this process may use: what the system, or a container's limit, leaves it."""
+    try:
+        mine = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        mine = os.cpu_count() or 1
+    try:
+        quota, period = (GROUP / "cpu.max").read_text().split()
+        return max(1, min(mine, int(quota) // int(period)))
+    except (OSError, ValueError):  # no container, or "max": no limit
+        return mine
+
+
+def available_memory() -> int | None:
+    """Bytes that new processes can take without pushing others out; None where the system does not say (not Linux)."""
+    known = [free for free in (_fields(MEMORY, 1024).get("MemAvailable"), _left_in_group()) if free is not None]
+    return min(known, default=None)
+
+
+def memory_of(process: int | str = "self") -> Taken | None:
+    """The memory of a process, by its number; None where the system does not say, or when it has ended."""
+    found = _fields(Path(f"/proc/{process}/status"), 1024)
+    return Taken(found["VmRSS"], found["VmHWM"]) if {"VmRSS", "VmHWM"} <= found.keys() else None
+
+
+def _left_in_group() -> int | None:
+    """What a container's limit leaves; file pages that the system can drop at once count as free."""
+    try:
+        limit = int((GROUP / "memory.max").read_text())
+        used = int((GROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    return limit - used + _fields(GROUP / "memory.stat", 1).get("inactive_file", 0)
+
+
+def _fields(file: Path, unit: int) -> dict[str, int]:
+    """Lines such as ``MemAvailable: 8 kB`` or ``inactive_file 8192``, in bytes."""
+    try:
+        lines = [line.replace(":", " ").split() for line in file.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {words[0]: int(words[1]) * unit for words in lines if len(words) > 1 and words[1].isdigit()}
+
+
+LOOK = 0.2  # seconds between two looks at signals, memory and what may start
+MARGIN = 1.1  # a run may take that much more than the largest so far
+# What the children share: imported once by the process that they are forked from. torch._dynamo is what the first
+# optimiser of a process imports.
+SHARED = ["dne_lab.training.worker", "dne_lab.methods", "torch._dynamo"]
+OF_DATA = "sklearn.datasets"  # shared as well when the data set has made this process import it
+
+
+class RunsFailed(LabError):
+    """Some of several runs failed; ``records`` are those of all runs that have one."""
+
+    def __init__(self, message: str, records: list[Record]) -> None:
+        super().__init__(message)
+        self.records = records
+
+
+def number(jobs: int | str, runs: int, device: str | torch.device | None) -> int:
+    """How many of ``runs`` runs are trained at a time: ``jobs``, or for "auto" a run a core, and one on a GPU.
+
+    It depends on the whole plan, not on what is left of it, so that a resumed grid computes with as many threads.
+
+    Raises:
+        LabError: no such number; several in each of several processes.
+    """
+    if jobs != "auto" and (not isinstance(jobs, int) or jobs < 1):
+        raise LabError(f"jobs = {jobs!r}: give a number of runs at a time, from 1, or auto.")
+    on_gpu = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type != "cpu"
+    distributed.start()
+    together = distributed.Processes().world > 1
+    wanted = (1 if on_gpu or together else cores()) if jobs == "auto" else int(jobs)
+    count = min(wanted, max(1, runs))
+    if count > 1 and together:
+        raise LabError(f"jobs = {jobs}: under torchrun all processes train one run together. Leave jobs at 1.")
+    return count
+
+
+def execute(
+    jobs: Sequence[Job],
+    count: int,
+    stream: ClassStream | None = None,
+    seconds: float | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> list[Record]:
+    """`grid.execute` of unfinished and finished runs, ``count`` at a time; the records of all that have one.
+
+    It starts the process that the others are forked from, so it is not for runs of which none is left to train.
+
+    Raises:
+        RunsFailed: after all others have ended.
+        KeyboardInterrupt: Ctrl-C or SIGTERM (`signals.Terminated`), after every run has written a checkpoint; a second
+            Ctrl-C ends them at once.
+    """
+    pool = _Pool(jobs, count, stream, seconds, progress, settings)
+    pool.work()
+    records = [record for job in jobs if (record := record_in(job.folder)) is not None]
+    if pool.failed:
+        told = [f"\n{job.title} ({job.folder}): {message}" for job, message in pool.failed]
+        raise RunsFailed(f"{len(told)} of {len(jobs)} runs failed:{''.join(told)}", records)
+    return records
+
+
+@dataclass
+class _Child:
+    """A run in its own process."""
+
+    job: Job
+    process: BaseProcess
+    pipe: Connection
+    reported: bool = False  # where it began
+    ended: tuple[str, str] | None = None  # how, and the message
+
+
+class _Pool:
+    """The runs that wait, that run, and that failed."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        count: int,
+        stream: ClassStream | None,
+        seconds: float | None,
+        progress: bool,
+        settings: dict[str, Any],
+    ) -> None:
+        self.jobs, self.count, self.settings = jobs, count, settings | {"progress": False}
+        self.stream = None if stream is None else pickle.dumps(stream)
+        self.until = math.inf if seconds is None else time.time() + seconds
+        self.threads = max(1, min(torch.get_num_threads(), cores() // count))
+        self.waiting = [job for job in jobs if finished(job.folder) is None]
+        self.running: list[_Child] = []
+        self.failed: list[tuple[Job, str]] = []
+        self.known = False  # what a run takes, for one has learned an epoch
+        self.largest = 0
+        self.told = False  # that it waits for memory
+        self.begun = False
+        self.board = Board(progress)
+        self.context = _context()
+
+    def _name(self, job: Job) -> str:
+        """What a run is called on the screen: with its folder where another one has the same method and seed."""
+        alike = sum(other.title == job.title for other in self.jobs) > 1
+        return f"{job.title} ({job.folder})" if alike else job.title
+
+    def work(self) -> None:
+        """Trains until nothing is left to do, or a signal or the end of the time stops it."""
+        each = f"{self.threads} thread{'s' * (self.threads > 1)} each"
+        with Signals() as signals:
+            self.board.say(f"{len(self.waiting)} runs, at most {self.count} at a time, {each}.")
+            stopping = False
+            try:
+                while True:
+                    if signals.received is not None and not stopping:
+                        stopping = True
+                        self.board.say("stopping: every run writes a checkpoint.")
+                        for child in self.running:
+                            child.process.terminate()
+                    late = self.begun and time.time() >= self.until
+                    if not (stopping or late):
+                        self._start()
+                    if not self.running:
+                        break
+                    for pipe in wait([child.pipe for child in self.running], LOOK):
+                        self._read(next(child for child in self.running if child.pipe is pipe), stopping)
+                    self._measure()
+            finally:  # on an error or a second Ctrl-C there are some left
+                for child in self.running:
+                    child.process.kill()
+                    child.process.join()
+                self.board.close()
+            if stopping:
+                done = sum(finished(job.folder) is not None for job in self.jobs)
+                self.board.say(f"{done} of {len(self.jobs)} runs are finished.")
+
+    # Starting ------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Starts as many of the waiting runs as may run now, in their order."""
+        for job in list(self.waiting):
+            if len(self.running) >= self.count:
+                return
+            behind = None if job.begun or not job.task else source(job, self.jobs)
+            if behind is None and not job.begun and self._first_task_is_learned_by_another(job):
+                continue
+            if not self._fits():
+                return
+            self.waiting.remove(job)
+            modules = _modules(job, behind)
+            order = Order(job, modules, behind, self.stream, self.until, self.threads, self.settings)
+            receiver, sender = self.context.Pipe(duplex=False)
+            process = self.context.Process(target=work, args=(order, sender), name=self._name(job))  # type: ignore[attr-defined]
+            process.start()
+            sender.close()  # the child's end: when the child has none, the pipe is at its end
+            self.running.append(_Child(job, process, receiver))
+            self.begun = True
+
+    def _first_task_is_learned_by_another(self, job: Job) -> bool:
+        return bool(job.task) and any(child.job.task == job.task for child in self.running)
+
+    def _fits(self) -> bool:
+        """Whether the free memory holds one more run like the largest, after the running ones have grown to that.
+
+        So the first one runs alone until it has learned an epoch.
+        """
+        free = available_memory()
+        if free is None or not self.running:
+            return True
+        if not self.known:
+            return False
+        held = [taken.now for child in self.running if (taken := memory_of(child.process.pid or 0)) is not None]
+        needed = MARGIN * self.largest + sum(max(0, self.largest - now) for now in held)
+        if free < needed and not self.told:
+            self.board.say(
+                f"waiting for memory: {free / 2**30:.1f} GB are free, and a run takes up to {self.largest / 2**30:.1f} "
+                f"GB; {len(self.running)} of {self.count} run."
+            )
+        self.told = free < needed
+        return not self.told
+
+    def _measure(self) -> None:
+        for child in self.running:
+            taken = memory_of(child.process.pid or 0)
+            self.largest = max(self.largest, 0 if taken is None else taken.peak)
+
+    # Listening -----------------------------------------------------------------------------------------------------
+
+    def _read(self, child: _Child, stopping: bool) -> None:
+        """One message of a child, or its end."""
+        try:
+            kind, *rest = child.pipe.recv()
+        except (EOFError, OSError):
+            child.process.join()
+            child.pipe.close()
+            self.running.remove(child)
+            self.board.end(self._name(child.job))
+            how, message = child.ended or ("died", _cause(child.process.exitcode))
+            if how == "done" or (stopping and how != "failed"):
+                return
+            self.failed.append((child.job, message))
+            self.board.say(f"{self._name(child.job)} failed: {message.splitlines()[0]}")
+            return
+        if kind == "step":
+            self.known |= child.reported
+            child.reported = True
+            self.board.step(self._name(child.job), *rest)
+        elif kind == "task":
+            self.board.say(f"{self._name(child.job)} {rest[0]}")
+        elif kind == "end":
+            child.ended = (rest[0], rest[1])
+
+
+def _modules(*jobs: Job | None) -> tuple[str, ...]:
+    """Those that define the methods of these runs."""
+    return tuple(sorted({base.find(job.config.method).__module__ for job in jobs if job is not None}))
+
+
+def _cause(code: int | None) -> str:
+    """Why a process ended that told nothing."""
+    if code is not None and code < 0:
+        return (
+            f"its process was killed by signal {-code}. The same again goes on from its last checkpoint; if the memory "
+            "was not enough, with fewer runs at a time."
+        )
+    return f"its process ended with status {code}. The same again goes on from its last checkpoint."
+
+
+def _context() -> BaseContext:
+    """Processes forked from one that has imported everything and computed nothing; where there is no fork, new ones."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*SHARED, *([OF_DATA] if OF_DATA in sys.modules else [])])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # it must find the package that is running here
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+    return context

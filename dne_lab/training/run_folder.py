@@ -1,0 +1,226 @@
+"""A run folder: which file holds what, and whose folder it is."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dne_lab.core.config import Config, from_dict
+from dne_lab.core.errors import LabError
+from dne_lab.core.files import write_bytes, write_text
+from dne_lab.measure.record import Record
+
+# A checkpoint is one safetensors file whose header carries the rest as JSON. Nothing is unpickled.
+
+FORMAT, VERSION = "dne-lab", 1
+
+
+def save(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+    """Writes tensors and JSON-able ``info`` as one file, by one rename.
+
+    Raises:
+        WriteError: the file cannot be written; an older one is untouched.
+    """
+    header = {FORMAT: json.dumps({"version": VERSION, **info}, allow_nan=False)}
+    # Copies: safetensors refuses tensors that share memory.
+    form = torch.contiguous_format
+    whole = {name: t.detach().to("cpu", copy=True, memory_format=form) for name, t in tensors.items()}
+    write_bytes(path, safetensors.torch.save(whole, metadata=header))
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `save` wrote, on the CPU.
+
+    Raises:
+        LabError: missing, truncated, foreign, or from another version. The file is untouched.
+    """
+    advice = "The file is untouched. Move it away to train that part again, or bring back a copy of it."
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            if FORMAT not in metadata:
+                raise LabError(f"{path} was not written by this program. {advice}")
+            info = json.loads(metadata[FORMAT])
+            if info.get("version") != VERSION:
+                raise LabError(
+                    f"{path} has version {info.get('version')}, this program reads version {VERSION}. "
+                    "The file is untouched. Use the program that wrote it, or give another folder."
+                )
+            # Copies: the tensors of an open file are a mapping of it, and would change when it does.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, info  # noqa: SIM118
+    except FileNotFoundError:
+        raise LabError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (safetensors.SafetensorError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise LabError(f"{path} is truncated or damaged, or no checkpoint ({error}). {advice}") from error
+
+
+CONFIG, RECORD, CURVES = "config.json", "record.json", "curves.csv"
+PREDICTIONS, LAST = "predictions.npz", "last.safetensors"
+Tensors = dict[str, Tensor]
+Arrays = dict[str, np.ndarray]
+COLUMNS = ("task", "stage", "epoch", "lr")
+
+
+def task_file(number: int) -> str:
+    """The name of a task's file: task_01.safetensors."""
+    return f"task_{number:02d}.safetensors"
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of unlike entries of two nested dictionaries, each with its two values."""
+    found = []
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        mine, other = ours.get(name, "nothing"), theirs.get(name, "nothing")
+        if isinstance(mine, dict) and isinstance(other, dict):
+            found += differences(mine, other, f"{prefix}{name}.")
+        elif mine != other:
+            found.append(f"{prefix}{name} ({other} there, {mine} here)")
+    return found
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration that a run folder belongs to; `LabError` where there is none or it is damaged."""
+    path = folder / CONFIG
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        raise LabError(f"{folder} is no run folder: it has no {CONFIG}. Name the folder of a run.") from None
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise LabError(f"{path} is damaged or of another version: {error}. The folder is untouched.") from error
+
+
+def record_in(folder: Path) -> Record | None:
+    """What a run has written so far, if it has written anything."""
+    return Record.from_json(folder / RECORD) if (folder / RECORD).exists() else None
+
+
+def finished(folder: Path) -> Record | None:
+    """The record of a finished run."""
+    record = record_in(folder)
+    return record if record is not None and record.finished else None
+
+
+class RunFolder:
+    """The files of one run. Without a path nothing is written, and the states of tasks are kept in memory."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._tasks: dict[int, tuple[Tensors, dict[str, Any]]] = {}
+
+    def __str__(self) -> str:
+        return "memory" if self.path is None else str(self.path)
+
+    def check(self, config: Config) -> None:
+        """Raises a `LabError` if the folder holds another run, or files that are no run's. Writes nothing."""
+        if self.path is None or not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise LabError(f"{self.path} is a file; a run needs a folder. Give another one.")
+        if (self.path / CONFIG).exists():
+            there = read_config(self.path)
+            if there.sha256 != config.sha256:
+                raise LabError(
+                    f"{self.path} belongs to another configuration: {'; '.join(_unlike(config, there))}. "
+                    "It is untouched. Give another folder, or the configuration of this one."
+                )
+            return
+        ours = [name for name in (RECORD, CURVES, PREDICTIONS, LAST, task_file(1)) if (self.path / name).exists()]
+        if ours:
+            raise LabError(
+                f"{self.path} holds {ours[0]} but no {CONFIG}, so it is not known which run it belongs to. "
+                "It is untouched. Give another folder."
+            )
+
+    def claim(self, config: Config) -> None:
+        """Makes the folder this configuration's."""
+        self.check(config)
+        if self.path is not None and not (self.path / CONFIG).exists():
+            write_text(self.path / CONFIG, json.dumps(config.to_dict(), indent=1) + "\n")
+
+    # Checkpoint and tasks ------------------------------------------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        """Whether the file exists."""
+        return self.path is not None and (self.path / name).exists()
+
+    def write_last(self, tensors: Tensors, info: dict[str, Any]) -> None:
+        """Replaces the checkpoint."""
+        if self.path is not None:
+            save(self.path / LAST, tensors, info)
+
+    def read_last(self) -> tuple[Tensors, dict[str, Any]]:
+        """The checkpoint."""
+        assert self.path is not None
+        return load(self.path / LAST)
+
+    def write_task(self, number: int, tensors: Tensors, info: dict[str, Any]) -> None:
+        """Keeps what a finished task has learned."""
+        if self.path is None:
+            self._tasks[number] = ({name: t.detach().cpu().clone() for name, t in tensors.items()}, info)
+        else:
+            save(self.path / task_file(number), tensors, info)
+
+    def read_task(self, number: int) -> tuple[Tensors, dict[str, Any]]:
+        """What a finished task had learned, and its exemplars."""
+        if self.path is not None:
+            return load(self.path / task_file(number))
+        if number not in self._tasks:
+            raise LabError(f"task {number} has not been finished in this session.")
+        return self._tasks[number]
+
+    # What others read ----------------------------------------------------------------------------------------------
+
+    def write_outputs(self, record: Record, curves: list[dict[str, Any]], predictions: Arrays) -> None:
+        """Predictions, curves and, last, the record; all follow from the checkpoint. Files that are right are left."""
+        if self.path is None:
+            return
+        buffer = io.BytesIO()
+        np.savez(buffer, **predictions)  # type: ignore[arg-type]
+        for name, data in ((PREDICTIONS, buffer.getvalue()), (CURVES, curves_text(curves).encode())):
+            path = self.path / name
+            if not path.exists() or path.read_bytes() != data:
+                write_bytes(path, data)
+        record.write(self.path / RECORD)
+
+    def read_outputs(self) -> tuple[Record, list[dict[str, Any]], Arrays]:
+        """What `write_outputs` wrote."""
+        assert self.path is not None
+        record = Record.from_json(self.path / RECORD)
+        try:
+            with np.load(self.path / PREDICTIONS, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            with (self.path / CURVES).open(newline="", encoding="utf-8") as text:
+                rows = [_typed(row) for row in csv.DictReader(text)]
+        except (OSError, ValueError, EOFError, KeyError) as error:  # also zipfile.BadZipFile, which numpy wraps
+            raise LabError(f"{self.path}: {PREDICTIONS} or {CURVES} is missing or damaged ({error}).") from error
+        return record, rows, arrays
+
+
+def _unlike(here: Config, there: Config) -> list[str]:
+    return differences(here.identity(), there.identity())
+
+
+def curves_text(curves: list[dict[str, Any]]) -> str:
+    """The curves as CSV: a row an epoch; a loss that a stage has not is left blank."""
+    names = list(COLUMNS) + list(dict.fromkeys(name for row in curves for name in row if name not in COLUMNS))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(curves)
+    return text.getvalue()
+
+
+def _typed(row: dict[str, str]) -> dict[str, Any]:
+    fixed: dict[str, Any] = {"task": int(row["task"]), "stage": row["stage"], "epoch": int(row["epoch"])}
+    return fixed | {name: float(value) for name, value in row.items() if name not in fixed and value != ""}

@@ -1,0 +1,154 @@
+"""Optimisers: built from a recipe, carried over between stages, turned into named tensors and back."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from dne_lab.core import chance
+from dne_lab.core.config import Recipe
+from dne_lab.core.errors import LabError
+from dne_lab.data.augment import augment
+from dne_lab.data.stream import Batch, ClassStream
+from dne_lab.training.distributed import Processes
+from dne_lab.training.state import State
+
+
+class Optimisation:
+    """A recipe at work on named parameters."""
+
+    def __init__(self, recipe: Recipe, parameters: dict[str, nn.Parameter], kept: "Optimisation | None" = None) -> None:
+        """``kept``: an optimisation whose state goes on, parameter by parameter (momentum, moments, step counts)."""
+        self.recipe, self.parameters = recipe, parameters
+        if not parameters:
+            raise LabError("nothing to train: the method's `enter` leaves no parameter that requires a gradient.")
+        values = list(parameters.values())
+        fused = all(p.device.type in ("cpu", "cuda") for p in values)  # one kernel for all parameters
+        self.optimizer: Optimizer
+        if recipe.optimizer == "adamw":
+            self.optimizer = AdamW(values, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+        else:
+            self.optimizer = SGD(
+                values, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
+            )
+        if kept is not None:
+            if kept.recipe.optimizer != recipe.optimizer:
+                raise LabError(f"a stage cannot go on with {kept.recipe.optimizer} as {recipe.optimizer}.")
+            for parameter in values:
+                if parameter in kept.optimizer.state:
+                    self.optimizer.state[parameter] = kept.optimizer.state[parameter]
+
+    def step(self, rate: float) -> None:
+        """One update with this learning rate; gradients are clamped element by element where the recipe says so."""
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_value_(self.parameters.values(), self.recipe.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Named tensors, e.g. "exp_avg:model.classifier.bias"."""
+        named = {}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    named[f"{key}:{name}"] = value
+        return named
+
+    def load(self, named: dict[str, Tensor]) -> None:
+        """Takes over what `state` gave."""
+        states: dict[int, dict[str, Tensor]] = {}
+        numbers = {name: number for number, name in enumerate(self.parameters)}
+        for full, value in named.items():
+            key, name = full.split(":", 1)
+            parameter = self.parameters[name]
+            if value.shape == parameter.shape:  # in memory as the parameter is: fused kernels need that
+                value = torch.empty_like(parameter).copy_(value)
+            states.setdefault(numbers[name], {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+    def finite(self) -> bool:
+        """Whether all trained parameters are free of NaN and Inf."""
+        with torch.no_grad():
+            return all(bool(torch.isfinite(p).all()) for p in self.parameters.values())
+
+
+# Images on their way to the device: in the order of an epoch, augmented, or plain for everything else.
+
+CLEAN = 256  # images a batch where nothing trains: fixed, so that herding does not depend on the recipe
+
+
+def training(stream: ClassStream, order: Tensor, recipe: Recipe, key: chance.Key, device: torch.device) -> Batch:
+    """One training batch: the images ``order`` (B,), augmented, on the device."""
+    batch = _to(stream.batch("train", order), device)
+    return batch._replace(images=augment(batch.images, recipe.augment, key, order)) if recipe.augment else batch
+
+
+def clean(stream: ClassStream, split: str, index: Tensor, device: torch.device) -> Iterator[Batch]:
+    """The images ``index`` (n,) as they are, in this order."""
+    for part in index.split(CLEAN) if len(index) else ():
+        yield _to(stream.batch(split, part), device)
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cuda":
+        return Batch(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in batch))
+    return Batch(*(tensor.to(device) for tensor in batch))
+
+
+# Reading losses: means for the curves, and the stop at NaN or Inf.
+
+READ_EVERY = 16  # steps between looks at a GPU's losses: each look waits for it
+
+
+class Reader:
+    """Collects the losses of steps: on the CPU looked at before the weights change, on a GPU some steps later."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.latest: float | None = None  # the sum of the losses of the last step that was looked at
+        self._waiting: list[tuple[str, list[str], Tensor, int]] = []
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are losses that have not been looked at."""
+        return bool(self._waiting)
+
+    def add(self, losses: dict[str, Tensor], weight: float, images: int, place: str, state: State) -> None:
+        """One step's losses; ``weight`` is this process's share of the batch of ``images``, ``place`` the step."""
+        values = torch.stack([loss.detach().float() for loss in losses.values()]) * weight
+        self._waiting.append((place, list(losses), values, images))
+        if values.device.type == "cpu" or len(self._waiting) >= READ_EVERY:
+            self.look(state)
+
+    def look(self, state: State) -> None:
+        """Adds what is waiting to the running sums of ``state``.
+
+        Raises:
+            LabError: the first NaN or Inf, with its step and name.
+        """
+        waiting, self._waiting = self._waiting, []
+        for place, names, values, images in waiting:
+            numbers = dict(zip(names, self.processes.add(values).double().tolist(), strict=True))
+            for name, value in numbers.items():
+                if not math.isfinite(value):
+                    raise LabError(
+                        f"the loss '{name}' is {value} in {place}. The last good checkpoint, if there is one, is "
+                        "untouched. Lower the learning rate (learn.lr) or set learn.clip, in another folder (--out), "
+                        "or look at that step's images."
+                    )
+            for name, value in numbers.items():
+                state.sums[name] = state.sums.get(name, 0.0) + value * images
+            state.images += images
+            self.latest = sum(numbers.values())
+
+    def means(self, state: State) -> dict[str, float]:
+        """The epoch's mean of each loss; the sums start again."""
+        self.look(state)
+        means = {name: total / state.images for name, total in state.sums.items()}
+        state.sums, state.images = {}, 0
+        return means

@@ -1,0 +1,293 @@
+"""What the explorers share: sliders that keep to what a model has, a view that follows them, and its two downloads."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+import torch
+from torch import Tensor, nn
+
+from dne_lab.analysis import views
+from dne_lab.analysis.ablation import means_of
+from dne_lab.analysis.maps import AttentionMap
+from dne_lab.analysis.probe import evaluating
+from dne_lab.analysis.removal import Means, Views, views_of
+from dne_lab.core.errors import LabError
+from dne_lab.data.stream import Batch
+from dne_lab.models.expandable import ExpandableViT
+from dne_lab.plots.figure import Figure
+from dne_lab.widgets import svg
+from dne_lab.widgets.browser import Download, Patches
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# What the explorers look at: models, and pictures with or without labels.
+
+REMEMBERED = 16  # maps kept, of one image each
+MEANT = 256  # images over which attention is averaged
+Images = Batch | Tensor
+
+
+class Subject:
+    """Models by name, and the images that they are shown.
+
+    Args:
+        models: networks that take images of one size.
+        images: a `Batch`, such as ``stream.test_images(16)`` gives, or uint8 (B, C, H, W) without labels.
+        names: of the classes by rank; default: their ranks.
+
+    Raises:
+        LabError: no image, images of another size, networks of different sizes, a network that `lab.probe` refuses.
+    """
+
+    def __init__(
+        self, models: Mapping[str, nn.Module], images: Images, names: Sequence[str] = (), tasks: Sequence[int] = ()
+    ) -> None:
+        if not models:
+            raise LabError("there is no model to look at: give one, or a dictionary of several by name.")
+        self.models: dict[str, ExpandableViT] = {name: views.find_network(model) for name, model in models.items()}
+        shapes = {name: tuple(network.shape) for name, network in self.models.items()}
+        if len(set(shapes.values())) > 1:
+            raise LabError(f"the models take images of different sizes, {shapes}: explore them one at a time.")
+        self.names = [str(name) for name in names]
+        pixels, labels = (images.images, images.labels.tolist()) if isinstance(images, Batch) else (images, None)
+        if not isinstance(pixels, Tensor) or not len(pixels):
+            raise LabError("there is no image to look at: give stream.test_images(16), or a uint8 tensor (B, C, H, W).")
+        for network in self.models.values():
+            network.check(pixels)
+        self.images: list[Tensor] = list(pixels.cpu())
+        self.labels: list[int | None] = [None] * len(pixels) if labels is None else list(labels)
+        self.told: list[str] = [""] * len(pixels)
+        self._maps: dict[Any, AttentionMap] = {}
+        self._scores: dict[Any, Tensor] = {}
+        self._views: dict[Any, Views] = {}
+        self._means: dict[Any, Means] = {}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return tuple(next(iter(self.models.values())).shape)  # type: ignore[return-value]
+
+    def grid(self, model: str) -> tuple[int, int]:
+        """(rows, columns) of patches of a model."""
+        return self.models[model].grid
+
+    def labelled(self) -> Batch | None:
+        """All images that have a label, or None."""
+        places = [place for place, label in enumerate(self.labels) if label is not None]
+        if not places:
+            return None
+        pixels = torch.stack([self.images[place] for place in places])
+        return Batch(pixels, torch.tensor([self.labels[place] for place in places]), torch.tensor(places))
+
+    def add(self, content: bytes, name: str) -> int:
+        """Takes an image file, fitted to the models' size; its number."""
+        image, told = fit(content, self.shape)
+        self.images.append(image)
+        self.labels.append(None)
+        self.told.append(f"{name}: {told}")
+        return len(self.images) - 1
+
+    def map(self, model: str, image: int, kind: str, layer: int, expert: int) -> AttentionMap:
+        """One point's attention for one image; the last few are remembered."""
+        key = (model, image, kind, layer, expert)
+        if key not in self._maps:
+            while len(self._maps) >= REMEMBERED:
+                del self._maps[next(iter(self._maps))]
+            self._maps[key] = views.read(self.models[model], self.images[image], kind, layer, expert)
+        return self._maps[key]
+
+    def connections(self, model: str) -> Views:
+        """What each expert of a model looks at, remembered; a model that is still learning gets more experts."""
+        network = self.models[model]
+        key = (model, network.heads)
+        if key not in self._views:
+            self._views[key] = views_of(network)
+        return self._views[key]
+
+    def means(self, model: str) -> Means:
+        """A model's mean attention over (at most 256 of) the images, remembered."""
+        network = self.models[model]
+        key = (model, network.heads)
+        if key not in self._means:
+            step = -(-len(self.images) // MEANT)
+            self._means[key] = means_of(network, torch.stack(self.images[::step]))
+        return self._means[key]
+
+    def scores(self, model: str, image: int) -> Tensor:
+        """(classes,) logits of one image, remembered."""
+        key = (model, image)
+        if key not in self._scores:
+            network = self.models[model]
+            with evaluating(network) as device:
+                self._scores[key] = network(self.images[image][None].to(device)).logits[0].float().cpu()
+        return self._scores[key]
+
+    def name(self, rank: int) -> str:
+        """A class in words."""
+        return self.names[rank] if rank < len(self.names) else f"class {rank}"
+
+    def prediction(self, model: str, image: int) -> str:
+        """Prediction and truth of one image in words."""
+        scores = self.scores(model, image)
+        best = int(scores.argmax())
+        share = float(scores.softmax(0)[best])
+        label = self.labels[image]
+        truth = "truth unknown" if label is None else f"truth {self.name(label)}"
+        verdict = "" if label is None else (", right" if label == best else ", wrong")
+        return f"{model} predicts {self.name(best)} (softmax {share:.2f}), {truth}{verdict}"
+
+
+def fit(content: bytes, shape: tuple[int, int, int]) -> tuple[Tensor, str]:
+    """An image file as (C, H, W) uint8: the largest part of the right proportions from its middle, resized.
+
+    Returns:
+        the image, and what was done to it in words.
+
+    Raises:
+        LabError: not an image that Pillow reads.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    channels, height, width = shape
+    try:
+        opened = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+        colours = opened.convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise LabError(f"this file is no image that can be read ({error}): give a PNG, JPEG or the like.") from error
+    fitted = ImageOps.fit(colours, (width, height), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(fitted))
+    image = pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+    same = colours.size == (width, height)
+    told = "as it is" if same else f"fitted from {colours.size[0]} x {colours.size[1]} to {width} x {height} pixels"
+    return image, told
+
+
+def _wide() -> Any:
+    return widgets.Layout(width="252px")
+
+
+def slider(label: str, value: int, low: int, high: int) -> Any:
+    """A slider of whole numbers that reports when it comes to rest."""
+    return widgets.IntSlider(
+        value, min=low, max=high, description=label, continuous_update=False, layout=_wide(), style=described()
+    )
+
+
+def dropdown(label: str, options: Sequence[Any], value: Any = None) -> Any:
+    """A choice among (words, value) pairs or words."""
+    made = widgets.Dropdown(options=options, description=label, layout=_wide(), style=described())
+    if value is not None:
+        made.value = value
+    return made
+
+
+def html(name: str) -> Any:
+    """A place for text and drawings; ``name`` is its class on the page."""
+    made = widgets.HTML()
+    made.add_class(name)
+    return made
+
+
+def described() -> dict[str, str]:
+    """Room for labels that are words."""
+    return {"description_width": "92px"}
+
+
+def limit(control: Any, low: int, high: int) -> None:
+    """New ends for a slider; its value moves only if it has to."""
+    value = min(max(control.value, low), high)
+    control.min, control.max = min(low, control.min), max(high, control.max)
+    control.value = value
+    control.min, control.max = low, high
+    control.disabled = low == high
+
+
+class Part(widgets.VBox):
+    """One explorer: controls above, a view below.
+
+    Subclasses set controls, then call `begin`; `update` computes the view and puts it on the screen, `figure` draws the
+    same statically. A `LabError` in `update` is shown as a sentence in place of the view.
+    """
+
+    title = ""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self.subject = subject
+        self.image = 0
+        self.message = html("dne-message")
+        self.said = html("dne-said")  # prediction and truth
+        self.patches = Patches()
+        self.view = widgets.VBox()
+        self.saving = widgets.HBox(
+            [Download("save picture (PNG)", self._png), Download("save numbers (CSV)", self._csv)],
+            layout=widgets.Layout(margin="6px 0 0 0"),
+        )
+        self._quiet = False
+        self.stale = True
+
+    def begin(self, rows: Sequence[Sequence[Any]], view: Sequence[Any]) -> None:
+        """Puts the parts in their places and follows the controls (those with a value)."""
+        lines = [widgets.HBox(list(row), layout=widgets.Layout(flex_flow="row wrap")) for row in rows]
+        self.view.children = (*view, self.saving)
+        self.children = (*lines, self.said, self.message, self.view)
+        for control in [control for row in rows for control in row if hasattr(control, "value")]:
+            control.observe(self._changed, "value")
+        self.patches.observe(self._changed, "patch")
+
+    def _changed(self, change: Any) -> None:
+        if not self._quiet:
+            self.refresh()
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Changes of controls inside do not compute the view anew."""
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
+
+    def show(self, image: int) -> None:
+        """Another image."""
+        self.image = image
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Computes the view anew; what cannot be seen is said in a sentence."""
+        self.stale = False
+        try:
+            with self.quietly():
+                self.update()
+        except LabError as error:
+            self.message.value = svg.sentence(str(error), wrong=True)
+            self.view.layout.display = "none"
+        else:
+            self.message.value = ""
+            self.view.layout.display = ""
+
+    def update(self) -> None:
+        """Brings the screen up to date; raises a `LabError` where there is nothing to see."""
+        raise NotImplementedError(f"{type(self).__name__} must define update()")
+
+    def figure(self) -> Figure:
+        """What is on the screen, as a figure with its table."""
+        raise NotImplementedError(f"{type(self).__name__} must define figure()")
+
+    def numbers(self) -> "pd.DataFrame":
+        """What the CSV button saves: the weights, keys or logits behind the view."""
+        raise NotImplementedError(f"{type(self).__name__} must define numbers()")
+
+    def _png(self) -> tuple[str, str, bytes]:
+        figure = self.figure()
+        return f"{figure.name}.png", "image/png", figure.image("png")
+
+    def _csv(self) -> tuple[str, str, bytes]:
+        text = self.numbers().to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        return f"{self.figure().name}.csv", "text/csv", text.encode()

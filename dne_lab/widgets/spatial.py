@@ -1,0 +1,126 @@
+"""Spatial and joint attention by hand: where a patch looks, by the four groups of keys, two models side by side."""
+
+from html import escape
+from typing import TYPE_CHECKING
+
+import ipywidgets as widgets
+
+from dne_lab.analysis import views
+from dne_lab.core.errors import LabError
+from dne_lab.plots import views as plots
+from dne_lab.plots.figure import Figure
+from dne_lab.widgets import svg
+from dne_lab.widgets.browser import Panel, Patches, scene
+from dne_lab.widgets.panel import Part, Subject, dropdown, html, limit, slider
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+NOBODY = ""
+
+
+class LookingExplorer(Part):
+    """Image, expert, layer, query head and patch; where it looks in one model or in two."""
+
+    title = "Spatial and joint"
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        names = list(subject.models)
+        joint = [name for name in names if subject.models[name].variant.joint]
+        own = sorted(set(names) - set(joint), key=lambda n: (subject.models[n].variant.mixes != "mlp", names.index(n)))
+        first, *others = [*own[:1], *joint[:1], *own[1:]]  # independent and joint attention, where both are there
+        self.left = dropdown("model", names, first)
+        other = next((name for name in others if subject.grid(name) == subject.grid(first)), NOBODY)
+        self.right = dropdown("beside it", [("nothing", NOBODY), *((name, name) for name in names)], other)
+        self.expert = slider("task (expert)", 1, 1, 1)
+        self.layer = slider("layer", 0, 0, 0)
+        self.head = slider("query head", 0, 0, 0)
+        self.maps = [Patches(), Patches()]
+        self.tables = [html("dne-shares"), html("dne-shares")]
+        self.names = [widgets.HTML(), widgets.HTML()]
+        self.columns = [
+            widgets.VBox([name, maps, table], layout=widgets.Layout(flex="1 1 380px", overflow="hidden"))
+            for name, maps, table in zip(self.names, self.maps, self.tables, strict=True)
+        ]
+        self.scale = widgets.HTML()
+        self.patches.label = "The image; arrow keys choose the patch"
+        for maps in self.maps:
+            maps.label, maps.hint = "Where the chosen patch looks, head by head; arrow keys choose the patch", ""
+        with self.quietly():
+            self._fit()
+            self.expert.value = self.expert.max
+            rows, columns = subject.grid(first)
+            self.patches.patch = rows // 2 * columns + columns // 2
+        for maps in self.maps:
+            widgets.link((self.patches, "patch"), (maps, "patch"))
+        above = widgets.HBox([self.patches, self.scale], layout=widgets.Layout(flex_flow="row wrap"))
+        both = widgets.HBox(self.columns, layout=widgets.Layout(flex_flow="row wrap"))
+        self.begin([[self.left, self.right], [self.expert, self.layer, self.head]], [above, both])
+
+    def shown(self) -> list[str]:
+        """The names of the models on the screen."""
+        return [name for name in dict.fromkeys((self.left.value, self.right.value)) if name != NOBODY]
+
+    def _layers(self, name: str) -> dict[int, tuple[str, list[int]]]:
+        """Kind and layers of each expert's attention over patches."""
+        found = views.points(self.subject.models[name], views.PATCHWISE)
+        return {expert: (kind, layers) for kind, experts in found.items() for expert, layers in experts.items()}
+
+    def _fit(self) -> None:
+        """Makes the controls offer what all models on the screen have."""
+        shown = self.shown()
+        per_model = [self._layers(name) for name in shown]
+        if any(not layers for layers in per_model):
+            raise LabError(f"{' and '.join(shown)}: there is no attention over patches to look at.")
+        grids = {self.subject.grid(name) for name in shown}
+        if len(grids) > 1:
+            raise LabError(f"{' and '.join(shown)} cut images into different patches ({grids}): look at one of them.")
+        experts = set.intersection(*(set(layers) for layers in per_model))
+        limit(self.expert, min(experts), max(experts))
+        expert = self.expert.value
+        layers = set.intersection(*(set(layers[expert][1]) for layers in per_model))
+        limit(self.layer, min(layers), max(layers))
+        limit(self.head, 0, min(self.subject.models[name].heads[expert - 1] for name in shown) - 1)
+        rows, columns = next(iter(grids))
+        self.patches.patch = min(self.patches.patch, rows * columns - 1)
+
+    def current(self) -> dict[str, views.LookView]:
+        """The numbers on the screen, by model; a `LabError` where models cannot be shown side by side."""
+        self._fit()
+        expert, layer = self.expert.value, self.layer.value
+        found = {}
+        for name in self.shown():
+            kind = self._layers(name)[expert][0]
+            maps = self.subject.map(name, self.image, kind, layer, expert)
+            found[name] = views.look_view(maps, self.patches.patch, self.head.value)
+        return found
+
+    def update(self) -> None:
+        told = [self.subject.prediction(name, self.image) for name in self.shown()]
+        self.said.value = "".join(svg.sentence(text) for text in told)
+        seen = self.current()
+        top = plots.look_top(seen)
+        pixels = plots.picture(self.subject.images[self.image])
+        self.patches.scene = scene([Panel("picture", pixels, 150, lines=True)], self.subject.grid(self.left.value))
+        for place, (name, view) in enumerate(seen.items()):
+            side = 150 if len(view.names) == 1 else 70 if len(view.names) <= 18 else 52
+            panels = []
+            for head, weights, groups in zip(view.names, view.weights, view.groups, strict=True):
+                colours = plots.tinted(weights / view.uniform, groups, top).reshape(*view.grid, 3)
+                panels.append(Panel(head, colours, side, weights))
+            self.maps[place].scene = scene(panels, view.grid)
+            self.names[place].value = f"<b>{escape(name)}</b>: {view.kind} attention of expert {view.expert}"
+            title = f"attention of {plots.place_name(view.patch, view.grid)} by group"
+            self.tables[place].value = svg.shares(view.frame(), title)
+        self.columns[1].layout.display = "none" if len(seen) == 1 else ""
+        self.scale.value = svg.group_scale(top)
+
+    def figure(self) -> Figure:
+        return plots.look_figure(self.current(), self.subject.images[self.image])
+
+    def numbers(self) -> "pd.DataFrame":
+        import pandas as pd
+
+        return pd.concat([view.keys().assign(model=name) for name, view in self.current().items()], ignore_index=True)
