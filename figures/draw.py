@@ -33,7 +33,7 @@ TUNING = ("digits-tuning", "digits100-tuning", "digits100-baselines-tuning")
 TOGETHER = {
     "digits100_all": (
         ("digits100", "digits100-steps", "digits100-baselines", "digits100-baselines-steps", "digits100-widths"),
-        ("figure_1_right", "figure_6a", "figure_6c", "figure_6f"),
+        ("figure_1_right", "figure_6a", "figure_6c", "figure_6f", "accuracy_over_bytes"),
     )
 }
 ARCHITECTURES = "cifar100_small"  # before the names of figures 2, 3 and 5, which are drawn of the committed models

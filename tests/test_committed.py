@@ -142,7 +142,7 @@ RUNS = {
 }
 
 
-ALL_METHODS = ("figure_1_right", "figure_6a", "figure_6c", "figure_6f")
+ALL_METHODS = ("figure_1_right", "figure_6a", "figure_6c", "figure_6f", "accuracy_over_bytes")
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -189,6 +189,7 @@ def drawings(records: Sequence[Record]) -> dict[str, Figure]:
     from dne_lab.measure import paper
     from dne_lab.plots import accuracy, matrices, tradeoff
     from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task
+    from dne_lab.plots.budgets import accuracy_over_bytes
     from dne_lab.plots.cost import TWENTY_SIX, figure_6f
 
     made = {"accuracy_by_task": accuracy_by_task(records), "accuracy_against_cost": accuracy_against_cost(records)}
@@ -209,6 +210,9 @@ def drawings(records: Sequence[Record]) -> dict[str, Figure]:
             made[figure.name] = figure
     if TWENTY_SIX in streams:
         made["figure_6f"] = figure_6f(done, dataset)
+    figure = accuracy_over_bytes(done)
+    if figure.table["total (MB)"].nunique() > 1:
+        made[figure.name] = figure
     return made
 
 

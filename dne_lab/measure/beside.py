@@ -86,7 +86,8 @@ def _cost_row(group: Group, smallest: dict[str, int]) -> dict[str, Any]:
 def by_budget(records: Iterable[Record]) -> "pd.DataFrame":
     """LA and AA of every method at each total of bytes that its runs have: a row a group of runs, from small to large.
 
-    The total is ``memory.bytes`` where runs were given one, else what model and exemplars take.
+    The total is ``memory.bytes`` where runs were given one, else what model and exemplars take. ``id``: the method's
+    name as commands take it.
     """
     rows = []
     made = groups(records)
@@ -99,10 +100,10 @@ def by_budget(records: Iterable[Record]) -> "pd.DataFrame":
         la = interval(list(group.last_by_seed().values()))
         rows.append({
             "method": name, "on": _stream(group.first), "total (MB)": total / budget.MB, "seeds": len(group.records),
-            "LA": la[0], "LA +-": la[1], "AA": _mean([record.AA for record in group.records]),
+            "LA": la[0], "LA +-": la[1], "AA": _mean([record.AA for record in group.records]), "id": group.first.method,
         })  # fmt: skip
     columns = ["method", "on", "total (MB)", "seeds", "LA", "LA +-", "AA"]
-    frame = _frame(rows, columns, columns[2:])
+    frame = _frame(rows, [*columns, "id"], columns[2:])
     return frame.sort_values(["on", "method", "total (MB)"], kind="stable", ignore_index=True)
 
 
