@@ -38,7 +38,8 @@ def accuracy_over_bytes(records: Iterable[Record]) -> Figure:
 def _marks(table: "pd.DataFrame") -> Drawing:
     """A line per method: its networks and budgets from small to large."""
     marks: list[Any] = []
-    for method, rows in table.groupby("method", sort=False):
+    for name, rows in table.groupby("method", sort=False):
+        method = str(name)
         rows = rows.sort_values("total (MB)", kind="stable")
         notes = [
             f"{series}, seeds: {seeds}, AA {aa:.1f}%"
