@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +53,38 @@ def test_a_file_in_place_of_a_folder_is_said(tmp_path: Path) -> None:
     assert (tmp_path / "runs").read_text() == "a file"
 
 
-def test_leftovers_of_killed_processes_go(tmp_path: Path) -> None:
-    for name in (".record.json.123.tmp", "record.json", ".hidden"):
+def test_leftovers_of_killed_processes_go_and_nothing_else(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead, alive = child.pid, os.getppid()
+    kept = ["record.json", ".hidden", ".notes.tmp", f".record.json.{alive}.tmp", ".record.json.x1.tmp", f".{dead}.tmp"]
+    for name in (f".record.json.{dead}.tmp", f".last.safetensors.{os.getpid()}.tmp", *kept):
         (tmp_path / name).write_text("")
+    (tmp_path / f".folder.{dead}.tmp").mkdir()
+    (tmp_path / f".link.{dead}.tmp").symlink_to(tmp_path / "record.json")
     files.remove_leftovers(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"record.json", ".hidden"}
+    assert {file.name for file in tmp_path.iterdir()} == {*kept, f".folder.{dead}.tmp", f".link.{dead}.tmp"}
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(LabError, match=name):
+            files.write_text(tmp_path / name, "text")
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "folder").is_dir()
+    with pytest.raises(LabError, match="no regular file"):
+        files.write_text(Path("/dev/null"), "text")
+
+
+def test_places_are_absolute_and_know_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/there/me")
+    assert files.place("runs/x") == tmp_path / "runs" / "x"
+    assert files.place("~/runs") == Path("/there/me/runs")
+    assert files.shown(files.place("runs/x")) == "runs/x" and files.shown(Path("/other/x")) == "/other/x"
+    with pytest.raises(LabError, match="nobody-here"):
+        files.place("~nobody-here/x")
 
 
 def test_a_folder_is_held_by_one_process_and_let_go(tmp_path: Path) -> None:

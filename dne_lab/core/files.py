@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dne_lab.core.errors import LabError
@@ -21,6 +21,40 @@ def file_name(text: str) -> str:
     """``text``, which a record or a user may have chosen, as a part of a file's name: letters, digits and ``._-+``, at
     most 80 of them, and never hidden or a path."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip(".")[:LONGEST] or "_"
+
+
+def place(path: str | Path) -> Path:
+    """``path`` as it is meant now: ``~`` is the home folder, and a relative one begins in the working directory."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:  # ~someone whom the system does not know
+        raise LabError(f"{path}: {error}. Write the folder out.") from error
+
+
+def shown(path: Path) -> str:
+    """A place as messages name it: from the working directory on where it lies below that."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # elsewhere, or the working directory is gone
+        return str(path)
+
+
+UNPACKED, TIMES = 256_000_000, 50  # bytes that may always be unpacked, and how many times the packed ones
+
+
+def check_unpacked(file: Path, sizes: Iterable[int]) -> None:
+    """Refuses a file whose parts, of these sizes as it says itself, would fill disk or memory when they are unpacked.
+
+    Raises:
+        LabError: more than 256 MB and more than 50 times what the file takes.
+    """
+    total, packed = sum(sizes), file.stat().st_size
+    if total > max(UNPACKED, TIMES * packed):
+        raise LabError(
+            f"{file} takes {packed:,} bytes and would be {total:,} bytes unpacked: not what this program or "
+            f"numpy.savez writes. Up to {TIMES} times the file's size are unpacked; pack it anew without compression "
+            "(zip -0)."
+        )
 
 
 @contextlib.contextmanager
@@ -45,8 +79,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file by way of a temporary one in the same folder and one rename, so that no reader sees a part of it.
 
     Raises:
+        LabError: ``path`` is a folder, a device or the like.
         WriteError: disk full, unwritable folder. The old content of ``path`` is untouched, nothing else is left behind.
     """
+    if path.exists() and not path.is_file():
+        raise LabError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}: name a file of its own.")
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _explained(path, "write"):
@@ -67,11 +104,34 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+TEMPORARY = re.compile(r"\..+\.(\d{1,9})\.tmp")  # what `write_bytes` calls its files, with the process's number
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Removes temporary files that a process killed in the middle of a write has left in ``folder``."""
+    """Removes temporary files that a process killed in the middle of a write has left in ``folder``.
+
+    Only what is called as `write_bytes` calls it, by a process that is no more; the caller holds the folder.
+    """
     for file in folder.glob(".*.tmp"):
-        with contextlib.suppress(OSError):  # one that cannot be removed does no harm
-            file.unlink()
+        writer = TEMPORARY.fullmatch(file.name)
+        if writer and not file.is_symlink() and file.is_file() and not _alive(int(writer[1])):
+            with contextlib.suppress(OSError):  # one that cannot be removed does no harm
+                file.unlink()
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of this number runs, other than this one, which writes nothing now."""
+    if process == os.getpid() or process == 0:
+        return False
+    if os.name != "posix":  # elsewhere there is no signal that does nothing
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from dne_lab.core import chance
 from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.files import check_unpacked, place
 from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, ArraySource, Source
 
 # Real handwritten digits that come with scikit-learn: ten classes as they are, a hundred in pairs.
@@ -90,16 +92,16 @@ class CIFAR100Source(ArraySource):
         from torchvision.datasets import CIFAR100
 
         try:  # torchvision compares md5 sums before it unpickles
-            splits = [CIFAR100(str(root), train=train, download=download) for train in (True, False)]
+            splits = [CIFAR100(str(place(root)), train=train, download=download) for train in (True, False)]
         except (RuntimeError, OSError) as error:
-            folder = Path(root).resolve() / "cifar-100-python"
+            folder = place(root).resolve() / "cifar-100-python"
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             why = why.split(" You can use download=True")[0].removesuffix(".")  # the advice below is for both doors
             raise LabError(
                 f"CIFAR-100 is not complete in {folder} ({why}). "
                 "Expected the files train, test and meta of cifar-100-python.tar.gz there. "
                 "Get them with `dne-lab run ... --download` or dne_lab.stream('cifar100', path=..., download=True), "
-                f"or unpack that archive (www.cs.toronto.edu/~kriz/cifar.html) in {Path(root).resolve()}, "
+                f"or unpack that archive (www.cs.toronto.edu/~kriz/cifar.html) in {place(root).resolve()}, "
                 "or set data.path to where it is."
             ) from error
         train, test = ((split.data, split.targets) for split in splits)
@@ -143,6 +145,8 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
         return ArraySource(*data)
     if isinstance(data, Path):
         data = str(data)
+    if isinstance(path, Path):
+        path = str(path)
     if not isinstance(data, str):
         raise LabError(
             f"data is a {type(data).__name__}: give a name ({', '.join(NAMES)}), a path, arrays or a Source."
@@ -163,11 +167,11 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
         if path is None:
             raise LabError(f"data {data!r} needs a path: set data.path (or path=...) to the {data}.")
         return npz(path) if data == "npz" else FolderSource(path, size)
-    if Path(data).is_dir():
+    if place(data).is_dir():
         return FolderSource(data, size)
     if data.endswith(".npz"):
         return npz(data)
-    if Path(data).exists() or any(mark in data for mark in "/\\"):
+    if place(data).exists() or any(mark in data for mark in "/\\"):
         raise LabError(f"{data} is neither a folder with train/ and test/ (or val/) nor an .npz file.")
     raise unknown("data set", data, [*NAMES, "a folder", "an .npz file"])
 
@@ -180,7 +184,7 @@ def _cifar100(path: str | None, download: bool) -> Source:
     source: Source
     if path is not None and path.endswith(".npz"):
         source = npz(path)
-    elif path is not None and (Path(path) / "train").is_dir():
+    elif path is not None and (place(path) / "train").is_dir():
         source = FolderSource(path)
     else:
         return CIFAR100Source(path or "datasets", download=download)
@@ -201,25 +205,47 @@ def npz(path: str | Path) -> ArraySource:
         LabError: no such file, not an .npz, arrays missing or wrong.
     """
     layout = f"an .npz with the arrays {', '.join(ARRAYS)} (and perhaps class_names), as numpy.savez writes it"
-    if not Path(path).is_file():
-        raise LabError(f"{path}: no such file. Expected {layout}.")
+    file = place(path)
+    if not file.is_file():
+        raise LabError(f"{path}: {'is no file' if file.exists() else 'no such file'}. Expected {layout}.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            absent = [name for name in ARRAYS if name not in file]
+        with zipfile.ZipFile(file) as packed:
+            members = {info.filename.removesuffix(".npy"): info for info in packed.infolist()}
+            absent = [name for name in ARRAYS if name not in members]
             if absent:
                 raise LabError(
-                    f"{path}: no {', '.join(absent)} among its arrays ({', '.join(file.files)}). Expected {layout}."
+                    f"{path}: no {', '.join(absent)} among its arrays ({', '.join(members)}). Expected {layout}."
                 )
-            arrays = {name: file[name] for name in (*ARRAYS, "class_names") if name in file}
+            wanted = {name: members[name] for name in (*ARRAYS, "class_names") if name in members}
+            check_unpacked(file, (info.file_size for info in wanted.values()))
+            arrays: dict[str, Any] = {name: _array_in(packed, info) for name, info in wanted.items()}
     except LabError:
         raise
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        ValueError, OSError, EOFError, LookupError, AttributeError, TypeError, RuntimeError, MemoryError, SyntaxError,
+        OverflowError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # RuntimeError: encrypted; NotImplementedError: packed in another way  # fmt: skip
         raise LabError(f"{path}: cannot be read ({error}). Expected {layout}; Python objects are not read.") from error
     names = arrays.pop("class_names", None)
     try:
         return ArraySource(**arrays, class_names=None if names is None else names.tolist(), name="npz", path=str(path))
     except LabError as error:
         raise LabError(f"{path}: {error}") from None
+
+
+def _array_in(packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """One array of an .npz; a `ValueError` where its header speaks of more (or less) than there is."""
+    with packed.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        there = member.file_size - stream.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename} holds Python objects")
+    if math.prod(shape) * dtype.itemsize != there:
+        raise ValueError(f"{member.filename} says it has the shape {shape} of {dtype}, but has {there:,} bytes")
+    with packed.open(member) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 # Small photographs that come with scikit-learn: real pictures to look at a trained model with, without a download.

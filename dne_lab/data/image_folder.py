@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Callable, Iterable
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dne_lab.core.errors import LabError
-from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, SPLITS, Source, check_split
+from dne_lab.core.files import place, shown
+from dne_lab.data import image_file
+from dne_lab.data.image_file import EXTENSIONS
+from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, SPLITS, Source, check_split, digest
 
-if TYPE_CHECKING:
-    from PIL import Image as pillow
-
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 LAYOUT = "Expected train/CLASS/IMAGE and test/CLASS/IMAGE (or val/ in place of test/), with the same classes in both."
 KEEP_BYTES = 1_000_000_000
 A = TypeVar("A")
@@ -30,7 +30,9 @@ B = TypeVar("B")
 class FolderSource(Source):
     """Image files in ``train/CLASS/`` and ``test/CLASS/`` (or ``val/``), decoded when asked for, always RGB.
 
-    Grey and palette images become RGB, transparency is laid over white, 16-bit values are scaled to 8 bits.
+    Images are turned as EXIF says. Grey and palette images become RGB, transparency is laid over white, 16-bit values
+    are scaled to 8 bits. Linked folders are followed; files and folders whose names start with a dot or @ are no data.
+    A warning says how many files were left out, and why.
 
     Args:
         path: the folder.
@@ -42,7 +44,8 @@ class FolderSource(Source):
     normalised as `cifar100` is.
 
     Raises:
-        LabError: a missing or half-unpacked folder, images of different sizes, a file that cannot be decoded.
+        LabError: a missing, half-unpacked or unreadable folder, images of different sizes, a file whose header cannot
+            be read; from `images` and `digests` also a file that cannot be decoded.
     """
 
     name = "folder"
@@ -50,22 +53,27 @@ class FolderSource(Source):
     def __init__(self, path: str | Path, size: int | None = None, keep: int = KEEP_BYTES) -> None:
         if size is not None and size < 1:
             raise LabError(f"size = {size}: must be at least 1 pixel.")
-        self.path, self.size = str(path), size
-        folders = _split_folders(Path(path))
-        files = {split: _scan(folder) for split, folder in folders.items()}
-        _check_classes(folders, files)
+        root = place(path)
+        self.path, self.given, self.size = str(root), str(path), size
+        self._folders, left_out = _split_folders(root), LeftOut()
+        files = {split: _scan(folder, left_out) for split, folder in self._folders.items()}
+        _check_classes(self._folders, files)
+        files["test"] = {name: files["test"][name] for name in files["train"]}
         self.classes = tuple(files["train"])
         self._files = {split: [file for members in files[split].values() for file in members] for split in SPLITS}
         self._labels = {
             split: np.repeat(np.arange(len(files[split])), [len(members) for members in files[split].values()])
             for split in SPLITS
         }
-        self.shape = (3, size, size) if size is not None else (3, *self._common_size())
+        self.shape = (3, *self._size_of_headers())
+        left_out.say(root)
         small = self.shape[1:] == (32, 32)
         self.mean, self.std = (CIFAR_MEAN, CIFAR_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
         total = sum(map(len, self._files.values())) * int(np.prod(self.shape))
         self._kept: dict[str, Tensor] = {}
         self._known: dict[str, Tensor] = {}
+        self._digests: dict[str, np.ndarray] = {}
+        self._remembered: dict[str, dict[str, tuple[bytes, bytes]]] = {}  # file's name -> stamp, digest
         if total <= keep:
             self._kept = {s: torch.empty((len(self._files[s]), *self.shape), dtype=torch.uint8) for s in SPLITS}
             self._known = {s: torch.zeros(len(self._files[s]), dtype=torch.bool) for s in SPLITS}
@@ -93,31 +101,75 @@ class FolderSource(Source):
 
     def _pixels(self, file: str) -> np.ndarray:
         """One file as (H, W, 3) uint8 of the common size."""
-        from PIL import Image
-
-        image = _opened(file, lambda opened: _to_rgb(opened, file))
-        if self.size is not None and image.size != (self.size, self.size):
-            scale = self.size / min(image.size)
-            width, height = (max(self.size, round(side * scale)) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-            left, top = (width - self.size) // 2, (height - self.size) // 2
-            image = image.crop((left, top, left + self.size, top + self.size))
+        image = image_file.opened(file, lambda opened: image_file.to_rgb(opened, file))
+        if self.size is not None:
+            image = image_file.fitted(image, self.size, self.size)
         if image.size != (self.shape[2], self.shape[1]):
             raise _other_size(file, image.size, (self.shape[2], self.shape[1]))
         return np.array(image)
 
-    def _common_size(self) -> tuple[int, int]:
-        """(height, width) of all files, from their headers alone."""
+    def _size_of_headers(self) -> tuple[int, int]:
+        """(height, width) of all images; every header is read, so that a file that is no image is found here."""
         files = [file for split in SPLITS for file in self._files[split]]
-        width, height = _opened(files[0], lambda image: image.size)
+        first = image_file.opened(files[0], image_file.size)
 
         def check(file: str) -> None:
-            size = _opened(file, lambda image: image.size)
-            if size != (width, height):
-                raise _other_size(file, size, (width, height))
+            size = image_file.opened(file, image_file.size)
+            if self.size is None and size != first:
+                raise _other_size(file, size, first)
 
         list(_parallel(check, files))
-        return height, width
+        return (first[1], first[0]) if self.size is None else (self.size, self.size)
+
+    # What tells these images from others ---------------------------------------------------------------------------
+
+    def names(self, split: str) -> list[str]:
+        start = len(str(self._folders[check_split(split)])) + 1
+        return [file[start:].replace(os.sep, "/") for file in self._files[split]]
+
+    def stamps(self, split: str) -> np.ndarray:
+        """(n, 3) int64: size in bytes, nanoseconds of the last change of the content and of the file's entry."""
+        found = [_stamp(file) for file in self._files[check_split(split)]]
+        return np.array(found, dtype=np.int64).reshape(-1, 3)
+
+    def remember(self, split: str, names: list[str], stamps: np.ndarray, digests: np.ndarray) -> None:
+        pairs = zip(names, stamps.astype(np.int64), digests, strict=True)
+        self._remembered[check_split(split)] = {name: (stamp.tobytes(), own.tobytes()) for name, stamp, own in pairs}
+
+    def digests(self, split: str) -> np.ndarray:
+        """(n, 8) uint8, of the bytes of every file: decoders differ in the last bit from version to version.
+
+        A file that does not end as its format says is decoded to make sure that it is whole. Files whose stamp is the
+        one that was `remember`-ed are not read again.
+        """
+        if split not in self._digests:
+            files, stamps, known = self._files[check_split(split)], self.stamps(split), self._remembered.get(split, {})
+            before = [known.get(name, (b"", b"")) for name in self.names(split)]
+            work = [
+                (file, kept if stamp.tobytes() == then else None)
+                for file, stamp, (then, kept) in zip(files, stamps, before, strict=True)
+            ]
+            found = b"".join(_parallel(lambda one: _digest(one[0]) if one[1] is None else one[1], work))
+            self._digests[split] = np.frombuffer(found, dtype=np.uint8).reshape(len(files), -1)
+        return self._digests[split]
+
+
+def _stamp(file: str) -> tuple[int, int, int]:
+    try:
+        found = os.stat(file)  # noqa: PTH116  (a Path an image costs ten times as much)
+    except OSError as error:
+        raise LabError(f"{file} cannot be read: {error.strerror}.") from error
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _digest(file: str) -> bytes:
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise LabError(f"{file} cannot be read: {error.strerror}.") from error
+    if not image_file.complete(content):
+        image_file.opened(content, lambda image: image.load(), file)
+    return digest(content)
 
 
 def _other_size(file: str, size: tuple[int, int], common: tuple[int, int]) -> LabError:
@@ -140,75 +192,115 @@ def _parallel(work: Callable[[A], B], items: list[A]) -> Iterable[B]:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     if not root.is_dir():
-        raise LabError(f"{root}: no such folder. {LAYOUT}")
+        raise LabError(f"{shown(root)}: no such folder. {LAYOUT}")
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     absent = [] if (root / "train").is_dir() else ["train/"]
     absent += [] if test else ["test/ or val/"]
     if absent or test is None:
-        found = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
-        raise LabError(f"{root} has no {' and no '.join(absent)} (found: {found}). Unpack all of it. {LAYOUT}")
+        found = ", ".join([entry.name for entry in _entries(str(root))][:8]) or "nothing"
+        raise LabError(f"{shown(root)} has no {' and no '.join(absent)} (found: {found}). Unpack all of it. {LAYOUT}")
     return {"train": root / "train", "test": test}
 
 
-def _scan(folder: Path) -> dict[str, list[str]]:
-    """Class name -> files, both sorted; folders that start with a dot are not classes."""
-    classes = {}
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if entry.is_dir() and not entry.name.startswith("."):
-            files = [
-                os.path.join(where, name)  # noqa: PTH118  (a Path an image costs ten times as much)
-                for where, _, names in os.walk(entry)
-                for name in names
-                if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")  # noqa: PTH122
-            ]
-            classes[entry.name] = sorted(files)
+class LeftOut:
+    """Counts files that are not read, by why, and says so once."""
+
+    def __init__(self) -> None:
+        self.why: Counter[str] = Counter()
+        self.first = ""
+
+    def add(self, file: str, why: str) -> None:
+        """One more."""
+        self.why[why] += 1
+        self.first = self.first or file
+
+    def say(self, root: Path) -> None:
+        """A warning with the counts, if there are any."""
+        if self.why:
+            told = ", ".join(f"{count} {why}" for why, count in sorted(self.why.items()))
+            text = f"{shown(root)}: {sum(self.why.values())} file(s) left out ({told}), the first is {self.first}. "
+            warnings.warn(text + f"Images are files called {' '.join(sorted(EXTENSIONS))}.", stacklevel=4)
+
+
+def _scan(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
+    """Class name -> files, both sorted; folders that start with a dot or @ are not classes."""
+    classes: dict[str, list[str]] = {}
+    for entry in _entries(str(folder)):
+        if not entry.is_dir():
+            continue
+        if _hidden(entry.name):
+            _walk(entry, left_out, (), hidden=True)
+            continue
+        name = class_name(entry.name)
+        if name in classes:
+            raise LabError(
+                f"{shown(folder)} has two class folders whose names are the same text, {name!r}, written with "
+                "composed and with decomposed characters. Put their images into one of them."
+            )
+        classes[name] = sorted(_walk(entry, left_out, ()))
     return classes
+
+
+def class_name(name: str) -> str:
+    """The name of a folder as text: composed characters (macOS decomposes them), and ? for bytes that are no UTF-8."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
+
+
+def _hidden(name: str) -> bool:
+    """Of files and folders that other programs leave: .ipynb_checkpoints, ._001.jpg, @eaDir."""
+    return name.startswith((".", "@"))
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise LabError(
+            f"{shown(Path(folder))} cannot be read: {why}. Make it readable, or move it out of the data."
+        ) from error
+
+
+def _walk(
+    folder: os.DirEntry[str], left_out: LeftOut, above: tuple[tuple[int, int], ...], hidden: bool = False
+) -> Iterator[str]:
+    """The image files below a folder, through links too (not through one to a folder that it lies in)."""
+    found = folder.stat()
+    here = (found.st_dev, found.st_ino)
+    if here in above:
+        left_out.add(folder.path, "link to a folder above it")
+        return
+    for entry in _entries(folder.path):
+        suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  (a Path an image costs ten times as much)
+        if entry.is_dir():
+            yield from _walk(entry, left_out, (*above, here), hidden or _hidden(entry.name))
+        elif hidden or _hidden(entry.name):
+            if suffix in EXTENSIONS:
+                left_out.add(entry.path, "hidden")
+        elif suffix not in EXTENSIONS:
+            left_out.add(entry.path, suffix or "without suffix")
+        elif not entry.is_file():
+            left_out.add(entry.path, "broken link" if entry.is_symlink() else "no regular file")
+        else:
+            yield entry.path
 
 
 def _check_classes(folders: dict[str, Path], files: dict[str, dict[str, list[str]]]) -> None:
     for split, folder in folders.items():
         if not files[split]:
-            raise LabError(f"{folder} has no class folders. {LAYOUT}")
+            raise LabError(f"{shown(folder)} has no class folders. {LAYOUT}")
         empty = [name for name, members in files[split].items() if not members]
         if empty:
             raise LabError(
-                f"{folder / empty[0]} has no images ({len(empty)} such class folder(s)). "
+                f"{shown(folder / empty[0])} has no images ({len(empty)} such class folder(s)). "
                 f"Looked for {', '.join(sorted(EXTENSIONS))}. Unpack the data completely, or remove the empty folders."
             )
     for one, other in (SPLITS, SPLITS[::-1]):
         absent = [name for name in files[one] if name not in files[other]]
         if absent:
             raise LabError(
-                f"{len(absent)} class folder(s) of {folders[one]} are not in {folders[other]}: "
+                f"{len(absent)} class folder(s) of {shown(folders[one])} are not in {shown(folders[other])}: "
                 f"{', '.join(absent[:5])}. {LAYOUT}"
             )
-
-
-def _opened(file: str, use: Callable[[pillow.Image], A]) -> A:
-    """``use(image)`` of an open image file; whatever Pillow cannot decode is an error that names the file."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return use(image)
-    except LabError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise LabError(f"{file} cannot be decoded ({error}). Copy it again or remove it.") from error
-
-
-def _to_rgb(image: pillow.Image, file: str) -> pillow.Image:
-    """Any image as 8-bit RGB."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it at 255
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise LabError(f"{file} has values from {values.min()} to {values.max()}. Convert it to 8 or 16 bits.")
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode == "F":
-        raise LabError(f"{file} holds floating-point pixels: their scale is unknown. Convert it to 8 or 16 bits.")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return image.convert("RGB")

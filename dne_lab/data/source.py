@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import hashlib
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.files import place
 
 SPLITS = ("train", "test")
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -21,7 +24,8 @@ class Source(abc.ABC):
     """Named images with class numbers, in two splits.
 
     Attributes: ``name`` as in `dne_lab.core.config.Data`; ``classes`` the class names by class number; ``shape`` (C, H,
-    W); ``mean`` and ``std`` one number a channel, in units of [0, 1]; ``path`` and ``size`` what it was opened with.
+    W); ``mean`` and ``std`` one number a channel, in units of [0, 1]; ``path`` where it is, absolute, ``given`` the
+    same as it was written, and ``size`` the side that images are brought to.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Source(abc.ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     path: str | None = None
+    given: str | None = None
     size: int | None = None
 
     @abc.abstractmethod
@@ -40,6 +45,28 @@ class Source(abc.ABC):
     def images(self, split: str, index: Tensor) -> Tensor:
         """Images by number: index (B,) int64 -> (B, C, H, W) uint8 on the CPU."""
 
+    def names(self, split: str) -> list[str]:
+        """The files of the images of a split; none where they do not come in files of their own."""
+        return []
+
+    def stamps(self, split: str) -> np.ndarray:
+        """By what an unchanged file is known without reading it, (n, 3) int64, or (0, 3)."""
+        return np.zeros((0, 3), dtype=np.int64)
+
+    def remember(  # noqa: B027  (nothing to do where images are in memory)
+        self, split: str, names: list[str], stamps: np.ndarray, digests: np.ndarray
+    ) -> None:
+        """Digests that were computed before, of files with these stamps: saves reading them again."""
+
+    def digests(self, split: str) -> np.ndarray:
+        """A digest of each image of a split, (n, 8) uint8, computed once: of its pixels."""
+        known: dict[str, np.ndarray] = self.__dict__.setdefault("_digests", {})
+        if split not in known:
+            parts = torch.arange(len(self.labels(split))).split(1024)
+            found = [digest(image) for part in parts for image in np.ascontiguousarray(self.images(split, part))]
+            known[split] = np.frombuffer(b"".join(found), dtype=np.uint8).reshape(len(found), -1)
+        return known[split]
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Source:
         return self  # never changes, and may be large: copies of a method that knows its stream share the images
 
@@ -47,6 +74,11 @@ class Source(abc.ABC):
         sizes = ", ".join(f"{len(self.labels(split)):,} {split}" for split in SPLITS)
         channels, height, width = self.shape
         return f"{self.name}: {len(self.classes)} classes, {sizes} images, {channels} x {height} x {width}"
+
+
+def digest(content: bytes | np.ndarray) -> bytes:
+    """8 bytes that tell one image from another."""
+    return hashlib.blake2b(content, digest_size=8).digest()  # type: ignore[arg-type]  # an array is a buffer too
 
 
 def check_split(split: str) -> str:
@@ -82,7 +114,8 @@ class ArraySource(Source):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        self.name, self.path = name, path
+        self.name, self.given = name, path
+        self.path = None if path is None else str(place(path))
         self._images = {"train": _images("train_images", train_images), "test": _images("test_images", test_images)}
         self._labels = {"train": _labels("train_labels", train_labels), "test": _labels("test_labels", test_labels)}
         for split in SPLITS:
@@ -95,7 +128,7 @@ class ArraySource(Source):
             raise LabError(f"training images are {shapes[0]} (C, H, W), test images {shapes[1]}: give one shape.")
         self.shape = (int(shapes[0][0]), int(shapes[0][1]), int(shapes[0][2]))
         count = len(class_names) if class_names is not None else int(self._labels["train"].max()) + 1
-        self.classes = tuple(str(c) for c in (class_names if class_names is not None else range(count)))
+        self.classes = tuple(map(_class_name, class_names if class_names is not None else range(count)))
         check_labels(self._labels, self.classes)
         computed = channel_statistics(self._images["train"])
         self.mean = tuple(map(float, mean)) if mean is not None else computed[0]
@@ -108,6 +141,12 @@ class ArraySource(Source):
 
     def images(self, split: str, index: Tensor) -> Tensor:
         return self._images[check_split(split)][index.cpu()]
+
+
+def _class_name(name: Any) -> str:
+    """Text, also of bytes (h5py, older NumPy); without the mark that some editors begin a file with, and composed."""
+    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    return unicodedata.normalize("NFC", text.removeprefix("\ufeff"))
 
 
 def _array(name: str, value: Any) -> np.ndarray:

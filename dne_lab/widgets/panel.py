@@ -1,6 +1,5 @@
 """What the explorers share: sliders that keep to what a model has, a view that follows them, and its two downloads."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from dne_lab.analysis.maps import AttentionMap
 from dne_lab.analysis.probe import evaluating
 from dne_lab.analysis.removal import Means, Views, views_of
 from dne_lab.core.errors import LabError
+from dne_lab.data import image_file
 from dne_lab.data.stream import Batch
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.plots.figure import Figure
@@ -152,15 +152,11 @@ def fit(content: bytes, shape: tuple[int, int, int]) -> tuple[Tensor, str]:
         LabError: not an image that Pillow reads.
     """
     import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
 
     channels, height, width = shape
-    try:
-        opened = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-        colours = opened.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise LabError(f"this file is no image that can be read ({error}): give a PNG, JPEG or the like.") from error
-    fitted = ImageOps.fit(colours, (width, height), Image.Resampling.LANCZOS)
+    name = "this file"
+    colours = image_file.opened(content, lambda image: image_file.to_rgb(image, name), name)
+    fitted = image_file.fitted(colours, width, height).convert("L" if channels == 1 else "RGB")
     pixels = torch.from_numpy(np.array(fitted))
     image = pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
     same = colours.size == (width, height)

@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 import struct
 import zlib
@@ -214,3 +216,123 @@ def test_a_size_that_is_none(tmp_path):
     tree(tmp_path)
     with pytest.raises(LabError, match="size = 0"):
         FolderSource(tmp_path, size=0)
+
+
+# Files that are not read, and how that is said --------------------------------------------------------------------
+
+
+def count(source, split="train"):
+    return np.bincount(source.labels(split)).tolist()
+
+
+def test_what_other_programs_leave_is_no_data(tmp_path):
+    tree(tmp_path)
+    cat = tmp_path / "train" / "cat"
+    for name in (".ipynb_checkpoints", "@eaDir/0.png"):
+        (cat / name).mkdir(parents=True)
+        shutil.copy(cat / "0.png", cat / name / "copy.png")
+    shutil.copy(cat / "0.png", cat / "._0.png")
+    (tmp_path / "train" / "@eaDir").mkdir()
+    with pytest.warns(UserWarning, match="3 hidden") as said:
+        source = FolderSource(tmp_path)
+    assert count(source) == [3, 3] and source.classes == ("cat", "dog") and len(said) == 1
+
+
+def test_files_that_are_not_read_are_counted_once(tmp_path):
+    tree(tmp_path)
+    cat = tmp_path / "train" / "cat"
+    for name in ("a.heic", "b.heic", "c"):
+        (cat / name).write_bytes(b"")
+    (cat / "gone.png").symlink_to(cat / "nowhere.png")
+    os.mkfifo(cat / "pipe.png")  # opening it would wait for ever
+    with pytest.warns(UserWarning) as said:
+        source = FolderSource(tmp_path)
+    assert count(source) == [3, 3] and len(said) == 1
+    for part in ("5 file(s)", "2 .heic", "1 without suffix", "1 broken link", "1 no regular file"):
+        assert part in str(said[0].message)
+
+
+def test_linked_folders_are_followed_but_not_in_circles(tmp_path):
+    tree(tmp_path / "data")
+    (tmp_path / "more").mkdir()
+    Image.fromarray(picture()).save(tmp_path / "more" / "9.png")
+    cat = tmp_path / "data" / "train" / "cat"
+    (cat / "more").symlink_to(tmp_path / "more", target_is_directory=True)
+    (cat / "round").symlink_to(cat, target_is_directory=True)
+    with pytest.warns(UserWarning, match="1 link to a folder above it"):
+        source = FolderSource(tmp_path / "data")
+    assert count(source) == [4, 3] and source.images("train", torch.arange(7)).shape[0] == 7
+
+
+@pytest.mark.parametrize("what", ["train/cat/part", "train/dog", "train"])
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, what, monkeypatch):
+    """Not by its mode: root reads everything."""
+    tree(tmp_path)
+    (tmp_path / "train" / "cat" / "part").mkdir()
+    real = os.scandir
+
+    def scandir(folder):
+        if str(folder) == str(tmp_path / what):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(LabError, match=rf"{what} cannot be read: permission denied"):
+        FolderSource(tmp_path)
+
+
+def test_class_names_with_composed_and_decomposed_characters_are_the_same(tmp_path):
+    composed, decomposed = "\u00e9lan", "e\u0301lan"
+    tree(tmp_path, classes=("zebu", composed))
+    (tmp_path / "test" / composed).rename(tmp_path / "test" / decomposed)  # as a Mac would have written it
+    source = FolderSource(tmp_path)
+    assert source.classes == ("zebu", composed) and count(source, "test") == [2, 2]
+    pixels = source.images("test", torch.tensor([2]))[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(pixels, np.asarray(Image.open(tmp_path / "test" / decomposed / "0.png")))
+    shutil.copytree(tmp_path / "test" / decomposed, tmp_path / "test" / composed)
+    with pytest.raises(LabError, match="two class folders"):
+        FolderSource(tmp_path)
+
+
+def test_a_file_that_is_no_image_is_found_when_the_stream_is_opened(tmp_path):
+    tree(tmp_path)
+    (tmp_path / "test" / "dog" / "1.png").write_bytes(b"not an image")
+    for size in (None, 6):
+        with pytest.raises(LabError, match=r"dog/1\.png cannot be decoded"):
+            FolderSource(tmp_path, size=size)
+
+
+def test_images_are_found_after_a_change_of_the_working_directory(tmp_path, monkeypatch):
+    pixels = tree(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    source = FolderSource("data", keep=0)
+    assert (source.path, source.given) == (str(tmp_path / "data"), "data")
+    monkeypatch.chdir("/")
+    assert np.array_equal(first(source), pixels["train", "cat", 0])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_source("~/data").path == open_source("folder", path="~/data").path == source.path
+
+
+# Which images they are ----------------------------------------------------------------------------------------------
+
+
+def test_digests_tell_images_apart_and_unchanged_files_are_not_read_again(tmp_path):
+    tree(tmp_path)
+    one = FolderSource(tmp_path)
+    names, stamps, digests = one.names("train"), one.stamps("train"), one.digests("train")
+    assert names[:2] == ["cat/0.png", "cat/1.png"] and digests.shape == (6, 8) and len(np.unique(digests, axis=0)) == 6
+    Image.fromarray(picture()).save(tmp_path / "train" / "dog" / "1.png")
+    two = FolderSource(tmp_path)
+    two.remember("train", names, stamps, np.zeros_like(digests))  # what is remembered is believed
+    assert two.digests("train").any(axis=1).tolist() == [False, False, False, False, True, False]
+    assert (FolderSource(tmp_path).digests("train") != digests).any(axis=1).tolist() == [False] * 4 + [True, False]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp", "ppm", "avif", "jp2"])
+def test_a_truncated_file_is_found_before_it_is_needed(tmp_path, suffix):
+    tree(tmp_path, height=60, width=60)
+    file = tmp_path / "train" / "dog" / f"3.{suffix}"
+    Image.fromarray(picture(60, 60)).save(file)
+    file.write_bytes(file.read_bytes()[: -(file.stat().st_size // 5)])
+    with pytest.raises(LabError, match=rf"3\.{suffix} cannot be decoded"):
+        FolderSource(tmp_path).digests("train")

@@ -1,5 +1,7 @@
 import hashlib
+import io
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -291,3 +293,49 @@ def test_cifar_may_lie_in_an_npz_under_its_own_name(tmp_path):
              test_labels=labels[:50])  # fmt: skip
     with pytest.raises(LabError, match="not CIFAR-100: it has 50 classes"):
         open_source("cifar100", path=str(tmp_path / "d.npz"))
+
+
+def test_class_names_may_be_bytes_or_begin_with_a_byte_order_mark(tmp_path):
+    save(tmp_path / "a.npz", class_names=np.array([b"cat", "d\u00f6g".encode()]))
+    assert npz(tmp_path / "a.npz").classes == ("cat", "d\u00f6g")
+    save(tmp_path / "b.npz", class_names=np.array(["\ufeffcat", "do\u0308g"]))
+    assert npz(tmp_path / "b.npz").classes == ("cat", "d\u00f6g")
+
+
+def test_an_npz_that_would_fill_the_memory_is_refused(tmp_path):
+    """Some hundred kilobytes that say and hold 280 MB; and a small file that says it has the shape of a large one."""
+    stored = save(tmp_path / "a.npz")
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, value in stored.items():
+            if name == "train_images":
+                continue
+            file = io.BytesIO()
+            np.save(file, value)
+            packed.writestr(f"{name}.npy", file.getvalue())
+        with packed.open("train_images.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (28, 10**7)})
+            for _ in range(28):
+                member.write(bytes(10**7))
+    with pytest.raises(LabError, match="unpacked"):
+        npz(tmp_path / "bomb.npz")
+    with zipfile.ZipFile(tmp_path / "lies.npz", "w") as packed:
+        for name, value in stored.items():
+            file = io.BytesIO()
+            shape = (10**15, 8, 8) if name == "train_images" else value.shape
+            head = {"descr": value.dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, head)
+            packed.writestr(f"{name}.npy", file.getvalue() + value.tobytes())
+    with pytest.raises(LabError, match=r"train_images\.npy says it has the shape"):
+        npz(tmp_path / "lies.npz")
+
+
+def test_a_source_tells_its_images_apart_and_keeps_its_place(tmp_path, monkeypatch):
+    save(tmp_path / "a.npz")
+    monkeypatch.chdir(tmp_path)
+    source = npz("a.npz")
+    assert (source.path, source.given) == (str(tmp_path / "a.npz"), "a.npz")
+    digests = source.digests("train")
+    assert digests.shape == (len(source.labels("train")), 8) and np.array_equal(npz("a.npz").digests("train"), digests)
+    images = source.images("train", torch.arange(len(digests)))
+    same = (images[:, None] == images[None]).flatten(2).all(2).numpy()
+    assert np.array_equal((digests[:, None] == digests[None]).all(2), same)

@@ -280,7 +280,7 @@ def test_a_file_of_ones_own_is_fitted_and_seen() -> None:
     made.image.value = 0
     assert made.told.value == ""
     made.upload.value = (uploaded("cat.txt", b"cat"),)
-    assert "cat.txt: this file is no image that can be read" in made.told.value and made.image.value == 0
+    assert "cat.txt: this file cannot be decoded" in made.told.value and made.image.value == 0
     made.upload.value = (uploaded("dog.png", png(12, 8)),)
     assert made.told.value == "dog.png: as it is" and made.image.value == 7
 
