@@ -70,7 +70,7 @@ def test_printed_numbers_travel_with_the_package() -> None:
     }
     # installed wheels must hold them too
     pyproject = tomllib.loads((TESTS.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    assert "printed/*.csv" in pyproject["tool"]["setuptools"]["package-data"]["dne_lab"]
+    assert "measure/printed/*.csv" in pyproject["tool"]["setuptools"]["package-data"]["dne_lab"]
 
 
 def test_tests_and_package_read_nothing_outside_the_repository() -> None:

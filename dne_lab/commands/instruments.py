@@ -1,10 +1,10 @@
-"""What `dne-lab report --attention` does: decompose runs and keep the records."""
+"""What `dne-lab report` does with --attention, --ablation and --probe: measures runs and keeps the records."""
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dne_lab.analysis.ablation_study import AblationRecord, side_by_side, study, sweep_table
 from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposition, decompose
@@ -25,9 +25,6 @@ from dne_lab.training.storage import unpacked
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-FOLDER = Path("records") / "attention"  # within --out
 
 
 def runs(paths: Iterable[Path], option: str, images: int | None = None) -> list[Path]:
@@ -66,6 +63,23 @@ def open_with(path: Path, data: str | None) -> Run:
     return open_run(path, from_config(where), progress=False)
 
 
+M = TypeVar("M", Decomposition, AblationRecord, ProbeRecord)
+
+
+def _measure(
+    folders: Iterable[Path], data: str | None, out: Path, of: Callable[[Run], dict[str, M]]
+) -> tuple[list[M], list[Path]]:
+    """What an instrument finds of every run, by name, one after another; each is written to ``out``/NAME.json at
+    once."""
+    made, written = [], []
+    for folder in folders:
+        for name, found in of(open_with(folder, data)).items():
+            written.append(out / f"{file_name(name)}.json")
+            found.write(written[-1])
+            made.append(found)
+    return made, written
+
+
 def decompose_runs(
     paths: Iterable[Path], images: int, out: Path, data: str | None = None
 ) -> tuple[list[Decomposition], list[Path]]:
@@ -74,14 +88,8 @@ def decompose_runs(
     Returns:
         What was found, and the files written.
     """
-    made, written = [], []
-    for path in runs(paths, "--attention", images):
-        found = decompose(open_with(path, data), images)
-        file = out / FOLDER / f"{file_name(found.run)}.json"
-        found.write(file)
-        made.append(found)
-        written.append(file)
-    return made, written
+    folders = runs(paths, "--attention", images)
+    return _measure(folders, data, out / "records" / "attention", lambda run: {run.record.id: decompose(run, images)})
 
 
 def attention_overview(found: Iterable[Decomposition]) -> "pd.DataFrame":
@@ -145,8 +153,6 @@ def attention_text(found: Iterable[Decomposition]) -> str:
 
 # What `dne-lab report --ablation` does: ablate runs and keep the records.
 
-FOLDER = Path("records") / "ablation"  # within --out
-
 
 def ablate_runs(
     paths: Iterable[Path], images: int, out: Path, how: str | Sequence[str] = HOW, data: str | None = None
@@ -157,14 +163,13 @@ def ablate_runs(
     Returns:
         What was found, and the files written.
     """
-    made, written = [], []
-    for path in runs(paths, "--ablation", images):
-        for found in study(open_with(path, data), images, how):
-            file = out / FOLDER / f"{file_name(found.name)}.json"
-            found.write(file)
-            made.append(found)
-            written.append(file)
-    return made, written
+    folders = runs(paths, "--ablation", images)
+    return _measure(
+        folders,
+        data,
+        out / "records" / "ablation",
+        lambda run: {found.name: found for found in study(run, images, how)},
+    )
 
 
 def ablation_overview(found: Iterable[AblationRecord]) -> "pd.DataFrame":
@@ -202,8 +207,6 @@ def ablation_text(found: Iterable[AblationRecord]) -> str:
 
 # What `dne-lab report --probe` does: probe the read-outs of runs and keep the records.
 
-FOLDER = Path("records") / "probe"  # within --out
-
 
 def probe_runs(paths: Iterable[Path], out: Path, data: str | None = None) -> tuple[list[ProbeRecord], list[Path]]:
     """Probes every run, one after another, and writes its record, ``out``/records/probe/ID.json.
@@ -211,14 +214,9 @@ def probe_runs(paths: Iterable[Path], out: Path, data: str | None = None) -> tup
     Returns:
         What was found, and the files written.
     """
-    made, written = [], []
-    for path in runs(paths, "--probe"):
-        found = probe_study(open_with(path, data))
-        file = out / FOLDER / f"{file_name(found.run)}.json"
-        found.write(file)
-        made.append(found)
-        written.append(file)
-    return made, written
+    return _measure(
+        runs(paths, "--probe"), data, out / "records" / "probe", lambda run: {run.record.id: probe_study(run)}
+    )
 
 
 def probe_overview(found: Iterable[ProbeRecord]) -> "pd.DataFrame":

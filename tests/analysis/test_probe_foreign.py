@@ -523,7 +523,7 @@ def test_attention_groups_sort_them_too(library: str, changes: dict[str, Any]) -
 def test_neither_library_is_loaded_for_a_network_of_ones_own() -> None:
     code = """
 import sys, torch
-from dne_lab import config
+from dne_lab.core import config
 from dne_lab.analysis.ablation import ablate
 from dne_lab.analysis.attention_groups import attention_groups
 from dne_lab.analysis.probe import probe

@@ -20,13 +20,13 @@ WIDTHS = (1280, 1000)  # pixels of the window
 SHOW = """
 import sys
 from pathlib import Path
-from dne_lab import reporting
+from dne_lab.commands import report
 from dne_lab.measure import record
 R = Path(FIGURES) / "records"
 made = {}
 for name in ("reproduce_digits_s0-4", "digits100-steps", "cifar100-small-baselines"):
-    made |= {f"{name} {kind}": figure for kind, figure in reporting.drawings(record.find(R / name)).items()}
-made |= reporting.measurements([R / name for name in ("cost", "timing", "attention", "ablation")])
+    made |= {f"{name} {kind}": figure for kind, figure in report.drawings(record.find(R / name)).items()}
+made |= report.measurements([R / name for name in ("cost", "timing", "attention", "ablation")])
 for figure in made.values():
     display(figure)
 """
