@@ -283,7 +283,15 @@ def test_report_writes_latex_and_figures(place: Path, here: Here, tmp_path: Path
     done = here("report", place / "runs", "--latex", "--out", "out")
     assert done.code == 0 and done.out.startswith("\\begin{tabular}") and "DNE (k = 1) & 2, 1 & digits" in done.out
     made = sorted(file.name for file in (tmp_path / "out").iterdir())
-    kinds = ("accuracy_against_cost", "accuracy_by_task", "accuracy_matrix", "figure_1_right", "figure_6a", "figure_6c")
+    kinds = (
+        "accuracy_against_cost",
+        "accuracy_by_task",
+        "accuracy_matrix",
+        "accuracy_over_bytes",
+        "figure_1_right",
+        "figure_6a",
+        "figure_6c",
+    )
     kinds += ("forgetting",)
     drawn = [f"digits_{kind}.{end}" for kind in kinds for end in ("csv", "png")]
     assert made == [*drawn, "summary.csv"]
