@@ -80,11 +80,11 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
 def test_places_are_absolute_and_know_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/there/me")
-    assert files.place("runs/x") == tmp_path / "runs" / "x"
-    assert files.place("~/runs") == Path("/there/me/runs")
-    assert files.shown(files.place("runs/x")) == "runs/x" and files.shown(Path("/other/x")) == "/other/x"
+    assert files.absolute("runs/x") == tmp_path / "runs" / "x"
+    assert files.absolute("~/runs") == Path("/there/me/runs")
+    assert files.shown(files.absolute("runs/x")) == "runs/x" and files.shown(Path("/other/x")) == "/other/x"
     with pytest.raises(LabError, match="nobody-here"):
-        files.place("~nobody-here/x")
+        files.absolute("~nobody-here/x")
 
 
 def test_a_folder_is_held_by_one_process_and_let_go(tmp_path: Path) -> None:

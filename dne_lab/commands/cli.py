@@ -376,16 +376,17 @@ def export(
         typer.Argument(metavar="FILE", help="dne.zip: the whole run. dne.safetensors: the finished model and record."),
     ],
     half: Annotated[bool, typer.Option("--half", help="Of a .safetensors: keep weights as float16.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no export.")] = False,
 ) -> None:
     """Pack a run into one portable file, which every command takes in place of the folder."""
     from dne_lab.training import storage
 
     if file.suffix == storage.SUFFIX:
-        print(f"wrote {storage.export_model(run_folder, file, half)}")
+        print(f"wrote {storage.export_model(run_folder, file, half, force)}")
     elif half:
         raise LabError(f"--half is for a model alone: name a .safetensors file, not {file}.")
     else:
-        print(f"wrote {storage.export(run_folder, file)}")
+        print(f"wrote {storage.export(run_folder, file, force)}")
 
 
 @app.command(cls=Command, short_help="List the presets with what each sets.")

@@ -23,7 +23,7 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip(".")[:LONGEST] or "_"
 
 
-def place(path: str | Path) -> Path:
+def absolute(path: str | Path) -> Path:
     """``path`` as it is meant now: ``~`` is the home folder, and a relative one begins in the working directory."""
     try:
         return Path(path).expanduser().absolute()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dne_lab.core import chance
 from dne_lab.core.errors import LabError, unknown
-from dne_lab.core.files import check_unpacked, place
+from dne_lab.core.files import absolute, check_unpacked
 from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, ArraySource, Source
 
 # Real handwritten digits that come with scikit-learn: ten classes as they are, a hundred in pairs.
@@ -92,16 +92,16 @@ class CIFAR100Source(ArraySource):
         from torchvision.datasets import CIFAR100
 
         try:  # torchvision compares md5 sums before it unpickles
-            splits = [CIFAR100(str(place(root)), train=train, download=download) for train in (True, False)]
+            splits = [CIFAR100(str(absolute(root)), train=train, download=download) for train in (True, False)]
         except (RuntimeError, OSError) as error:
-            folder = place(root).resolve() / "cifar-100-python"
+            folder = absolute(root).resolve() / "cifar-100-python"
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             why = why.split(" You can use download=True")[0].removesuffix(".")  # the advice below is for both doors
             raise LabError(
                 f"CIFAR-100 is not complete in {folder} ({why}). "
                 "Expected the files train, test and meta of cifar-100-python.tar.gz there. "
                 "Get them with `dne-lab run ... --download` or dne_lab.stream('cifar100', path=..., download=True), "
-                f"or unpack that archive (www.cs.toronto.edu/~kriz/cifar.html) in {place(root).resolve()}, "
+                f"or unpack that archive (www.cs.toronto.edu/~kriz/cifar.html) in {absolute(root).resolve()}, "
                 "or set data.path to where it is."
             ) from error
         train, test = ((split.data, split.targets) for split in splits)
@@ -167,11 +167,11 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
         if path is None:
             raise LabError(f"data {data!r} needs a path: set data.path (or path=...) to the {data}.")
         return npz(path) if data == "npz" else FolderSource(path, size)
-    if place(data).is_dir():
+    if absolute(data).is_dir():
         return FolderSource(data, size)
     if data.endswith(".npz"):
         return npz(data)
-    if place(data).exists() or any(mark in data for mark in "/\\"):
+    if absolute(data).exists() or any(mark in data for mark in "/\\"):
         raise LabError(f"{data} is neither a folder with train/ and test/ (or val/) nor an .npz file.")
     raise unknown("data set", data, [*NAMES, "a folder", "an .npz file"])
 
@@ -184,7 +184,7 @@ def _cifar100(path: str | None, download: bool) -> Source:
     source: Source
     if path is not None and path.endswith(".npz"):
         source = npz(path)
-    elif path is not None and (place(path) / "train").is_dir():
+    elif path is not None and (absolute(path) / "train").is_dir():
         source = FolderSource(path)
     else:
         return CIFAR100Source(path or "datasets", download=download)
@@ -205,7 +205,7 @@ def npz(path: str | Path) -> ArraySource:
         LabError: no such file, not an .npz, arrays missing or wrong.
     """
     layout = f"an .npz with the arrays {', '.join(ARRAYS)} (and perhaps class_names), as numpy.savez writes it"
-    file = place(path)
+    file = absolute(path)
     if not file.is_file():
         raise LabError(f"{path}: {'is no file' if file.exists() else 'no such file'}. Expected {layout}.")
     try:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import place, shown
+from dne_lab.core.files import absolute, shown
 from dne_lab.data import image_file
 from dne_lab.data.image_file import EXTENSIONS
 from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, SPLITS, Source, check_split, digest
@@ -53,7 +53,7 @@ class FolderSource(Source):
     def __init__(self, path: str | Path, size: int | None = None, keep: int = KEEP_BYTES) -> None:
         if size is not None and size < 1:
             raise LabError(f"size = {size}: must be at least 1 pixel.")
-        root = place(path)
+        root = absolute(path)
         self.path, self.given, self.size = str(root), str(path), size
         self._folders, left_out = _split_folders(root), LeftOut()
         files = {split: _scan(folder, left_out) for split, folder in self._folders.items()}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.core.errors import LabError, unknown
-from dne_lab.core.files import place
+from dne_lab.core.files import absolute
 
 SPLITS = ("train", "test")
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -115,7 +115,7 @@ class ArraySource(Source):
         std: Sequence[float] | None = None,
     ) -> None:
         self.name, self.given = name, path
-        self.path = None if path is None else str(place(path))
+        self.path = None if path is None else str(absolute(path))
         self._images = {"train": _images("train_images", train_images), "test": _images("test_images", test_images)}
         self._labels = {"train": _labels("train_labels", train_labels), "test": _labels("test_labels", test_labels)}
         for split in SPLITS:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import write_bytes, write_text
+from dne_lab.core.files import absolute, check_unpacked, shown, write_bytes, write_text
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure import cost
 from dne_lab.measure.record import Record
@@ -36,15 +36,55 @@ if TYPE_CHECKING:
 SUFFIX, KIND = ".safetensors", "model"
 
 
-def export_model(folder: Path, file: Path, half: bool = False) -> Path:
+def target(file: str | Path, force: bool = False) -> Path:
+    """Where an export goes, or why it does not: what is there stays, unless it is an export too.
+
+    Args:
+        force: a file that is none may be replaced.
+
+    Raises:
+        LabError: a folder or device, a place in a run's folder, a file that no export wrote.
+    """
+    path = absolute(file).resolve()  # what a link leads to
+    told = shown(path)
+    if path.exists() and not path.is_file():
+        raise LabError(f"{told} is {'a folder' if path.is_dir() else 'no regular file'}: name a file, such as dne.zip.")
+    for folder in path.parents:
+        if (folder / CONFIG).is_file() and any((folder / name).exists() for name in (RECORD, LAST, task_file(1))):
+            raise LabError(f"{told} lies in a run's folder, {shown(folder)}, whose files stay. Name another.")
+    if path.exists() and not force and not _exported(path):
+        raise LabError(f"{told} exists and is no export. It is untouched: give another name, or --force to replace it.")
+    return path
+
+
+def _exported(file: Path) -> bool:
+    """Whether a file is what `export` or `export_model` writes."""
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as packed:
+                return {CONFIG, RECORD} <= set(packed.namelist()) and not _strange(packed)
+        return run_folder.load(file)[1].get("kind") == KIND
+    except (LabError, OSError, ValueError, zipfile.BadZipFile):
+        return False
+
+
+def _strange(packed: zipfile.ZipFile) -> list[str]:
+    """The files of an archive that no run has."""
+    allowed = {CONFIG, RECORD, CURVES, PREDICTIONS, LAST, *(task_file(number) for number in range(1, 1000))}
+    return [name for name in packed.namelist() if name not in allowed]
+
+
+def export_model(folder: Path, file: Path, half: bool = False, force: bool = False) -> Path:
     """Writes the finished model of a run folder, without predictions, curves and the models of earlier tasks.
 
     Args:
         half: keep weights as float16, for half the size; they are computed with in float32 all the same.
+        force: see `target`.
 
     Raises:
-        LabError: no run folder, a run that is not finished; ``file`` cannot be written.
+        LabError: no run folder, a run that is not finished; ``file`` cannot be written, or is not ours to replace.
     """
+    folder, goes = absolute(folder), target(file, force)
     read_config(folder)  # whether it is a run folder
     record = Record.from_json(folder / RECORD) if (folder / RECORD).exists() else None
     if record is None or not record.finished:
@@ -56,7 +96,7 @@ def export_model(folder: Path, file: Path, half: bool = False) -> Path:
         tensors |= run_folder.load(folder / task_file(number))[0]
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-    run_folder.save(file, tensors, {"kind": KIND, "record": record.to_dict()})  # which holds the configuration
+    run_folder.save(goes, tensors, {"kind": KIND, "record": record.to_dict()})  # which holds the configuration
     return file
 
 
@@ -84,14 +124,16 @@ def read_model(file: Path) -> tuple[dict[str, Tensor], Config, Record]:
 MOMENT = (1980, 1, 1, 0, 0, 0)  # a zip wants a time; the same one makes the same bytes
 
 
-def export(run: str | Path, file: str | Path) -> Path:
+def export(run: str | Path, file: str | Path, force: bool = False) -> Path:
     """Packs a run folder into one zip file: configuration, record, curves, predictions, the tasks' states, and the
     checkpoint of a run that is not finished. The same run gives the same bytes.
 
     Raises:
-        LabError: no run folder, nothing in it yet; ``file`` cannot be written.
+        LabError: no run folder, nothing in it yet; ``file`` cannot be written, or is not ours to replace (see `target`,
+            also for ``force``).
     """
-    folder, file = Path(run), Path(file)
+    folder, file = absolute(run), Path(file)
+    goes = target(file, force)
     config = read_config(folder)
     if not (folder / RECORD).exists():
         raise LabError(f"{folder} holds no record yet: train it for a while first (`dne-lab run {config.method} ...`).")
@@ -106,7 +148,7 @@ def export(run: str | Path, file: str | Path) -> Path:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as packed:
         for name in names:
             packed.writestr(zipfile.ZipInfo(name, MOMENT), (folder / name).read_bytes())
-    write_bytes(file, buffer.getvalue())
+    write_bytes(goes, buffer.getvalue())
     return file
 
 
@@ -126,11 +168,11 @@ def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
             record.write(Path(folder.name) / RECORD)
             return folder
         with zipfile.ZipFile(file) as packed:
-            allowed = {CONFIG, RECORD, CURVES, PREDICTIONS, LAST, *(task_file(number) for number in range(1, 1000))}
-            strange = [name for name in packed.namelist() if name not in allowed]
+            strange = _strange(packed)
             if strange or CONFIG not in packed.namelist():
                 what = f"it holds {strange[0]!r}" if strange else f"it has no {CONFIG}"
                 raise LabError(f"{file} is no archive of a run, or damaged: {what}.")
+            check_unpacked(file, (part.file_size for part in packed.infolist()))
             packed.extractall(folder.name)
     except zipfile.BadZipFile as error:
         folder.cleanup()

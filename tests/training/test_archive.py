@@ -1,7 +1,9 @@
 """One portable file stands for a run folder."""
 
+import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_runs as tiny
@@ -142,3 +144,55 @@ def test_what_is_no_model_is_refused(finished: Run, tmp_path: Path) -> None:
     part.next_task()
     with pytest.raises(LabError, match="not finished"):
         storage.export_model(tmp_path / "part", tmp_path / "x.safetensors")
+
+
+# Files of others are not replaced ----------------------------------------------------------------------------------
+
+WRITERS = (storage.export, storage.export_model)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_file_of_the_users_stays_unless_it_is_forced(finished: Run, tmp_path: Path, write: Any) -> None:
+    assert finished.folder is not None
+    for name in ("thesis.docx", "thesis.zip", "weights.safetensors"):
+        (tmp_path / name).write_text("a year's work")
+        with pytest.raises(LabError, match="--force"):
+            write(finished.folder, tmp_path / name)
+        assert (tmp_path / name).read_text() == "a year's work"
+    packed = tmp_path / "other.zip"
+    with zipfile.ZipFile(packed, "w") as other:
+        other.writestr("thesis.docx", "a year's work")
+    before = packed.read_bytes()
+    with pytest.raises(LabError, match="no export"):
+        write(finished.folder, packed)
+    assert packed.read_bytes() == before
+    write(finished.folder, packed, force=True)
+    once = packed.read_bytes()
+    write(finished.folder, packed)  # an export is replaced by the next one
+    assert packed.read_bytes() == once != before
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_an_export_never_goes_into_a_run_nor_over_a_device(finished: Run, tmp_path: Path, write: Any) -> None:
+    folder = finished.folder
+    assert folder is not None
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    (tmp_path / "link.safetensors").symlink_to(folder / "task_02.safetensors")
+    os.mkfifo(tmp_path / "pipe.zip")
+    for name in (folder / "task_02.safetensors", folder / "new.zip", folder / "below" / "new.zip",
+                 tmp_path / "link.safetensors", tmp_path / "pipe.zip", tmp_path, Path("/dev/null")):  # fmt: skip
+        for force in (False, True):
+            with pytest.raises(LabError):
+                write(folder, name, force=force)
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+    assert (tmp_path / "pipe.zip").is_fifo() and Path("/dev/null").is_char_device()
+
+
+def test_an_archive_that_would_fill_the_disk_is_refused(finished: Run, tmp_path: Path) -> None:
+    assert finished.folder is not None
+    file = storage.export(finished.folder, tmp_path / "run.zip")
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as packed, packed.open("task_09.safetensors", "w") as member:
+        for _ in range(28):
+            member.write(bytes(10**7))
+    with pytest.raises(LabError, match="unpacked"):
+        Run.open(file, tiny.stream())
