@@ -10,6 +10,8 @@ run.next_task()
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dne_lab.core import shown as _shown
+
 if TYPE_CHECKING:
     from dne_lab.analysis.ablation import ablate as ablate
     from dne_lab.analysis.attention_groups import attention_groups as attention_groups
@@ -47,6 +49,14 @@ _WHERE = {
     "Variant": "dne_lab.models.variants",
     "LabError": "dne_lab.core.errors",
 }
+
+# What `plot` and `watch` of a run or an analysis call, far above where it was made; imported when first used, too.
+_shown.register("dne_lab.measure.record.Record", "plot", "dne_lab.plots.accuracy", "accuracy_matrix")
+_shown.register(
+    "dne_lab.training.run.Run", "watch", "dne_lab.widgets.runs", "watch", needs="ipywidgets, anywidget and matplotlib"
+)
+_shown.register("dne_lab.analysis.group_tables.AttentionGroups", "plot", "dne_lab.plots.groups", "drawn")
+_shown.register("dne_lab.analysis.sweep.Sweep", "plot", "dne_lab.plots.ablation", "sweep_figure")
 
 __all__ = [
     "LabError",

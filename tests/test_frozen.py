@@ -16,7 +16,7 @@ from dne_lab.core.config import Config
 from dne_lab.measure.cost import blank_stream
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training.state import State
+from dne_lab.training.position import Position
 
 FILE = Path(__file__).with_name("frozen.json")
 SMALL = {"network.patch": 4, "network.depth": 2, "network.head_width": 4, "network.heads": "2,1", "options.width": 2}
@@ -50,7 +50,7 @@ def frozen() -> dict[str, Any]:
         "options": options(),
         "config": Config().to_dict(),
         "record": sorted(field.name for field in dataclasses.fields(Record)),
-        "checkpoint": sorted(field.name for field in dataclasses.fields(State)),
+        "checkpoint": sorted(field.name for field in dataclasses.fields(Position)),
         "weights": {method: weights(method) for method in methods},
     }
 

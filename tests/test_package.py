@@ -24,15 +24,6 @@ FLOORS = (
     *("core", "data", "models", "methods", "measure", "training"),
     *("analysis", "plots", "claims", "widgets", "commands"),
 )
-# A run that shows itself hands itself over to a viewer, which is imported inside that one method.
-# What draws what a lower layer found, imported where `watch` and `plot` are called and nowhere else.
-HANDED_OVER = {
-    ("dne_lab.training.run", "dne_lab.widgets.runs"),
-    ("dne_lab.training.run", "dne_lab.plots.accuracy"),
-    ("dne_lab.analysis.group_tables", "dne_lab.plots.groups"),
-    ("dne_lab.analysis.group_tables", "dne_lab.plots.entropy"),
-    ("dne_lab.analysis.sweep", "dne_lab.plots.ablation"),
-}
 SHOWING = {
     "matplotlib",
     "seaborn",
@@ -102,22 +93,70 @@ def test_imports_go_one_way() -> None:
             if not used.startswith("dne_lab") or name == "dne_lab":
                 continue
             allowed = FLOORS.index(floor(used)) <= FLOORS.index(floor(name))
-            if (name, used) in HANDED_OVER:
-                allowed = used not in at_import(tree)
-            if used == "dne_lab":  # for its place on the disk; what it offers is for users
-                allowed = floor(name) == "commands" or name == "dne_lab.training.evaluation"
+            if used == "dne_lab":  # what it offers is for users
+                allowed = floor(name) == "commands"
             if not allowed:
                 wrong.append(f"{name} imports {used}")
     assert not wrong
 
 
+def used_modules() -> dict[str, set[str]]:
+    """What each module imports of the package, wherever and for whatever, types too. The package itself, which gives
+    the names that users import, is left out."""
+    return {name: {used for used in imports(tree) if used in MODULES} - {name} for name, tree in trees()}
+
+
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
-    graph = {name: {used for used in at_import(tree) if used in MODULES} for name, tree in trees()}
-    done: list[str] = []
-    while len(done) < len(graph):
-        ready = [name for name in graph if name not in done and graph[name] - {name} <= {*done}]
-        assert ready, f"a circle among {sorted(set(graph) - set(done))}"
-        done += ready
+    left = {name: used for name, used in used_modules().items() if name != "dne_lab"}
+    while left:
+        ready = [name for name, used in left.items() if not used & left.keys()]
+        assert ready, f"a circle among {sorted(left)}"
+        for name in ready:
+            del left[name]
+
+
+MAKE_A_RUN = {"Run", "open", "start", "train", "fork", "fork_as"}  # functions and methods that return one
+
+
+def assigned_runs(tree: ast.Module) -> Iterator[str]:
+    """Assignments to attributes of what is called ``run``, is annotated as a `Run`, or comes from what makes one."""
+    runs = {"run"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            if re.search(r"\bRun\b", ast.unparse(node.annotation).replace("type[Run]", "")):
+                runs.add(node.arg)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            maker = node.value.func
+            if getattr(maker, "attr", getattr(maker, "id", "")) in MAKE_A_RUN:
+                runs |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+
+    def is_run(node: ast.expr) -> bool:
+        return getattr(node, "attr", getattr(node, "id", "")) in runs
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del) and is_run(node.value):
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+        setting = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("setattr", "delattr")
+        if setting and is_run(node.args[0]):
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("line", [
+    "def f(source: Run): source.state = 1",
+    "def f(other: 'Run | None'): other.x += 1",
+    "made = Run.open(path); made.a, b = 1, 2",
+    "self.run.state = None",
+    "made = old.fork('x'); del made.viewers",
+    "setattr(run, 'state', 1)",
+])  # fmt: skip
+def test_an_assignment_to_a_run_is_found(line: str) -> None:
+    assert list(assigned_runs(ast.parse(line)))
+    assert not list(assigned_runs(ast.parse("def f(state: RunState): state.torn = run.state.torn; self.x = run.y")))
+
+
+def test_nobody_assigns_to_an_attribute_of_a_run_but_the_run() -> None:
+    found = {name: [*assigned_runs(tree)] for name, tree in trees() if name != "dne_lab.training.run"}
+    assert not {name: lines for name, lines in found.items() if lines}
 
 
 def test_nothing_below_plots_knows_how_to_show_anything() -> None:

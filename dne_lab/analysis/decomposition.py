@@ -16,9 +16,8 @@ from dne_lab.methods import base
 from dne_lab.models.attention import TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.expert import TaskAttentionParameters
-from dne_lab.training import storage
+from dne_lab.training.position import Cursor
 from dne_lab.training.run import Run
-from dne_lab.training.state import Cursor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +34,7 @@ def untrained(run: Run, tasks: int | None = None) -> ExpandableViT:
     """
     count = len(run.stream) if tasks is None else tasks
     method = base.create(run.config, run.stream)
-    storage.replay(run, method, Cursor(count + 1), begun=False)
+    run.state.replay(method, Cursor(count + 1), begun=False)
     network = getattr(method, "model", None)
     if not isinstance(network, ExpandableViT):
         raise LabError(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.row_statistics import Sums
+from dne_lab.core import shown
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.models.attention import JOINT, KINDS, SPATIAL
 
@@ -50,14 +51,12 @@ class AttentionGroups:
 
     def plot(self, what: str = "groups") -> Any:
         """A figure: "groups", `table` with the share of each group beside that of uniform attention, or "images",
-        `by_image` as boxes."""
-        from dne_lab.plots.entropy import entropy_over_images
-        from dne_lab.plots.groups import groups_figure
+        `by_image` as boxes.
 
-        figures = {"groups": groups_figure, "images": entropy_over_images}
-        if what not in figures:
-            raise unknown("plot of attention groups", what, figures)
-        return figures[what](self)
+        Raises:
+            LabError: an unknown name; "images" without ``by_image=True``.
+        """
+        return shown.show(self, "plot", what, instead="table() and by_image()")
 
     def by_image(self) -> "pd.DataFrame":
         """One row an image, kind, layer and expert: how spread out its attention rows are, on average.

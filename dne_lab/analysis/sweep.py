@@ -13,6 +13,7 @@ from dne_lab.analysis.hosts import find_host
 from dne_lab.analysis.maps import Key, pairs_of
 from dne_lab.analysis.probe import Images, Names, Numbers, evaluating, parts, probe, select
 from dne_lab.analysis.removal import MEAN, Cutter, Means, Removal, View, crosses, crossing_kinds, network_of, views_of
+from dne_lab.core import shown
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.data.stream import Batch
 from dne_lab.models.attention import KINDS, Axes
@@ -117,9 +118,7 @@ class Sweep:
 
     def plot(self) -> Any:
         """What is lost without each connection, as a figure: who reads whom."""
-        from dne_lab.plots.ablation import sweep_figure
-
-        return sweep_figure(self)
+        return shown.show(self, "plot", instead="table() and matrix()")
 
     def __repr__(self) -> str:
         return f"Sweep({self.how}, {self.images} images)\n{self.table().round(2).to_string(index=False, na_rep='')}"

@@ -72,7 +72,7 @@ def go_on(
     Every seed (default: that run's) has a folder ``<run>-after<task>-<changes>``, which the same call goes on with.
 
     Raises:
-        LabError: what `Handle.fork` raises; a folder that holds something else.
+        LabError: what `Run.fork` raises; a folder that holds something else.
     """
     source, changed = Run.open(path, **how), settings(changes)
     plan: grid.Plan = []
@@ -93,7 +93,7 @@ def go_on(
             if records and time.monotonic() >= deadline:
                 break
             begun = RunFolder(folder).has(LAST)
-            run = Run(config, None, folder, **how) if begun else sharing.fork(source, config, folder, after)
+            run = Run(config, None, folder, **how) if begun else source.fork_as(config, folder, after)
             run.train(None if seconds is None else max(0.0, deadline - time.monotonic()))
             record = run.record
         records.append(record)

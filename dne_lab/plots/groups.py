@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 from dne_lab.analysis.group_tables import AttentionGroups
+from dne_lab.core.errors import unknown
+from dne_lab.plots.entropy import entropy_over_images
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Bars, Drawing, Mark, Points, one
 from dne_lab.plots.style import GROUP_WORDS, GROUPS, INK, OTHERS, Style
@@ -11,6 +13,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNIFORM = Style(INK, "|", "line-ns")
+
+
+def drawn(groups: AttentionGroups, what: str) -> Figure:
+    """What `AttentionGroups.plot` shows: "groups" or "images"."""
+    figures = {"groups": groups_figure, "images": entropy_over_images}
+    if what not in figures:
+        raise unknown("plot of attention groups", what, figures)
+    return figures[what](groups)
 
 
 def groups_figure(groups: AttentionGroups) -> Figure:

@@ -1,9 +1,8 @@
 """The one loop: tasks, stages, epochs, batches. Stepped by hand, interrupted anywhere, resumed exactly."""
 
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -11,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from dne_lab.core import chance, files
+from dne_lab.core import chance, files, shown
 from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
 from dne_lab.data.memory import ExemplarMemory
@@ -20,18 +19,18 @@ from dne_lab.measure import budget
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.methods.base import BALANCED, BASE, Stage
-from dne_lab.models import products
 from dne_lab.training import distributed, evaluation, sharing, stems, step, storage
-from dne_lab.training.evaluation import record_of
+from dne_lab.training.position import Cursor
 from dne_lab.training.progress import Progress, Signals
-from dne_lab.training.run_folder import Arrays, RunFolder
-from dne_lab.training.state import Clock, Cursor, State
+from dne_lab.training.run_folder import Arrays, RunFolder, read_config
 from dne_lab.training.step import Optimisation, Reader
 
-# What a run shows and keeps: everything of `Run` that is not the loop.
+
+class OutOfTime(Exception):
+    """The seconds given to `Run.train` are over; never leaves it."""
 
 
-class Handle:
+class Run:
     """A method and the stream it learns. What ``folder`` holds of this configuration is loaded, and gone on from.
 
     Args:
@@ -40,18 +39,13 @@ class Handle:
         folder: where everything is kept; None: in memory only.
         device: default: the GPU, if there is one.
         checkpoint_seconds: a checkpoint is written when that much time has passed since the last one.
-        progress: show a bar (a line a task where there is no terminal).
+        progress: show a bar (a line per task where there is no terminal).
 
     Raises:
         LabError: a folder of another configuration, a damaged or foreign checkpoint (which stay untouched), bad input.
 
-    Attributes: ``config``, ``stream``, ``method``, ``memory``, ``state``, ``device``, and ``predictions``, which maps
-    task_NN/labels and task_NN/NAME to ranks.
+    Attributes: ``config``, ``stream``, ``device``, and ``state``, which holds everything else.
     """
-
-    unpacked: TemporaryDirectory[str] | None = None  # of a run in an archive
-    held = False  # whoever opened this run holds its folder already (`files.alone_in`)
-    model_file: Path | None = None  # of a finished model without the rest of its run
 
     def __init__(
         self,
@@ -66,7 +60,7 @@ class Handle:
         mine = distributed.start()
         self.processes = distributed.Processes()
         self.device = torch.device(device or mine or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.config, self.checkpoint_seconds = config, checkpoint_seconds
+        self.checkpoint_seconds = checkpoint_seconds
         self.progress = progress and self.processes.first
         self.files = RunFolder(None if folder is None else Path(folder))
         self.files.check(config)
@@ -79,28 +73,41 @@ class Handle:
             )
         self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
         self.config = budget.resolved(config, self.stream)
-        self.viewers: list[Callable[[Any], None]] = []  # of `watch`: shown the run after every epoch and task
-        self.keeps_exemplars = cls.uses_memory and not cls.joint
-        storage.restore(self)
+        self.viewers: list[Callable[[Any], None]] = []  # shown the run after every epoch and task
+        self._archive: TemporaryDirectory[str] | None = None  # the folder that this run was unpacked into
+        self._load()
 
-    def reset(self) -> None:
-        """The state before the first step; the folder stays as it is."""
-        self.method = base.create(self.config, self.stream)
-        self.memory = ExemplarMemory(self.config.memory.budget, self.config.memory.policy, self.stream.classes)
-        self.state, self.clock, self.signals = State(), Clock(), Signals()
-        self.reader = Reader(self.processes)
-        self.predictions: Arrays = {}
-        self.optimisation: Optimisation | None = None
-        self.stored_record: Record | None = None
-        self.torn = False  # an exception came in the middle of a change
-        self.unwritten = 0  # a finished task whose files have not been written
-        self.saved_at = time.monotonic()
+    def _load(self) -> None:
+        """To where the folder says that the run was; its start, where there is nothing."""
+        self.state = storage.load(self.files, self.config, self.stream, self.device)
+        self.signals, self.reader = Signals(), Reader(self.processes)
+        self._saved_at = time.monotonic()
+
+    @classmethod
+    def open(cls, path: str | Path, stream: ClassStream | None = None, **settings: Any) -> Self:
+        """The run in a folder, or in an archive that `storage.export` wrote (to look at and fork, not to train on).
+
+        ``stream`` is needed for arrays in memory; ``settings`` are those of the constructor.
+        """
+        path = Path(path)
+        if path.is_dir():
+            return cls(read_config(path), stream, path, **settings)
+        if path.suffix == storage.SUFFIX:
+            config = storage.read_model(path)[1]
+            run = cls(config, storage.stream_of_model(config) if stream is None else stream, None, **settings)
+            storage.load_model(path, run.state)
+            return run
+        archive = storage.unpack(path)
+        folder = Path(archive.name)
+        run = cls(read_config(folder), stream, folder, **settings)
+        run._archive = archive  # the folder lives as long as the run
+        return run
 
     def __repr__(self) -> str:
-        done = "finished" if self.finished else f"at {storage.place(self)}"
+        done = "finished" if self.finished else f"at {self.state.place()}"
         return f"Run({self.config.method}, {self.stream!r}, seed {self.config.seed}, {done}, in {self.files})"
 
-    # Showing it ----------------------------------------------------------------------------------------------------
+    # What it offers --------------------------------------------------------------------------------------------------
 
     @property
     def folder(self) -> Path | None:
@@ -108,33 +115,48 @@ class Handle:
         return self.files.path
 
     @property
+    def method(self) -> base.Method:
+        """What learns."""
+        return self.state.method
+
+    @property
+    def model(self) -> Any:
+        """The method's network (the method itself, if it has no ``model``)."""
+        return self.state.model
+
+    @property
+    def memory(self) -> ExemplarMemory:
+        """The exemplars."""
+        return self.state.memory
+
+    @property
+    def predictions(self) -> Arrays:
+        """Ranks of the test images after each task: task_NN/labels (true) and task_NN/NAME (predicted)."""
+        return self.state.predictions
+
+    @property
     def cursor(self) -> Cursor:
         """The next step: (task, stage, epoch, step)."""
         return self.state.cursor
 
     @property
-    def model(self) -> Any:
-        """The method's network (the method itself, if it has no ``model``)."""
-        return getattr(self.method, "model", self.method)
-
-    @property
     def finished(self) -> bool:
         """Whether all tasks have been learned."""
-        return self.cursor.task > len(self.stream)
+        return self.state.finished
 
     @property
     def curves(self) -> list[dict[str, Any]]:
-        """A row an epoch: task, stage, epoch (1, 2, ...), lr at its last step, the mean of each named loss."""
-        return self.state.curves
+        """A row per epoch: task, stage, epoch (1, 2, ...), lr at its last step, the mean of each named loss."""
+        return self.state.position.curves
 
     @property
     def record(self) -> Record:
         """Everything that is known so far; of a run that was finished before, what was written then."""
-        return self.stored_record or record_of(self)
+        return evaluation.record_of(self.state)
 
     def method_at(self, task: int) -> base.Method:
         """The method as it was after a finished task, in evaluation mode; `LabError` if it is not finished."""
-        return storage.method_at(self, task)
+        return storage.method_at(self.files, self.state, task)
 
     def model_at(self, task: int) -> Any:
         """The network as it was after a finished task (the method itself, if it has no ``model``)."""
@@ -151,17 +173,19 @@ class Handle:
 
         Raises:
             LabError: the task is not finished, or is none of this run's; task 1 would not be the same; ``after`` with
-                another method, network, stream or memory: lists what differs.
+                another method, network, stream or memory: lists what differs; the folder has a run of its own.
         """
-        return sharing.fork(self, self.config.with_changes(changes), folder, after)
+        return self.fork_as(self.config.with_changes(changes), folder, after)
 
-    @classmethod
-    def open(cls, path: str | Path, stream: ClassStream | None = None, **settings: Any) -> Self:
-        """The run in a folder, or in an archive that `archive.export` wrote (to look at and fork, not to train on).
-
-        ``stream`` is needed for arrays in memory; ``settings`` are those of the constructor.
-        """
-        return storage.open_run(cls, Path(path), stream, settings)
+    def fork_as(self, config: Config, folder: str | Path | None = None, after: int | None = None) -> Self:
+        """`fork` with a whole configuration."""
+        config, stream = sharing.settings(self.state, self.files, self.whole_stream, config, after)
+        run = type(self)(config, stream, folder, self.device, self.checkpoint_seconds, self.progress)
+        if run.cursor != Cursor():
+            raise LabError(f"{run.files} is a run that has begun: open it and go on, or fork into another folder.")
+        sharing.begin(self.state, self.files, run.state, run.files, config, after)
+        run.save()
+        return run
 
     def plot(self) -> Any:
         """Accuracy on the classes of each task after each task so far, as a figure.
@@ -169,9 +193,7 @@ class Handle:
         Raises:
             LabError: no task is finished.
         """
-        from dne_lab.plots.accuracy import accuracy_matrix
-
-        return accuracy_matrix(self.record)
+        return shown.show(self.record, "plot", instead="run.record.table()")
 
     def watch(self) -> Any:
         """A view for a notebook that follows the training: where it is, losses by epoch, accuracy after each task.
@@ -181,98 +203,44 @@ class Handle:
         Raises:
             LabError: no ipywidgets here.
         """
-        try:
-            from dne_lab.widgets.runs import watch
-        except ImportError as error:
-            raise LabError(
-                f"run.watch() needs ipywidgets, anywidget and matplotlib ({error}): pip install them, or look at "
-                "run.curves and run.record.table()."
-            ) from error
-        return watch(self)
+        return shown.show(self, "watch", instead="run.curves and run.record.table()")
 
-    def show(self) -> None:
-        """Shows the run to its viewers."""
-        for viewer in self.viewers:
-            viewer(self)
-
-    # Keeping it ----------------------------------------------------------------------------------------------------
+    # Keeping it ------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Writes the checkpoint and what follows from it; the folder is as it was if that fails."""
-        with self.changing():
-            self.reader.look(self.state)  # a step with a NaN is no checkpoint
+        with self.state.changing():
+            self.reader.look(self.state.position)  # a step with a NaN is no checkpoint
         if not self.finished:
-            self.clock.spend(self.state, "learning" if self.state.begun else "preparation")
-        if self.unwritten:
-            storage.save_task(self, self.unwritten)
-        storage.save(self)
-        self.unwritten, self.saved_at = 0, time.monotonic()
+            self.state.spend("learning" if self.state.position.begun else "preparation")
+        if self.state.unwritten:
+            storage.save_task(self.files, self.state, self.state.unwritten)
+        storage.save(self.files, self.state)
+        self.state.unwritten, self._saved_at = 0, time.monotonic()
 
-    def write_unwritten(self) -> None:
+    def _write_unwritten(self) -> None:
         """Writes the files of a task that has just been finished, also if that failed before."""
-        if self.unwritten or (self.finished and self.stored_record is None and self.folder is not None):
+        if self.state.unwritten or (self.finished and self.state.record is None and self.folder is not None):
             self.save()
 
-    def mend(self) -> None:
-        """After an exception in the middle of a change: back to the last checkpoint."""
-        if self.folder is None:
-            raise LabError(
-                "this run was stopped in the middle of a step and is kept in memory only, so it cannot go on. "
-                "Start it again; with a folder it would go on from its last checkpoint."
-            )
-        storage.restore(self)
-
-    def check_trainable(self) -> None:
+    def _check_trainable(self) -> None:
         """Raises a `LabError` for a run in an archive, and for one that must start behind another one and does not."""
-        if self.unpacked is not None:
+        if self._archive is not None:
             raise LabError("an archive is not trained on: unzip it into a folder and open that.")
-        if self.config.start is not None and not self.state.forked_from:
+        if self.config.start is not None and not self.state.position.forked_from:
             raise LabError(
                 f"{self.files}: this configuration goes on behind another run (start = {self.config.start}). Begin it "
                 "with run.fork(after=...) or dne-lab run --from RUN --after T."
             )
 
-    def check_signals(self) -> None:
+    def _check_signals(self) -> None:
         """Stops here if Ctrl-C or SIGTERM has arrived (several processes only stop between steps, together)."""
         if self.processes.world == 1:
             self.signals.check()
 
-    # Changing it ---------------------------------------------------------------------------------------------------
-
-    def enter(self, method: base.Method, task: Task, stage: Stage) -> None:
-        """A change of structure: on the CPU and with chance of its own, so that it can be replayed anywhere."""
-        with chance.seeded(self.config.seed, "enter", task.number, stage.name):
-            method.to("cpu").enter(task, stage)
-        method.to(self.device)
-
-    @contextmanager
-    def multiplying(self) -> Iterator[None]:
-        """Matrix products on a CPU by the faster library, and by the one that this run began with."""
-        if self.device.type != "cpu":
-            yield
-            return
-        before, begun = self.state.products, self.state.begun or self.cursor != Cursor()
-        self.state.products = products.resumed(before, begun)
-        if before and self.state.products != before:
-            text = f"{self.files} began with matrix products by {before}, which this machine does not offer: from here "
-            warnings.warn(text + "on MKL computes them, and the last digits may differ.", stacklevel=2)
-        with products.by(self.state.products):
-            yield
-
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """A change that is whole only at its end; a run torn by an exception in it goes on from its checkpoint."""
-        self.torn = True
-        yield
-        self.torn = False
-
-
-class OutOfTime(Exception):
-    """The seconds given to `Run.train` are over; never leaves it."""
-
-
-class Run(Handle):
-    """A method learning a stream of classes; see `Handle` for its arguments, its attributes and what it shows."""
+    def _show(self) -> None:
+        for viewer in self.viewers:
+            viewer(self)
 
     # Training ------------------------------------------------------------------------------------------------------
 
@@ -280,36 +248,43 @@ class Run(Handle):
         """Learns the next task, or what is left of one that was interrupted. Errors are those of `train`."""
         self._train(self.cursor.task, None)
 
-    def train(self, seconds: float | None = None) -> None:
+    def train(self, seconds: float | None = None, lock: bool = True) -> None:
         """Learns all that is left; after ``seconds`` it writes a checkpoint and returns (see `finished`).
+
+        ``lock``: False where the caller holds the folder already (`files.alone_in`).
 
         Raises:
             LabError: NaN or Inf in a loss; a file that cannot be written. `train()` goes on when that is mended.
             KeyboardInterrupt: Ctrl-C or SIGTERM (`signals.Terminated`), after a checkpoint.
         """
-        self._train(len(self.stream), seconds)
+        self._train(len(self.stream), seconds, lock)
 
-    def _train(self, last: int, seconds: float | None) -> None:
-        self.check_trainable()
-        writes = self.processes.first and self.folder is not None
-        locks = writes and not self.held
-        with files.alone_in(self.folder) if locks and self.folder else nullcontext(), Signals() as self.signals:
-            if writes and self.folder:
+    def _train(self, last: int, seconds: float | None, lock: bool = True) -> None:
+        self._check_trainable()
+        folder = self.folder if self.processes.first else None
+        with files.alone_in(folder) if lock and folder else nullcontext(), Signals() as signals:
+            if folder:
                 self.files.claim(self.config)
-                files.remove_leftovers(self.folder)
-            if self.torn:
-                self.mend()
-            self.clock.start()
+                files.remove_leftovers(folder)
+            if self.state.torn:
+                if self.folder is None:
+                    raise LabError(
+                        "this run was stopped in the middle of a step and is kept in memory only, so it cannot go on. "
+                        "Start it again; with a folder it would go on from its last checkpoint."
+                    )
+                self._load()
+            self.signals = signals
+            self.state.clock.start()
             self._deadline = None if seconds is None else time.monotonic() + seconds
             try:
-                self.write_unwritten()
-                with self.multiplying():
+                self._write_unwritten()
+                with self.state.multiplying(str(self.files)):
                     while self.cursor.task <= last and not self.finished:
                         self._learn(self.stream.task(self.cursor.task))
             except OutOfTime:
                 self.save()
             except KeyboardInterrupt:
-                if not self.torn:
+                if not self.state.torn:
                     self.save()
                 raise
             finally:
@@ -328,9 +303,9 @@ class Run(Handle):
         try:
             while self.cursor.stage < len(stages):
                 self._learn_stage(task, stages[self.cursor.stage])
-            evaluation.finish(self, task)
-            self.write_unwritten()
-            self.show()
+            evaluation.finish(self.state, task, self._check_signals)
+            self._write_unwritten()
+            self._show()
             result = f"accuracy {self.record.seen_accuracy[-1]:.1f}%"
         finally:
             self._bar.close(result)
@@ -338,13 +313,13 @@ class Run(Handle):
     def _learn_stage(self, task: Task, stage: Stage) -> None:
         """One optimisation: the epochs and steps that the cursor has not passed."""
         if stage.data == BALANCED:
-            evaluation.choose_exemplars(self, task)
-            evaluation.predict_before_tuning(self, task)
-        if not self.state.begun:
+            evaluation.choose_exemplars(self.state, task, self._check_signals)
+            evaluation.predict_before_tuning(self.state, task, self._check_signals)
+        if not self.state.position.begun:
             self._begin(task, stage)
-        shared = bool(stage.shares) and self.cursor[2:] == (0, 0) and stems.take(self, stage)
+        shared = bool(stage.shares) and self.cursor[2:] == (0, 0) and stems.take(self.folder, self.state, stage)
         if shared:
-            self.state.cursor = self.cursor._replace(epoch=stage.recipe.epochs)
+            self.state.position.cursor = self.cursor._replace(epoch=stage.recipe.epochs)
         index = self._index(task, stage)
         with torch.no_grad(), self._autocast():
             self.method.eval().prepare(task, stage, step.clean(self.stream, "train", index, self.device))
@@ -361,53 +336,54 @@ class Run(Handle):
                     self._step(task, stage, parts[self.cursor.step], where, rate)
                     self._pause()
             self._end_epoch(where, rate=stage.recipe.rate(self.cursor.epoch + (steps - 1) / steps))
-        with self.changing():  # torn weights are not gone on from
-            storage.check_weights(self)
+        with self.state.changing():  # torn weights are not gone on from
+            self.state.check_weights()
         if stage.shares and not shared:
-            stems.keep(self, stage)
-        self.state.cursor, self.state.begun = Cursor(task.number, self.cursor.stage + 1), False
+            stems.keep(self.folder, self.state, stage)
+        self.state.position.cursor, self.state.position.begun = Cursor(task.number, self.cursor.stage + 1), False
 
     def _begin(self, task: Task, stage: Stage) -> None:
         """Enters a stage: structure first, then what needs data, then the optimiser."""
-        with self.changing():
-            self.enter(self.method, task, stage)
+        with self.state.changing():
+            self.state.enter(self.method, task, stage)
             plain = step.clean(self.stream, "train", self._index(task, stage), self.device)
             with chance.seeded(self.config.seed, "initialise", task.number, stage.name), torch.no_grad():
                 self.method.eval().initialise(task, stage, plain)
             self.processes.same(self.method)
-            kept = self.optimisation if stage.keep_optimizer else None
-            self.optimisation = Optimisation(stage.recipe, self.method.parameters_to_train(), kept)
-            if stage.data != BASE and len(self.state.trainable) < task.number:
-                self.state.trainable.append(sum(p.numel() for p in self.optimisation.parameters.values()))
-            self.state.begun, self.state.optimizer_of = True, (task.number, self.cursor.stage)
-        self.clock.spend(self.state, "preparation")
+            kept = self.state.optimisation if stage.keep_optimizer else None
+            self.state.optimisation = Optimisation(stage.recipe, self.method.parameters_to_train(), kept)
+            position = self.state.position
+            if stage.data != BASE and len(position.trainable) < task.number:
+                position.trainable.append(sum(p.numel() for p in self.state.optimisation.parameters.values()))
+            position.begun, position.optimizer_of = True, (task.number, self.cursor.stage)
+        self.state.spend("preparation")
         self._pause()
 
     def _step(self, task: Task, stage: Stage, order: Tensor, where: tuple[int, str, int], rate: float) -> None:
         """One batch: losses, gradients, update. The cursor moves with the weights."""
-        assert self.optimisation is not None
+        assert self.state.optimisation is not None
         mine, share = self.processes.share(order)
         batch = step.training(self.stream, mine, stage.recipe, (self.config.seed, "augment", *where), self.device)
-        with self.changing():
+        with self.state.changing():
             with chance.batch((self.config.seed, "depth", *where), batch.index), self._autocast():
                 losses = self.method.losses(batch, task, stage)
             place = f"task {where[0]}, stage {where[1]}, epoch {where[2] + 1}, step {self.cursor.step + 1}"
-            self.reader.add(losses, share, len(order), place, self.state)
+            self.reader.add(losses, share, len(order), place, self.state.position)
             total = torch.stack(list(losses.values())).sum() * share
             total.backward()
-            self.processes.add_gradients(self.optimisation.parameters.values())
-            self.optimisation.step(rate)
-            self.state.cursor = self.cursor._replace(step=self.cursor.step + 1)
+            self.processes.add_gradients(self.state.optimisation.parameters.values())
+            self.state.optimisation.step(rate)
+            self.state.position.cursor = self.cursor._replace(step=self.cursor.step + 1)
         self._bar.step(self.reader.latest, rate)
 
     def _end_epoch(self, where: tuple[int, str, int], rate: float) -> None:
         task, stage, epoch = where
         row = {"task": task, "stage": stage, "epoch": epoch + 1, "lr": rate}
-        with self.changing():
-            self.state.curves.append(row | self.reader.means(self.state))
-            self.state.cursor = Cursor(task, self.cursor.stage, epoch + 1)
-        self.clock.spend(self.state, "learning", stage)
-        self.show()
+        with self.state.changing():
+            self.state.position.curves.append(row | self.reader.means(self.state.position))
+            self.state.position.cursor = Cursor(task, self.cursor.stage, epoch + 1)
+        self.state.spend("learning", stage)
+        self._show()
 
     def _index(self, task: Task, stage: Stage) -> Tensor:
         """The numbers of the training images of a stage, (n,) int64."""
@@ -416,11 +392,11 @@ class Run(Handle):
         if stage.data == BASE:
             return self.stream.index("train", range(self.config.data.tasks[0]))
         new = self.stream.index("train", task.new)
-        return torch.cat([new, self.memory.index(task.old)]) if self.keeps_exemplars else new
+        return torch.cat([new, self.memory.index(task.old)]) if self.state.keeps_exemplars else new
 
     def _size(self, task: Task, stage: Stage) -> int:
         """How many images a stage will have, also before its exemplars are chosen (for the progress bar)."""
-        if stage.data == BALANCED and self.state.chosen < task.number:
+        if stage.data == BALANCED and self.state.position.chosen < task.number:
             return min(self.memory.quota(task.new.stop) * task.new.stop, self.memory.budget)
         return len(self._index(task, stage))
 
@@ -438,7 +414,7 @@ class Run(Handle):
         stop, late, due = self.processes.any(
             self.signals.received is not None,
             self._deadline is not None and now >= self._deadline,
-            now >= self.saved_at + self.checkpoint_seconds,
+            now >= self._saved_at + self.checkpoint_seconds,
             device=self.device,
         )
         if stop:

@@ -3,8 +3,7 @@
 import dataclasses
 import inspect
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
@@ -12,14 +11,11 @@ from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure import budget, cost
 from dne_lab.methods import base
 from dne_lab.training import storage
-from dne_lab.training.evaluation import key, total_parameters
-from dne_lab.training.run_folder import differences
-from dne_lab.training.state import Cursor, State
-
-if TYPE_CHECKING:
-    from dne_lab.training.run import Handle
-
-H = TypeVar("H", bound="Handle")
+from dne_lab.training.distributed import Processes
+from dne_lab.training.evaluation import key, record_of, total_parameters
+from dne_lab.training.position import Cursor, Position
+from dne_lab.training.run_folder import RunFolder, differences
+from dne_lab.training.state import RunState
 
 
 def identity(config: Config, stream: ClassStream) -> dict[str, Any]:
@@ -56,62 +52,69 @@ def _teacher(cls: type[base.Method]) -> type:
     return next(c for c in cls.__mro__ if any(inspect.isfunction(value) for value in vars(c).values()))
 
 
-def fork(source: H, config: Config, folder: str | Path | None, after: int | None = None) -> H:
-    """A run of ``config`` that starts behind task 1 of ``source``, as if it had trained it itself.
+def settings(
+    source: RunState, files: RunFolder, whole: ClassStream, config: Config, after: int | None
+) -> tuple[Config, ClassStream]:
+    """The configuration and the stream of a run of ``config`` that starts behind task 1 of ``source``, as if it had
+    trained it itself; with ``after`` behind that task, whatever ``source`` has learned the tasks up to there with.
 
-    With ``after`` it starts behind that task, whatever settings ``source`` has learned the tasks up to there with.
+    Args:
+        files: those of ``source``.
+        whole: its classes task by task, also where its method sees all at once.
 
     Raises:
         LabError: the task is not finished; task 1 would not be the same, or with ``after`` what both must have in
-            common is not (lists what differs); the folder has a run of its own.
+            common is not (lists what differs).
     """
-    last = 1 if after is None else after
-    _check_task(source, after)
-    stream = source.whole_stream if config.data == source.config.data else from_config(config.data)
+    _check_task(source, files, after)
+    stream = whole if config.data == source.config.data else from_config(config.data)
     if after is None:
         config = dataclasses.replace(config, start=None)
-        unlike = differences(identity(config, stream), identity(source.config, source.whole_stream))
-        if unlike:
-            told = f"task 1 of {source.files} cannot be shared, it would not be the same"
-            raise LabError(f"{told}: {'; '.join(unlike)}.")
+        unlike = differences(identity(config, stream), identity(source.config, whole))
+        told = f"task 1 of {files} cannot be shared, it would not be the same"
     else:
-        if len(stream) <= last:
-            raise LabError(f"data.tasks = {stream.tasks}: nothing is left to learn behind task {last}.")
+        if len(stream) <= after:
+            raise LabError(f"data.tasks = {stream.tasks}: nothing is left to learn behind task {after}.")
         config = behind(config, source.config, after)
-        unlike = differences(structure(config, stream, last), structure(source.config, source.whole_stream, last))
-        if unlike:
-            told = f"task {last} of {source.files} cannot be gone on from"
-            raise LabError(f"{told}, up to it this must be the same: {'; '.join(unlike)}.")
-    run = type(source)(config, stream, folder, source.device, source.checkpoint_seconds, source.progress)
-    if run.cursor != Cursor():
-        raise LabError(f"{run.files} is a run that has begun: open it and go on, or fork into another folder.")
-    states = []
+        unlike = differences(structure(config, stream, after), structure(source.config, whole, after))
+        told = f"task {after} of {files} cannot be gone on from, up to it this must be the same"
+    if unlike:
+        raise LabError(f"{told}: {'; '.join(unlike)}.")
+    return config, stream
+
+
+def begin(
+    source: RunState, files: RunFolder, state: RunState, own: RunFolder, config: Config, after: int | None
+) -> None:
+    """Brings a fresh state (its files: ``own``) behind task 1, or task ``after``, of ``source`` (its files: ``files``);
+    ``config`` is what `settings` gave. The last of these tasks is left to be written."""
+    last = 1 if after is None else after
+    states, infos = [], []
     for number in range(1, last + 1):
-        tensors, info = source.files.read_task(number)
-        storage.check(source, info, f"task {number}")
+        tensors, info = files.read_task(number)
+        storage.check(files, source, info, f"task {number}")
         states.append(tensors)
-    run.method = storage.rebuild(run, states)
-    run.memory.load(info["memory"] | {"total_classes": run.stream.classes})
-    theirs = source.state
-    run.state = State(
+        infos.append(info)
+    state.method = storage.rebuild(own, state, states)
+    state.memory.load(infos[-1]["memory"] | {"total_classes": state.stream.classes})
+    theirs = source.position
+    state.position = Position(
         cursor=Cursor(last + 1), chosen=last, closed=last,
         curves=[dict(row) for row in theirs.curves if row["task"] <= last],
         stored=theirs.stored[:last], trainable=theirs.trainable[:last],
         predicted=[list(names) for names in theirs.predicted[:last]],
-        params_total=total_parameters(run.method),
-        cost=cost.of_tasks(config, run.stream), timing=_timing(theirs.timing, last, after),
+        params_total=total_parameters(state.method),
+        cost=cost.of_tasks(config, state.stream), timing=_timing(theirs.timing, last, after),
         forked_from=_origin(source, after), products=theirs.products,
     )  # fmt: skip
-    for number, names in enumerate(run.state.predicted, start=1):
-        run.predictions |= {key(number, name): source.predictions[key(number, name)] for name in ("labels", *names)}
-    run.unwritten = last
-    if run.processes.first:
-        run.files.claim(config)
-        for number, state in enumerate(states[:-1], start=1):  # of the last one `save` takes care
-            _, info = source.files.read_task(number)
-            run.files.write_task(number, state, info | storage.identity(run))
-    run.save()
-    return run
+    for number, names in enumerate(state.position.predicted, start=1):
+        state.predictions |= {key(number, name): source.predictions[key(number, name)] for name in ("labels", *names)}
+    state.unwritten = last
+    if Processes().first:
+        own.claim(config)
+        for number in range(1, last):  # the last one is written with the checkpoint
+            shared = storage.identity(state.config, state.stream)
+            own.write_task(number, states[number - 1], infos[number - 1] | shared)
 
 
 def behind(config: Config, source: Config, after: int) -> Config:
@@ -134,7 +137,7 @@ def structure(config: Config, stream: ClassStream, tasks: int) -> dict[str, Any]
     return {"method": config.method, "network": network, "data": data, "memory": memory}
 
 
-def _check_task(source: "Handle", after: int | None) -> None:
+def _check_task(source: RunState, files: RunFolder, after: int | None) -> None:
     """Raises a `LabError` if a run cannot start behind this task."""
     if source.model_file is not None:
         raise LabError(f"{source.model_file} holds the finished model alone: name the run's folder or archive.")
@@ -142,21 +145,21 @@ def _check_task(source: "Handle", after: int | None) -> None:
         if source.cursor.task < 2:
             raise LabError("only a finished task 1 can be shared: call next_task() first.")
         if source.config.start is not None:
-            raise LabError(f"task 1 of {source.files} is another run's: fork that one, or give after=1.")
+            raise LabError(f"task 1 of {files} is another run's: fork that one, or give after=1.")
         return
     tasks, done = len(source.stream), source.cursor.task - 1
     if isinstance(after, bool) or not isinstance(after, int) or not 1 <= after < tasks:
         allowed = f"must be one of its tasks 1 to {tasks - 1}" if tasks > 1 else "it has no task before its last one"
-        raise LabError(f"after = {after}: {source.files} has {tasks} tasks, {allowed}.")
+        raise LabError(f"after = {after}: {files} has {tasks} tasks, {allowed}.")
     if after > done:
-        raise LabError(f"after = {after}: {source.files} has finished {done} of its {tasks} tasks. Train it further.")
+        raise LabError(f"after = {after}: {files} has finished {done} of its {tasks} tasks. Train it further.")
 
 
-def _origin(source: "Handle", after: int | None) -> dict[str, Any]:
+def _origin(source: RunState, after: int | None) -> dict[str, Any]:
     """``forked_from`` of a record; nothing where task 1 is the same as the run's own would have been."""
     if after is None:
         return {}
-    record = source.record
+    record = record_of(source)
     hashes = {"config_sha256": record.config_sha256, "settings_sha256": record.settings_sha256}
     return {"run": record.id, "task": after, **hashes}
 

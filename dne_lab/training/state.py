@@ -1,108 +1,131 @@
-"""Where a run stands, as data: everything of it that is neither a weight nor an exemplar."""
+"""A run's state as data: what it learns, from what, and how far it is. Files are written from it and read into it."""
 
-import dataclasses
-import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Self
 
+import torch
 
-class Cursor(NamedTuple):
-    """The next step: task (1, 2, ...), stage, epoch and step (0, 1, ...).
-
-    ``stage`` equal to the number of the task's stages: only the task's end is left; ``task`` above the last: finished.
-    """
-
-    task: int = 1
-    stage: int = 0
-    epoch: int = 0
-    step: int = 0
+from dne_lab.core import chance
+from dne_lab.core.config import Config
+from dne_lab.core.errors import LabError
+from dne_lab.data.memory import ExemplarMemory
+from dne_lab.data.stream import ClassStream, Task
+from dne_lab.measure.record import Record
+from dne_lab.methods import base
+from dne_lab.methods.base import Method, Stage
+from dne_lab.models import products
+from dne_lab.training.position import Clock, Cursor, Position
+from dne_lab.training.run_folder import Arrays
+from dne_lab.training.step import Optimisation
 
 
 @dataclass
-class State:
-    """The JSON part of a checkpoint.
+class RunState:
+    """All that a run knows at a moment. `storage.load` makes one from a folder, `storage.save` writes it there.
 
-    ``begun``: the cursor's stage was entered. ``optimizer_of``: task and stage of the optimiser in the checkpoint.
-    ``chosen`` / ``closed``: the last task whose exemplars were chosen / whose `finish` ran. ``sums``: of the losses of
-    the running epoch, times images; ``images``: how many. ``predicted``: names of the predictions of each task.
-    ``forked_from``, ``flops_training``: see `Record`.
-    ``untuned``: the last task whose predictions before stage 2 were made.
-    ``products``: by what matrix products are computed on a CPU (`products.CHOICES`).
+    ``stream`` is what is learned (of a method with ``joint``: all classes at once). ``optimisation``: of the stage that
+    the position is in. ``predictions`` maps task_NN/labels and task_NN/NAME to ranks. ``record``: what was written of a
+    run that was finished before. ``unwritten``: a finished task whose files have not been written, or 0. ``torn``: an
+    exception came in the middle of a change, so that this state is not gone on from. ``model_file``: what a finished
+    model came from, without the rest of its run.
     """
 
-    cursor: Cursor = field(default_factory=Cursor)
-    begun: bool = False
-    optimizer_of: tuple[int, int] | None = None
-    chosen: int = 0
-    closed: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    images: int = 0
-    curves: list[dict[str, Any]] = field(default_factory=list)
-    stored: list[int] = field(default_factory=list)
-    trainable: list[int] = field(default_factory=list)
-    predicted: list[list[str]] = field(default_factory=list)
-    params_total: int = 0
-    untuned: int = 0
-    cost: list[dict[str, Any]] | None = None
-    timing: dict[str, Any] = field(default_factory=dict)
-    forked_from: dict[str, Any] = field(default_factory=dict)
-    products: str = ""
-    flops_training: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `from_dict` is the inverse."""
-        return dataclasses.asdict(self) | {"cursor": list(self.cursor)}
+    config: Config
+    stream: ClassStream
+    device: torch.device
+    method: Method
+    memory: ExemplarMemory
+    position: Position = field(default_factory=Position)
+    optimisation: Optimisation | None = None
+    predictions: Arrays = field(default_factory=dict)
+    record: Record | None = None
+    clock: Clock = field(default_factory=Clock)
+    unwritten: int = 0
+    torn: bool = False
+    model_file: Path | None = None
 
     @classmethod
-    def from_dict(cls, tree: dict[str, Any]) -> "State":
-        """From the dictionary of `to_dict`, perhaps after JSON."""
-        state = cls(**tree)
-        state.cursor = Cursor(*state.cursor)
-        state.optimizer_of = None if state.optimizer_of is None else (state.optimizer_of[0], state.optimizer_of[1])
-        return state
+    def fresh(cls, config: Config, stream: ClassStream, device: torch.device) -> Self:
+        """The state before the first step; the method is on the CPU."""
+        memory = ExemplarMemory(config.memory.budget, config.memory.policy, stream.classes)
+        return cls(config, stream, device, base.create(config, stream), memory)
 
+    @property
+    def cursor(self) -> Cursor:
+        """The next step."""
+        return self.position.cursor
 
-class Clock:
-    """Adds wall-clock seconds to ``timing``: "seconds" in all, by task, and by what they were spent on.
+    @property
+    def finished(self) -> bool:
+        """Whether all tasks have been learned."""
+        return self.cursor.task > len(self.stream)
 
-    "last_epoch" holds, for each task and stage, the seconds of the last epoch that was learned without a break, with
-    the checkpoints written in it: the first epoch of a process also pays for what is loaded and compiled once.
-    """
+    @property
+    def model(self) -> Any:
+        """The method's network (the method itself, if it has no ``model``)."""
+        return getattr(self.method, "model", self.method)
 
-    def __init__(self) -> None:
-        self.start()
+    @property
+    def keeps_exemplars(self) -> bool:
+        """Whether there is an exemplar memory: the method uses one, and does not see all classes at once."""
+        return self.method.uses_memory and not self.method.joint
 
-    def start(self) -> None:
-        """Time before this call is nobody's."""
-        self.mark = time.perf_counter()
-        self.epoch: float | None = None  # seconds of the running epoch, None where it began elsewhere
+    def place(self) -> str:
+        """The cursor in words."""
+        task, stage, epoch, step = self.cursor
+        stages = self.method.stages(self.stream.task(task)) if not self.finished else []
+        name = stages[stage].name if stage < len(stages) else "end"
+        return f"task {task}, stage {name}, epoch {epoch + 1}, step {step + 1}"
 
-    def spend(self, state: State, on: str, stage: str | None = None) -> None:
-        """The time since the last call went to ``on`` ("learning", "herding", "evaluation", ...) in the cursor's task;
-        ``stage``: and an epoch of this stage is over."""
-        now = time.perf_counter()
-        passed, self.mark = now - self.mark, now
-        timing, task = state.timing, state.cursor.task
-        timing["seconds"] = timing.get("seconds", 0.0) + passed
-        spent = timing.setdefault("by_purpose", {})
-        spent[on] = spent.get(on, 0.0) + passed
-        tasks = timing.setdefault("by_task", [])
-        tasks += [0.0] * (task - len(tasks))
-        tasks[task - 1] += passed
-        if self.epoch is not None and on == "learning":
-            self.epoch += passed
-        if stage is not None and self.epoch is not None:
-            epochs = timing.setdefault("last_epoch", [])
-            epochs += [{} for _ in range(task - len(epochs))]
-            epochs[task - 1][stage] = self.epoch
-        if stage is not None or on != "learning":
-            self.epoch = 0.0
+    def spend(self, on: str, stage: str | None = None) -> None:
+        """The time since the last call went to ``on``; see `Clock.spend`."""
+        self.clock.spend(self.position, on, stage)
 
-    def share(self, state: State, what: str, seconds: float) -> None:
-        """``seconds`` that another run spent on ``what``, and that are part of what this one costs."""
-        timing, task = state.timing, state.cursor.task
-        timing["seconds"] = timing.get("seconds", 0.0) + seconds
-        timing.setdefault("by_purpose", {})[f"shared {what}"] = seconds
-        tasks = timing.setdefault("by_task", [])
-        tasks += [0.0] * (task - len(tasks))
-        tasks[task - 1] += seconds
+    def check_weights(self) -> None:
+        """Raises a `LabError` if a trained weight is NaN or Inf: the loss that would show it comes a step later."""
+        if self.optimisation is not None and not self.optimisation.finite():
+            raise LabError(
+                f"weights hold NaN or Inf at {self.place()}. The last good checkpoint, if there is one, is kept. Lower "
+                "the learning rate (learn.lr) or set learn.clip, and give another folder (--out)."
+            )
+
+    # Changing it -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """A change that is whole only at its end; a state torn by an exception in it is loaded again."""
+        self.torn = True
+        yield
+        self.torn = False
+
+    def enter(self, method: Method, task: Task, stage: Stage) -> None:
+        """A change of structure: on the CPU and with chance of its own, so that it can be replayed anywhere."""
+        with chance.seeded(self.config.seed, "enter", task.number, stage.name):
+            method.to("cpu").enter(task, stage)
+        method.to(self.device)
+
+    def replay(self, method: Method, cursor: Cursor, begun: bool) -> None:
+        """Calls `enter` of a new method for every stage up to a cursor (the cursor's own if it was begun)."""
+        for task in self.stream:
+            for number, stage in enumerate(method.stages(task)):
+                if (task.number, number) < cursor[:2] or (begun and (task.number, number) == cursor[:2]):
+                    self.enter(method, task, stage)
+
+    @contextmanager
+    def multiplying(self, where: str) -> Iterator[None]:
+        """Matrix products on a CPU by the faster library, and by the one that the run (``where``: its folder) began
+        with."""
+        if self.device.type != "cpu":
+            yield
+            return
+        before, begun = self.position.products, self.position.begun or self.cursor != Cursor()
+        self.position.products = products.resumed(before, begun)
+        if before and self.position.products != before:
+            text = f"{where} began with matrix products by {before}, which this machine does not offer: from here "
+            warnings.warn(text + "on MKL computes them, and the last digits may differ.", stacklevel=2)
+        with products.by(self.position.products):
+            yield

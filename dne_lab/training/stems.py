@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,9 +18,8 @@ from dne_lab.core.config import Config
 from dne_lab.data.stream import ClassStream
 from dne_lab.methods.base import Stage
 from dne_lab.training import run_folder
-
-if TYPE_CHECKING:
-    from dne_lab.training.run import Handle
+from dne_lab.training.distributed import Processes
+from dne_lab.training.state import RunState
 
 FOLDER, KIND = "stems", "stem"
 
@@ -46,38 +45,40 @@ def identity(config: Config, stream: ClassStream, stage: Stage) -> dict[str, Any
     }
 
 
-def file_of(run: "Handle", stage: Stage) -> tuple[Path, dict[str, Any]] | None:
-    """The file that may hold what this stage of a run learns, and what it depends on; None for a run in memory."""
-    if run.folder is None:
+def file_of(folder: Path | None, state: RunState, stage: Stage) -> tuple[Path, dict[str, Any]] | None:
+    """The file that may hold what this stage of the run in ``folder`` learns, and what that depends on; None for a run
+    in memory."""
+    if folder is None:
         return None
-    depends = identity(run.config, run.stream, stage)
+    depends = identity(state.config, state.stream, stage)
     name = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
-    return run.folder.parent / FOLDER / f"{stage.shares.strip('.')}-{name}.safetensors", depends
+    return folder.parent / FOLDER / f"{stage.shares.strip('.')}-{name}.safetensors", depends
 
 
-def keep(run: "Handle", stage: Stage) -> None:
+def keep(folder: Path | None, state: RunState, stage: Stage) -> None:
     """Writes what a stage has just learned, with its curve and seconds."""
-    place = file_of(run, stage)
-    if place is None or not run.processes.first:
+    place = file_of(folder, state, stage)
+    if place is None or not Processes().first:
         return
     file, depends = place
-    tensors = {name: value for name, value in run.method.state_dict().items() if name.startswith(stage.shares)}
-    curves = [row for row in run.curves if row["task"] == run.cursor.task and row["stage"] == stage.name]
-    seconds = run.state.timing.get("by_purpose", {}).get("learning", 0.0)
+    position = state.position
+    tensors = {name: value for name, value in state.method.state_dict().items() if name.startswith(stage.shares)}
+    curves = [row for row in position.curves if row["task"] == position.cursor.task and row["stage"] == stage.name]
+    seconds = position.timing.get("by_purpose", {}).get("learning", 0.0)
     run_folder.save(file, tensors, {"kind": KIND, "depends": depends, "curves": curves, "seconds": seconds})
 
 
-def take(run: "Handle", stage: Stage) -> bool:
+def take(folder: Path | None, state: RunState, stage: Stage) -> bool:
     """Gives a run, which has just entered the stage, what another one has learned in it; False if there is none."""
-    place = file_of(run, stage)
+    place = file_of(folder, state, stage)
     if place is None or not place[0].exists():
         return False
     tensors, info = run_folder.load(place[0])
-    wanted = {name for name in run.method.state_dict() if name.startswith(stage.shares)}
+    wanted = {name for name in state.method.state_dict() if name.startswith(stage.shares)}
     if info.get("kind") != KIND or info.get("depends") != place[1] or set(tensors) != wanted:
         return False  # of another version: learned anew, and written over
-    with run.changing():
-        run.method.load_state_dict(tensors, strict=False)
-        run.curves.extend(info["curves"])
-        run.clock.share(run.state, stage.name, info["seconds"])
+    with state.changing():
+        state.method.load_state_dict(tensors, strict=False)
+        state.position.curves.extend(info["curves"])
+        state.clock.share(state.position, stage.name, info["seconds"])
     return True

@@ -13,7 +13,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.data.augment import augment
 from dne_lab.data.stream import Batch, ClassStream
 from dne_lab.training.distributed import Processes
-from dne_lab.training.state import State
+from dne_lab.training.position import Position
 
 
 class Optimisation:
@@ -118,15 +118,15 @@ class Reader:
         """Whether there are losses that have not been looked at."""
         return bool(self._waiting)
 
-    def add(self, losses: dict[str, Tensor], weight: float, images: int, place: str, state: State) -> None:
+    def add(self, losses: dict[str, Tensor], weight: float, images: int, place: str, position: Position) -> None:
         """One step's losses; ``weight`` is this process's share of the batch of ``images``, ``place`` the step."""
         values = torch.stack([loss.detach().float() for loss in losses.values()]) * weight
         self._waiting.append((place, list(losses), values, images))
         if values.device.type == "cpu" or len(self._waiting) >= READ_EVERY:
-            self.look(state)
+            self.look(position)
 
-    def look(self, state: State) -> None:
-        """Adds what is waiting to the running sums of ``state``.
+    def look(self, position: Position) -> None:
+        """Adds what is waiting to the running sums of ``position``.
 
         Raises:
             LabError: the first NaN or Inf, with its step and name.
@@ -142,13 +142,13 @@ class Reader:
                         "or look at that step's images."
                     )
             for name, value in numbers.items():
-                state.sums[name] = state.sums.get(name, 0.0) + value * images
-            state.images += images
+                position.sums[name] = position.sums.get(name, 0.0) + value * images
+            position.images += images
             self.latest = sum(numbers.values())
 
-    def means(self, state: State) -> dict[str, float]:
+    def means(self, position: Position) -> dict[str, float]:
         """The epoch's mean of each loss; the sums start again."""
-        self.look(state)
-        means = {name: total / state.images for name, total in state.sums.items()}
-        state.sums, state.images = {}, 0
+        self.look(position)
+        means = {name: total / position.images for name, total in position.sums.items()}
+        position.sums, position.images = {}, 0
         return means

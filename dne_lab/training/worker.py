@@ -24,7 +24,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import distributed, sharing
+from dne_lab.training import distributed
 from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
 from dne_lab.training.run_folder import LAST, RECORD, record_in
@@ -80,12 +80,11 @@ def learn(
             run = Run(job.config, stream, job.folder, **settings)
         else:
             theirs = stream if behind.config.data == job.config.data else None
-            run = sharing.fork(Run(behind.config, theirs, behind.folder, **settings), job.config, job.folder)
-        run.held = True
+            run = Run(behind.config, theirs, behind.folder, **settings).fork_as(job.config, job.folder)
         if viewer is not None:
             viewer(run)
             run.viewers.append(viewer)
-        run.train(seconds)
+        run.train(seconds, lock=False)
         return run.record
 
 
@@ -161,7 +160,7 @@ class _Reporter:
         self.tasks: int | None = None
 
     def __call__(self, run: Run) -> None:
-        done = len(run.state.predicted)
+        done = len(run.state.position.predicted)
         if self.tasks is not None and done > self.tasks:
             accuracy = run.record.seen_accuracy[-1]
             self.tell("task", f"task {done}/{len(run.stream)}: accuracy {accuracy:.1f}%")

@@ -14,14 +14,13 @@ from dne_lab.core.errors import LabError
 from dne_lab.plots.accuracy import Series, run_series, runs_figure
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import DASHES, OTHERS, STYLES, style
+from dne_lab.training.run import Run
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Download
 from dne_lab.widgets.panel import described, html
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from dne_lab.training.run import Handle
 
 SECONDS = 2.0  # between two looks at a folder that is followed
 
@@ -158,7 +157,7 @@ class LiveRun(widgets.VBox):
         self.children = (self.place, both)
         self.layout.max_width = "1000px"
 
-    def show(self, run: "Handle") -> None:
+    def show(self, run: Run) -> None:
         """Brings the screen up to date with a run."""
         rows = run.curves
         last = rows[-1] if rows else None
@@ -179,7 +178,7 @@ class LiveRun(widgets.VBox):
         self.accuracy.value = svg.lines(run_series([view]), "classes seen", "accuracy over the classes seen (%)")
 
 
-def watch(run: "Handle") -> LiveRun:
+def watch(run: Run) -> LiveRun:
     """A view of a run that follows its training; `Run.watch` calls this."""
     live = LiveRun()
     live.show(run)

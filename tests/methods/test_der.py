@@ -67,9 +67,9 @@ def test_classifiers_start_again_while_encoders_and_momentum_go_on() -> None:
     found: dict[tuple[int, int], list[dict[str, torch.Tensor]]] = {}
     while not run.finished:
         run.train(seconds=0)  # the begin of a stage, or one step
-        if run.state.begun:
-            assert run.optimisation is not None
-            now = {**run.model.state_dict(), **run.optimisation.state()}
+        if run.state.position.begun:
+            assert run.state.optimisation is not None
+            now = {**run.model.state_dict(), **run.state.optimisation.state()}
             found.setdefault(run.cursor[:2], []).append({name: value.clone() for name, value in now.items()})
     assert list(found) == [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
     for task, stage in ((1, 1), (2, 1), (2, 2)):

@@ -20,8 +20,8 @@ from dne_lab.data.stream import Batch, Task
 from dne_lab.measure import cost
 from dne_lab.methods.base import Method, Stage
 from dne_lab.training import storage
+from dne_lab.training.position import Cursor
 from dne_lab.training.run import Run
-from dne_lab.training.state import Cursor
 from dne_lab.training.step import Optimisation
 
 VISIBLE = set(Method.registry)  # as other test modules find it
@@ -80,10 +80,10 @@ def whole(registered: None) -> Iterator[Any]:
             run, stages = start(name), {}
             while not run.finished:
                 run.train(seconds=0)
-                if run.state.begun:
-                    assert run.optimisation is not None
+                if run.state.position.begun:
+                    assert run.state.optimisation is not None
                     here = (run.cursor.task, run.method.stages(run.stream.task(run.cursor.task))[run.cursor.stage].name)
-                    optimizer = copied(run.optimisation.state())
+                    optimizer = copied(run.state.optimisation.state())
                     weights = copied(run.method.state_dict())
                     passed = stages.setdefault(here, Passed(weights, optimizer, set(run.method.parameters_to_train())))
                     passed.end, passed.optimizer_end = weights, optimizer
@@ -152,7 +152,7 @@ def test_interrupted_in_every_stage_it_ends_as_if_it_had_not_been(
     assert mine == theirs and run.curves == expected.curves
     # After each task the method can be had back, and predicts what it predicted then.
     images = run.stream.images("test", run.stream.index("test", range(run.stream.classes)))
-    for number, names in enumerate(run.state.predicted, start=1):
+    for number, names in enumerate(run.state.position.predicted, start=1):
         seen = run.stream.index("test", range(run.stream.task(number).new.stop))
         with torch.no_grad():
             found = run.method_at(number).predict(images[: len(seen)])
@@ -191,7 +191,7 @@ def test_the_finished_model_alone_predicts_the_same(name: str, whole: Any, tmp_p
 
 def test_icarl(whole: Any, tmp_path: Path) -> None:
     run, stages = whole("tiny-icarl").run, whole("tiny-icarl").stages
-    assert run.state.predicted == [["nme", "classifier"]] * 3
+    assert run.state.position.predicted == [["nme", "classifier"]] * 3
     assert run.record.other_predictions.keys() == {"classifier"}
     for number in (2, 3):
         passed, before = stages[number, "learn"], stages[number - 1, "learn"]
@@ -223,7 +223,7 @@ def test_podnet(whole: Any) -> None:
             assert stages[number, "tune"].trainable == {*proxies[:number], "classifier.scale"}
             assert not stages[number, "tune"].optimizer
     assert {row["stage"] for row in run.curves if "pod_spatial" in row} == {"learn"}
-    assert run.state.predicted == TUNED and not run.record.other_predictions
+    assert run.state.position.predicted == TUNED and not run.record.other_predictions
 
 
 def test_der(whole: Any) -> None:
@@ -254,7 +254,7 @@ def test_der(whole: Any) -> None:
 def test_foster(whole: Any) -> None:
     run, stages = whole("tiny-foster").run, whole("tiny-foster").stages
     assert list(stages) == [(1, "learn"), (2, "boost"), (2, "compress"), (3, "boost"), (3, "compress")]
-    assert run.state.predicted == [["student"], ["student", "teacher"], ["student", "teacher"]]
+    assert run.state.position.predicted == [["student"], ["student", "teacher"], ["student", "teacher"]]
     other = run.record.other_predictions["teacher"]["seen_accuracy"]
     assert len(other) == 3 and other[0] == run.record.seen_accuracy[0]  # no teacher in task 1: what is reported
     for number, quota, old in ((2, 28 // 3, 3), (3, 28 // 5, 5)):
@@ -285,7 +285,7 @@ def test_dytox(whole: Any) -> None:
             assert {f"network.tokens.{k}" for k in range(number)} <= tune.trainable
             assert not any(n.startswith(("divergence", "teacher")) for n in tune.begin)
             assert not tune.optimizer
-    assert run.state.predicted == TUNED
+    assert run.state.position.predicted == TUNED
     assert {row["stage"] for row in run.curves if "divergence" in row} == {"learn"}
 
 

@@ -55,9 +55,9 @@ def test_all_steps_of_a_run_cost_what_was_derived(
         place = (task.number, stage.name)
         spent[place] = spent.get(place, 0) + mode.get_total_flops()
 
-    def counted_choice(run: Any, task: Any) -> None:
+    def counted_choice(state: Any, task: Any, check: Any) -> None:
         with counter() as mode:
-            choose(run, task)
+            choose(state, task, check)
         herded[task.number] = herded.get(task.number, 0) + mode.get_total_flops()
 
     monkeypatch.setattr(Run, "_step", counted_step)

@@ -16,9 +16,9 @@ from dne_lab.core.config import Recipe
 from dne_lab.core.errors import LabError
 from dne_lab.measure import metrics
 from dne_lab.models import products
+from dne_lab.training.position import Clock, Cursor, Position
 from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
-from dne_lab.training.state import Clock, Cursor, State
 from dne_lab.training.step import Optimisation
 
 
@@ -131,7 +131,7 @@ def test_stopping_after_seconds_any_number_of_times_changes_nothing(tmp_path: Pa
         if part.finished:
             break
         part.train(seconds=0)
-    assert part.finished and part.state.timing["resumed"] > 40
+    assert part.finished and part.state.position.timing["resumed"] > 40
     assert tiny.content(tmp_path / "run") == tiny.content(tmp_path / "whole")
 
 
@@ -167,7 +167,7 @@ def test_what_a_run_began_with_is_gone_on_with_or_named(tmp_path: Path, monkeypa
     monkeypatch.setattr(products, "choose", lambda: products.MKL)
     monkeypatch.setattr(products, "available", lambda: True)
     run(tmp_path).train(seconds=0)
-    assert run(tmp_path).state.products == products.ROWS
+    assert run(tmp_path).state.position.products == products.ROWS
     monkeypatch.setattr(products, "available", lambda: False)
     with pytest.warns(UserWarning, match="onednn-rows"):
         run(tmp_path).train(seconds=0)
@@ -229,7 +229,7 @@ def test_a_second_ctrl_c_stops_at_once_and_the_last_checkpoint_goes_on(
         at_step(patch, 33, twice)
         with pytest.raises(KeyboardInterrupt):
             stopped.train()
-    assert stopped.torn
+    assert stopped.state.torn
     stopped.train()
     assert tiny.content(tmp_path / "run") == tiny.content(whole)
     at_step(monkeypatch, 33, twice)
@@ -351,8 +351,8 @@ def test_the_seconds_of_an_epoch_are_those_of_a_whole_one(tmp_path: Path) -> Non
 
 
 def test_an_epoch_holds_its_checkpoints_and_ends_with_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
-    state, now = State(), iter([0.0, 1.0, 3.0, 7.0, 15.0, 15.0, 31.0, 63.0])
-    monkeypatch.setattr("dne_lab.training.state.time.perf_counter", lambda: next(now))
+    state, now = Position(), iter([0.0, 1.0, 3.0, 7.0, 15.0, 15.0, 31.0, 63.0])
+    monkeypatch.setattr("dne_lab.training.position.time.perf_counter", lambda: next(now))
     clock = Clock()
     clock.spend(state, "preparation")
     clock.spend(state, "learning")  # a checkpoint in mid-epoch

@@ -221,7 +221,7 @@ def test_behind_task_t_what_follows_is_learned_with_other_settings(tmp_path: Pat
     assert torch.equal(forked.model_at(2).classifier.weight, source.model_at(2).classifier.weight)
     copy = storage.export(tmp_path / "forked", tmp_path / "forked.zip")
     opened = Run.open(copy, tiny.stream(), device="cpu", progress=False)
-    assert opened.record == record and opened.state.forked_from == record.forked_from
+    assert opened.record == record and opened.state.position.forked_from == record.forked_from
 
     # No run that learned all its tasks itself: it is neither averaged with them nor with those of another start.
     own = run(tmp_path / "own", **SMALL | {"learn.epochs": 3, "learn.lr": 0.01, "loss.expertise": 0.5})
