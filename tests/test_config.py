@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dne_lab.core import config, presets
+from dne_lab.core import config, presets, schema
 from dne_lab.core.config import Config, Data, Loss, Memory, Network, Recipe, from_dict
 from dne_lab.core.errors import LabError
 from dne_lab.measure.record import find
@@ -117,24 +117,24 @@ BAD = [
     ("learn.epochs", "many", "learn.epochs = 'many': must be a whole number."),
     ("learn.epochs", 2.5, "learn.epochs = 2.5: must be a whole number."),
     ("learn.epochs", True, "must be a whole number"),
-    ("learn.epochs", -1, "learn: epochs = -1: must be at least 0"),
+    ("learn.epochs", -1, "learn.epochs = -1: must be at least 0."),
     ("learn.lr", "fast", "learn.lr = 'fast': must be a number."),
-    ("learn.lr", "nan", "learn: lr = nan: must be at least 0"),
-    ("learn.lr", "inf", "learn: lr = inf: must be at least 0, and finite"),
-    ("learn.clip", "0", "learn: clip = 0.0: must be above 0, or none"),
-    ("tune.batch", 0, "tune: batch = 0: must be at least 1"),
-    ("tune.optimizer", "adam", "tune: unknown optimizer 'adam'. Did you mean adamw? Allowed: adamw, sgd."),
-    ("learn.schedule", "cos", "learn: unknown schedule 'cos'. Did you mean cosine or"),
-    ("learn.augment", "crop,flop", "learn: unknown augmentation 'flop'. Did you mean flip or crop?"),
-    ("data.tasks", "5,x", "data.tasks = '5,x': must be a list of whole numbers, e.g. 50,10,10."),
+    ("learn.lr", "nan", "learn.lr = nan: must be at least 0 and finite."),
+    ("learn.lr", "inf", "learn.lr = inf: must be at least 0 and finite."),
+    ("learn.clip", "0", "learn.clip = '0': must be above 0, or none."),
+    ("tune.batch", 0, "tune.batch = 0: must be at least 1."),
+    ("tune.optimizer", "adam", "unknown tune.optimizer 'adam'. Did you mean adamw? Allowed: adamw, sgd."),
+    ("learn.schedule", "cos", "unknown learn.schedule 'cos'. Did you mean cosine or"),
+    ("learn.augment", "crop,flop", "unknown augmentation 'flop'. Did you mean flip or crop?"),
+    ("data.tasks", "5,x", "data.tasks holds 'x': must be a list of whole numbers, e.g. 50,10,10."),
     ("data.tasks", "", "needs at least one task of at least one class"),
     ("data.tasks", "5,0", "needs at least one task of at least one class"),
-    ("data.validation", 1, r"data.validation = 1.0: must be in [0, 1), e.g. 0.2"),
+    ("data.validation", 1, "data.validation = 1: must be at least 0 and below 1, e.g. 0.2."),
     ("data.size", 0, "data.size = 0: must be at least 1"),
     ("network.patch", 0, "network.patch = 0: must be at least 1"),
     ("network.heads", "4,0", "every expert needs at least one head"),
-    ("network.depth", 1, "network.depth (class_attention needs a block for patches before its own) = 1"),
-    ("network.drop_path", 1.5, "network.drop_path = 1.5: must be in [0, 1)"),
+    ("network.depth", 1, "network.depth = 1: must be at least 2, because class_attention"),
+    ("network.drop_path", 1.5, "network.drop_path = 1.5: must be at least 0 and below 1"),
     ("network.hidden_norm", "maybe", "network.hidden_norm = 'maybe': must be true or false."),
     ("network.spatial", "gsa", "unknown network.spatial 'gsa'. Did you mean gpsa or mhsa? Allowed: gpsa, mhsa."),
     ("network.readout", "mean", "Allowed: class_attention, cls_token."),
@@ -193,7 +193,7 @@ def test_options_of_a_method_without_any_are_refused_in_words():
         pass
 
     with pytest.raises(LabError, match=r"unknown field 'options.x': options has no fields here"):
-        config.build(Nothing, {"x": 1}, "options.")
+        schema.build(Nothing, {"x": 1}, "options.")
 
 
 def test_rates_follow_the_schedules():

@@ -1,6 +1,6 @@
 """What a run is, as data: frozen dataclasses whose fields check themselves.
 
-This is the bottom layer: it imports no other part of the package. Presets (`dne_lab.core.presets`) are partial
+Presets (`dne_lab.core.presets`) are partial
 configurations; the resolved one is saved with the run, and its hash identifies it.
 """
 
@@ -9,94 +9,14 @@ import hashlib
 import json
 import math
 import re
-import types
-import typing
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any
 
-from dne_lab.core.errors import LabError, unknown
+from pydantic import Field
 
-# From plain data to checked dataclasses: nested dictionaries and command-line text in, errors that name the field.
-
-
-def field_names(cls: type, prefix: str = "") -> list[str]:
-    """All dotted names of the simple fields of a nested dataclass; "options.NAME" for a dictionary called options."""
-    found: list[str] = []
-    for f in dataclasses.fields(cls):
-        kind = typing.get_type_hints(cls)[f.name]
-        nested = isinstance(kind, type) and dataclasses.is_dataclass(kind)
-        name = f"{prefix}{f.name}.NAME" if typing.get_origin(kind) is dict else prefix + f.name
-        found += field_names(kind, f"{prefix}{f.name}.") if nested else [name]
-    return found
-
-
-def build(cls: type, tree: dict[str, Any], prefix: str = "") -> Any:
-    """Builds a dataclass from a nested dictionary; missing fields take their defaults.
-
-    Raises:
-        LabError: an unknown field, a value of the wrong type, or what the dataclass itself refuses.
-    """
-    if not isinstance(tree, dict):
-        allowed = ", ".join(field_names(cls, prefix))
-        raise LabError(f"{prefix.rstrip('.') or 'configuration'} = {tree!r}: is a group of fields: {allowed}.")
-    hints = typing.get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls)]
-    values = {}
-    for name, value in tree.items():
-        if not known:
-            raise LabError(f"unknown field {prefix + name!r}: {prefix.rstrip('.')} has no fields here. Leave it out.")
-        if name not in known:
-            raise unknown("field", prefix + name, [prefix + n for n in known])
-        kind = hints[name]
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            values[name] = build(kind, value, f"{prefix}{name}.")
-        else:
-            values[name] = _convert(prefix + name, value, kind)
-    try:
-        return cls(**values)
-    except LabError as error:
-        if prefix and prefix not in str(error):
-            raise LabError(f"{prefix.rstrip('.')}: {error}") from None
-        raise
-
-
-_WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-_LISTS = {int: "a list of whole numbers, e.g. 50,10,10", str: "a list of names, e.g. crop,flip"}
-
-
-def _convert(name: str, value: Any, kind: Any) -> Any:
-    """``value`` (perhaps text from the command line) as ``kind``, or an error that names the field."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "")):
-            return None
-        return _convert(name, value, next(a for a in args if a is not type(None)))
-    try:
-        if origin is tuple:
-            parts = [p for p in value.split(",") if p.strip()] if isinstance(value, str) else value
-            parts = parts if isinstance(parts, (list, tuple)) else [parts]
-            return tuple(_convert(name, p, args[0]) for p in parts)
-        if origin is dict or kind is dict:
-            if not isinstance(value, dict):
-                raise ValueError
-            return dict(value)
-        if kind is bool:
-            table = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-            return value if isinstance(value, bool) else table[str(value).strip().lower()]
-        if kind is int:
-            if isinstance(value, float) and not value.is_integer():
-                raise ValueError
-            return int(value) if not isinstance(value, bool) else int("not a number")
-        if kind is float:
-            return float(value) if not isinstance(value, bool) else float("not a number")
-        if kind is str:
-            return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).strip()
-    except (ValueError, KeyError, TypeError) as error:
-        wanted = _LISTS.get(args[0], "a list of numbers") if origin is tuple else _WANTED.get(kind, "a dictionary")
-        raise LabError(f"{name} = {value!r}: must be {wanted}.") from error
-    raise TypeError(f"{name}: a field of type {kind} cannot be configured")
-
+from dne_lab.core.errors import LabError, shown, unknown
+from dne_lab.core.schema import OneOf, build, field_names, settings
 
 SPATIAL = ("mhsa", "gpsa")
 READOUTS = ("cls_token", "class_attention")
@@ -116,17 +36,15 @@ LATER_HEADS = "k"
 ORDER_RULES: dict[str, Callable[[int], str]] = {"podnet_seed": lambda seed: f"podnet_{seed % 3 + 1}"}
 
 
-def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise unknown(name, value, allowed)
+CLASSES = 1_000_000  # at most in a stream
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+FromOne = Annotated[int, Field(ge=1, le=10**9)]
+Rate = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1, examples=[0.2])]
 
 
-def _at_least(name: str, value: float, low: float) -> None:
-    if not low <= value < math.inf:  # also false for NaN
-        raise LabError(f"{name} = {value}: must be at least {low}{', and finite' if value == math.inf else ''}.")
-
-
-@dataclass(frozen=True)
+@settings
 class Data:
     """Which images, in which tasks.
 
@@ -141,24 +59,20 @@ class Data:
 
     name: str = "digits"
     path: str | None = None
-    size: int | None = None
-    tasks: tuple[int, ...] = (4, 2, 2, 2)
+    size: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    tasks: Annotated[tuple[int, ...], Field(examples=["50,10,10"])] = (4, 2, 2, 2)
     order: str = "identity"
-    validation: float = 0.0
-    order_rule: str | None = None
+    validation: Share = 0.0
+    order_rule: Annotated[str, OneOf(tuple(ORDER_RULES))] | None = None
 
     def __post_init__(self) -> None:
-        if self.order_rule is not None:
-            _choice("data.order_rule", self.order_rule, tuple(ORDER_RULES))
         if not self.tasks or min(self.tasks) < 1:
             raise LabError(f"data.tasks = {self.tasks}: needs at least one task of at least one class, e.g. 50,10,10.")
-        if not 0 <= self.validation < 1:
-            raise LabError(f"data.validation = {self.validation}: must be in [0, 1), e.g. 0.2.")
-        if self.size is not None:
-            _at_least("data.size", self.size, 1)
+        if sum(self.tasks) > CLASSES:
+            raise LabError(f"data.tasks = {shown(self.tasks)}: are {sum(self.tasks):,} classes, at most {CLASSES:,}.")
 
 
-@dataclass(frozen=True)
+@settings
 class Network:
     """The transformer: ``heads`` are those of expert 1, 2, ... and the last number repeats (12, 1 = 12, 1, 1, ...).
 
@@ -168,52 +82,42 @@ class Network:
     is then frozen and shared ("conv"; images of 32 to 64 pixels).
     """
 
-    patch: int = 4
-    depth: int = 6
-    head_width: int = 32
-    heads: tuple[int, ...] = (12, 1)
-    ratio: int = 4
-    spatial: str = "gpsa"
-    readout: str = "class_attention"
+    patch: FromOne = 4
+    depth: FromOne = 6
+    head_width: FromOne = 32
+    heads: Annotated[tuple[int, ...], Field(examples=["12,1"])] = (12, 1)
+    ratio: FromOne = 4
+    spatial: Annotated[str, OneOf(SPATIAL)] = "gpsa"
+    readout: Annotated[str, OneOf(READOUTS)] = "class_attention"
     hidden_norm: bool = False
-    drop_path: float = 0.0
-    stem: str = "patch"
+    drop_path: Share = 0.0
+    stem: Annotated[str, OneOf(STEMS)] = "patch"
 
     def __post_init__(self) -> None:
-        for name in ("patch", "depth", "head_width", "ratio"):
-            _at_least(f"network.{name}", getattr(self, name), 1)
         if not self.heads or min(self.heads) < 1:
             raise LabError(f"network.heads = {self.heads}: every expert needs at least one head, e.g. 12,1.")
-        _choice("network.spatial", self.spatial, SPATIAL)
-        _choice("network.readout", self.readout, READOUTS)
-        _choice("network.stem", self.stem, STEMS)
-        if self.readout == "class_attention":
-            _at_least("network.depth (class_attention needs a block for patches before its own)", self.depth, 2)
-        if not 0 <= self.drop_path < 1:
-            raise LabError(f"network.drop_path = {self.drop_path}: must be in [0, 1).")
+        if self.readout == "class_attention" and self.depth < 2:
+            raise LabError(
+                f"network.depth = {self.depth}: must be at least 2, because class_attention needs a block for patches "
+                "before its own."
+            )
 
     def heads_of(self, task: int) -> int:
         """Heads of the expert of task ``task`` (1, 2, ...)."""
         return self.heads[min(task, len(self.heads)) - 1]
 
 
-@dataclass(frozen=True)
+@settings
 class Loss:
     """The terms of the training objective (CE or BCE, KL to the old logits, task expertise) and their weights."""
 
-    classification: str = "bce"
-    reduction: str = "element"
-    distillation: float = 1.0
-    expertise: float = 0.1
-
-    def __post_init__(self) -> None:
-        _choice("loss.classification", self.classification, LOSSES)
-        _choice("loss.reduction", self.reduction, REDUCTIONS)
-        _at_least("loss.distillation", self.distillation, 0)
-        _at_least("loss.expertise", self.expertise, 0)
+    classification: Annotated[str, OneOf(LOSSES)] = "bce"
+    reduction: Annotated[str, OneOf(REDUCTIONS)] = "element"
+    distillation: Rate = 1.0
+    expertise: Rate = 0.1
 
 
-@dataclass(frozen=True)
+@settings
 class Recipe:
     """How one stage is optimised. Learning rates are absolute.
 
@@ -221,34 +125,20 @@ class Recipe:
     element of the gradient; ``augment`` names augmentations in order.
     """
 
-    epochs: int = 10
-    batch: int = 64
-    optimizer: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 1e-6
-    momentum: float = 0.9
-    schedule: str = "cosine"
-    min_lr: float = 0.0
-    warmup: float = 0.0
-    warmup_lr: float = 0.0
-    milestones: tuple[int, ...] = ()
-    factor: float = 0.1
-    clip: float | None = None
-    augment: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        _at_least("epochs", self.epochs, 0)
-        _at_least("batch", self.batch, 1)
-        _choice("optimizer", self.optimizer, OPTIMIZERS)
-        _choice("schedule", self.schedule, SCHEDULES)
-        for name in ("lr", "weight_decay", "momentum", "min_lr", "warmup", "warmup_lr", "factor"):
-            _at_least(name, getattr(self, name), 0)
-        if any(epoch < 0 for epoch in self.milestones):
-            raise LabError(f"milestones = {self.milestones}: are epochs of the stage, from 0 on.")
-        if self.clip is not None and not 0 < self.clip < math.inf:
-            raise LabError(f"clip = {self.clip}: must be above 0, or none.")
-        for name in self.augment:
-            _choice("augmentation", name, AUGMENTATIONS)
+    epochs: Count = 10
+    batch: FromOne = 64
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "adamw"
+    lr: Rate = 1e-3
+    weight_decay: Rate = 1e-6
+    momentum: Rate = 0.9
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
+    min_lr: Rate = 0.0
+    warmup: Rate = 0.0
+    warmup_lr: Rate = 0.0
+    milestones: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    factor: Rate = 0.1
+    clip: Annotated[float, Field(gt=0)] | None = None
+    augment: tuple[Annotated[str, OneOf(AUGMENTATIONS, "augmentation")], ...] = ()
 
     def steps(self, images: int) -> int:
         """Batches an epoch: a smaller last one is kept, unless it holds one image (no statistics of a batch)."""
@@ -266,7 +156,7 @@ class Recipe:
         return self.lr
 
 
-@dataclass(frozen=True)
+@settings
 class Memory:
     """Exemplars: ``budget`` training images are stored in all.
 
@@ -275,18 +165,12 @@ class Memory:
     size (`measure.budget.exemplars`), whatever ``budget`` says.
     """
 
-    budget: int = 2000
-    policy: str = "shared"
-    bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        _at_least("memory.budget", self.budget, 0)
-        if self.bytes is not None:
-            _at_least("memory.bytes", self.bytes, 1)
-        _choice("memory.policy", self.policy, POLICIES)
+    budget: Count = 2000
+    policy: Annotated[str, OneOf(POLICIES)] = "shared"
+    bytes: Annotated[int, Field(ge=1, le=10**15)] | None = None
 
 
-@dataclass(frozen=True)
+@settings
 class Config:
     """One run. ``learn`` is stage 1, ``tune`` stage 2, ``options`` the switches of the method's own.
 
@@ -299,8 +183,8 @@ class Config:
 
     method: str = "dne"
     preset: str = ""
-    seed: int = 0
-    precision: str = "auto"
+    seed: Annotated[int, Field(ge=-(10**18), le=10**18)] = 0
+    precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
     data: Data = field(default_factory=Data)
     network: Network = field(default_factory=Network)
     loss: Loss = field(default_factory=Loss)
@@ -316,7 +200,6 @@ class Config:
     start: str | None = None
 
     def __post_init__(self) -> None:
-        _choice("precision", self.precision, PRECISIONS)
         if self.start is not None and not re.fullmatch(r"[0-9a-f]{12}@[1-9]\d*", self.start):
             raise LabError(f"start = {self.start}: is not set by hand, but by --from RUN --after T.")
         rule = self.data.order if self.data.order in ORDER_RULES else self.data.order_rule
@@ -412,6 +295,4 @@ def _plain(text: str) -> Any:
 
 def from_dict(tree: dict[str, Any]) -> Config:
     """Builds and checks a configuration from a nested dictionary (missing fields take their defaults)."""
-    built = build(Config, tree)
-    assert isinstance(built, Config)
-    return built
+    return build(Config, tree)

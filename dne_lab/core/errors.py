@@ -4,6 +4,8 @@ import difflib
 import traceback
 from collections.abc import Iterable
 
+LONGEST = 80  # characters of what was given that an error repeats
+
 
 class LabError(ValueError):
     """A wrong value or missing thing, described so that the reader knows what to do next.
@@ -21,9 +23,18 @@ class LabError(ValueError):
         return [*([f"in: {line}"] if line else []), f"LabError: {self}"]
 
 
+def shown(value: object, most: int = LONGEST) -> str:
+    """A value as an error shows it: what does not fit into ``most`` characters is cut."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists within lists
+        text = f"{type(value).__name__} that is too long to be shown"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def unknown(what: str, given: object, allowed: Iterable[str]) -> LabError:
     """The error for a name that does not exist: lists the allowed ones, the nearest first."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(given)[:LONGEST], names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return LabError(f"unknown {what} {given!r}. {hint}Allowed: {', '.join(names)}.")
+    return LabError(f"unknown {what} {shown(given)}. {hint}Allowed: {', '.join(names)}.")

@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from dne_lab.core import chance
-from dne_lab.core.config import Config, Data, build
+from dne_lab.core.config import Config, Data
 from dne_lab.core.errors import LabError
+from dne_lab.core.schema import build
 from dne_lab.data.source import Source
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure import cost_formula

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dne_lab.core import chance, presets
-from dne_lab.core.config import Config, Recipe, build
+from dne_lab.core.config import Config, Recipe
 from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.schema import build, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
 
 TASK_AND_MEMORY, BALANCED, BASE = "task+memory", "balanced", "base"
@@ -40,7 +41,7 @@ class Stage:
     shares: str = ""
 
 
-@dataclass(frozen=True)
+@settings
 class NoOptions:
     """A method without switches of its own."""
 
@@ -80,7 +81,7 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.stream = stream
-        self.options = build(self.Options, config.options, "options.")
+        self.options: Any = build(self.Options, config.options, "options.")
 
     # What a method says ------------------------------------------------------------------------------------------
 

@@ -1,34 +1,30 @@
 """DER, dynamically expandable representation (Yan, Xie and He, CVPR 2021), without its pruning: a network a task."""
 
 import copy
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dne_lab.core.errors import LabError
+from dne_lab.core.schema import settings
 from dne_lab.data.stream import Batch, Task
 from dne_lab.methods.base import Kept, Stage
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions
 from dne_lab.models.resnet import ResNet
 
 
-@dataclass(frozen=True)
+@settings
 class DEROptions(ResNetOptions):
     """``reset``: whether both classifiers start again after the warm-up epochs, as in the authors' code;
     ``temperature``: what logits are divided by in stage 2 (5; 1 on ImageNet)."""
 
     reset: bool = True
-    temperature: float = 5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.temperature < math.inf:
-            raise LabError(f"options.temperature = {self.temperature}: must be above 0 and finite.")
+    temperature: Annotated[float, Field(gt=0)] = 5.0
 
 
 class Concatenated(nn.Module):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dne_lab.core.config import Config, Network
 from dne_lab.core.errors import LabError
+from dne_lab.core.schema import settings
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import Method, Stage, frozen
 from dne_lab.methods.expansion import Expansion
@@ -175,7 +176,7 @@ class DyToxViT(ExpandableViT):
         return found
 
 
-@dataclass(frozen=True)
+@settings
 class DyToxOptions:
     """``shuffle_tune``: whether stage 2 shuffles its images (the authors' code shows them class by class)."""
 

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import field
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dne_lab.core.config import Config
-from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.schema import OneOf, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import Kept, Stage, changed, frozen, soft_cross_entropy
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions, several
@@ -22,26 +23,18 @@ TEMPERATURE = 2.0
 WEIGHTS = ("divide", "multiply", "none")
 
 
-@dataclass(frozen=True)
+@settings
 class FOSTEROptions(ResNetOptions):
     """``boost_beta``, ``compress_beta``: the base b of the effective numbers in each stage. ``weights``: how they align
     logits in boosting: "divide" (by weights of mean 1, the authors' code), "multiply" (by effective numbers of mean 1:
     the same ratios on another scale) or "none". ``later``, ``compress``: fields of ``learn`` that differ from task 2 on
     in boosting and in compression."""
 
-    boost_beta: float = 0.94
-    compress_beta: float = 0.97
-    weights: str = "divide"
+    boost_beta: Annotated[float, Field(gt=0, lt=1)] = 0.94
+    compress_beta: Annotated[float, Field(gt=0, lt=1)] = 0.97
+    weights: Annotated[str, OneOf(WEIGHTS)] = "divide"
     later: dict[str, Any] = field(default_factory=dict)
     compress: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.weights not in WEIGHTS:
-            raise unknown("options.weights", self.weights, WEIGHTS)
-        for name in ("boost_beta", "compress_beta"):
-            if not 0 < getattr(self, name) < 1:
-                raise LabError(f"options.{name} = {getattr(self, name)}: must be between 0 and 1.")
 
 
 class Boosted(nn.Module):

@@ -1,15 +1,15 @@
 """iCaRL (Rebuffi et al., CVPR 2017): one network, distillation of its old logits, and the nearest mean of exemplars."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import field
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dne_lab.core.config import Config
-from dne_lab.core.errors import unknown
+from dne_lab.core.schema import OneOf, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import Stage, changed, frozen, soft_cross_entropy
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions, several
@@ -19,18 +19,13 @@ LOSSES = ("softmax", "bce")
 TEMPERATURE = 2.0
 
 
-@dataclass(frozen=True)
+@settings
 class ICaRLOptions(ResNetOptions):
     """``loss``: "softmax" (cross entropy and soft cross entropy to the old logits) or "bce" (the original: sigmoids of
     old outputs and one-hot new classes as targets); ``later``: fields of ``learn`` that differ from task 2 on."""
 
-    loss: str = "softmax"
+    loss: Annotated[str, OneOf(LOSSES)] = "softmax"
     later: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loss not in LOSSES:
-            raise unknown("options.loss", self.loss, LOSSES)
 
 
 class ICaRL(ResNetMethod):

@@ -1,16 +1,15 @@
 """PODNet (Douillard et al., ECCV 2020): pooled outputs distillation and a classifier of several proxies a class."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dne_lab.core.config import Config
-from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.config import Config, Rate
+from dne_lab.core.schema import OneOf, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import Stage, frozen
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions
@@ -77,7 +76,7 @@ def _spread(points: Tensor, count: int) -> Tensor:
 LOSSES = ("hinge", "code")
 
 
-@dataclass(frozen=True)
+@settings
 class PODNetOptions(ResNetOptions):
     """``proxies`` a class; ``spatial`` and ``flat``: weights of the two distillations.
 
@@ -85,21 +84,11 @@ class PODNetOptions(ResNetOptions):
     and what trains in its stage 2.
     """
 
-    proxies: int = 10
-    loss: str = "hinge"
-    margin: float = 0.6
-    spatial: float = 3.0
-    flat: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loss not in LOSSES:
-            raise unknown("options.loss", self.loss, LOSSES)
-        if self.proxies < 1:
-            raise LabError(f"options.proxies = {self.proxies}: every class needs at least one.")
-        for name in ("margin", "spatial", "flat"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise LabError(f"options.{name} = {getattr(self, name)}: must be at least 0 and finite.")
+    proxies: Annotated[int, Field(ge=1, le=10**6)] = 10
+    loss: Annotated[str, OneOf(LOSSES)] = "hinge"
+    margin: Rate = 0.6
+    spatial: Rate = 3.0
+    flat: Rate = 1.0
 
 
 class PODNet(ResNetMethod):

@@ -1,32 +1,27 @@
 """Methods on a residual network: what they share, and the simplest three (fine-tuning, replay, joint training)."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dne_lab.core.config import Config, Recipe
-from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.errors import LabError
+from dne_lab.core.schema import OneOf, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import Method, Stage
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.resnet import PLANS, Classified, ResNet
 
 
-@dataclass(frozen=True)
+@settings
 class ResNetOptions:
     """``network``: resnet18 to resnet152, resnet32 or resnet18-224; ``width``: channels of its first stage (none: as
     published)."""
 
-    network: str = "resnet18"
-    width: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.network not in PLANS:
-            raise unknown("options.network", self.network, PLANS)
-        if self.width is not None and self.width < 1:
-            raise LabError(f"options.width = {self.width}: must be at least 1.")
+    network: Annotated[str, OneOf(tuple(PLANS))] = "resnet18"
+    width: Annotated[int, Field(ge=1, le=10**6)] | None = None
 
 
 class ResNetMethod(Method):

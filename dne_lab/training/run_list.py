@@ -10,11 +10,14 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dne_lab.core.config import Config, build
+from pydantic import Field
+
+from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import file_name
+from dne_lab.core.schema import build, settings
 from dne_lab.methods import base
 from dne_lab.training.run_folder import CONFIG, RunFolder, record_in
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 FINISHED, NOT_BEGUN = "finished", "not begun"
 
 
-@dataclass(frozen=True)
+@settings
 class Entry:
     """One run of a list. ``name`` is that of its folder, ``settings`` are dotted fields as after ``--set``.
 
@@ -35,9 +38,9 @@ class Entry:
     method: str = ""
     preset: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=10**18)] = 0
     purpose: str = ""
-    core_hours: float | None = None
+    core_hours: Annotated[float, Field(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w+=,-][\w.+=,-]*", self.name):

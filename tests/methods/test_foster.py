@@ -187,8 +187,8 @@ def test_what_is_computed_once_is_what_each_step_would_compute(stage: int) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"options__boost_beta": 1}, r"options\.boost_beta = 1\.0: must be between 0 and 1"),
-        ({"options__compress_beta": 0}, r"options\.compress_beta = 0\.0: must be between 0 and 1"),
+        ({"options__boost_beta": 1}, r"options\.boost_beta = 1: must be above 0 and below 1"),
+        ({"options__compress_beta": 0}, r"options\.compress_beta = 0: must be above 0 and below 1"),
         ({"options__weights": "dived"}, r"unknown options\.weights 'dived'\. Did you mean divide"),
         ({"options__compress": {"epoch": 3}}, r"unknown field 'options\.compress\.epoch'"),
         ({"options__network": "resnet1"}, r"unknown options\.network 'resnet1'"),
