@@ -99,7 +99,8 @@ HELP = {
     ],
     "cost": ["METHOD", "--tasks", "--heads", "--preset", "--json", "without training"],
     "bench": ["--tasks", "--batch", "--pairs", "--bf16", "--attention", "--json", "literal path"],
-    "export": ["RUN", "FILE", "the whole run", "--half"],
+    "export": ["RUN", "FILE", "the whole run", "--half", "--force"],
+    "check": ["DATA", "--path", "--size", "--json", "damaged"],
     "presets": ["NAME", "--json", "--set wins over all"],
     "lab": ["ARGS", "--port", "--copy-notebooks", "token", "this machine only"],
 }

@@ -1,5 +1,6 @@
 """What is typed on the command line, as values, and how help is laid out."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,3 +110,14 @@ class HelpContext(Context):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **{"max_content_width": 100} | settings)
+
+
+class Command(typer.core.TyperCommand):
+    """A command with such help, which knows the home folder also where a shell leaves it: ``--out=~/runs``."""
+
+    context_class = HelpContext
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Options and arguments as values."""
+        homes = [re.sub(r"^(--[a-z-]+=)?(~(?=/|$))", lambda m: (m[1] or "") + str(Path.home()), arg) for arg in args]
+        return list(super().parse_args(ctx, homes))

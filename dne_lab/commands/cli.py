@@ -13,6 +13,7 @@ import typer.core
 
 from dne_lab.commands.arguments import (
     METHODS,
+    Command,
     Device,
     HelpContext,
     Json,
@@ -23,13 +24,8 @@ from dne_lab.commands.arguments import (
     numbers,
     settings,
 )
+from dne_lab.commands.check import check
 from dne_lab.core.errors import LabError
-
-
-class Command(typer.core.TyperCommand):
-    """A command with such help."""
-
-    context_class = HelpContext
 
 
 class Commands(typer.core.TyperGroup):
@@ -366,6 +362,9 @@ def bench(
         sorting["attention_groups"] = measure(preset, min(steps), attention, batch, usable(device) or "cpu")
     result = benchmark.run(config, tuple(steps), batch, pairs, usable(device) or "cpu", bf16, say) | sorting
     print(json.dumps(result, indent=1) if as_json else benchmark.text(result))
+
+
+app.command(cls=Command, short_help="Decode every image of a data set; name the damaged ones.")(check)
 
 
 @app.command(cls=Command, short_help="Pack a run into one portable file.")

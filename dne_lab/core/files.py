@@ -14,13 +14,14 @@ class WriteError(LabError):
     """A file that could not be written. What was there before is still there."""
 
 
+UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 LONGEST = 80  # characters of a file's name that comes from elsewhere
 
 
 def file_name(text: str) -> str:
     """``text``, which a record or a user may have chosen, as a part of a file's name: letters, digits and ``._-+``, at
     most 80 of them, and never hidden or a path."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip(".")[:LONGEST] or "_"
+    return UNSAFE.sub("_", text).lstrip(".")[:LONGEST] or "_"
 
 
 def absolute(path: str | Path) -> Path:

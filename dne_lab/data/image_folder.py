@@ -121,6 +121,19 @@ class FolderSource(Source):
         list(_parallel(check, files))
         return (first[1], first[0]) if self.size is None else (self.size, self.size)
 
+    def damaged(self) -> list[str]:
+        """Decodes every file: a sentence for each that cannot be used."""
+
+        def told(file: str) -> str:
+            try:
+                self._pixels(file)
+            except LabError as error:
+                return str(error)
+            return ""
+
+        files = [file for split in SPLITS for file in self._files[split]]
+        return [sentence for sentence in _parallel(told, files) if sentence]
+
     # What tells these images from others ---------------------------------------------------------------------------
 
     def names(self, split: str) -> list[str]:

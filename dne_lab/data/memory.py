@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,6 +85,17 @@ class ExemplarMemory:
         """Keeps of every class the prefix that the quota for ``seen`` classes allows."""
         quota = self.quota(seen)
         self.exemplars = {rank: numbers[:quota] for rank, numbers in self.exemplars.items()}
+
+    def renumber(self, numbers: np.ndarray) -> int:
+        """After images have moved to other numbers: ``numbers`` (n,) has the new one of each, -1 where it is gone.
+
+        Returns:
+            how many exemplars are gone.
+        """
+        before = len(self)
+        moved = {rank: numbers[stored].tolist() if stored else [] for rank, stored in self.exemplars.items()}
+        self.exemplars = {rank: [number for number in stored if number >= 0] for rank, stored in moved.items()}
+        return before - len(self)
 
     def index(self, ranks: range, per_class: int | None = None) -> Tensor:
         """Image numbers of the exemplars of these ranks, class by class, ``per_class`` of each: int64 (n,)."""

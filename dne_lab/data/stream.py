@@ -183,13 +183,13 @@ class ClassStream:
         rank_of = np.full(len(source.classes), -1, dtype=np.int64)
         rank_of[list(order)] = np.arange(len(order))
         # (n,) the rank of every image of the source's split; -1 where the image is not in ours
-        self._ranks = {split: torch.from_numpy(rank_of[source.labels(self._split(split))]) for split in SPLITS}
+        self._ranks = {split: torch.from_numpy(rank_of[source.labels(self.split_behind(split))]) for split in SPLITS}
         if validation:
             held = _held_out(source.labels("train"), validation)
             self._ranks["train"][held] = -1
             self._ranks["test"][~held] = -1
 
-    def _split(self, split: str) -> str:
+    def split_behind(self, split: str) -> str:
         """The source's split behind ours."""
         return "train" if self.validation else check_split(split)
 
@@ -258,7 +258,7 @@ class ClassStream:
     def images(self, split: str, index: Tensor) -> Tensor:
         """Images by number: (B,) int64 -> (B, C, H, W) uint8 on the CPU."""
         check_split(split)
-        return self.source.images(self._split(split), index)
+        return self.source.images(self.split_behind(split), index)
 
     def batch(self, split: str, index: Tensor) -> Batch:
         """Images, labels and numbers together."""

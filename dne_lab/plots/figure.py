@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dne_lab.core.errors import LabError, unknown
-from dne_lab.core.files import write_bytes, write_text
+from dne_lab.core.files import file_name, write_bytes, write_text
 from dne_lab.plots import static
 from dne_lab.plots.marks import Drawing
 from dne_lab.plots.style import MATPLOTLIB, PRINT
@@ -147,9 +147,10 @@ class Figure:
         A path without suffix is a folder, made where it is missing. ``width``: of the drawing, in inches. Raises
         LabError for another suffix.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if path.is_dir() or not path.suffix:
-            return [*self.save(path / f"{self.name}.csv"), *self.save(path / f"{self.name}.png", width)]
+            name = file_name(self.name)
+            return [*self.save(path / f"{name}.csv"), *self.save(path / f"{name}.png", width)]
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES:
             raise unknown("figure format", suffix, SUFFIXES)

@@ -6,7 +6,6 @@ character that file systems do not like) is replaced by eight characters of the 
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +13,11 @@ from typing import Any, NamedTuple
 from dne_lab.core import presets
 from dne_lab.core.config import Config, field_names
 from dne_lab.core.errors import LabError
+from dne_lab.core.files import UNSAFE
 
 OWN = ("folder", "npz", "arrays")  # images of the user's own; others are the names of data sets
 DEFAULT = "digits"  # the preset of a command that names none
 LONGEST, LONGEST_VALUE = 80, 24  # characters of a part, and of one value
-_SAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 
 
 class Part(NamedTuple):
@@ -52,7 +51,7 @@ def _join(first: list[Part], config: Config, last: list[Part]) -> str:
 
 
 def _safe(part: Part) -> Part:
-    text = _SAFE.sub("_", part.text).strip(".")
+    text = UNSAFE.sub("_", part.text).strip(".")
     if len(text) > LONGEST:  # whole settings, as far as they fit
         text = text[:LONGEST].rpartition("-")[0] or text[:LONGEST]
     return Part(text, part.exact and text == part.text)

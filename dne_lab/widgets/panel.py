@@ -14,6 +14,7 @@ from dne_lab.analysis.maps import AttentionMap
 from dne_lab.analysis.probe import evaluating
 from dne_lab.analysis.removal import Means, Views, views_of
 from dne_lab.core.errors import LabError
+from dne_lab.core.files import file_name
 from dne_lab.data import image_file
 from dne_lab.data.stream import Batch
 from dne_lab.models.expandable import ExpandableViT
@@ -282,8 +283,8 @@ class Part(widgets.VBox):
 
     def _png(self) -> tuple[str, str, bytes]:
         figure = self.figure()
-        return f"{figure.name}.png", "image/png", figure.image("png")
+        return f"{file_name(figure.name)}.png", "image/png", figure.image("png")
 
     def _csv(self) -> tuple[str, str, bytes]:
         text = self.numbers().to_csv(index=False, float_format="%.6g", lineterminator="\n")
-        return f"{self.figure().name}.csv", "text/csv", text.encode()
+        return f"{file_name(self.figure().name)}.csv", "text/csv", text.encode()

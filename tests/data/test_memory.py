@@ -161,3 +161,11 @@ def test_state_goes_through_json_and_must_fit():
         ExemplarMemory(9, "share", 4)
     with pytest.raises(LabError, match="at least 0"):
         ExemplarMemory(-1, "shared", 4)
+
+
+def test_exemplars_follow_images_to_new_numbers():
+    memory = ExemplarMemory(6, "shared", 2)
+    memory.add(0, [4, 0, 2])
+    memory.add(1, [5, 7])
+    assert memory.renumber(np.array([0, 1, -1, 2, 3, -1, 4, 5])) == 2
+    assert memory.exemplars == {0: [3, 0], 1: [5]}

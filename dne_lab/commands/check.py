@@ -1,0 +1,69 @@
+"""The command `check`: every image of a data set is decoded, before hours of training meet the one that is damaged."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dne_lab.commands.arguments import Json
+from dne_lab.core.errors import LabError
+
+SHOWN = 20  # damaged files that are listed; --json lists all
+
+
+def check(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="An image folder, an .npz file, or digits, cifar100 ...")],
+    path: Annotated[str | None, typer.Option(help="Where the files of cifar100, folder or npz are.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side in pixels that images of a folder are brought to.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Decode every image of a data set: what is there, what is damaged, and the digest by which a run knows it.
+
+    Status 2 where a file is damaged, unreadable or of another size; each is named.
+    """
+    found = examined(data, path, size)
+    print(json.dumps(found, indent=1) if as_json else text(found))
+    if found["damaged"]:
+        raise LabError(f"{len(found['damaged'])} file(s) of {data} cannot be used: {found['damaged'][0]}")
+
+
+def examined(data: str, path: str | None = None, size: int | None = None) -> dict[str, Any]:
+    """What `check` reports: ``source``, ``path``, ``classes``, ``shape``, ``images`` by split, ``digest`` (None where a
+    file is damaged) and ``damaged``, a sentence a file.
+
+    Raises:
+        LabError: what cannot be opened as a data set at all.
+    """
+    from dne_lab.data.datasets import open_source
+    from dne_lab.data.identity import fingerprint
+    from dne_lab.data.image_folder import FolderSource
+    from dne_lab.data.source import SPLITS
+    from dne_lab.data.stream import ClassStream
+
+    source = open_source(data, path=path, size=size)
+    damaged = source.damaged() if isinstance(source, FolderSource) else []
+    whole = None if damaged else fingerprint(ClassStream(source, (len(source.classes),)))
+    return {
+        "source": source.name,
+        "path": source.path,
+        "classes": list(source.classes),
+        "shape": list(source.shape),
+        "images": {split: len(source.labels(split)) for split in SPLITS},
+        "digest": None if whole is None else {split: whole[f"{split}_images"] for split in SPLITS},
+        "damaged": damaged,
+    }
+
+
+def text(found: dict[str, Any]) -> str:
+    """The same for a reader."""
+    sizes = ", ".join(f"{count:,} {split}" for split, count in found["images"].items())
+    place = "" if found["path"] is None else f" in {Path(found['path'])}"
+    shape = " x ".join(map(str, found["shape"]))
+    lines = [f"{found['source']}{place}: {len(found['classes'])} classes, {sizes} images, {shape}"]
+    if found["damaged"]:
+        more = len(found["damaged"]) - SHOWN
+        lines += found["damaged"][:SHOWN] + ([f"and {more:,} more"] if more > 0 else [])
+    else:
+        lines.append("all images can be decoded; digest " + " ".join(found["digest"].values()))
+    return "\n".join(lines)
