@@ -116,12 +116,27 @@ def test_one_preset_stands_for_the_small_recipe_of_each_method(here: Here, tmp_p
         ("dytox", "digits100,dytox-small"),
         ("replay-resnet", "digits100,resnet-small"),
     ]
-    assert here("run", "icarl,joint", "--preset", "digits,small", *sets()).code == 0
+    done = here("run", "icarl,joint", "--preset", "digits,small", *sets())
+    assert done.code == 0 and "icarl does not use tune.epochs, tune.batch, network.depth" in done.err
+    assert "joint does not use" not in done.err and "learn.epochs = 1 (stage 1)" in done.err
     before = snapshot(tmp_path / "runs")  # the same run by its own preset's name
-    done = here("run", "icarl", "--preset", "digits,icarl-small", *sets())
+    own = sets(network__depth=None, network__head_width=None, network__heads=None, tune__epochs=None, tune__batch=None)
+    done = here("run", "icarl", "--preset", "digits,icarl-small", *own)
     assert done.code == 0 and "task" not in done.err and snapshot(tmp_path / "runs") == before
     assert run_folder(tmp_path / "runs", "icarl-digits+icarl-small") and run_folder(tmp_path / "runs", "joint-digits")
     assert "width 16" in here("cost", "podnet", "--tasks", "5,5", "--preset", "digits,small").out
+
+
+def test_each_of_several_methods_is_given_what_it_uses(here: Here) -> None:
+    done = here("run", "dne,icarl,joint", "--set", "k=2", "--set", "learn.epochs=3", "--dry-run")
+    given = {line.split()[2]: re.findall(r"--set (\S+)", line) for line in done.out.splitlines()}
+    assert given == {"dne": ["k=2", "learn.epochs=3"], "icarl": ["learn.epochs=3"], "joint": ["learn.epochs=3"]}
+
+
+def test_the_first_line_says_how_long_both_stages_are(here: Here) -> None:
+    done = here("run", "dne,finetune", *sets(learn__epochs=2, tune__epochs=1))
+    assert "dne: learn.epochs = 2 (stage 1), then tune.epochs = 1 (stage 2" in done.err
+    assert "finetune: learn.epochs = 2 (stage 1), no stage 2" in done.err
 
 
 def test_what_is_asked_for_reaches_the_runs(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +149,7 @@ def test_what_is_asked_for_reaches_the_runs(here: Here, monkeypatch: pytest.Monk
     monkeypatch.setattr(grid, "execute", execute)
     options = ["--jobs", "auto", "--stop-after", 9, "--checkpoint-every", 7, "--device", "cpu"]
     assert here("run", "ia", *options).code == 0
+    assert str(told.pop("first")).startswith("1 of 1 runs")
     assert told == {"seconds": 9, "jobs": "auto", "device": "cpu", "checkpoint_seconds": 7}
     assert here("run", "ia").code == 0 and told["jobs"] == 1 and told["checkpoint_seconds"] == 60
 

@@ -26,7 +26,7 @@ from dne_lab.analysis.removal import (
 )
 from dne_lab.analysis.sweep import connections, removals, sweep_rows
 from dne_lab.core.errors import LabError, unknown
-from dne_lab.measure.comparison import TITLES
+from dne_lab.measure.comparison import TITLES, apart
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import find_kept, trained, write
 from dne_lab.models.attention import CLASS, TASK1, TASK2
@@ -213,22 +213,27 @@ Setting = tuple[str, str, str]  # preset, method, how
 
 
 def settings(found: Iterable[AblationRecord]) -> dict[Setting, list[AblationRecord]]:
-    """Records by preset, method and how, each ordered by seed.
+    """Records by preset, method and how, each ordered by seed; runs of other settings apart, with these in the preset.
 
     Raises:
-        LabError: two of the same run, or numbers of images that differ within a setting.
+        LabError: two of one setting and seed, or numbers of images that differ within a setting.
     """
     made: dict[Setting, list[AblationRecord]] = {}
     order = {method: place for place, method in enumerate(TITLES)}
     found = sorted(found, key=lambda r: (r.preset, HOW.index(r.how), order.get(r.method, len(order)), r.method, r.seed))
     for record in found:
         made.setdefault((record.preset, record.method, record.how), []).append(record)
+    made = {
+        (f"{preset}{more}", method, how): alike
+        for (preset, method, how), members in made.items()
+        for more, alike in apart(members).items()
+    }
     for members in made.values():
-        seeds, images = [m.seed for m in members], {m.images for m in members}
-        if len(set(seeds)) < len(seeds) or len(images) > 1:
+        images = {m.images for m in members}
+        if len(images) > 1:
             raise LabError(
-                f"ablation records of {members[0].run}: seeds {seeds} with {sorted(images)} images cannot be averaged. "
-                "Give one record a seed, all of the same number of images."
+                f"ablation records of {members[0].run} and others with {sorted(images)} images cannot be averaged. "
+                "Give all of the same number of images."
             )
         if len({(len(m.groups), len(m.sweep)) for m in members}) > 1:
             raise LabError(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dne_lab.analysis.probe import evaluating
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream
-from dne_lab.measure.comparison import TITLES
+from dne_lab.measure.comparison import TITLES, apart
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import find_kept, trained, write
 from dne_lab.methods.base import Method
@@ -371,10 +371,12 @@ def probe_table(found: Iterable[ProbeRecord]) -> "pd.DataFrame":
     for record in sorted(found, key=lambda r: (r.preset, order.get(r.method, len(order)), r.method, r.heads, r.seed)):
         made.setdefault((record.preset, record.method, tuple(record.heads), tuple(record.tasks)), []).append(record)
     rows: list[dict[str, Any]] = []
-    for (preset, method, heads, _), members in made.items():
-        seeds = [member.seed for member in members]
-        if len({*seeds}) < len(seeds):
-            raise LabError(f"probe records of {members[0].run}: seeds {seeds} cannot be averaged: give one a seed.")
+    alike = [
+        (f"{preset}{more}", method, heads, members)
+        for (preset, method, heads, _), several in made.items()
+        for more, members in apart(several).items()
+    ]
+    for preset, method, heads, members in alike:
         for parts in zip(*(member.rows for member in members), strict=True):
             row = {"preset": preset, "method": method, "heads": ", ".join(map(str, heads))}
             row |= {"read-outs": parts[0]["read-outs"], "seeds": len(members), "width": parts[0]["width"]}

@@ -63,7 +63,7 @@ def find(folder: Path, attention: Path | None = None) -> list[RunView]:
         try:
             tree = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise LabError(f"{file} cannot be read ({error}). Remove it, or run it again.") from error
+            raise LabError(f"{file} cannot be read ({error}). Show a folder without it, or make it again.") from error
         if not isinstance(tree, dict):
             continue
         if tree.get("kind") == decomposition.KIND:

@@ -44,7 +44,7 @@ def _tree(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LabError(f"{file} is damaged: {error}. Remove it or run it again. {records_of.RUN_FIRST}") from error
+        raise LabError(f"{file} is damaged: {error}. Leave it out, or make it again. {records_of.RUN_FIRST}") from error
 
 
 def details(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame":

@@ -56,6 +56,7 @@ def start(
     if not preset and name in presets.PRESETS:
         preset = name
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    base.refuse_ignored(method, dotted)
     if stream is None:
         config = base.configure(method, preset, dotted, seed=seed)
     else:

@@ -26,7 +26,9 @@ Preset = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="A field of the configuration: learn.epochs=5; k=2 (heads of later experts). Repeatable."
+        "--set",
+        help="A field of the configuration: learn.epochs=5 (stage 1 of each task; stage 2, which balances the "
+        "classifier, has tune.epochs of its own); k=2 (heads of later experts). Repeatable.",
     ),
 ]
 Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
@@ -67,13 +69,15 @@ GIVEN = {
 
 def settings(pairs: list[str] | None) -> dict[str, str]:
     """``["a.b=1"]`` as a dictionary."""
-    changes = {}
+    changes: dict[str, str] = {}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals:
             raise LabError(f"--set {pair!r}: write field=value, e.g. --set learn.epochs=5.")
         if name.strip() in GIVEN:
             raise LabError(f"--set {pair!r}: {GIVEN[name.strip()]}.")
+        if changes.get(name.strip(), value) != value:
+            raise LabError(f"--set {pair!r} beside --set {name.strip()}={changes[name.strip()]}: give one of them.")
         changes[name.strip()] = value
     return changes
 

@@ -170,6 +170,8 @@ def run(
         raise LabError("name one or more methods, e.g. dne-lab run ia,sta,dne, or a list of runs: --grid FILE.")
     else:
         plan = running.plan(methods, preset, changes or [], numbers(seeds), out or Path("runs"))
+        for line in running.left_out(plan, changes or []):
+            print(line, file=sys.stderr)
     if dry_run:
         rest = {"--device": device, "--stop-after": stop_after, "--download": download}
         rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None}
@@ -241,13 +243,14 @@ def report(
     """
     from dne_lab.commands import report as reporting
     from dne_lab.commands.instruments import attention_text, decompose_runs, runs
-    from dne_lab.core.files import LONGEST, file_name
+    from dne_lab.core.files import LONGEST, file_name, refuse_file
 
     suffixes = reporting.suffixes(formats)
     if name is not None and name != file_name(name):
         raise LabError(f"--name {name!r}: takes letters, digits and ._-+, at most {LONGEST} of them.")
     asked = {"--attention": attention, "--ablation": ablation, "--probe": None}
     measured = [option for option in asked if (probe if option == "--probe" else asked[option] is not None)]
+    refuse_file(out)
     for option in measured:
         runs(paths, option, asked[option])  # says what is wrong before anything is written
     records = reporting.find(paths)
@@ -313,8 +316,11 @@ def cost(
 
     wanted = sizes(tasks)
     changed: dict[str, Any] = {"data.tasks": wanted, **settings(changes)}
+    if heads is not None and "network.heads" in changed:
+        raise LabError(f"--heads {heads} beside --set network.heads={changed['network.heads']}: give one of them.")
     if heads is not None:
         changed["network.heads"] = heads
+    base.refuse_ignored(method, changed)
     config = base.configure(method, preset, changed)
     shape = costs.shape_of(config.data)
     stream = costs.blank_stream(wanted, shape)

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 import dne_lab.methods  # noqa: F401  (registers the methods)
 from dne_lab.analysis.decomposition import Decomposition, decompose
 from dne_lab.commands import report
+from dne_lab.commands.run import begins
 from dne_lab.core.config import Config
 from dne_lab.core.files import make_folder
 from dne_lab.measure import tables
@@ -115,9 +116,10 @@ def reproduce(
     ``out``/<name>*.png and .csv, where <name> is reproduce_<preset>_s<seeds>.
     """
     out = folder(preset, changes) if out is None else out
-    plan = grid.plan(METHODS, lambda method: base.configure(method, preset, changes), seeds, out / "runs")
+    changes = changes or {}
+    plan = grid.plan(METHODS, lambda m: base.configure(m, preset, base.used(m, changes)), seeds, out / "runs")
     make_folder(out)  # a place that cannot be written to is found before the training
-    records = grid.execute(plan, device=device, progress=progress)
+    records = grid.execute(plan, first=begins(plan) if progress else "", device=device, progress=progress)
     name = f"reproduce_{preset.replace(',', '+')}_s{_seeds_text(seeds)}"
     kept = out / "records" / name  # a folder of their own: those of other seeds or machines are not mixed with them
     written = [kept / f"{record.method}-s{record.seed}.json" for record in records]

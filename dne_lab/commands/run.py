@@ -29,7 +29,33 @@ def plan(methods: str, preset: str, changes: list[str], seeds: list[int], out: P
     if not chosen:
         raise LabError(f"{methods!r} names no method: give one or more, e.g. ia,sta,dne.")
     changed = settings(changes)
-    return grid.plan(chosen, lambda method: base.configure(method, preset, changed), seeds, out)
+    for name in changed:
+        if all(base.ignored(method, {name: changed[name]}) for method in chosen):
+            base.refuse_ignored(chosen[0], {name: changed[name]})
+    return grid.plan(chosen, lambda method: base.configure(method, preset, base.used(method, changed)), seeds, out)
+
+
+def begins(runs: grid.Plan) -> str:
+    """What is about to be trained, with the epochs of both stages: each stage has its own field for them."""
+    left = [config for config, folder in runs if finished(folder) is None]
+    if not left:
+        return ""
+    told: dict[str, list[str]] = {}
+    for config in left:
+        cls = base.find(config.method)
+        second = cls.uses_memory and not cls.joint and "tune" not in cls.ignores
+        epochs = f"learn.epochs = {config.learn.epochs} (stage 1)"
+        epochs += f", then tune.epochs = {config.tune.epochs} (stage 2, from task 2 on)" if second else ", no stage 2"
+        methods = told.setdefault(epochs, [])
+        methods += [] if config.method in methods else [config.method]
+    lines = [f"{len(left)} of {len(runs)} runs to train or to go on with. Epochs per task:"]
+    return "\n".join([*lines, *(f"  {', '.join(methods)}: {epochs}" for epochs, methods in told.items())])
+
+
+def left_out(runs: grid.Plan, changes: list[str]) -> list[str]:
+    """A line for each method that some changes are not for."""
+    found = {config.method: base.ignored(config.method, settings(changes)) for config, _ in runs}
+    return [f"{method} does not use {', '.join(names)}: left out there." for method, names in found.items() if names]
 
 
 def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any]) -> list[str]:
@@ -38,7 +64,11 @@ def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any]) -> list[
     for option, value in rest.items():
         if value is not None and value is not False:
             words += [option] if value is True else [option, f"{value:g}" if isinstance(value, float) else str(value)]
-    return [" ".join([line, *map(shlex.quote, words)]) for line in grid.commands(runs, changes, [*program(), "run"])]
+    lines = []
+    for config, folder in runs:
+        mine = [f"{name}={value}" for name, value in base.used(config.method, settings(changes)).items()]
+        lines += grid.commands([(config, folder)], mine, [*program(), "run"])
+    return [" ".join([line, *map(shlex.quote, words)]) for line in lines]
 
 
 def download(runs: grid.Plan) -> None:
@@ -75,6 +105,7 @@ def go_on(
         LabError: what `Run.fork` raises; a folder that holds something else.
     """
     source, changed = Run.open(path, **how), settings(changes)
+    base.refuse_ignored(source.config.method, changed)
     plan: grid.Plan = []
     for seed in [source.config.seed] if seeds is None else seeds:
         config = source.config.with_changes(changed | {"seed": seed})
@@ -108,7 +139,7 @@ def execute(runs: grid.Plan, as_json: bool, **how: Any) -> None:
     """
     failure = None
     try:
-        records = grid.execute(runs, **how)
+        records = grid.execute(runs, first=begins(runs), **how)
     except RunsFailed as error:
         failure, records = error, error.records
     print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(runs, records))

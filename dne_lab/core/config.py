@@ -239,6 +239,11 @@ class Config:
         Raises:
             LabError: an unknown field, a wrong value.
         """
+        if LATER_HEADS in changes and "network.heads" in changes:
+            raise LabError(
+                f"k = {changes[LATER_HEADS]} beside network.heads = {changes['network.heads']}: both set the heads of "
+                "later experts. Give one of them, e.g. network.heads = 12,2."
+            )
         tree = self.to_dict()
         for name, value in changes.items():
             _set(tree, name, value)

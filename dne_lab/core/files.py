@@ -1,6 +1,7 @@
 """The one way in which files are written: completely or not at all."""
 
 import contextlib
+import errno
 import os
 import re
 import warnings
@@ -64,10 +65,22 @@ def _explained(path: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            there = next((place for place in (path, *path.parents) if place.exists()), path)
+            kind = "a folder" if there.is_dir() else "a file"  # where there should be the other one
+            told = f"cannot {what} {path}: {there} is {kind} and stays as it is. Name another place."
+            raise WriteError(told) from error
         raise WriteError(
             f"cannot {what} {path}: {reason}. Nothing was lost: what had been written before is untouched. Free space "
             "or make the folder writable, then run the same command again; it goes on from there."
         ) from error
+
+
+def refuse_file(path: Path) -> None:
+    """Raises a `LabError` where a file stands in the place of a folder that is to be written to."""
+    there = next((place for place in (path, *path.parents) if place.exists()), None)
+    if there is not None and not there.is_dir():
+        raise LabError(f"{path} cannot be a folder: {there} is a file, which stays as it is. Name another place.")
 
 
 def make_folder(path: Path) -> None:

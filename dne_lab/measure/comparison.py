@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from dne_lab.core import presets
 from dne_lab.core.errors import LabError
@@ -263,6 +263,54 @@ def _network_text(network: dict[str, Any], others: Sequence[dict[str, Any]]) -> 
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             told.append(text if field == "name" else f"{field.replace('_', ' ')} {text}")
     return ", ".join(told) or "another network"
+
+
+M = TypeVar("M")
+
+
+def apart(members: Sequence[M]) -> dict[str, list[M]]:
+    """Measurements of runs of one method and preset, split where several are of one seed: runs of other settings.
+
+    Args:
+        members: records of the instruments, with ``seed``, ``run`` and ``config_sha256``.
+
+    Returns:
+        By what tells them apart (``", 5 epochs"``; nothing where no seed is there twice) those that are alike.
+
+    Raises:
+        LabError: two measurements of one configuration and seed.
+    """
+    parts = {"": list(members)}
+    for name in ("epochs", "tasks", "heads", "network", "config_sha256"):
+        split: dict[str, list[M]] = {}
+        for told, alike in parts.items():
+            values = [getattr(member, name, None) for member in alike]
+            several = _one_a_seed(alike) or all(value == values[0] for value in values)
+            for member, value in zip(alike, values, strict=True):
+                split.setdefault(told if several else f"{told}, {_told(name, value, values)}", []).append(member)
+        parts = split
+    for alike in parts.values():
+        if not _one_a_seed(alike):
+            (first, *_) = runs = [getattr(member, "run", "") for member in alike]
+            raise LabError(
+                f"{len(runs)} measurements of one setting and seed ({first}): they cannot be averaged. Name the folder "
+                "of one of them."
+            )
+    return parts
+
+
+def _one_a_seed(members: Sequence[Any]) -> bool:
+    return len({member.seed for member in members}) == len(members)
+
+
+def _told(name: str, value: Any, values: Sequence[Any]) -> str:
+    if name == "tasks":
+        return tasks_text(value)
+    if name == "heads":
+        return f"heads {', '.join(map(str, value))}"
+    if name == "config_sha256":
+        return f"settings {value[:8]}"
+    return _network_text(value, values) if name == "network" else f"{value} {name}"
 
 
 def _differing(first: Record, second: Record) -> str:

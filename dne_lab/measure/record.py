@@ -213,7 +213,9 @@ def _read(path: Path) -> Any:
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error.strerror}. {RUN_FIRST}") from error
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise LabError(f"{path} is damaged: not JSON ({error}). Remove it or run it again.") from error
+        if path.suffix != ".json":
+            raise LabError(f"{path} is no record of a run, but another kind of file. {RUN_FIRST}") from None
+        raise LabError(f"{path} is damaged: not JSON ({error}). Leave it out, or train that run again.") from error
 
 
 def _no_constant(text: str) -> NoReturn:

@@ -4,6 +4,8 @@ The loop (`dne_lab.training.run`) owns devices, epochs, batches, logging, checkp
 """
 
 import copy
+import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self, TypeVar
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dne_lab.core import chance, presets
-from dne_lab.core.config import Config, Recipe
+from dne_lab.core.config import LATER_HEADS, Config, Recipe
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.core.schema import build, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
@@ -54,6 +56,8 @@ class Method(nn.Module):
     ``Options``: a frozen dataclass of the method's own switches, set by ``--set options.NAME=VALUE``.
     ``recipe``: whose presets ``<recipe>-small`` and ``<recipe>-published`` are its own; default: those of its name.
     ``training_only``: how the names of weights begin that a finished task no longer needs (a teacher).
+    ``ignores``: groups and fields of the configuration that change nothing for it, "k" for the heads of later experts:
+    who sets one of them for it is told so. Default: none.
     """
 
     name: ClassVar[str] = ""
@@ -64,6 +68,7 @@ class Method(nn.Module):
     Options: ClassVar[type] = NoOptions
     recipe: ClassVar[str] = ""
     training_only: ClassVar[tuple[str, ...]] = ()
+    ignores: ClassVar[tuple[str, ...]] = ()
     registry: ClassVar[dict[str, type["Method"]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -202,10 +207,48 @@ def find(name: str) -> type[Method]:
 def configure(method: str, names: str, changes: dict[str, Any] | None = None, **fields: Any) -> Config:
     """`presets.resolve` for a method: "small" and "published" stand for its own preset of that kind, if it has one.
 
-    A method without one takes that of the method it derives from; one without any is left as the others say.
+    A method without one takes that of the method it derives from; one without any is left as the others say. What a
+    user sets for a method goes through `refuse_ignored` first.
     """
     family = [cls.recipe or cls.name for cls in find(method).__mro__ if issubclass(cls, Method) and cls.name]
     return presets.resolve(presets.of_method(names, family), changes, method=method, **fields)
+
+
+def ignored(method: str, changes: dict[str, Any]) -> list[str]:
+    """Those of the dotted ``changes`` that change nothing for the method, as they were written."""
+    groups = find(method).ignores
+    named = [(name, "network.k" if name == LATER_HEADS else name) for name in _leaves(changes)]
+    return [name for name, place in named if name in groups or place.startswith(tuple(f"{one}." for one in groups))]
+
+
+def used(method: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes without those that the method ignores: among several methods each takes what it uses."""
+    return {name: value for name, value in changes.items() if not ignored(method, {name: value})}
+
+
+def refuse_ignored(method: str, changes: dict[str, Any]) -> None:
+    """Raises a `LabError` that says what the method reads, where it ignores one of the dotted ``changes``."""
+    found = ignored(method, changes)
+    if not found:
+        return
+    cls = find(method)
+    groups = [name for name, value in Config().to_dict().items() if isinstance(value, dict) and name != "options"]
+    read = [f"{name}.*" for name in groups if name not in cls.ignores]
+    read += [f"options.{field.name}" for field in dataclasses.fields(cls.Options)]
+    first = ": it has no later experts; network.heads = N,1 is for the first" if found == [LATER_HEADS] else ""
+    first *= "network" not in cls.ignores
+    raise LabError(f"{method} does not use {', '.join(found)}{first}. Leave it out: {method} reads {', '.join(read)}.")
+
+
+def _leaves(changes: dict[str, Any]) -> Iterator[str]:
+    """The dotted fields of changes, in which groups may be dictionaries; one number of heads is k."""
+    for name, value in changes.items():
+        if isinstance(value, dict) and value:
+            yield from (leaf if leaf == LATER_HEADS else f"{name}.{leaf}" for leaf in _leaves(value))
+        elif name == "network.heads" and re.fullmatch(r"\s*\d+\s*", str(value)):
+            yield LATER_HEADS
+        else:
+            yield name
 
 
 def create(config: Config, stream: ClassStream) -> Method:

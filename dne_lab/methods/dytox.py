@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dne_lab.core.config import Config, Network
+from dne_lab.core.config import LATER_HEADS, Config, Network
 from dne_lab.core.errors import LabError
 from dne_lab.core.schema import settings
 from dne_lab.data.stream import Batch, ClassStream, Task
@@ -195,6 +195,7 @@ class DyTox(Expansion):
     shares_first_task = False
     Options: ClassVar[type] = DyToxOptions
     training_only: ClassVar[tuple[str, ...]] = ("teacher.", "model.expertise")
+    ignores: ClassVar[tuple[str, ...]] = (LATER_HEADS,)
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         Method.__init__(self, config, stream)  # another network than that of Expansion

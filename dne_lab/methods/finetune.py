@@ -1,7 +1,10 @@
 """The lower bound: one transformer that goes on training on each new task alone."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
+from dne_lab.core.config import LATER_HEADS
 from dne_lab.data.stream import Batch, Task
 from dne_lab.methods.base import Method, Stage
 from dne_lab.methods.expansion import Expansion
@@ -14,6 +17,7 @@ class FineTuning(Expansion):
     title = "Fine-tuning"
     uses_memory = False
     shares_first_task = False
+    ignores: ClassVar[tuple[str, ...]] = (LATER_HEADS,)
 
     def enter(self, task: Task, stage: Stage) -> None:
         """The classifier grows; everything but a stem trains in "learn", the classifier alone in "tune"."""
@@ -48,6 +52,7 @@ class Joint(Expansion):
     uses_memory = False
     joint = True
     shares_first_task = False
+    ignores: ClassVar[tuple[str, ...]] = (LATER_HEADS,)
 
 
 # Fine-tuning with exemplars: the simplest method that remembers.

@@ -75,6 +75,7 @@ class FOSTER(ResNetMethod):
     name = "foster"
     title = "FOSTER"
     Options: ClassVar[type] = FOSTEROptions
+    ignores: ClassVar[tuple[str, ...]] = (*ResNetMethod.ignores, "tune")  # no stage of that name
     training_only: ClassVar[tuple[str, ...]] = ("teacher.", "counts")
     counts: Tensor
 

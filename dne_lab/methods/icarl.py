@@ -34,6 +34,7 @@ class ICaRL(ResNetMethod):
     name = "icarl"
     title = "iCaRL"
     Options: ClassVar[type] = ICaRLOptions
+    ignores: ClassVar[tuple[str, ...]] = (*ResNetMethod.ignores, "tune")  # no stage of that name
     means: Tensor
 
     def __init__(self, config: Config, stream: ClassStream) -> None:

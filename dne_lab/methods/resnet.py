@@ -29,6 +29,7 @@ class ResNetMethod(Method):
 
     Options: ClassVar[type] = ResNetOptions
     training_only: ClassVar[tuple[str, ...]] = ("teacher.",)
+    ignores: ClassVar[tuple[str, ...]] = ("network", "loss", "stem")  # the transformer's; each has a loss of its own
     final_relu: ClassVar[bool] = True
 
     def __init__(self, config: Config, stream: ClassStream) -> None:

@@ -9,6 +9,7 @@ from dne_lab.analysis.decomposition import INITIAL, TRAINED, Decomposition
 from dne_lab.analysis.group_tables import frame_of
 from dne_lab.analysis.labelling import GROUPS as LABELS
 from dne_lab.core.errors import LabError
+from dne_lab.core.files import file_name
 from dne_lab.measure import paper
 from dne_lab.measure.comparison import TITLES
 from dne_lab.measure.metrics import interval
@@ -116,7 +117,8 @@ def drawings(found: Sequence[Decomposition]) -> dict[str, Figure]:
     made |= {figure.name: figure for figure in (maker(later) for maker in makers)}
     for (preset, method), members in settings(later, TRAINED).items():
         if members[0].flow:
-            made[f"expert_flow_{method}_{preset.replace(',', '+')}"] = expert_flow(members[0])
+            own = file_name(preset.replace(", ", "-").replace(" ", "").replace(",", "+"))
+            made[f"expert_flow_{method}_{own}"] = expert_flow(members[0])
     return made
 
 

@@ -10,7 +10,7 @@ from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposi
 from dne_lab.analysis.group_tables import FIRST, LATER, PATCHES, frame_of
 from dne_lab.core.errors import LabError
 from dne_lab.measure import paper
-from dne_lab.measure.comparison import EXPANSION, TITLES
+from dne_lab.measure.comparison import EXPANSION, TITLES, apart
 from dne_lab.measure.metrics import interval
 from dne_lab.plots import attention_drawings as drawn
 from dne_lab.plots.attention_drawings import UNIFORM, lines
@@ -28,10 +28,10 @@ SAME = ("SPSH", "SPDH")
 
 
 def settings(found: Iterable[Decomposition], moment: str) -> dict[tuple[str, str], list[Decomposition]]:
-    """Decompositions by preset and method, ordered by seed.
+    """Decompositions by preset and method, ordered by seed; runs of other settings apart, with these in the preset.
 
     Raises:
-        LabError: none of several experts with that moment; two of one seed.
+        LabError: none of several experts with that moment; two of one setting and seed.
     """
     order = list(EXPANSION)
     there = [m for m in found if moment in m.moments and len(m.heads) > 1]
@@ -46,14 +46,11 @@ def settings(found: Iterable[Decomposition], moment: str) -> dict[tuple[str, str
         k = member.heads[-1]
         label = member.preset if k == 1 else f"{member.preset}, k = {k}"
         made.setdefault((label, member.method), []).append(member)
-    for (preset, method), members in made.items():
-        seeds = [m.seed for m in members]
-        if len(set(seeds)) < len(seeds):
-            raise LabError(
-                f"two attention records of {method}, {preset}, of one seed ({seeds}): they cannot be averaged. "
-                "Remove one of them."
-            )
-    return made
+    return {
+        (f"{preset}{more}", method): alike
+        for (preset, method), members in made.items()
+        for more, alike in apart(members).items()
+    }
 
 
 def scale_of(members: Sequence[Decomposition]) -> str:

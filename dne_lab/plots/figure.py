@@ -24,6 +24,7 @@ PLOTLY_MIME = "application/vnd.plotly.v1+json"
 FORM, STATIC = "DNE_LAB_FIGURES", "static"  # an environment variable, and its one value that counts
 PIXELS = 100  # that an inch of the drawing takes on the page
 WIDEST = 8.4  # inches: a cell of JupyterLab in a window of 1280 pixels has 848
+NARROWEST, MOST_INCHES = 1, 100  # inches that a drawing may be asked for
 LETTERS = 12.5  # of a title in an inch
 LEAST = 1.5  # inches that a row of panels has at least, whatever title, legend and names take
 MOST_ROWS = 60  # of the table in the text that stands for a figure
@@ -90,6 +91,7 @@ class Figure:
         """
         from matplotlib import style
 
+        _check_width(width)
         # The styles are matplotlib's own and ours: a user's matplotlibrc changes nothing.
         with style.context(["default", MATPLOTLIB, PRINT if suffix == "pdf" else {}]), io.BytesIO() as file:
             canvas = self._canvas(*self._inches(width))
@@ -145,8 +147,9 @@ class Figure:
         """Writes one file by its suffix (.png .pdf .svg .csv), or NAME.csv and NAME.png into a folder; gives the paths.
 
         A path without suffix is a folder, made where it is missing. ``width``: of the drawing, in inches. Raises
-        LabError for another suffix.
+        LabError for another suffix, or a width that is no number of inches.
         """
+        _check_width(width)
         path = Path(path).expanduser()
         if path.is_dir() or not path.suffix:
             name = file_name(self.name)
@@ -177,6 +180,15 @@ class Figure:
                 return bundle | {PLOTLY_MIME: {**_rounded(tree), "config": {"displaylogo": False}}}, {}
         bundle["image/png"] = base64.b64encode(_few_colours(self.image())).decode("ascii")
         return bundle, {"image/png": {"width": round(self.size[0] * PIXELS)}}
+
+
+def _check_width(width: Any) -> None:
+    """Raises a `LabError` for a width that no drawing can have."""
+    if width is None or (
+        isinstance(width, int | float) and not isinstance(width, bool) and NARROWEST <= width <= MOST_INCHES
+    ):
+        return
+    raise LabError(f"width = {width!r}: must be a number of inches from {NARROWEST} to {MOST_INCHES}, e.g. 3.3.")
 
 
 def wrapped(title: str, letters: int) -> str:

@@ -3,12 +3,14 @@
 import dataclasses
 import math
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dne_lab.core.config import Config, Data
+from dne_lab.core.files import refuse_file
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
@@ -50,7 +52,12 @@ def commands(runs: Plan, settings: Sequence[str] = (), train: Sequence[str] = ("
 
 
 def execute(
-    runs: Plan, stream: ClassStream | None = None, seconds: float | None = None, jobs: int | str = 1, **settings: Any
+    runs: Plan,
+    stream: ClassStream | None = None,
+    seconds: float | None = None,
+    jobs: int | str = 1,
+    first: str = "",
+    **settings: Any,
 ) -> list[Record]:
     """Trains what is left of every run and returns the records, in the order of ``runs``.
 
@@ -64,6 +71,7 @@ def execute(
             its own with its part of the cores, and begun only when there is memory for it (`pool`); "auto": a run a
             core, and one on a GPU. A script calls this under ``if __name__ == "__main__":``, as Python's
             multiprocessing asks.
+        first: what is said on stderr when nothing is wrong and training begins.
         settings: those of `Run`: device, checkpoint_seconds, progress.
 
     Raises:
@@ -71,11 +79,14 @@ def execute(
             several jobs the other runs are trained first, and the error (`pool.RunsFailed`) has their records.
     """
     for config, folder in runs:  # a wrong folder is found before hours of training
+        refuse_file(folder)
         RunFolder(folder).check(config)
     count = parallel_runs.number(jobs, len(runs), settings.get("device"))
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     streams: dict[Data, ClassStream] = {}
     planned = _jobs(runs, stream, streams)
+    if first:
+        print(first, file=sys.stderr, flush=True)
     if count > 1 and any(finished(job.folder) is None for job in planned):
         streams.clear()  # the children open their own
         left = None if seconds is None else max(0.0, deadline - time.monotonic())

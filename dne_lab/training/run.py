@@ -175,6 +175,7 @@ class Run:
             LabError: the task is not finished, or is none of this run's; task 1 would not be the same; ``after`` with
                 another method, network, stream or memory: lists what differs; the folder has a run of its own.
         """
+        base.refuse_ignored(str(changes.get("method", self.config.method)), changes)
         return self.fork_as(self.config.with_changes(changes), folder, after)
 
     def fork_as(self, config: Config, folder: str | Path | None = None, after: int | None = None) -> Self:

@@ -63,6 +63,21 @@ def test_groups_stand_beside_the_printed_shares(found: list[Decomposition]) -> N
     assert "small scale" in figure.title and len(figure.records) == 9
 
 
+def test_runs_of_other_settings_stand_apart(found: list[Decomposition]) -> None:
+    longer = [dataclasses.replace(m, epochs=9, run=f"{m.run}-longer") for m in found if m.method == "sta"]
+    table = attention.attention_groups([*found, *longer]).table
+    names = table.loc[table["preset"] != "paper", "series"].unique()
+    assert {*names} == {"IA, tiny", "DNE, tiny", "STA, tiny, 1 epochs", "STA, tiny, 9 epochs"}
+    assert set(table.loc[table["seeds"].notna(), "seeds"]) == {3}
+    drawn = attention.drawings([*found, *longer])
+    assert {"expert_flow_sta_tiny-1epochs", "expert_flow_sta_tiny-9epochs"} <= drawn.keys()
+    rates = [dataclasses.replace(found[0], config_sha256=sha) for sha in ("abcdefghij", "0123456789")]
+    table = attention.attention_groups(rates).table
+    assert {"IA, tiny, settings abcdefgh", "IA, tiny, settings 01234567"} <= {*table["series"]}
+    with pytest.raises(LabError, match="cannot be averaged"):
+        attention.attention_groups([found[0], found[0]])
+
+
 def test_one_seed_has_the_interval_over_images(found: list[Decomposition]) -> None:
     one = attention.attention_groups([found[3]]).table
     same = one[(one["preset"] == "tiny") & (one["group"] == "same patch")].iloc[0]
@@ -127,7 +142,7 @@ def test_networks_without_later_experts_fill_no_figure(found: list[Decomposition
     assert attention.drawings([alone]) == {}
     with pytest.raises(LabError, match="no attention record of a trained run with two experts"):
         attention.attention_groups([alone])
-    with pytest.raises(LabError, match="two attention records of ia, tiny, of one seed"):
+    with pytest.raises(LabError, match="cannot be averaged"):
         attention.attention_groups([found[0], dataclasses.replace(found[0], run="another")])
 
 

@@ -179,6 +179,14 @@ def test_a_width_of_ones_own_for_a_paper(tmp_path: Path) -> None:
     assert made().save(tmp_path / "f.pdf", width=3.3)[0].read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.parametrize("width", [0, -1, float("nan"), float("inf"), "3", True, 1e9])
+def test_a_width_that_is_none_is_refused_before_anything_is_written(width: Any, tmp_path: Path) -> None:
+    for place in (tmp_path / "f.png", tmp_path / "f.csv", tmp_path / "folder"):
+        with pytest.raises(LabError, match=r"width = .*number of inches"):
+            made().save(place, width=width)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("width", [3, 5, 8, 12])
 def test_at_any_width_there_is_room_beside_legend_title_and_names(width: int) -> None:
     """Of a figure with eight names under its bars, six in the legend and a long title."""
