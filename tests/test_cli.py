@@ -507,7 +507,10 @@ def test_reproduce_prints_a_table_and_writes_it_with_figures_and_records(
     assert "D" in table.splitlines()[0].split(",") and len(table.splitlines()) == 5
 
     runs = snapshot(runs_made)
+    (tmp_path / "out" / "reproduce_tiny_s0+2_fragmentation.png").write_bytes(b"drawn before")
+    drawn = {file: file.stat().st_mtime_ns for file in written if file.suffix != ".csv"}
     again = here(*words, "--json")
+    assert {file: file.stat().st_mtime_ns for file in drawn} == drawn  # nothing is measured or drawn again
     told = json.loads(again.out)
     assert again.code == 0 and snapshot(runs_made) == runs and "task" not in again.err
     assert told.keys() == {"preset", "table", "records", "picture", "runs", "files"} and len(told["records"]) == 8

@@ -3,8 +3,6 @@
 import json
 import sys
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,8 +168,7 @@ def run(
         raise LabError("name one or more methods, e.g. dne-lab run ia,sta,dne, or a list of runs: --grid FILE.")
     else:
         plan = running.plan(methods, preset, changes or [], numbers(seeds), out or Path("runs"))
-        for line in running.left_out(plan, changes or []):
-            print(line, file=sys.stderr)
+        running.tell_left_out(plan, changes or [])
     if dry_run:
         rest = {"--device": device, "--stop-after": stop_after, "--download": download}
         rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None}
@@ -183,14 +180,6 @@ def run(
         plan, as_json,
         seconds=stop_after, jobs=at_a_time, device=usable(device), checkpoint_seconds=checkpoint_every,
     )  # fmt: skip
-
-
-def _importable(name: str) -> bool:
-    """Whether a library is there and whole."""
-    try:
-        return find_spec(name) is not None and import_module(name) is not None
-    except ImportError:
-        return False
 
 
 @app.command(cls=Command, short_help="Tables and figures from records; attention of runs.")
@@ -286,7 +275,7 @@ def report(
             else reporting.protocols_text(records, [*paths, *filter(Path.is_dir, [out / "records"])])
         )
         print(gates, end="", flush=True)
-    if not _importable("matplotlib"):
+    if not reporting.importable("matplotlib"):
         print("matplotlib is not installed here: no figures.", file=sys.stderr)
     elif measured or not as_json or _given(context, "out"):
         # what has just been measured is drawn alone: --out may hold what was measured of other runs before
@@ -316,10 +305,8 @@ def cost(
 
     wanted = sizes(tasks)
     changed: dict[str, Any] = {"data.tasks": wanted, **settings(changes)}
-    if heads is not None and "network.heads" in changed:
+    if heads is not None and changed.setdefault("network.heads", heads) != heads:
         raise LabError(f"--heads {heads} beside --set network.heads={changed['network.heads']}: give one of them.")
-    if heads is not None:
-        changed["network.heads"] = heads
     base.refuse_ignored(method, changed)
     config = base.configure(method, preset, changed)
     shape = costs.shape_of(config.data)

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,14 @@ from dne_lab.measure.record import Record
 from dne_lab.plots.figure import Figure
 
 PICTURES = (".png", ".pdf", ".svg")
+
+
+def importable(name: str) -> bool:
+    """Whether a library is there and whole."""
+    try:
+        return find_spec(name) is not None and import_module(name) is not None
+    except ImportError:
+        return False
 
 
 def tell(found: Sequence[Any], text: Callable[[Sequence[Any]], str], as_json: bool) -> None:
@@ -301,9 +312,10 @@ def figures(
     instruments: Sequence[Path] | None = None,
     formats: Sequence[str] = ("png",),
     progress: bool = False,
+    since: float = math.inf,
 ) -> list[Path]:
     """Writes the summary as ``<name>.csv`` (default: summary), and CSV and picture of all figures that are
-    `gathered`."""
+    `gathered`; figures written after the moment ``since`` (as in mtime) are there already."""
     from tqdm.auto import tqdm
 
     from dne_lab.core.files import write_text
@@ -316,5 +328,10 @@ def figures(
     made = gathered(records, name, paths, instruments)
     hidden = None if progress else True  # None: shown in a terminal
     for stem, figure in tqdm(made.items(), "drawing", unit="figure", leave=False, disable=hidden):
-        written += [path for suffix in ("csv", *formats) for path in figure.save(out / f"{stem}.{suffix}")]
+        written += [path for suffix in ("csv", *formats) for path in save(figure, out / f"{stem}.{suffix}", since)]
     return written
+
+
+def save(figure: Figure, path: Path, since: float) -> list[Path]:
+    """Writes one file of a figure, unless there is one that was written after the moment ``since``."""
+    return [path] if path.is_file() and path.stat().st_mtime > since else figure.save(path)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-import dne_lab.methods  # noqa: F401  (registers the methods)
-from dne_lab.analysis.decomposition import Decomposition, decompose
+import dne_lab.methods
+from dne_lab.analysis.decomposition import Decomposition, decompose, find
 from dne_lab.commands import report
 from dne_lab.commands.run import begins
 from dne_lab.core.config import Config
 from dne_lab.core.files import make_folder
+from dne_lab.measure import record as record_of
 from dne_lab.measure import tables
 from dne_lab.measure.comparison import groups
 from dne_lab.measure.record import Record
@@ -21,6 +22,7 @@ from dne_lab.plots.attention import drawings
 from dne_lab.training import grid
 from dne_lab.training.folder_names import experiment_name
 from dne_lab.training.run import Run
+from dne_lab.training.run_folder import RECORD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,20 +126,24 @@ def reproduce(
     kept = out / "records" / name  # a folder of their own: those of other seeds or machines are not mixed with them
     written = [kept / f"{record.method}-s{record.seed}.json" for record in records]
     for record, path in zip(records, written, strict=True):
-        record.write(path)
+        if not path.exists() or record_of.find(path) != [record]:
+            record.write(path)
     order = {method: i for i, method in enumerate(("ia", "sta", "dne", "joint"))}
     records = sorted(records, key=lambda r: (order[r.method], r.seed))
     table = tables.summary(records)
     experts = _with_experts(plan)
     found = []
     for run_folder in tqdm(experts, "attention", unit="run", leave=False, disable=None if progress else True):
-        found.append(decompose(Run.open(run_folder, progress=False), IMAGES, progress=False))
-        path = kept / "attention" / f"{found[-1].method}-s{found[-1].seed}.json"
-        found[-1].write(path)
+        of = record_of.find(run_folder / RECORD)[0]
+        path = kept / "attention" / f"{of.method}-s{of.seed}.json"
+        if not path.exists() or path.stat().st_mtime < _newest([run_folder / RECORD]):
+            decompose(Run.open(run_folder, progress=False), IMAGES, progress=False).write(path)
+        found += find(path)
         written.append(path)
-    written += report.figures(records, out, name, progress=progress)
+    since = _newest(written)  # figures that are younger stay
+    written += report.figures(records, out, name, progress=progress, since=since)
     for kind, figure in drawings(found).items():
-        written += [*figure.save(out / f"{name}_{kind}.csv"), *figure.save(out / f"{name}_{kind}.png")]
+        written += [p for end in ("csv", "png") for p in report.save(figure, out / f"{name}_{kind}.{end}", since)]
     table[SAME_PATCH] = same_patch(records, found)
     return Result(preset, table, records, out, written, experts)
 
@@ -150,6 +156,11 @@ def same_patch(records: Sequence[Record], found: Sequence[Decomposition]) -> lis
     shares = {member.run: member.same_patch().value for member in found}
     rows = [[shares[r.id] for r in group.records if r.id in shares] for group in groups(records)]
     return [sum(values) / len(values) if values else None for values in rows]
+
+
+def _newest(files: Sequence[Path]) -> float:
+    """When the youngest of these files, or of the program that reads them, was written."""
+    return max(file.stat().st_mtime for file in (*files, *Path(dne_lab.__file__).parent.rglob("*.py")))
 
 
 def _with_experts(plan: Sequence[tuple[Config, Path]]) -> list[Path]:

@@ -52,10 +52,11 @@ def begins(runs: grid.Plan) -> str:
     return "\n".join([*lines, *(f"  {', '.join(methods)}: {epochs}" for epochs, methods in told.items())])
 
 
-def left_out(runs: grid.Plan, changes: list[str]) -> list[str]:
-    """A line for each method that some changes are not for."""
-    found = {config.method: base.ignored(config.method, settings(changes)) for config, _ in runs}
-    return [f"{method} does not use {', '.join(names)}: left out there." for method, names in found.items() if names]
+def tell_left_out(runs: grid.Plan, changes: list[str]) -> None:
+    """A line on stderr for each method that some changes are not for."""
+    for method in dict.fromkeys(config.method for config, _ in runs):
+        if names := base.ignored(method, settings(changes)):
+            print(f"{method} does not use {', '.join(names)}: left out there.", file=sys.stderr)
 
 
 def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any]) -> list[str]:
