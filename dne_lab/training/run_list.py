@@ -47,8 +47,6 @@ class Entry:
             raise LabError(f"name = {self.name!r}: every run needs one that can be a folder's, e.g. dne-s0.")
         if not self.method:
             raise LabError("method is missing, e.g. dne.")
-        if self.seed < 0:
-            raise LabError(f"seed = {self.seed}: must be a whole number from 0.")
         for name in self.settings:
             if name in ("method", "preset", "seed"):
                 raise LabError(f"settings.{name}: give {name} beside the settings, not among them.")

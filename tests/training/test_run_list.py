@@ -90,7 +90,7 @@ def test_what_is_left_counts_the_tasks_that_are_finished(tmp_path: Path, here: H
     (json.dumps([entry(preset="digit")]), r"run 1 \(dne-s0\): unknown preset 'digit'"),
     (json.dumps([entry(settings={"learn.rate": 1})]), r"run 1 \(dne-s0\): unknown field 'learn.rate'"),
     (json.dumps([entry(settings={"seed": 1})]), "run 1: settings.seed: give seed beside"),
-    (json.dumps([entry(seed=-1)]), "run 1: seed = -1: must be a whole number from 0"),
+    (json.dumps([entry(seed=-1)]), "run 1: seed = -1: must be"),
     (json.dumps([entry(method="icarl", settings={"k": 2})]), r"run 1 \(icarl-s0\): icarl does not use .*, k"),
     (json.dumps([entry(), entry()]), r"run 2 \(dne-s0\): another run of the list has this name"),
     (json.dumps([entry(), entry(name="b")]), r"run 2 \(b\): is the same run as dne-s0"),
