@@ -415,6 +415,11 @@ class Ablations:
         """A column of that row, e.g. ``mass %``."""
         return float(self._row(method, how, kind, removed, experts)[column])
 
+    def above(self, method: str, how: str, kind: str, removed: str, points: float) -> bool:
+        """Whether the whole interval of what later experts lose lies above so many points."""
+        row = self._row(method, how, kind, removed)
+        return float(row["loss"] - row["+-"]) > points
+
     def markdown(self) -> str:
         """One row a removal; columns: its share of the attention, then points lost by each way of removing."""
         whole = self.table[self.table["experts"] == "later"]

@@ -79,13 +79,14 @@ def download(runs: grid.Plan) -> None:
 
 
 def plan_of_list(file: Path, out: Path | None, dry_run: bool, as_json: bool) -> grid.Plan:
-    """The runs of a list (`run_list.read`); says on stderr, or for a ``dry_run`` on stdout, how far each one is."""
+    """The runs of a list that have no finished record beside it (`run_list.read`); says on stderr, or for a ``dry_run``
+    on stdout, how far each one is."""
     listed = run_list.read(file, out)
     if dry_run:
         print(json.dumps(run_list.states(listed), indent=1) if as_json else run_list.text(listed))
     else:
         print(run_list.summary(listed), file=sys.stderr, flush=True)
-    return [(run.config, run.folder) for run in listed]
+    return [(run.config, run.folder) for run in listed if run.beside is None]
 
 
 def go_on(

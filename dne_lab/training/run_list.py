@@ -4,6 +4,8 @@ The file is a JSON list, most informative run first, and lies beside the records
 
     [{"name": "dne-s0", "method": "dne", "preset": "cifar100-medium", "settings": {"network.heads": "4,1"}, "seed": 0,
       "purpose": "gate G5: does the attention of a task attention block matter", "core_hours": 1.2}]
+
+A finished run whose record has been put beside the list, as ``NAME.json``, is finished on every machine.
 """
 
 import json
@@ -18,8 +20,9 @@ from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import file_name
 from dne_lab.core.schema import build, settings
+from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training.run_folder import CONFIG, RunFolder, record_in
+from dne_lab.training.run_folder import CONFIG, RunFolder, differences, record_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,11 +62,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listed:
-    """An entry with its configuration and its folder."""
+    """An entry with its configuration, its folder, and the finished record that lies beside the list, if there is
+    one."""
 
     entry: Entry
     config: Config
     folder: Path
+    beside: Record | None = None
+
+    @property
+    def record(self) -> Record | None:
+        """What is known of the run so far: the record beside the list, or that in its folder."""
+        return self.beside or record_in(self.folder)
 
     @property
     def tasks(self) -> int:
@@ -71,14 +81,14 @@ class Listed:
         return 1 if base.find(self.config.method).joint else len(self.config.data.tasks)
 
     def tasks_done(self) -> int:
-        """How many tasks its folder has finished."""
-        record = record_in(self.folder)
+        """How many tasks are finished."""
+        record = self.record
         return 0 if record is None else len(record.seen_accuracy)
 
     @property
     def state(self) -> str:
         """``finished``, ``at task 3 of 6`` or ``not begun``."""
-        record = record_in(self.folder)
+        record = self.record
         if record is not None and record.finished:
             return FINISHED
         if record is None and not (self.folder / CONFIG).exists():
@@ -92,8 +102,8 @@ def read(file: Path, out: Path | None = None) -> list[Listed]:
     Nothing is written.
 
     Raises:
-        LabError: no JSON list, an unknown method, preset or field, two runs of one name or configuration, a folder that
-            holds another configuration than the list asks for now (says which run, and what differs).
+        LabError: no JSON list, an unknown method, preset or field, two runs of one name or configuration, a folder or a
+            record beside the list of another configuration than it asks for now (says which run, and what differs).
     """
     trees = _trees(file)
     out = Path("runs") / title(file) if out is None else out
@@ -103,7 +113,8 @@ def read(file: Path, out: Path | None = None) -> list[Listed]:
         try:
             entry = build(Entry, tree)
             where += f" ({entry.name})"
-            listed = Listed(entry, entry.config(), out / entry.name)
+            config = entry.config()
+            listed = Listed(entry, config, out / entry.name, _beside(file.parent / f"{entry.name}.json", config))
             for other in found:
                 if other.entry.name == entry.name:
                     raise LabError("another run of the list has this name. Give it another one.")
@@ -114,6 +125,20 @@ def read(file: Path, out: Path | None = None) -> list[Listed]:
             raise LabError(f"{where}: {error}") from None
         found.append(listed)
     return found
+
+
+def _beside(file: Path, config: Config) -> Record | None:
+    """The finished record of a run beside the list; none if there is no such file, or the run is not finished."""
+    if not file.exists():
+        return None
+    record = Record.from_json(file)
+    if record.config_sha256 != config.sha256:
+        unlike = differences(record.config, config.identity())
+        raise LabError(
+            f"{file} is the record of another configuration ({'; '.join(unlike) or 'of other fields'}). Give the run "
+            "another name, or ask for what was run."
+        )
+    return record if record.finished else None
 
 
 def title(file: Path) -> str:
@@ -139,7 +164,7 @@ def table(runs: list[Listed]) -> "pd.DataFrame":
 
     rows = []
     for run in runs:
-        record = record_in(run.folder)
+        record = run.record
         rows.append({
             "run": run.entry.name,
             "state": run.state,

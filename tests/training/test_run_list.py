@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,28 @@ def test_what_is_left_counts_the_tasks_that_are_finished(tmp_path: Path, here: H
     assert run_list.left([first]) == 2.0
     assert here("run", "--grid", file, "--out", "elsewhere", "--device", "cpu").code == 0
     assert first.state == "finished" and run_list.left([first]) == 0.0
+
+
+def test_a_record_beside_the_list_is_a_finished_run_on_every_machine(here: Here, tmp_path: Path) -> None:
+    file = write(tmp_path, entry("joint"), entry("ia"))
+    assert here("run", "--grid", write(tmp_path, entry("joint")), "--device", "cpu").code == 0
+    record = file.parent / "joint-s0.json"
+    (tmp_path / "runs" / "medium" / "joint-s0" / "record.json").rename(record)
+    shutil.rmtree(tmp_path / "runs")  # another machine: what was committed is there, the run folder is not
+
+    write(tmp_path, entry("joint"), entry("ia"))
+    told = here("run", "--grid", file, "--dry-run").out
+    assert "1 of 2 runs are finished" in told and f"{json.loads(record.read_text())['LA']:.2f}" in told
+    assert here("run", "--grid", file, "--device", "cpu").code == 0
+    assert [folder.name for folder in (tmp_path / "runs" / "medium").iterdir()] == ["ia-s0"]
+    assert "2 of 2 runs are finished" in here("run", "--grid", file, "--dry-run").out
+
+    alone = here("run", "--grid", write(tmp_path, entry("joint")), "--json")
+    assert alone.code == 0 and "1 of 1 runs are finished" in alone.err
+    changed = write(tmp_path, entry("joint", settings={"learn.lr": 0.5}))
+    refused = here("run", "--grid", changed)
+    assert refused.code == 2 and "joint-s0.json is the record of another configuration" in refused.err
+    assert "learn.lr" in refused.err and record.exists()
 
 
 @pytest.mark.parametrize(("text", "said"), [
