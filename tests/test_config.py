@@ -240,3 +240,9 @@ def test_committed_records_keep_the_hash_of_their_configuration():
         tree["data"]["path"] = None  # the oldest records hashed it too
         oldest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
         assert record.config_sha256 in (from_dict(record.config).sha256, oldest), record.id
+
+
+def test_a_stem_given_in_part_keeps_the_rest_of_its_own_defaults() -> None:
+    whole, part = Config().stem, from_dict({"stem": {"epochs": 3}}).stem
+    assert part == dataclasses.replace(whole, epochs=3) and part.optimizer == "sgd" != Config().learn.optimizer
+    assert presets.resolve("cifar100-medium").stem.lr == whole.lr

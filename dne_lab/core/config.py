@@ -300,4 +300,6 @@ def _plain(text: str) -> Any:
 
 def from_dict(tree: dict[str, Any]) -> Config:
     """Builds and checks a configuration from a nested dictionary (missing fields take their defaults)."""
+    if isinstance(tree, dict) and isinstance(tree.get("stem"), dict):
+        tree = tree | {"stem": ADDED["stem"] | tree["stem"]}  # its defaults are not those of any recipe
     return build(Config, tree)
