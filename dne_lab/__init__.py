@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dne_lab.commands.api import open as open
     from dne_lab.commands.api import start as start
     from dne_lab.commands.api import train as train
-    from dne_lab.commands.named_figures import figure as figure
+    from dne_lab.commands.report import figure as figure
     from dne_lab.core.errors import LabError as LabError
     from dne_lab.data.stream import stream as stream
     from dne_lab.measure.record import Record as Record
@@ -45,7 +45,7 @@ _WHERE = {
     "probe": "dne_lab.analysis.probe",
     "explore": "dne_lab.widgets.explorer",
     "explore_runs": "dne_lab.widgets.runs",
-    "figure": "dne_lab.commands.named_figures",
+    "figure": "dne_lab.commands.report",
     "Variant": "dne_lab.models.variants",
     "LabError": "dne_lab.core.errors",
 }
@@ -56,7 +56,7 @@ _shown.register(
     "dne_lab.training.run.Run", "watch", "dne_lab.widgets.runs", "watch", needs="ipywidgets, anywidget and matplotlib"
 )
 _shown.register("dne_lab.analysis.group_tables.AttentionGroups", "plot", "dne_lab.plots.groups", "drawn")
-_shown.register("dne_lab.analysis.sweep.Sweep", "plot", "dne_lab.plots.ablation", "sweep_figure")
+_shown.register("dne_lab.analysis.sweep.Sweep", "plot", "dne_lab.plots.contributions", "sweep_figure")
 
 __all__ = [
     "LabError",

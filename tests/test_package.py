@@ -306,13 +306,35 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     assert not {what: names for what, names in wrong.items() if names}
 
 
-def test_no_module_is_long() -> None:
-    long = {
-        str(file.relative_to(ROOT)): count
-        for file in MODULES.values()
-        if (count := len(file.read_text().splitlines())) > 450
-    }
-    assert not long
+LONGEST, SHORTEST = 450, 60  # lines of a module
+SMALL = 80  # one that a single module uses and is shorter lives inside it
+WHOLE = {  # ideas that are whole in fewer lines
+    "dne_lab.__main__",
+    "dne_lab.core.errors",
+    "dne_lab.core.shown",
+    "dne_lab.models.classifier",
+    "dne_lab.models.variants",
+}
+
+
+def test_modules_are_neither_long_nor_fragments() -> None:
+    lines = {name: len(f.read_text().splitlines()) for name, f in MODULES.items() if f.name != "__init__.py"}
+    assert not {name: count for name, count in lines.items() if count > LONGEST}
+    assert {name for name, count in lines.items() if count < SHORTEST} <= WHOLE
+    users: dict[str, set[str]] = {name: set() for name in MODULES}
+    for name, used in used_modules().items():
+        for module in used:
+            users[module].add(name)
+    one_page = ("dne_lab.methods.", "dne_lab.widgets.")  # a method, or an explorer, is a page of its own
+    small = {name for name, count in lines.items() if count < SMALL and len(users[name]) == 1}
+    assert not {name for name in small - WHOLE if not name.startswith(one_page)}
+
+
+def test_no_two_modules_have_one_name() -> None:
+    rooms = ("dne_lab.models.", "dne_lab.methods.")
+    names = [name for name, f in MODULES.items() if f.name != "__init__.py" and not name.startswith(rooms)]
+    last = [name.split(".")[-1] for name in names]
+    assert not {name for name, short in zip(names, last, strict=True) if last.count(short) > 1}
 
 
 def test_no_file_names_a_place_on_somebodys_machine() -> None:

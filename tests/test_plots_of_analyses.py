@@ -12,7 +12,7 @@ import dne_lab as lab
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
 from dne_lab.models.variants import DNE, IA, STA
-from dne_lab.plots.entropy import entropy_over_images
+from dne_lab.plots.groups import entropy_over_images
 from dne_lab.plots.matrices import heads_read
 
 ROOT = Path(__file__).parent.parent

@@ -144,7 +144,7 @@ def run(
     known after the first epoch of the first one; one that fails stops no other and is named at the end. Sums are
     rounded otherwise on another number of threads, so the last digits may differ from --jobs 1.
     """
-    from dne_lab.commands import run as running
+    from dne_lab.commands import run_command
     from dne_lab.commands.api import usable
 
     at_a_time = count(jobs)
@@ -153,7 +153,7 @@ def run(
     if source is not None and after is not None:
         if grid is not None or dry_run or download or jobs != "1" or _given(context, "methods", "preset"):
             raise LabError("--from RUN says which run: give --after, --set, --seeds, --out and how long, no more.")
-        running.go_on(
+        run_command.go_on(
             source, after, changes or [], numbers(seeds) if _given(context, "seeds") else None, out or Path("runs"),
             as_json, seconds=stop_after, device=usable(device), checkpoint_seconds=checkpoint_every,
         )  # fmt: skip
@@ -161,22 +161,22 @@ def run(
     if grid is not None:
         if _given(context, "methods", "preset", "changes", "seeds"):
             raise LabError("--grid FILE says which runs: leave out METHOD, --preset, --set and --seeds.")
-        plan = running.plan_of_list(grid, out, dry_run, as_json)
+        plan = run_command.plan_of_list(grid, out, dry_run, as_json)
         if dry_run:
             return
     elif methods is None:
         raise LabError("name one or more methods, e.g. dne-lab run ia,sta,dne, or a list of runs: --grid FILE.")
     else:
-        plan = running.plan(methods, preset, changes or [], numbers(seeds), out or Path("runs"))
-        running.tell_left_out(plan, changes or [])
+        plan = run_command.plan(methods, preset, changes or [], numbers(seeds), out or Path("runs"))
+        run_command.tell_left_out(plan, changes or [])
     if dry_run:
         rest = {"--device": device, "--stop-after": stop_after, "--download": download}
         rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None}
-        print("\n".join(running.commands(plan, changes or [], rest)))
+        print("\n".join(run_command.commands(plan, changes or [], rest)))
         return
     if download:
-        running.download(plan)
-    running.execute(
+        run_command.download(plan)
+    run_command.execute(
         plan, as_json,
         seconds=stop_after, jobs=at_a_time, device=usable(device), checkpoint_seconds=checkpoint_every,
     )  # fmt: skip

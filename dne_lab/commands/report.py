@@ -78,7 +78,7 @@ def _measurements_alone(path: Path) -> bool:
 
 
 def _benchmarks(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    from dne_lab.plots.cost import is_bench
+    from dne_lab.plots.cost_figures import is_bench
 
     files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
     trees = [tree_of(file) for file in files if file.suffix == ".json"]
@@ -100,14 +100,15 @@ def _instruments(paths: Iterable[Path]) -> dict[str, Figure]:
     from dne_lab.analysis.decomposition import Decomposition
     from dne_lab.analysis.read_outs import ProbeRecord
     from dne_lab.measure.record import among
-    from dne_lab.plots import ablation, attention, read_outs
+    from dne_lab.plots import attention
+    from dne_lab.plots.contributions import ablation_drawings, read_out_drawings
 
     paths = [path for path in paths if path.is_dir() or path.suffix == ".json"]
     measured = {one.run: one for one in among(paths, Decomposition)}  # a run counts once
     ablated = {one.name: one for one in among(paths, AblationRecord)}
     probed = {one.run: one for one in among(paths, ProbeRecord)}
-    made = attention.drawings([*measured.values()]) | ablation.drawings([*ablated.values()])
-    return made | read_outs.drawings([*probed.values()])
+    made = attention.drawings([*measured.values()]) | ablation_drawings([*ablated.values()])
+    return made | read_out_drawings([*probed.values()])
 
 
 def below(written: Sequence[Path], out: Path) -> str:
@@ -200,8 +201,8 @@ def drawings(records: Sequence[Record]) -> dict[str, Figure]:
     from dne_lab.measure import paper
     from dne_lab.plots import accuracy, matrices, tradeoff
     from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task
-    from dne_lab.plots.budgets import accuracy_over_bytes
-    from dne_lab.plots.cost import TWENTY_SIX, figure_6f
+    from dne_lab.plots.cost_figures import TWENTY_SIX, figure_6f
+    from dne_lab.plots.tradeoff import accuracy_over_bytes
 
     made = {"accuracy_by_task": accuracy_by_task(records), "accuracy_against_cost": accuracy_against_cost(records)}
     done = [record for record in records if record.finished and not record.validation]
@@ -258,7 +259,7 @@ def measurements(paths: Iterable[str | Path], instruments: Sequence[Path] | None
     """The figures of what was counted and measured: cost growth, figure 6 e, the time of a training step, attention
     (figure 4 left and ours), ablation; the last two of the records ``instruments`` alone, where they are given."""
     from dne_lab.measure import cost_records
-    from dne_lab.plots.cost import TWENTY_SIX, cost_growth, figure_6e, step_time
+    from dne_lab.plots.cost_figures import TWENTY_SIX, cost_growth, figure_6e, step_time
 
     places = [path for path in map(Path, paths) if not _packed(path)]
     costs, benchmarks = cost_records.find(places), _benchmarks(places)
@@ -335,3 +336,74 @@ def figures(
 def save(figure: Figure, path: Path, since: float) -> list[Path]:
     """Writes one file of a figure, unless there is one that was written after the moment ``since``."""
     return [path] if path.is_file() and path.stat().st_mtime > since else figure.save(path)
+
+
+# One figure by its name in the paper or by ours: `lab.figure`.
+
+# The paper's figures, and what ours of them are called. Those of a network need its model (.safetensors) in the folder.
+PAPER = {
+    "1 right": "figure_1_right",
+    "2": "figure_2",
+    "3": "figure_3",
+    "4 left": "attention_groups",
+    "4 right": "figure_4_right",
+    "5": "figure_5",
+    "6a": "figure_6a",
+    "6c": "figure_6c",
+    "6e": "figure_6e",
+    "6f": "figure_6f",
+}
+OURS = (
+    "accuracy_by_task", "accuracy_against_cost", "accuracy_matrix", "forgetting", "cost_growth", "step_time",
+    "fragmentation", "expert_flow", "attention_along_training", "attention_at_start", "attention_by_task",
+    "ablation", "read_outs",
+)  # fmt: skip
+MEASURED = {"attention_groups": "--attention 200", "ablation": "--ablation 200", "read_outs": "--probe"}
+
+
+def figure(name: str, paths: str | Path | Iterable[str | Path] = "runs") -> Figure:
+    """One figure of the records, models, counts and measurements in a folder.
+
+        lab.figure("4 left", "runs/report").save("figure.pdf", width=3.3)
+
+    Args:
+        name: of the paper's figures 1 right, 2, 3, 4 left, 4 right, 5, 6a to 6f; or one of ours: accuracy_by_task, ...
+        paths: a folder, a run, a model, or several of them.
+
+    Raises:
+        LabError: an unknown name (lists them), nothing there to draw it from, several that have the name.
+    """
+    if not isinstance(name, str):
+        raise LabError(f"figure {name!r}: give its name as text, such as '4 left'.")
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    kind = _kind(name)
+    made = gathered(find(given), None, given)
+    wanted = kind or name
+    found = [stem for stem in made if stem == wanted] or [stem for stem in made if _is(stem, wanted)]
+    if len(found) == 1:
+        return made[found[0]]
+    if found:
+        raise LabError(f"figure {name!r}: there are {len(found)} of them here. Name one: {', '.join(found)}.")
+    if kind is None:
+        raise unknown("figure", name, [*PAPER, *OURS, *made])
+    first = given[0] if given else "RUN"
+    option = next((words for start, words in MEASURED.items() if kind.startswith(start)), None)
+    how = f" It needs what is measured: dne-lab report {first} {option} --out runs/report, then 'runs/report' here."
+    how = how if option else ""
+    where = ", ".join(map(str, given)) or "no folder"
+    raise LabError(f"figure {name!r}: nothing in {where} to draw it from.{how} There are: {', '.join(made) or 'none'}.")
+
+
+def _kind(name: str) -> str | None:
+    """How our files of a figure are called; None for a name that is not known beforehand."""
+    bare = re.sub(r"^fig(ure)?\.?_?", "", name.strip().lower()).replace("_", " ").strip()
+    bare = re.sub(r"^(\d)\s+([a-f])$", r"\1\2", bare)
+    bare = {"6b": "6a", "6d": "6c", "1": "1 right"}.get(bare, bare)  # one figure of both panels
+    if bare in PAPER:
+        return PAPER[bare]
+    return name if name in OURS else None
+
+
+def _is(stem: str, kind: str) -> bool:
+    """Whether a file's name is that kind's, between a data set before it and the variant or tasks behind."""
+    return re.search(rf"(^|_){re.escape(kind)}(_|$)", stem) is not None

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from dne_lab.analysis.views import GROUP_NAMES, find_network, head_names
 from dne_lab.core.errors import LabError
 from dne_lab.data.datasets import photographs
+from dne_lab.plots.attention_views import group_colours, picture, place_name
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import GROUP_WORDS, GROUPS, INK
-from dne_lab.plots.views import group_colours, picture, place_name
 
 if TYPE_CHECKING:
     import pandas as pd

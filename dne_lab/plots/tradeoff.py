@@ -1,11 +1,13 @@
-"""Accuracy against scale: figures 1 (right) and 6 a to d, our records beside the paper's printed numbers."""
+"""Accuracy against scale: figures 1 (right) and 6 a to d, our records beside the paper's printed numbers;
+and accuracy at one budget of memory."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dne_lab.measure import paper
-from dne_lab.measure.comparison import Group, depth, even_heads, groups, tasks_text, title
+from dne_lab.measure.beside import by_budget
+from dne_lab.measure.comparison import TITLES, Group, depth, even_heads, groups, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.plots.figure import Figure
@@ -200,3 +202,50 @@ def _marks(table: "pd.DataFrame") -> Drawing:
     else:
         x = Axis(title, low=0.0, high=1.15 * max(costs, default=1.0))
     return one(marks, x, Axis("last accuracy (%)"))
+
+
+# Accuracy at one budget of memory: the bytes of the final model and of its exemplars together.
+
+
+def accuracy_over_bytes(records: Iterable[Record]) -> Figure:
+    """LA of every method against the megabytes that its model and its exemplars take together (MEMO, ICLR 2023).
+
+    A method with several totals (wider networks, or ``memory.bytes``) is a line. Joint models, which keep no exemplars,
+    and runs on validation images are left out.
+
+    Args:
+        records: of one data set; drawn are those on 50 + 10 x 5 classes, or else on the tasks of most of them.
+    """
+    kept = [r for r in records if r.finished and not r.validation and not r.joint]
+    tasks = main_stream(kept)
+    kept = [record for record in kept if record.tasks == tasks]
+    made = groups(kept)
+    table = by_budget(kept).rename(columns={"method": "series", "id": "method"})
+    what = f"{scale(kept)}, {over(made)}" if made else "no record yet"
+    heading = f"Last accuracy at a budget of memory\n{what}, {tasks_text(tasks)} classes"
+    return Figure("accuracy_over_bytes", heading, table, [record.id for record in kept], _by_bytes, (7.0, 3.8))
+
+
+def _by_bytes(table: "pd.DataFrame") -> Drawing:
+    """A line per method: its networks and budgets from small to large."""
+    marks: list[Any] = []
+    for name, rows in table.groupby("method", sort=False):
+        method = str(name)
+        rows = rows.sort_values("total (MB)", kind="stable")
+        notes = [
+            f"{series}, seeds: {seeds}, AA {aa:.1f}%"
+            for series, seeds, aa in zip(rows["series"], rows["seeds"], rows["AA"], strict=True)
+        ]
+        x, y = rows["total (MB)"].tolist(), rows["LA"].tolist()
+        ends = around(y, rows["LA +-"])
+        marks.append(
+            Points(TITLES.get(method, method), x, y, solid(style(method)), "-", notes=notes, width=0.9, **ends)
+        )
+    totals = [x for mark in marks for x in mark.x]
+    title = "bytes of the final model (4 per parameter) and of its exemplars, in MB (10^6)"
+    if logarithmic(totals, 4):
+        room = (max(totals) / min(totals)) ** 0.1
+        x_axis = Axis(title, "log", low=min(totals) / room, high=max(totals) * room)
+    else:
+        x_axis = Axis(title, low=0.0, high=1.1 * max(totals, default=1.0))
+    return one(marks, x_axis, Axis("last accuracy (%)"))

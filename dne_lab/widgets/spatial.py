@@ -7,7 +7,7 @@ import ipywidgets as widgets
 
 from dne_lab.analysis import views
 from dne_lab.core.errors import LabError
-from dne_lab.plots import views as plots
+from dne_lab.plots import attention_views
 from dne_lab.plots.figure import Figure
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Panel, Patches, scene
@@ -101,24 +101,24 @@ class LookingExplorer(Part):
         told = [self.subject.prediction(name, self.image) for name in self.shown()]
         self.said.value = "".join(svg.sentence(text) for text in told)
         seen = self.current()
-        top = plots.look_top(seen)
-        pixels = plots.picture(self.subject.images[self.image])
+        top = attention_views.look_top(seen)
+        pixels = attention_views.picture(self.subject.images[self.image])
         self.patches.scene = scene([Panel("picture", pixels, 150, lines=True)], self.subject.grid(self.left.value))
         for place, (name, view) in enumerate(seen.items()):
             side = 150 if len(view.names) == 1 else 70 if len(view.names) <= 18 else 52
             panels = []
             for head, weights, groups in zip(view.names, view.weights, view.groups, strict=True):
-                colours = plots.tinted(weights / view.uniform, groups, top).reshape(*view.grid, 3)
+                colours = attention_views.tinted(weights / view.uniform, groups, top).reshape(*view.grid, 3)
                 panels.append(Panel(head, colours, side, weights))
             self.maps[place].scene = scene(panels, view.grid)
             self.names[place].value = f"<b>{escape(name)}</b>: {view.kind} attention of expert {view.expert}"
-            title = f"attention of {plots.place_name(view.patch, view.grid)} by group"
+            title = f"attention of {attention_views.place_name(view.patch, view.grid)} by group"
             self.tables[place].value = svg.shares(view.frame(), title)
         self.columns[1].layout.display = "none" if len(seen) == 1 else ""
         self.scale.value = svg.group_scale(top)
 
     def figure(self) -> Figure:
-        return plots.look_figure(self.current(), self.subject.images[self.image])
+        return attention_views.look_figure(self.current(), self.subject.images[self.image])
 
     def numbers(self) -> "pd.DataFrame":
         import pandas as pd

@@ -14,8 +14,8 @@ from PIL import Image
 
 from dne_lab.analysis.views import GROUP_NAMES
 from dne_lab.plots.accuracy import Series
+from dne_lab.plots.attention_views import heat, tinted
 from dne_lab.plots.style import GROUP_WORDS, GROUPS
-from dne_lab.plots.views import heat, tinted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ import ipywidgets as widgets
 
 from dne_lab.analysis import views
 from dne_lab.core.errors import LabError
-from dne_lab.plots import views as plots
+from dne_lab.plots import attention_views
 from dne_lab.plots.figure import Figure
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Panel, Patches, scene
@@ -96,13 +96,13 @@ class TaskExplorer(Part):
         self.said.value = svg.sentence(self.subject.prediction(self.model.value, self.image))
         view = self.current()
         patch, newest = self.patches.patch, view.experts[-1]
-        top = plots.scale_top(float(view.weights.max()), view.uniform)
+        top = attention_views.scale_top(float(view.weights.max()), view.uniform)
         most = view.most_read
         panels = [
-            Panel("picture", plots.picture(self.subject.images[self.image]), 180, lines=True),
+            Panel("picture", attention_views.picture(self.subject.images[self.image]), 180, lines=True),
             Panel(
                 "expert read most, for each head",
-                plots.age(most.reshape(view.grid), newest),
+                attention_views.age(most.reshape(view.grid), newest),
                 180,
                 most,
                 unit="expert",
@@ -111,10 +111,10 @@ class TaskExplorer(Part):
         ]
         self.patches.scene = scene(panels, view.grid)
         side = 78 if len(view.names) <= 18 else 56
-        maps = [plots.heat(weights.reshape(view.grid), top) for weights in view.weights.T]
+        maps = [attention_views.heat(weights.reshape(view.grid), top) for weights in view.weights.T]
         heads = [Panel(*each[:2], side, each[2]) for each in zip(view.names, maps, view.weights.T, strict=True)]
         self.maps.scene = scene(heads, view.grid)
-        where = plots.place_name(patch, view.grid)
+        where = attention_views.place_name(patch, view.grid)
         title = f"what {where} of expert {view.expert} reads"
         self.bars.value = svg.bars(view.names, view.weights[patch], view.uniform, top, title)
         total = view.by_expert[patch]
@@ -125,7 +125,7 @@ class TaskExplorer(Part):
         )
 
     def figure(self) -> Figure:
-        return plots.task_figure(self.current(), self.subject.images[self.image], self.patches.patch)
+        return attention_views.task_figure(self.current(), self.subject.images[self.image], self.patches.patch)
 
     def numbers(self) -> "pd.DataFrame":
         return self.current().frame()

@@ -9,10 +9,10 @@ from dne_lab.analysis import views
 from dne_lab.analysis.ablation import Choice, WhatIf, accuracy, what_if
 from dne_lab.data.stream import Batch
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
-from dne_lab.plots import views as plots
+from dne_lab.plots import attention_views
+from dne_lab.plots.attention_views import AFTER, BEFORE, moved_words, what_if_figure
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import GROUP_WORDS
-from dne_lab.plots.views import AFTER, BEFORE, moved_words, what_if_figure
 from dne_lab.widgets import svg
 from dne_lab.widgets.panel import Part, Subject, described, dropdown, html
 
@@ -102,7 +102,7 @@ class WhatIfExplorer(Part):
         self.said.value = svg.sentence(self.subject.prediction(name, self.image))
         self.result = what_if(network, image[None], choice, self.subject.connections(name), self.subject.means(name))
         self.said.value += svg.sentence(self.result.what)
-        self.picture.value = svg.image(plots.picture(image), 150, "the image")
+        self.picture.value = svg.image(attention_views.picture(image), 150, "the image")
         table = self.result.classes()
         table.insert(0, "name", [self.subject.name(rank) for rank in table.pop("class")])
         before, after = (int(logits[0].argmax()) for logits in (self.result.before, self.result.after))

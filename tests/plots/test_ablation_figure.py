@@ -10,7 +10,7 @@ import pytest
 
 from dne_lab.analysis.sweep import Sweep
 from dne_lab.core.errors import LabError
-from dne_lab.plots.ablation import ablation_groups, ablation_matrix, drawings, sweep_figure
+from dne_lab.plots.contributions import ablation_groups, ablation_matrix, drawings, sweep_figure
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Cells, Points
 from dne_lab.plots.style import style

@@ -15,31 +15,31 @@ from dne_lab.analysis.run_views import RunView
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
 from dne_lab.models.variants import DNE, IA, STA
-from dne_lab.plots import views as plots
+from dne_lab.plots import attention_views
 from dne_lab.plots.accuracy import run_series, runs_figure
+from dne_lab.plots.attention_views import moved_words, what_if_figure
 from dne_lab.plots.style import GROUPS
-from dne_lab.plots.views import moved_words, what_if_figure
 
 HEADS = (3, 1, 2)
 
 
 def test_heat_gets_lighter_with_attention_and_stops_at_the_end() -> None:
-    colours = plots.heat(np.array([0.0, 0.1, 0.2, 0.3, 0.9]), 0.3).astype(int)
+    colours = attention_views.heat(np.array([0.0, 0.1, 0.2, 0.3, 0.9]), 0.3).astype(int)
     grey = colours @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(grey)[:3] > 10).all() and (colours[3] == colours[4]).all()
-    assert plots.heat(np.full((2, 3), np.nan), 1.0).shape == (2, 3, 3)
+    assert attention_views.heat(np.full((2, 3), np.nan), 1.0).shape == (2, 3, 3)
 
 
 def test_tints_go_from_white_to_the_colour_of_the_group() -> None:
     groups = np.arange(4)
-    assert (plots.tinted(np.zeros(4), groups, 1.0) == 255).all()
-    full = plots.tinted(np.full(4, 2.0), groups, 1.0)
+    assert (attention_views.tinted(np.zeros(4), groups, 1.0) == 255).all()
+    full = attention_views.tinted(np.full(4, 2.0), groups, 1.0)
     assert ["#" + "".join(f"{part:02x}" for part in rgb) for rgb in full] == list(GROUPS.values())
 
 
 def test_the_groups_differ_for_colour_blind_readers_too() -> None:
     """Brettel-like matrices for missing red, green and blue cones: every pair stays apart."""
-    rgb = plots.group_colours() / 255
+    rgb = attention_views.group_colours() / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     simulated = {
         "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -58,35 +58,40 @@ def test_the_groups_differ_for_colour_blind_readers_too() -> None:
 def test_the_scale_ends_at_a_round_number_that_shows_the_uniform_value(
     largest: float, uniform: float, wanted: float
 ) -> None:
-    assert plots.scale_top(largest, uniform) == pytest.approx(wanted)
+    assert attention_views.scale_top(largest, uniform) == pytest.approx(wanted)
 
 
 def test_pictures_are_rgb() -> None:
     colour, grey = tiny.images(1)[0], tiny.images(1, (1, 8, 12))[0]
-    assert (plots.picture(colour) == colour.permute(1, 2, 0).numpy()).all()
-    assert plots.picture(grey).shape == (8, 12, 3) and (plots.picture(grey)[..., 2] == grey[0].numpy()).all()
+    assert (attention_views.picture(colour) == colour.permute(1, 2, 0).numpy()).all()
+    assert (
+        attention_views.picture(grey).shape == (8, 12, 3)
+        and (attention_views.picture(grey)[..., 2] == grey[0].numpy()).all()
+    )
 
 
 def test_static_views_are_drawn_from_the_same_numbers_twice_alike() -> None:
     dne, sta, ia = (tiny.model(variant, HEADS, **AUTHORS) for variant in (DNE, STA, IA))
     image = tiny.images(1)[0]
     view = views.task_view(views.read(dne, image, "task1", 0, 3), head=1)
-    figure = plots.task_figure(view, image, 4)
-    assert figure.image() == plots.task_figure(view, image, 4).image()
+    figure = attention_views.task_figure(view, image, 4)
+    assert figure.image() == attention_views.task_figure(view, image, 4).image()
     assert figure.table["at the patch"].tolist() == view.weights[4].tolist()
     assert "Expert 3 reads the heads of experts 1 to 3: first task attention block, layer 0, head 1" in repr(figure)
     looks = {
         name: views.look_view(views.read(model, image, kind, 0, 3), 4)
         for name, model, kind in (("IA", ia, "spatial"), ("STA", sta, "joint"))
     }
-    figure = plots.look_figure(looks, image)
+    figure = attention_views.look_figure(looks, image)
     assert len(figure.table) == 10 and Image.open(io.BytesIO(figure.image())).width > 1000
-    assert plots.look_title(looks["STA"]).endswith("joint attention, layer 0, head 0, patch 4 (row 1, column 1)")
+    assert attention_views.look_title(looks["STA"]).endswith(
+        "joint attention, layer 0, head 0, patch 4 (row 1, column 1)"
+    )
 
 
 def test_many_heads_still_fit() -> None:
     model, image = tiny.model(DNE, (3, *[1] * 25), **AUTHORS), tiny.images(1)[0]
-    figure = plots.task_figure(views.task_view(views.read(model, image, "task2", 0, 26)), image, 0)
+    figure = attention_views.task_figure(views.task_view(views.read(model, image, "task2", 0, 26)), image, 0)
     assert len(figure.table) == 28 and figure.image()
 
 

@@ -2,8 +2,8 @@
 
 from invented import record
 
-from dne_lab.plots.budgets import accuracy_over_bytes
 from dne_lab.plots.marks import Points
+from dne_lab.plots.tradeoff import accuracy_over_bytes
 
 
 def test_a_method_is_a_line_from_small_to_large() -> None:

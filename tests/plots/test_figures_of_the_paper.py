@@ -13,7 +13,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.measure import cost_records, paper
 from dne_lab.measure.record import Record
 from dne_lab.plots import accuracy, tradeoff
-from dne_lab.plots.cost import (
+from dne_lab.plots.cost_figures import (
     LIMIT,
     LITERAL_TIME,
     NORMAL,

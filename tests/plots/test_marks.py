@@ -18,8 +18,8 @@ from dne_lab.commands import report
 from dne_lab.measure import record
 from dne_lab.models.variants import IA, STA
 from dne_lab.plots import labels
-from dne_lab.plots.entropy import entropy_over_images
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.groups import entropy_over_images
 from dne_lab.plots.marks import (
     Axis,
     Bars,

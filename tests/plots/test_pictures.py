@@ -7,8 +7,8 @@ from matplotlib.figure import Figure as Canvas
 import dne_lab as lab
 from dne_lab.core.errors import LabError
 from dne_lab.data.datasets import PHOTOGRAPHS, photographs
+from dne_lab.plots.attention_views import MOST, classes_by_task, pictures
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.views import MOST, classes_by_task, pictures
 
 
 def drawn(figure: Figure) -> tuple[list[np.ndarray], list[str], list[str]]:

@@ -7,7 +7,7 @@ import pytest
 from dne_lab.analysis.read_outs import ProbeRecord, probe_table
 from dne_lab.core.errors import LabError
 from dne_lab.measure.metrics import interval
-from dne_lab.plots.read_outs import drawings, read_outs
+from dne_lab.plots.contributions import drawings, read_outs
 from dne_lab.plots.style import style
 
 

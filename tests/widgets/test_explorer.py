@@ -19,7 +19,7 @@ from dne_lab.analysis.ablation import Choice
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
-from dne_lab.plots.views import heat
+from dne_lab.plots.attention_views import heat
 from dne_lab.widgets.explorer import Explorer
 from dne_lab.widgets.panel import Subject, fit
 
