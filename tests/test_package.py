@@ -267,7 +267,7 @@ STARTED = {
     "types-pyyaml": "types for mypy",
     "types-tqdm": "types for mypy",
 }
-PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic-core"}
 WITH_OTHERS = {"nbformat", "IPython", "ipykernel", "pluggy"}  # what JupyterLab, nbclient and pytest consist of
 
 
@@ -310,6 +310,7 @@ LONGEST, SHORTEST = 450, 60  # lines of a module
 SMALL = 80  # one that a single module uses and is shorter lives inside it
 WHOLE = {  # ideas that are whole in fewer lines
     "dne_lab.__main__",
+    "dne_lab.commands.check",
     "dne_lab.core.errors",
     "dne_lab.core.shown",
     "dne_lab.models.classifier",

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 import dne_lab.methods
 from dne_lab.analysis.decomposition import Decomposition, decompose, find
 from dne_lab.commands import report
-from dne_lab.commands.run import begins
+from dne_lab.commands.run_command import begins
 from dne_lab.core.config import Config
 from dne_lab.core.files import make_folder
 from dne_lab.measure import record as record_of

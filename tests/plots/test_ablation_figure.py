@@ -10,7 +10,7 @@ import pytest
 
 from dne_lab.analysis.sweep import Sweep
 from dne_lab.core.errors import LabError
-from dne_lab.plots.contributions import ablation_groups, ablation_matrix, drawings, sweep_figure
+from dne_lab.plots.contributions import ablation_drawings, ablation_groups, ablation_matrix, sweep_figure
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Cells, Points
 from dne_lab.plots.style import style
@@ -89,14 +89,14 @@ def test_a_sweep_of_ones_own_is_drawn_as_the_records_are() -> None:
 
 
 def test_saved_as_table_and_picture(tmp_path: Path) -> None:
-    for figure in drawings([invented("dne"), invented("sta", loss=-1.0)]).values():
+    for figure in ablation_drawings([invented("dne"), invented("sta", loss=-1.0)]).values():
         assert figure.image() == figure.image()
         assert [path.suffix for path in figure.save(tmp_path)] == [".csv", ".png"]
 
 
 def test_drawings_by_preset_and_method() -> None:
     found = [invented("dne"), invented("sta"), invented("dne", how="mean"), invented("ia", sweep=[])]
-    assert [*drawings(found)] == ["ablation_digits_groups", "ablation_digits_dne", "ablation_digits_sta"]
+    assert [*ablation_drawings(found)] == ["ablation_digits_groups", "ablation_digits_dne", "ablation_digits_sta"]
 
 
 @pytest.mark.parametrize(

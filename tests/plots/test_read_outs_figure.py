@@ -7,7 +7,7 @@ import pytest
 from dne_lab.analysis.read_outs import ProbeRecord, probe_table
 from dne_lab.core.errors import LabError
 from dne_lab.measure.metrics import interval
-from dne_lab.plots.contributions import drawings, read_outs
+from dne_lab.plots.contributions import read_out_drawings, read_outs
 from dne_lab.plots.style import style
 
 
@@ -54,7 +54,7 @@ def test_a_mark_for_each_set_over_all_classes_and_with_the_task_told() -> None:
 
 
 def test_drawings_by_preset_and_what_is_refused() -> None:
-    assert [*drawings([invented(), invented(preset="cifar100-small")])] == [
+    assert [*read_out_drawings([invented(), invented(preset="cifar100-small")])] == [
         "read_outs_digits",
         "read_outs_cifar100_small",
     ]

@@ -210,7 +210,7 @@ def test_memory_that_running_runs_will_still_take_is_not_free(monkeypatch: pytes
     some = parallel_runs._Pool([Job(*planned(tmp_path)[0])], 3, None, None, False, {})
     some.running = [SimpleNamespace(process=SimpleNamespace(pid=1))]  # type: ignore[list-item]
     gigabyte = 2**30
-    monkeypatch.setattr(parallel_runs, "taken", lambda pid: parallel_runs.Taken(gigabyte, 4 * gigabyte))
+    monkeypatch.setattr(parallel_runs, "memory_of", lambda pid: parallel_runs.Taken(gigabyte, 4 * gigabyte))
     some._measure()
     monkeypatch.setattr(parallel_runs, "available_memory", lambda: 2**50)
     assert not some._fits()  # the first has not learned an epoch: it may still grow to anything
