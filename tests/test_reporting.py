@@ -76,7 +76,7 @@ def test_a_broken_count_is_told(tmp_path: Path) -> None:
     rows = json.loads((RECORDS / "cost" / "dne-k1-50+10x5.json").read_text())
     (tmp_path / "dne-k1-50+10x4.json").write_text(json.dumps(rows))
     with pytest.raises(LabError, match="does not hold the cost of 5 tasks"):
-        report.find([tmp_path])
+        report.measurements([tmp_path])
 
 
 def test_all_figures_of_the_committed_records_and_models_twice_with_the_same_bytes() -> None:

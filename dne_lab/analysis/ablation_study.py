@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 
 from dne_lab.analysis.ablation import ALL, Tally
 from dne_lab.analysis.attention_groups import kinds_with_rows
@@ -26,9 +27,10 @@ from dne_lab.analysis.removal import (
 )
 from dne_lab.analysis.sweep import connections, removals, sweep_rows
 from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.schema import Like, document
 from dne_lab.measure.comparison import TITLES, apart
 from dne_lab.measure.metrics import interval
-from dne_lab.measure.record import find_kept, trained, write
+from dne_lab.measure.record import Classes, Name, Number, Part, Percent, Seed, Simple, Whole, find_kept, trained, write
 from dne_lab.models.attention import CLASS, TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training.run import Run
@@ -43,7 +45,36 @@ FIRST, EVERYTHING = "expert 1", "everything"
 TASKS = (TASK1, TASK2)
 
 
-@dataclass(frozen=True, kw_only=True)
+class Accuracy(Part):
+    """Of the intact network, over all and by task."""
+
+    all: Percent
+    by_task: list[Percent] = Field(alias="by task")
+
+
+class _Loss(Part):
+    kind: Name
+    loss: Number
+    spread: Number = Field(alias="+-")
+
+
+class Removed(_Loss):
+    """A row of ``groups``."""
+
+    removed: Name
+    expert: Whole
+    by_task: list[Number] = Field(alias="by task")
+
+
+class Cut(_Loss):
+    """A row of ``sweep``."""
+
+    layer: Whole | Name
+    expert: Whole
+    reads: Whole
+
+
+@document
 class AblationRecord:
     """What `study` found; accuracies in percent, losses in percentage points, rounded to six digits.
 
@@ -58,24 +89,24 @@ class AblationRecord:
 
     AGAIN: ClassVar[str] = "Make it again: dne-lab report RUN --ablation N."
 
-    run: str
-    method: str
-    preset: str
-    dataset: str
-    seed: int
-    tasks: list[int]
-    heads: list[int]
-    LA: float | None
-    how: str
-    images: int
-    accuracy: dict[str, Any]
-    config_sha256: str
-    code_version: str
-    torch: str
-    device: str
-    groups: list[dict[str, Any]]
-    sweep: list[dict[str, Any]]
-    trained: dict[str, Any] = field(default_factory=dict)
+    run: Name
+    method: Name
+    preset: Name
+    dataset: Name
+    seed: Seed
+    tasks: list[Classes]
+    heads: list[Classes]
+    LA: Annotated[float, Like(Percent)] | None
+    how: Name
+    images: Whole
+    accuracy: Annotated[dict[str, Any], Like(Accuracy)]
+    config_sha256: Name
+    code_version: Name
+    torch: Name
+    device: Name
+    groups: Annotated[list[dict[str, Any]], Like(list[Removed])]
+    sweep: Annotated[list[dict[str, Any]], Like(list[Cut])]
+    trained: Simple = field(default_factory=dict)
     kind: str = KIND
     format: int = FORMAT
 

@@ -1,17 +1,19 @@
 """The attention of one run sorted into groups at every moment of its training, as a record beside its own."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dne_lab.analysis.attention_groups import ACROSS, attention_groups
 from dne_lab.analysis.group_tables import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
 from dne_lab.analysis.hosts import CONTENT, POSITION, find_host
-from dne_lab.core.errors import LabError
-from dne_lab.measure.record import find_kept, write
+from dne_lab.core.errors import LabError, shown
+from dne_lab.core.schema import Like, document
+from dne_lab.measure.record import Classes, Name, Number, Part, Percent, Seed, Simple, Whole, find_kept, write
 from dne_lab.methods import base
 from dne_lab.models.attention import TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
@@ -65,7 +67,55 @@ INITIAL, TRAINED, SHUFFLED = "initialisation", "trained", "shuffled"
 BRIEF = ("table", "rows", "table_by_expert")
 
 
-@dataclass(frozen=True, kw_only=True)
+TEXTS = ("kind", "scope", "group")  # columns of words; all others hold numbers
+
+
+class Table(BaseModel):
+    """A table as its column names and its rows."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    columns: list[Name] = []
+    rows: list[list[str | Number | None]] = []
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Table":
+        if len({*self.columns}) != len(self.columns):
+            raise ValueError("has two columns of one name")
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"has a row of {len(row)} cells under {len(self.columns)} columns")
+            for name, cell in zip(self.columns, row, strict=True):
+                if isinstance(cell, str) != (name in TEXTS):
+                    raise ValueError(f"has {shown(cell)} in column {name!r}")
+        return self
+
+
+Interval = Annotated[list[Number | None], Field(min_length=3, max_length=3)]  # a value, its low and its high end
+
+
+class Moment(Part):
+    """The groups at one moment; what is not named here is a table."""
+
+    labelling: Name
+    part: Name | None = None
+    shuffled: bool = False
+    images: Whole
+    replicates: Whole = 0
+    same_patch: dict[str, Interval] = Field(default_factory=dict)
+    __pydantic_extra__: dict[str, Table]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Moment":
+        if "table" not in (self.__pydantic_extra__ or {}):
+            raise ValueError("has no table")
+        return self
+
+
+Rows = list[dict[str, bool | Number | Name | list[Number | None] | None]]
+
+
+@document
 class Decomposition:
     """What `decompose` found; shares in percent.
 
@@ -79,25 +129,25 @@ class Decomposition:
 
     AGAIN: ClassVar[str] = "Make it again: dne-lab report RUN --attention N."
 
-    run: str
-    method: str
-    preset: str
-    dataset: str
-    seed: int
-    epochs: int
-    tasks: list[int]
-    heads: list[int]
-    network: dict[str, Any]
-    LA: float | None
+    run: Name
+    method: Name
+    preset: Name
+    dataset: Name
+    seed: Seed
+    epochs: Whole
+    tasks: list[Classes]
+    heads: list[Classes]
+    network: Simple
+    LA: Annotated[float, Like(Percent)] | None
     finished: bool
-    images: int
-    config_sha256: str
-    code_version: str
-    torch: str
-    moments: dict[str, dict[str, Any]]
-    before: dict[str, list[Any]] = field(default_factory=dict)
-    flow: dict[str, list[Any]] = field(default_factory=dict)
-    scale: list[dict[str, Any]] = field(default_factory=list)
+    images: Whole
+    config_sha256: Name
+    code_version: Name
+    torch: Name
+    moments: Annotated[dict[str, dict[str, Any]], Like(dict[str, Moment])]
+    before: Annotated[dict[str, list[Any]], Like(Table)] = field(default_factory=dict)
+    flow: Annotated[dict[str, list[Any]], Like(Table)] = field(default_factory=dict)
+    scale: Annotated[list[dict[str, Any]], Like(Rows)] = field(default_factory=list)
     kind: str = KIND
     format: int = FORMAT
 

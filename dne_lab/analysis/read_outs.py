@@ -1,21 +1,23 @@
 """What read-outs hold: linear classifiers on frozen features, trained with all training images of every class."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from dne_lab.analysis.probe import evaluating
 from dne_lab.core.errors import LabError
+from dne_lab.core.schema import Like, document
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure.comparison import TITLES, apart
 from dne_lab.measure.metrics import interval
-from dne_lab.measure.record import find_kept, trained, write
+from dne_lab.measure.record import Classes, Name, Number, Part, Percent, Seed, Simple, Whole, find_kept, trained, write
 from dne_lab.methods.base import Method
 from dne_lab.methods.dytox import DyToxViT
 from dne_lab.models.expandable import ExpandableViT
@@ -80,7 +82,20 @@ class LinearProbe:
         return f"LinearProbe({self.train_images} training images, {self.test_images} test images)\n{table}"
 
 
-@dataclass(frozen=True, kw_only=True)
+class Row(Part):
+    """A set of read-outs."""
+
+    read_outs: Name = Field(alias="read-outs")
+    width: Whole
+    accuracy: Percent
+    spread: Number | None = Field(alias="+-")
+    by_task: list[Percent | None] = Field(alias="by task")
+    told: Percent
+    told_by_task: list[Percent | None] = Field(alias="told by task")
+    train: Percent | None = None
+
+
+@document
 class ProbeRecord:
     """What `study` found: `LinearProbe` of a run, with what is needed to believe it.
 
@@ -91,24 +106,24 @@ class ProbeRecord:
 
     AGAIN: ClassVar[str] = "Make it again: dne-lab report RUN --probe."
 
-    run: str
-    method: str
-    preset: str
-    dataset: str
-    seed: int
-    tasks: list[int]
-    heads: list[int]
-    LA: float | None
-    train_images: int
-    test_images: int
-    widths: list[int]
-    fit: dict[str, Any]
-    rows: list[dict[str, Any]]
-    config_sha256: str
-    code_version: str
-    torch: str
-    device: str
-    trained: dict[str, Any] = field(default_factory=dict)
+    run: Name
+    method: Name
+    preset: Name
+    dataset: Name
+    seed: Seed
+    tasks: list[Classes]
+    heads: list[Classes]
+    LA: Annotated[float, Like(Percent)] | None
+    train_images: Whole
+    test_images: Whole
+    widths: list[Whole]
+    fit: Simple
+    rows: Annotated[list[dict[str, Any]], Like(list[Row])]
+    config_sha256: Name
+    code_version: Name
+    torch: Name
+    device: Name
+    trained: Simple = field(default_factory=dict)
     kind: str = KIND
     format: int = FORMAT
 

@@ -1,7 +1,6 @@
 """Runs in a folder as they stand, also while they go on: records, curves, and the attention that was measured."""
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from dne_lab.analysis import decomposition
 from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.core.errors import LabError
+from dne_lab.core.files import inside
 from dne_lab.measure.comparison import later_heads, title
-from dne_lab.measure.record import RUN_FIRST, Record
+from dne_lab.measure.record import RUN_FIRST, Record, among, is_record, trees
 from dne_lab.training.run_folder import CURVES
 
 if TYPE_CHECKING:
@@ -58,19 +58,11 @@ def find(folder: Path, attention: Path | None = None) -> list[RunView]:
         raise LabError(f"{folder}: there is no such folder. {RUN_FIRST}")
     records: dict[Path, Record] = {}
     measured: dict[str, Decomposition] = {}
-    elsewhere = sorted(attention.rglob("*.json")) if attention is not None and attention.is_dir() else []
-    for file in [*sorted(folder.rglob("*.json")), *elsewhere]:
-        try:
-            tree = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise LabError(f"{file} cannot be read ({error}). Show a folder without it, or make it again.") from error
-        if not isinstance(tree, dict):
-            continue
-        if tree.get("kind") == decomposition.KIND:
-            found = decomposition.find(file)[0]
-            measured[found.run] = found
-        elif file not in elsewhere and "method" in tree and "seen_accuracy" in tree:
+    for file, tree in trees(folder):
+        if is_record(tree):
             records[file] = Record.from_tree(tree, file)
+    for found in among([folder, *([attention] if attention is not None and attention.is_dir() else [])], Decomposition):
+        measured[found.run] = found
     if not records:
         raise LabError(f"{folder}: no run in this folder. {RUN_FIRST}")
     views = []
@@ -85,8 +77,16 @@ def find(folder: Path, attention: Path | None = None) -> list[RunView]:
 
 def read_curves(file: Path) -> tuple[Row, ...]:
     """The rows of a curves.csv, numbers as numbers."""
-    with file.open(encoding="utf-8", newline="") as opened:
-        return tuple({name: _number(value) for name, value in row.items() if value} for row in csv.DictReader(opened))
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            rows = list(csv.DictReader(opened, strict=True))
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: no text
+        raise LabError(
+            f"{file} cannot be read as curves ({error}). Move it away: training on writes another."
+        ) from error
+    if any(None in row or not row.get("task") for row in rows):
+        raise LabError(f"{file} is damaged: a row does not fit its head. Move it away: training on writes another.")
+    return tuple({name: _number(value) for name, value in row.items() if value} for row in rows)
 
 
 def _number(text: str) -> Any:
@@ -99,7 +99,7 @@ def _number(text: str) -> Any:
 
 def changed(folder: Path) -> tuple[tuple[str, int], ...]:
     """Tells two moments of a folder apart without reading it: names and times of the files that `find` reads."""
-    files = [*folder.rglob("*.json"), *folder.rglob(CURVES)]
+    files = inside(folder, "*.json", CURVES)
     return tuple(sorted((str(file), file.stat().st_mtime_ns) for file in files if file.exists()))
 
 

@@ -1,12 +1,10 @@
 """Figure of the paper -> notebook -> status: which statements our records agree with, derived, never typed."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dne_lab.analysis.decomposition import KIND, Decomposition
-from dne_lab.analysis.decomposition import find as decompositions
+from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.claims.claims import CLAIMS, Claim
 from dne_lab.claims.evidence import NOT_RUN, OUTCOMES, Evidence, Judgement
 from dne_lab.core.errors import LabError
@@ -26,25 +24,12 @@ def evidence(paths: str | Path | Iterable[str | Path]) -> Evidence:
         LabError: a path that does not exist, or a damaged record.
     """
     folders = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
-    found: list[Record] = []
-    attention: list[Decomposition] = []
     for folder in folders:
         if not folder.exists():
             raise LabError(f"{folder} does not exist: name a folder that holds records, e.g. figures/records.")
-        for file in sorted(folder.rglob("*.json")):
-            tree = _tree(file)
-            if isinstance(tree, dict) and "method" in tree and "seen_accuracy" in tree:
-                found.append(Record.from_tree(tree, file))
-            elif isinstance(tree, dict) and tree.get("kind") == KIND:
-                attention += decompositions(file)
+    found = [Record.from_tree(tree, file) for file, tree in records_of.trees(folders) if records_of.is_record(tree)]
+    attention = records_of.among(folders, Decomposition)
     return Evidence(records_of.unique(found), cost_records.find(folders), attention)
-
-
-def _tree(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LabError(f"{file} is damaged: {error}. Leave it out, or make it again. {records_of.RUN_FIRST}") from error
 
 
 def details(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame":

@@ -1,14 +1,16 @@
 """What is typed on the command line, as values, and how help is laid out."""
 
+import json
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, shown, unknown
 
 # Options that several commands share.
 METHODS = (
@@ -35,17 +37,25 @@ Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
 
 
+MOST = 10_000  # numbers that one option names
+
+
 def numbers(text: str, option: str = "--seeds") -> list[int]:
     """``"0-4"`` or ``"0,2,5"``, the value of ``option``, as a list."""
     found: list[int] = []
     try:
         for part in text.split(","):
             low, _, high = part.strip().partition("-")
-            found += range(int(low), int(high or low) + 1)
+            several = range(int(low), int(high or low) + 1)
+            if len(found) + several.stop - several.start > MOST or several.stop > 10**18:
+                raise LabError(f"{option} {shown(text)}: are more than {MOST:,} numbers, or too large ones.")
+            found += several
+    except LabError:
+        raise
     except ValueError:
-        raise LabError(f"{option} {text!r}: give numbers such as 0, or 0,2,5, or 0-4.") from None
+        raise LabError(f"{option} {shown(text)}: give numbers such as 0, or 0,2,5, or 0-4.") from None
     if not found:
-        raise LabError(f"{option} {text!r} names no number: give numbers such as 0, or 0,2,5, or 0-4.")
+        raise LabError(f"{option} {shown(text)} names no number: give numbers such as 0, or 0,2,5, or 0-4.")
     return list(dict.fromkeys(found))
 
 
@@ -56,6 +66,29 @@ def count(text: str, option: str = "--jobs") -> int | str:
     if not text.isdecimal() or int(text) < 1:
         raise LabError(f"{option} {text!r}: give a number of runs at a time, from 1, or auto.")
     return int(text)
+
+
+# What `dne-lab schema` describes: the files that this program reads, each by the class that checks it.
+SCHEMAS = {
+    "record": "measure.record:Record",
+    "config": "core.config:Config",
+    "attention": "analysis.decomposition:Decomposition",
+    "ablation": "analysis.ablation_study:AblationRecord",
+    "probe": "analysis.read_outs:ProbeRecord",
+    "cost": "measure.cost_records:Rows",
+    "bench": "plots.cost_figures:Bench",
+    "grid": "training.run_list:Entries",
+}
+
+
+def schema(kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join(SCHEMAS)}.")]) -> None:
+    """Print the JSON Schema of a kind of file: which fields it has, and what each may hold."""
+    from dne_lab.core.schema import json_schema
+
+    if kind not in SCHEMAS:
+        raise unknown("kind of file", kind, SCHEMAS)
+    module, _, name = SCHEMAS[kind].partition(":")
+    print(json.dumps(json_schema(getattr(import_module(f"dne_lab.{module}"), name)), indent=1))
 
 
 # Fields that have a place of their own on the command line: set twice, one of the two would be ignored.

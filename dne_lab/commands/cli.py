@@ -20,6 +20,7 @@ from dne_lab.commands.arguments import (
     Settings,
     count,
     numbers,
+    schema,
     settings,
 )
 from dne_lab.commands.check import check
@@ -398,6 +399,9 @@ def presets(
             raise unknown("preset", name, known.PRESETS)
     chosen = {name: known.PRESETS[name] for name in names or known.PRESETS}
     print(json.dumps(chosen, indent=1) if as_json else known.text(chosen))
+
+
+app.command(cls=Command, short_help="JSON Schema of the files that are read and written.")(schema)
 
 
 @app.command(

@@ -12,7 +12,7 @@ from dne_lab.analysis.read_outs import ProbeRecord, probe_study, probe_table
 from dne_lab.analysis.removal import HOW, QUESTIONS, warning
 from dne_lab.commands.api import open as open_run
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import file_name
+from dne_lab.core.files import file_name, inside
 from dne_lab.data.stream import from_config
 from dne_lab.measure import tables
 from dne_lab.measure.record import RUN_FIRST
@@ -37,15 +37,15 @@ def runs(paths: Iterable[Path], option: str, images: int | None = None) -> list[
         raise LabError(f"{option} {images}: give at least 2 images, better some hundred.")
     found: list[Path] = []
     for path in paths:
-        inside = [path]
+        within = [path]
         if path.is_dir():
-            inside = sorted(config.parent for config in path.rglob(CONFIG))
-            inside = inside or sorted(path.glob(f"*{storage.SUFFIX}"))  # a folder of models
-        if not inside:
+            within = sorted(config.parent for config in inside(path, CONFIG))
+            within = within or sorted(path.glob(f"*{storage.SUFFIX}"))  # a folder of models
+        if not within:
             raise LabError(
                 f"{path} holds no run folder: attention needs a run's weights, not its record alone. {RUN_FIRST}"
             )
-        found += inside
+        found += within
     return found
 
 

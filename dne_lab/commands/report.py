@@ -17,7 +17,6 @@ from dne_lab.core.files import file_name
 from dne_lab.measure import record as records_of
 from dne_lab.measure import tables
 from dne_lab.measure.beside import areas, costs, differences
-from dne_lab.measure.cost_records import tree_of
 from dne_lab.measure.record import Record
 from dne_lab.plots.figure import Figure
 
@@ -64,34 +63,25 @@ def _packed(path: Path) -> bool:
 
 
 def _measurements_alone(path: Path) -> bool:
-    """Whether a path holds counts or a benchmark, and no record of a run."""
-    from dne_lab.measure import cost_records
+    """Whether a path holds counts, a benchmark, or records of attention, ablation or probes, and no record of a run."""
+    from dne_lab.analysis import ablation_study, decomposition, read_outs
+    from dne_lab.measure.cost_records import is_cost
+    from dne_lab.plots.cost_figures import is_bench
 
-    if _packed(path) or not path.exists():
+    if _packed(path) or not (path.is_dir() or path.is_file()):
         return False
-    if not (cost_records.find([path]) or _benchmarks([path]) or _holds_instruments(path)):
+    known = (decomposition.KIND, ablation_study.KIND, read_outs.KIND)
+    found = [tree for _, tree in records_of.trees(path)]
+    if any(map(records_of.is_record, found)):
         return False
-    try:
-        return not records_of.find(path)
-    except LabError:
-        return True
+    return any(is_cost(t) or is_bench(t) or (isinstance(t, dict) and t.get("kind") in known) for t in found)
 
 
 def _benchmarks(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    from dne_lab.plots.cost_figures import is_bench
+    from dne_lab.plots.cost_figures import checked_bench, is_bench
 
-    files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
-    trees = [tree_of(file) for file in files if file.suffix == ".json"]
-    return [tree for tree in trees if is_bench(tree)]
-
-
-def _holds_instruments(path: Path) -> bool:
-    """Whether there is a record of attention, ablation or probes (of files that are no JSON nothing is said here)."""
-    from dne_lab.analysis import ablation_study, decomposition, read_outs
-
-    files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
-    kinds = [tree.get("kind") for tree in map(tree_of, files) if isinstance(tree, dict)]
-    return bool({decomposition.KIND, ablation_study.KIND, read_outs.KIND} & {*kinds})
+    places = [path for path in paths if path.is_dir() or path.suffix == ".json"]
+    return [checked_bench(tree, file) for file, tree in records_of.trees(places) if is_bench(tree)]
 
 
 def _instruments(paths: Iterable[Path]) -> dict[str, Figure]:

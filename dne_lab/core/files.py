@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fnmatch
 import os
 import re
 import warnings
@@ -81,6 +82,28 @@ def refuse_file(path: Path) -> None:
     there = next((place for place in (path, *path.parents) if place.exists()), None)
     if there is not None and not there.is_dir():
         raise LabError(f"{path} cannot be a folder: {there} is a file, which stays as it is. Name another place.")
+
+
+MOST = 200_000  # files and folders that are looked through
+
+
+def inside(folder: Path, *patterns: str) -> list[Path]:
+    """The files below a folder whose names fit one of the patterns, without hidden ones and hidden folders.
+
+    Raises:
+        LabError: more than `MOST` files and folders, as below ``/``.
+    """
+    found: list[Path] = []
+    passed = 0
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        passed += len(folders) + len(files)
+        if passed > MOST:
+            raise LabError(f"{folder} holds more than {MOST:,} files and folders. Name a folder with runs or records.")
+        for name in files:
+            if not name.startswith(".") and any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+                found.append(Path(place, name))
+    return found
 
 
 def make_folder(path: Path) -> None:

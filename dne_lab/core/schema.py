@@ -7,16 +7,20 @@ was written by this program, so its fields take what JSON has for them and nothi
 import dataclasses
 import functools
 import inspect
+import json
+import re
+import stat
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
 from pydantic import AllowInfNan, BeforeValidator, Strict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError, core_schema, from_json
 
 from dne_lab.core.errors import LabError, shown, unknown
 
@@ -59,7 +63,7 @@ class Like:
             check(value)
             return value
 
-        return core_schema.no_info_wrap_validator_function(keep, handler.generate_schema(self.schema))
+        return core_schema.no_info_wrap_validator_function(keep, handler.generate_schema(_strict(self.schema)))
 
 
 def _none(value: Any) -> Any:
@@ -154,7 +158,7 @@ def _made(cls: type[T], change: Callable[[Any], Any], config: pydantic.ConfigDic
     @functools.wraps(inner)
     def __init__(self: Any, *args: Any, **values: Any) -> None:
         try:
-            inner(self, *args, **values)
+            inner(self, *args, **(plain(values) if kw_only else values))
         except pydantic.ValidationError as error:
             raise explain(error, made) from None
 
@@ -200,6 +204,84 @@ def build(cls: type[T], tree: Any, prefix: str = "") -> T:
         raise explain(error, made, prefix) from None
 
 
+def load(cls: Any, tree: dict[str, Any], closed: bool = True) -> Any:
+    """A `document` from the content of its file; keys that the class lacks are refused or, not ``closed``, left out.
+
+    Raises:
+        LabError: says which field, what it holds and what is allowed.
+    """
+    names = [one.name for one in dataclasses.fields(cls)]
+    for name in tree if closed else ():
+        if name not in names:
+            raise unknown("field", name, names)
+    try:
+        return adapter(cls).validate_python(tree)
+    except pydantic.ValidationError as error:
+        raise explain(error, cls) from None
+
+
+def check(kind: Any, value: Any) -> None:
+    """Raises a `LabError` where plain data does not fit a type."""
+    try:
+        adapter(kind).validate_python(value)
+    except pydantic.ValidationError as error:
+        raise explain(error, kind) from None
+
+
+def plain(value: Any) -> Any:
+    """``value`` with tuples as lists, NumPy scalars as Python's, keys as text: what JSON would give back."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [plain(inner) for inner in value]
+    return value.item() if hasattr(value, "item") and not isinstance(value, str) else value
+
+
+LARGEST = 256_000_000  # bytes of a JSON file
+_TOO_LARGE = re.compile(rb"\d[eE]\+?\d{3}")  # of a number, perhaps infinite
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        FileNotFoundError: no such file.
+        LabError: no regular file, one that cannot be read, or no JSON (`DamagedError`).
+    """
+    try:
+        kind = path.stat()
+        if not stat.S_ISREG(kind.st_mode):
+            raise LabError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}: name a JSON file.")
+        if kind.st_size > LARGEST:
+            raise DamagedError(f"{path} has {kind.st_size:,} bytes; JSON files of up to {LARGEST:,} are read.")
+        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path that no system has
+        raise LabError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    try:
+        return parse(data)
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged: not JSON ({error}).") from error
+
+
+class DamagedError(LabError):
+    """A file whose content is not what it should be."""
+
+
+def parse(data: bytes) -> Any:
+    """JSON, with finite numbers and lists within lists up to a depth of 200 alone; ValueError for anything else."""
+    try:
+        tree = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        if b"NaN" in data or b"Infinity" in data:
+            raise ValueError(f"{error}; NaN and Infinity are no numbers of JSON") from None
+        raise
+    if _TOO_LARGE.search(data):
+        json.dumps(tree, allow_nan=False)  # 1e999 was read as infinite
+    return tree
+
+
 def json_schema(cls: Any) -> dict[str, Any]:
     """JSON Schema of a class."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | adapter(cls).json_schema()
@@ -224,7 +306,7 @@ _WANTED = {
     "float_type": "a number", "float_parsing": "a number", "finite_number": "a finite number",
     "bool_type": "true or false", "bool_parsing": "true or false", "string_type": "text",
     "dict_type": "a dictionary", "list_type": "a list", "tuple_type": "a list", "mapping_type": "a dictionary",
-    "too_short": "longer", "too_long": "shorter", "model_type": "a dictionary", "model_attributes_type": "a dictionary",
+    "model_type": "a dictionary", "model_attributes_type": "a dictionary",
     "none_required": "null", "string_pattern_mismatch": "of another form", "recursion_loop": "free of circles",
 }  # fmt: skip
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -260,6 +342,8 @@ def _sentence(one: Any, cls: Any, prefix: str) -> LabError:
         return LabError(f"{name or 'configuration'} = {shown(given)}: is a group of fields: {listed}.")
     if kind == "one_of":
         return unknown(context["what"] or name, given, context["names"])
+    if kind == "value_error" and not isinstance(context.get("error"), LabError):
+        return LabError(f"{name} {context.get('error')}.")
     if isinstance(context.get("error"), LabError):  # of a check of several fields at once
         said, where = str(context["error"]), dotted(places, prefix)
         return LabError(said if not where or where in said else f"{where}: {said}")
@@ -268,10 +352,14 @@ def _sentence(one: Any, cls: Any, prefix: str) -> LabError:
     if kind in ("greater_than_equal", "greater_than", "less_than_equal", "less_than", "finite_number"):
         known = {short: getattr(m, short) for m in (info.metadata if info else []) for short in _BOUNDS
                  if hasattr(m, short) and abs(getattr(m, short)) < FAR}  # fmt: skip
-        bounds = [f"{_BOUNDS[short]} {value:,}" for short, value in (known | _bounds(context)).items()]
+        bounds = [f"{_BOUNDS[short]} {value:,.12g}" for short, value in (known | _bounds(context)).items()]
         finite = ["finite"] if kind == "finite_number" else []
         none = ", or none" if info is not None and type(None) in typing.get_args(info.annotation) else ""
         return LabError(f"{told}: must be {' and '.join([*bounds, *finite])}{none}{example}.")
+    if kind in ("too_short", "too_long", "string_too_long"):
+        sizes = {"min_length": "at least", "max_length": "at most"}
+        size = " and ".join(f"{words} {context[n]:,}" for n, words in sizes.items() if n in context)
+        return LabError(f"{told}: must have {size} {'characters' if 'string' in kind else 'entries'}{example}.")
     wanted = _WANTED.get(kind)
     items = _items(info)
     if items is not None and isinstance(given, str) and isinstance(places[-1], int):

@@ -1,19 +1,38 @@
 """Committed counts: what ``dne-lab cost METHOD --json`` printed, in files ``METHOD[-kK]-BASE[+STEPxCOUNT].json``."""
 
-import json
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from dne_lab.core.errors import LabError
+from dne_lab.core.schema import Like, check
+from dne_lab.measure import record as records
 from dne_lab.measure.comparison import TITLES
+from dne_lab.measure.record import Part, Whole
 
 _NAME = re.compile(
     r"(?P<method>[a-z][a-z0-9-]*?)(-k(?P<k>\d+))?-(?P<base>\d+)(\+(?P<step>\d+)x(?P<count>\d+))?", re.ASCII
 )
 _KEYS = {"task", "classes", "flops_literal", "flops_spent", "params_total"}
+
+
+class CostRow(Part):
+    """What a model costs after a task."""
+
+    task: Whole
+    classes: Whole
+    flops_literal: Whole
+    flops_spent: Whole
+    params_total: Whole
+    macs_spent: Whole | None = None
+    params_trainable: Whole | None = None
+    params_added: int | None = None
+
+
+Rows = Annotated[list[dict[str, Any]], Like(list[CostRow])]
 
 
 @dataclass(frozen=True)
@@ -59,26 +78,27 @@ def read(path: str | Path) -> CostRecord:
         raise LabError(
             f"{path}: the name of a cost record says what was counted, e.g. dne-k1-50+10x5.json or der-50+10x5.json."
         )
-    tasks = (int(match["base"]), *[int(match["step"] or 0)] * int(match["count"] or 0))
+    rows = records.read(path)
+    if not is_cost(rows):
+        raise LabError(f"{path} does not hold what dne-lab cost --json prints. Count it again.")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LabError(f"{path} cannot be read: {error}. Count it again: dne-lab cost {match['method']} ...") from error
-    seen = [sum(tasks[: number + 1]) for number in range(len(tasks))]
-    if not _is_cost(rows) or [row["classes"] for row in rows] != seen:
+        check(Rows, rows)
+    except LabError as error:
+        raise LabError(f"{path}: {error} Count it again: dne-lab cost {match['method']} ...") from error
+    count = int(match["count"] or 0)
+    tasks = (int(match["base"]), *[int(match["step"] or 0)] * min(count, len(rows)))
+    if count >= len(rows) or [row["classes"] for row in rows] != list(itertools.accumulate(tasks)):
         raise LabError(
-            f"{path} does not hold the cost of {len(tasks)} tasks of its name. Count it again: "
-            f"dne-lab cost {match['method']} --tasks {','.join(map(str, tasks))} --json."
+            f"{path} does not hold the cost of {count + 1} tasks of its name. Count it again: "
+            f"dne-lab cost {match['method']} --tasks {','.join(map(str, tasks[:50]))} --json."
         )
     return CostRecord(match["method"], int(match["k"]) if match["k"] else None, tasks, tuple(rows))
 
 
 def find(paths: Iterable[str | Path]) -> list[CostRecord]:
     """All cost records in files and, recursively, folders, in the order of TITLES, k and length; none is no error."""
-    found: list[CostRecord] = []
-    for path in map(Path, paths):
-        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
-        found += [read(file) for file in files if file.suffix == ".json" and _is_cost(tree_of(file))]
+    places = [path for path in map(Path, paths) if path.is_dir() or path.suffix == ".json"]
+    found = [read(file) for file, tree in records.trees(places) if is_cost(tree)]
     order = list(TITLES)
     return sorted(found, key=lambda c: (order.index(c.method) if c.method in order else len(order), c.k or 0, c.tasks))
 
@@ -95,13 +115,6 @@ def longest(costs: Sequence[CostRecord]) -> list[CostRecord]:
     return list(best.values())
 
 
-def tree_of(path: Path) -> Any:
-    """The content of a JSON file, None where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a damaged file of another kind is reported by whoever reads that kind
-        return None
-
-
-def _is_cost(tree: Any) -> bool:
+def is_cost(tree: Any) -> bool:
+    """Whether a JSON tree is what ``dne-lab cost --json`` prints."""
     return isinstance(tree, list) and bool(tree) and all(isinstance(row, dict) and row.keys() >= _KEYS for row in tree)

@@ -6,7 +6,6 @@ matrices: augmentation, norms, activations, the optimiser; nor evaluation on tes
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,7 +20,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.data.memory import ExemplarMemory
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.measure import budget, cost
-from dne_lab.measure.record import Record
+from dne_lab.measure.record import Record, is_record, trees
 from dne_lab.methods import base
 from dne_lab.methods.base import BALANCED, BASE, Method, Stage
 
@@ -216,9 +215,8 @@ def complete(paths: Iterable[str | Path]) -> list[Path]:
     """Adds ``flops_training`` to the finished records below these folders that lack it and hold their configuration."""
     known: dict[str, int | None] = {}
     written = []
-    for file in sorted(file for path in map(Path, paths) for file in path.rglob("*.json")):
-        tree = json.loads(file.read_text(encoding="utf-8"))
-        if not (isinstance(tree, dict) and "seen_accuracy" in tree and tree.get("finished")):
+    for file, tree in trees(paths):
+        if not (is_record(tree) and tree.get("finished")):
             continue
         record = Record.from_tree(tree, file)
         if record.flops_training is None and record.config:

@@ -4,13 +4,17 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from dne_lab.core.errors import LabError
-from dne_lab.core.files import write_text
+from pydantic import BaseModel, ConfigDict, Field
+
+from dne_lab.core.errors import LabError, shown
+from dne_lab.core.files import inside, write_text
+from dne_lab.core.schema import DamagedError, Like, document, load, plain, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +24,62 @@ FORMAT = 1  # of record.json; raised when the meaning of a key changes
 RUN_FIRST = "Train one first, e.g. `dne-lab run dne --preset digits`, or name a folder that holds record.json files."
 
 
-@dataclass(frozen=True, kw_only=True)
+# What is within records, more loosely than their own fields: keys may come and go, but what there is has its kind.
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Whole = Annotated[int, Field(ge=0, le=10**30)]
+Number = Annotated[float, Field(ge=-(10.0**30), le=10.0**30)]
+Seconds = Annotated[float, Field(ge=0, le=10.0**12)]
+Classes = Annotated[int, Field(ge=1, le=10**6)]
+Name = Annotated[str, Field(max_length=1000)]
+Seed = Annotated[int, Field(ge=-(10**18), le=10**18)]
+
+
+class Part(BaseModel):
+    """A dictionary within a record: the keys that are known are checked, others may be there."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class _Memory(Part):
+    budget: Whole | None = None
+    policy: Name | None = None
+    stored: Whole | None = None
+    scope: Name | None = None
+    bytes: Whole | None = None
+    stored_by_task: list[Whole] = []
+
+
+class _Params(Part):
+    total: Whole | None = None
+    trainable_by_task: list[Whole] = []
+
+
+class _Timing(Part):
+    seconds: Seconds | None = None
+    by_task: list[Seconds] = []
+    by_purpose: dict[str, Seconds] = {}
+    last_epoch: list[dict[str, Seconds]] = []
+    resumed: Whole = 0
+
+
+class _Other(Part):
+    seen_accuracy: list[Percent]
+    LA: Percent | None = None
+    AA: Percent | None = None
+
+
+class _Origin(Part):
+    run: Name | None = None
+    task: Whole | None = None
+    config_sha256: Name | None = None
+    settings_sha256: Name | None = None
+
+
+Simple = Annotated[dict[str, Any], Like(dict[str, bool | Number | Name | list[Number] | None])]
+
+
+@document
 class Record:
     """One run; accuracies in percent, FLOPs (2 x multiply-accumulate, one image) as integers, clocks in ``timing``.
 
@@ -42,48 +101,45 @@ class Record:
         LabError: rows, lists and summary values that contradict each other, or are no percentages.
     """
 
-    method: str
-    preset: str
-    dataset: str
-    tasks: list[int]
-    class_order: list[int]
-    memory: dict[str, Any]
-    seed: int
-    epochs: int
-    accuracy: list[list[float]]
-    seen_accuracy: list[float]
-    LA: float | None
-    AA: float | None
-    forgetting: float | None
-    flops_literal: int | None
-    flops_spent: int | None
-    params: dict[str, Any]
-    device: str
-    torch: str
-    code_version: str
-    config_sha256: str
+    method: Name
+    preset: Name
+    dataset: Name
+    tasks: Annotated[list[Classes], Field(min_length=1, max_length=10**5)]
+    class_order: list[Whole]
+    memory: Annotated[dict[str, Any], Like(_Memory)]
+    seed: Seed
+    epochs: Whole
+    accuracy: Annotated[list[list[float]], Like(list[list[Percent]])]
+    seen_accuracy: Annotated[list[float], Like(list[Percent])]
+    LA: Annotated[float, Like(Percent)] | None
+    AA: Annotated[float, Like(Percent)] | None
+    forgetting: Annotated[float, Like(Number)] | None
+    flops_literal: Whole | None
+    flops_spent: Whole | None
+    params: Annotated[dict[str, Any], Like(_Params)]
+    device: Name
+    torch: Name
+    code_version: Name
+    config_sha256: Name
     finished: bool
-    timing: dict[str, Any]
+    timing: Annotated[dict[str, Any], Like(_Timing)]
     joint: bool = False
-    heads: list[int] = field(default_factory=list)
-    network: dict[str, Any] = field(default_factory=dict)
-    other_predictions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    before_tuning: dict[str, list[float]] = field(default_factory=dict)
-    validation: float = 0.0
-    threads: int = 1
-    products: str = ""
-    settings_sha256: str = ""
+    heads: list[Classes] = field(default_factory=list)
+    network: Simple = field(default_factory=dict)
+    other_predictions: Annotated[dict[str, dict[str, Any]], Like(dict[str, _Other])] = field(default_factory=dict)
+    before_tuning: Annotated[dict[str, list[float]], Like(dict[str, list[Percent | None]])] = field(
+        default_factory=dict
+    )
+    validation: Annotated[float, Like(Annotated[float, Field(ge=0, lt=1)])] = 0.0
+    threads: Whole = 1
+    products: Name = ""
+    settings_sha256: Name = ""
     config: dict[str, Any] = field(default_factory=dict)
-    forked_from: dict[str, Any] = field(default_factory=dict)
-    flops_training: int | None = None
+    forked_from: Annotated[dict[str, Any], Like(_Origin)] = field(default_factory=dict)
+    flops_training: Whole | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        # Equality, hashes and files must not depend on whether a caller gave tuples or lists.
-        for name, value in _plain(dataclasses.asdict(self)).items():
-            object.__setattr__(self, name, value)
-        if not self.tasks or not all(type(size) is int and size > 0 for size in self.tasks):
-            raise LabError(f"record of {self.id}: tasks = {self.tasks} are no numbers of classes.")
         done = len(self.accuracy)
         if [len(row) for row in self.accuracy] != list(range(1, done + 1)) or len(self.seen_accuracy) != done:
             raise LabError(
@@ -91,9 +147,6 @@ class Record:
             )
         if done > len(self.tasks) or (self.finished and done != len(self.tasks)):
             raise LabError(f"record of {self.id}: accuracies of {done} tasks, but {len(self.tasks)} tasks.")
-        for value in [*self.seen_accuracy, *(value for row in self.accuracy for value in row)]:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
-                raise LabError(f"record of {self.id}: accuracy {value!r} is not a percentage.")
         if done and (self.LA is None or self.AA is None):
             raise LabError(f"record of {self.id}: LA and AA are missing.")
         if done and not math.isclose(self.LA or 0, self.seen_accuracy[-1], abs_tol=1e-6):
@@ -115,12 +168,12 @@ class Record:
     @classmethod
     def from_json(cls, path: str | Path) -> "Record":
         """Reads one record file; raises LabError for a missing, damaged or foreign file and for another version."""
-        return cls.from_tree(_read(Path(path)), Path(path))
+        return cls.from_tree(read(Path(path)), Path(path))
 
     @classmethod
     def from_tree(cls, tree: Any, path: Path) -> "Record":
         """A record from its dictionary; ``path`` is named in errors."""
-        if not _is_record(tree):
+        if not is_record(tree):
             raise LabError(
                 f"{path} is not a record: it lacks method and seen_accuracy. Name a run folder's record.json."
             )
@@ -132,15 +185,13 @@ class Record:
             what = ", ".join(wrong) if wrong else f"format {tree.get('format')} instead of {FORMAT}"
             raise LabError(f"{path}: run folder of another version ({what}). Run it again with this version.")
         try:
-            return cls(**{f.name: tree[f.name] for f in fields if f.name in tree})
-        except (TypeError, AttributeError) as error:  # a value of the wrong kind, e.g. a number for a list
-            raise LabError(f"{path} is damaged: {error}. Run it again.") from error
+            return load(cls, tree, closed=False)
         except LabError as error:
             raise LabError(f"{path} is damaged: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, the content of the JSON file."""
-        return _plain(dataclasses.asdict(self))
+        return dict(plain(dataclasses.asdict(self)))
 
     def without_timing(self) -> dict[str, Any]:
         """`to_dict` without what depends on the clock: equal for a run and its exact repetition."""
@@ -150,8 +201,6 @@ class Record:
 
     def write(self, path: str | Path) -> None:
         """Writes the JSON file, atomically."""
-        from dne_lab.core.files import write_text
-
         write_text(Path(path), json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
     def table(self) -> "pd.DataFrame":
@@ -178,14 +227,11 @@ def find(paths: str | Path | Iterable[str | Path]) -> list[Record]:
     given = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     found: list[Record] = []
     for path in given:
-        if path.is_dir():
-            files = [(file, _read(file)) for file in sorted(path.rglob("*.json")) if file.is_file()]
-            files = [(file, tree) for file, tree in files if file.name == "record.json" or _is_record(tree)]
-        else:
-            files = [(path, _read(path))]
-        if not files:
+        alone = not path.is_dir()
+        some = [(file, tree) for file, tree in trees(path) if alone or file.name == RECORD or is_record(tree)]
+        if not some:
             raise LabError(f"{path}: no record in this folder. {RUN_FIRST}")
-        found += [Record.from_tree(tree, file) for file, tree in files]
+        found += [Record.from_tree(tree, file) for file, tree in some]
     if not found:
         raise LabError(f"no folder given. {RUN_FIRST}")
     return unique(found)
@@ -201,34 +247,85 @@ def unique(records: Iterable[Record]) -> list[Record]:
     return list(found.values())
 
 
-def _is_record(tree: Any) -> bool:
+def is_record(tree: Any) -> bool:
+    """Whether a JSON tree is the record of a run, of this version or another one."""
     return isinstance(tree, dict) and "method" in tree and "seen_accuracy" in tree
 
 
-def _read(path: Path) -> Any:
+# Finding: every kind of record is found by `trees`, which reads a file once while it stays the same.
+
+RECORD = "record.json"
+_OURS = (b'"seen_accuracy"', b'"config_sha256"', b'"flops_literal"', b'"train_step"')  # keys that this program writes
+_YOUNG = 2e9  # nanoseconds: a file just written may be written again at what its clock takes for the same time
+_seen: dict[Path, tuple[tuple[int, ...], Any]] = {}
+_KEPT = 20_000  # files that are remembered
+
+
+def trees(paths: str | Path | Iterable[str | Path]) -> Iterator[tuple[Path, Any]]:
+    """The JSON files given, and those in folders and below, in the order of their names: each once, with its content.
+
+    In folders, hidden files and folders are passed over, and so is what is no JSON and was not written by this program
+    (settings of an editor, notes).
+
+    Raises:
+        LabError: a path that does not exist or cannot be read; a damaged file of this program.
+    """
+    given = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    passed: set[Path] = set()
+    for path in given:
+        folder = path.is_dir()
+        for file in sorted(inside(path, "*.json")) if folder else [path]:
+            place = file.resolve()
+            if place in passed:
+                continue
+            passed.add(place)
+            try:
+                tree = read(file)
+            except LabError:
+                if not folder or _ours(file):
+                    raise
+                continue
+            yield file, tree
+
+
+def read(path: Path) -> Any:
+    """The content of one JSON file, from memory while the file stays as it is; not to be changed.
+
+    Raises:
+        LabError: missing, no regular file, or no JSON.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        now = path.stat()
+        told = (now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino, now.st_dev)
+        place = path.absolute()
+        if place in _seen and _seen[place][0] == told:
+            return _seen[place][1]
+        tree = read_json(path)
     except FileNotFoundError:
         raise LabError(f"{path} does not exist. {RUN_FIRST}") from None
-    except OSError as error:
-        raise LabError(f"{path} cannot be read: {error.strerror}. {RUN_FIRST}") from error
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except DamagedError as error:
         if path.suffix != ".json":
             raise LabError(f"{path} is no record of a run, but another kind of file. {RUN_FIRST}") from None
-        raise LabError(f"{path} is damaged: not JSON ({error}). Leave it out, or train that run again.") from error
+        raise DamagedError(f"{error} Leave it out, or make it again.") from error
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror or error}. {RUN_FIRST}") from error
+    if time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) > _YOUNG:
+        if len(_seen) >= _KEPT:
+            _seen.clear()
+        _seen[place] = told, tree
+    return tree
 
 
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
-
-
-def _plain(value: Any) -> Any:
-    """``value`` with tuples as lists, NumPy scalars as Python's, keys as text: what JSON would give back."""
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | range):
-        return [_plain(inner) for inner in value]
-    return value.item() if hasattr(value, "item") and not isinstance(value, str) else value
+def _ours(file: Path) -> bool:
+    """Whether a file that cannot be read as JSON was one of this program's."""
+    if file.name == RECORD:
+        return True
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(1_000_000) if file.is_file() else b""
+    except OSError:
+        return False
+    return any(key in start for key in _OURS)
 
 
 # Records of the instruments as JSON files: how they are written, found again and checked.
@@ -251,42 +348,47 @@ def trained(record: Record) -> dict[str, Any]:
     return {**told, "digest": hashlib.sha256(tree.encode()).hexdigest()[:16]}
 
 
-def among(paths: Path | Iterable[Path], of: type[R]) -> list[R]:
+def among(paths: str | Path | Iterable[str | Path], of: type[R]) -> list[R]:
     """All records of a class in files and, recursively, folders, in the order of their paths; other files are passed
     over.
 
-    The class is a dataclass with defaults for ``kind`` (which tells its files) and ``format`` (its version, raised when
-    the meaning of a field changes; fields with defaults may be missing), and names in ``AGAIN`` how to make a record.
+    The class is a `document` with defaults for ``kind`` (which tells its files) and ``format`` (its version, raised
+    when the meaning of a field changes; fields with defaults may be missing), and names in ``AGAIN`` how to make a
+    record.
 
     Raises:
         LabError: a damaged file, or a record of another version.
     """
-    given = [paths] if isinstance(paths, Path) else list(paths)
-    listed = [file for path in given for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
-    files = {file.resolve(): file for file in listed}.values()  # once, also where one folder lies in another
-    known = {field.name: field.default for field in dataclasses.fields(of)}  # type: ignore[arg-type]
-    missing = dataclasses.MISSING
-    needed = {f.name for f in dataclasses.fields(of) if f.default is f.default_factory is missing}  # type: ignore[arg-type]
-    again = of.AGAIN  # type: ignore[attr-defined]
+    known = {one.name: one.default for one in dataclasses.fields(of)}  # type: ignore[arg-type]
     found = []
-    for file in files:
-        try:
-            tree = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise LabError(f"{file} cannot be read ({error}). {again}") from error
-        if not isinstance(tree, dict) or tree.get("kind") != known["kind"]:
-            continue
-        if tree.get("format") != known["format"] or not needed <= tree.keys() <= known.keys():
-            raise LabError(f"{file}: {known['kind']} record of another version. {again}")
-        found.append(of(**tree))
+    for file, tree in trees(paths):
+        if isinstance(tree, dict) and tree.get("kind") == known["kind"]:
+            found.append(of_tree(tree, file, of))
     return found
 
 
-def find_kept(paths: Path | Iterable[Path], of: type[R]) -> list[R]:
+def of_tree(tree: dict[str, Any], file: Path, of: type[R]) -> R:
+    """One record of a class; ``file`` is named in errors."""
+    known = {one.name: one.default for one in dataclasses.fields(of)}  # type: ignore[arg-type]
+    again = of.AGAIN  # type: ignore[attr-defined]
+    if tree.get("format") != known["format"]:
+        raise LabError(
+            f"{file}: {known['kind']} record of another version (format {shown(tree.get('format'))} instead of "
+            f"{known['format']}). {again}"
+        )
+    try:
+        return load(of, tree)
+    except LabError as error:
+        raise LabError(
+            f"{file}: {known['kind']} record that is damaged or of another version: {error} {again}"
+        ) from error
+
+
+def find_kept(paths: str | Path | Iterable[str | Path], of: type[R]) -> list[R]:
     """`among`, but none at all is a `LabError` too."""
-    given = [paths] if isinstance(paths, Path) else list(paths)
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
     found = among(given, of)
     if not found:
-        kind = next(field.default for field in dataclasses.fields(of) if field.name == "kind")  # type: ignore[arg-type]
+        kind = next(one.default for one in dataclasses.fields(of) if one.name == "kind")  # type: ignore[arg-type]
         raise LabError(f"{', '.join(map(str, given))}: no {kind} record there. {of.AGAIN}")  # type: ignore[attr-defined]
     return found

@@ -1,13 +1,16 @@
 """Cost and accuracy against the number of tasks: figures 6 e and f, and growth by formula, counted and printed."""
 
-import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dne_lab.core import presets
+from pydantic import Field
+
+from dne_lab.core import presets, schema
 from dne_lab.core.errors import LabError
 from dne_lab.measure import cost_formula, paper
+from dne_lab.measure import record as records
 from dne_lab.measure.cost_records import CostRecord, longest
 from dne_lab.measure.record import Record
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
@@ -194,6 +197,24 @@ TIME_LOOKS = {
 }
 
 
+Above = Annotated[float, Field(gt=0, le=1e30)]
+
+
+class Bench(records.Part):
+    """What ``dne-lab bench --json`` writes, as far as it is drawn."""
+
+    train_step: dict[str, Above]
+    seconds: dict[str, Above]
+    batch: records.Whole
+    threads: records.Whole
+    product_share: dict[str, records.Number] = Field(default_factory=dict)
+    step_flops: dict[str, records.Whole] = Field(default_factory=dict)
+    rates: dict[str, Above] = Field(default_factory=dict)
+    preset: records.Name = PRESET
+    device: records.Name | None = None
+    device_type: records.Name = "cpu"
+
+
 def read_bench(path: str | Path) -> dict[str, Any]:
     """What ``dne-lab bench --json`` wrote.
 
@@ -201,12 +222,20 @@ def read_bench(path: str | Path) -> dict[str, Any]:
         LabError: no such file, or no benchmark.
     """
     path = Path(path)
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LabError(f"{path} cannot be read: {error}. Make it: dne-lab bench --json > {path.name}.") from error
+    tree = records.read(path)
     if not is_bench(tree):
         raise LabError(f"{path} is no benchmark: it lacks train_step and seconds. Make it: dne-lab bench --json.")
+    return checked_bench(tree, path)
+
+
+def checked_bench(tree: dict[str, Any], path: Path) -> dict[str, Any]:
+    """``tree``, whose fields have to be what ``dne-lab bench --json`` writes; ``path`` is named in errors."""
+    try:
+        schema.check(Bench, tree)
+    except LabError as error:
+        raise LabError(f"{path}: {error} Make it again: dne-lab bench --json.") from error
+    if strange := [name for name in tree["seconds"] if not re.fullmatch(r"(train_step|inference)_[1-9]\d{0,3}", name)]:
+        raise LabError(f"{path}: unknown field seconds.{strange[0]}. Make it again: dne-lab bench --json.")
     return tree
 
 

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import write_bytes, write_text
+from dne_lab.core.schema import parse, read_json
 from dne_lab.measure.record import Record
 
 # A checkpoint is one safetensors file whose header carries the rest as JSON. Nothing is unpickled.
@@ -47,7 +50,9 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             if FORMAT not in metadata:
                 raise LabError(f"{path} was not written by this program. {advice}")
-            info = json.loads(metadata[FORMAT])
+            info = parse(metadata[FORMAT].encode())
+            if not isinstance(info, dict):
+                raise LabError(f"{path} was not written by this program. {advice}")
             if info.get("version") != VERSION:
                 raise LabError(
                     f"{path} has version {info.get('version')}, this program reads version {VERSION}. "
@@ -55,11 +60,13 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 )
             # Copies: the tensors of an open file are a mapping of it, and would change when it does.
             return {name: file.get_tensor(name).clone() for name in file.keys()}, info  # noqa: SIM118
+    except LabError:
+        raise
     except FileNotFoundError:
         raise LabError(f"{path} does not exist.") from None
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (safetensors.SafetensorError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+    except (safetensors.SafetensorError, UnicodeError, ValueError) as error:
         raise LabError(f"{path} is truncated or damaged, or no checkpoint ({error}). {advice}") from error
 
 
@@ -91,13 +98,15 @@ def read_config(folder: Path) -> Config:
     """The configuration that a run folder belongs to; `LabError` where there is none or it is damaged."""
     path = folder / CONFIG
     try:
-        return from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
+        if not folder.is_dir():
+            raise FileNotFoundError
+        tree = read_json(path)
+    except FileNotFoundError:
         raise LabError(f"{folder} is no run folder: it has no {CONFIG}. Name the folder of a run.") from None
-    except OSError as error:
-        raise LabError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise LabError(f"{path} is damaged or of another version: {error}. The folder is untouched.") from error
+    try:
+        return from_dict(tree)
+    except LabError as error:
+        raise LabError(f"{path} is damaged or of another version: {error} The folder is untouched.") from error
 
 
 def record_in(folder: Path) -> Record | None:
@@ -202,7 +211,7 @@ class RunFolder:
                 arrays = {name: file[name] for name in file.files}
             with (self.path / CURVES).open(newline="", encoding="utf-8") as text:
                 rows = [_typed(row) for row in csv.DictReader(text)]
-        except (OSError, ValueError, EOFError, KeyError) as error:  # also zipfile.BadZipFile, which numpy wraps
+        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise LabError(f"{self.path}: {PREDICTIONS} or {CURVES} is missing or damaged ({error}).") from error
         return record, rows, arrays
 

@@ -8,7 +8,6 @@ The file is a JSON list, most informative run first, and lies beside the records
 A finished run whose record has been put beside the list, as ``NAME.json``, is finished on every machine.
 """
 
-import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from pydantic import Field
 from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import file_name
-from dne_lab.core.schema import build, settings
+from dne_lab.core.schema import DamagedError, build, read_json, settings
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.training.run_folder import CONFIG, RunFolder, differences, record_in
@@ -58,6 +57,9 @@ class Entry:
         """The resolved configuration."""
         base.refuse_ignored(self.method, self.settings)
         return base.configure(self.method, self.preset, self.settings, seed=self.seed)
+
+
+Entries = Annotated[list[Entry], Field(min_length=1)]  # what the file holds
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,11 @@ def title(file: Path) -> str:
 
 def _trees(file: Path) -> list[Any]:
     try:
-        trees = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LabError(f"{file} cannot be read: {error.strerror or error}. Name a list of runs (JSON).") from None
-    except ValueError as error:  # also of bytes that are no text
-        raise LabError(f"{file} is no list of runs: not JSON ({error}).") from None
+        trees = read_json(file)
+    except FileNotFoundError:
+        raise LabError(f"{file} cannot be read: it does not exist. Name a list of runs (JSON).") from None
+    except DamagedError as error:
+        raise LabError(f"{file} is no list of runs: {error}") from None
     if not isinstance(trees, list) or not trees:
         raise LabError(f'{file} is no list of runs: it needs [{{"name": ..., "method": ..., "preset": ...}}, ...].')
     return trees

@@ -130,8 +130,8 @@ def test_what_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
         study(runs["dne"], 10, "cut")
     with pytest.raises(LabError, match="no ablation record there"):
         ablation_study.find(tmp_path)
-    (tmp_path / "a.json").write_text("{")
-    with pytest.raises(LabError, match="cannot be read"):
+    (tmp_path / "a.json").write_text('{"kind": "ablation", "config_sha256": "0')
+    with pytest.raises(LabError, match="is damaged: not JSON"):
         ablation_study.find(tmp_path)
     (tmp_path / "a.json").write_text(json.dumps({"kind": "ablation", "format": 0}))
     with pytest.raises(LabError, match="ablation record of another version"):

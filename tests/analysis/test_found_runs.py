@@ -64,7 +64,7 @@ def test_nothing_to_find_is_told(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"no run in this folder. Train one first"):
         run_views.find(tmp_path)
     (tmp_path / "record.json").write_text("{")
-    with pytest.raises(LabError, match=r"record.json cannot be read"):
+    with pytest.raises(LabError, match=r"record.json is damaged"):
         run_views.find(tmp_path)
 
 

@@ -89,7 +89,7 @@ def test_cost_records_are_found_by_what_they_hold(tmp_path: Path) -> None:
     [
         ("mine.json", json.dumps(rows((4, 2))), "the name of a cost record says what was counted, e.g. dne-k1-50"),
         ("dne-k1-4+3x1.json", json.dumps(rows((4, 2))), "does not hold the cost of 2 tasks.*--tasks 4,3 --json"),
-        ("dne-k1-4+2x1.json", "[", "cannot be read"),
+        ("dne-k1-4+2x1.json", "[", "is damaged: not JSON"),
     ],
 )
 def test_bad_cost_records(tmp_path: Path, name: str, text: str, message: str) -> None:

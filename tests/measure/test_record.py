@@ -66,10 +66,13 @@ def test_table() -> None:
         ({"LA": None}, "LA and AA are missing"),
         ({"accuracy": [[1.0]]}, "one entry for each finished task"),
         ({"accuracy": [[98.0], [1.0, 2.0], [1.0], [1.0]]}, "one entry for each finished task"),
-        ({"seen_accuracy": [98.0, 92.0, 86.0, 800.0], "LA": 800.0}, "800.0 is not a percentage"),
-        ({"seen_accuracy": [float("nan"), 92.0, 86.0, 80.0]}, "not a percentage"),
+        (
+            {"seen_accuracy": [98.0, 92.0, 86.0, 800.0], "LA": 800.0},
+            r"\[3\] = 800.0: must be at most 100\.",
+        ),
+        ({"seen_accuracy": [float("nan"), 92.0, 86.0, 80.0]}, r"seen_accuracy\[0\] = nan: must be finite"),
         ({"done": 2, "finished": True}, "accuracies of 2 tasks, but 4 tasks"),
-        ({"tasks": []}, "no numbers of classes"),
+        ({"tasks": []}, r"tasks = \[\]: must have at least 1 entries"),
     ],
 )
 def test_contradictions_are_refused(changes: dict, message: str) -> None:
@@ -101,12 +104,12 @@ def damaged(kind: str) -> str:
         ("version", "another version .format 99 instead of 1"),
         ("without", "run folder of another version .without seed"),
         ("kind", "damaged"),
-        ("value", "damaged.*'98' is not a percentage"),
+        ("value", "damaged.*seen_accuracy.0. = '98': must be a number"),
         ("foreign", "is not a record"),
         ("list", "is not a record"),
         ("cut", "damaged: not JSON"),
         ("empty", "damaged: not JSON"),
-        ("nan", "NaN is no number"),
+        ("nan", "NaN and Infinity are no numbers"),
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, kind: str, message: str) -> None:
