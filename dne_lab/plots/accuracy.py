@@ -26,7 +26,7 @@ from dne_lab.plots.marks import (
     one,
     whole_ticks,
 )
-from dne_lab.plots.series import drawn, one_dataset, over, room, scale, seeds, series, with_missing
+from dne_lab.plots.series import drawn, ids, one_dataset, over, room, scale, seeds, series, with_missing
 from dne_lab.plots.style import DASHES, Style, solid, style
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def accuracy_by_task(records: Iterable[Record], methods: Sequence[str] = ()) -> 
     members = [record for group in made for record in group.records]
     streams = " / ".join(dict.fromkeys(tasks_text(r.tasks) for r in members if not r.joint)) or "joint"
     heading = f"Accuracy over the classes seen: {scale(members)}\n{streams} classes, {over(made)}"
-    return Figure("accuracy_by_task", heading, frame, [r.id for r in members], _by_task, room(frame))
+    return Figure("accuracy_by_task", heading, frame, ids(made), _by_task, room(frame))
 
 
 def accuracy_against_cost(records: Iterable[Record], methods: Sequence[str] = ()) -> Figure:
@@ -87,7 +87,7 @@ def accuracy_against_cost(records: Iterable[Record], methods: Sequence[str] = ()
     frame = with_missing(pd.DataFrame(rows).astype(dict.fromkeys(numbers, float)), made, methods)
     members = [record for group in made for record in group.records]
     heading = f"Last accuracy against the cost of one image\n{scale(members)}, {over(made)}"
-    return Figure("accuracy_against_cost", heading, frame, [r.id for r in members], _against_cost, room(frame))
+    return Figure("accuracy_against_cost", heading, frame, ids(made), _against_cost, room(frame))
 
 
 def accuracy_matrix(record: Record) -> Figure:
@@ -108,7 +108,7 @@ def accuracy_matrix(record: Record) -> Figure:
     heading += f"{tasks_text(record.tasks)} classes"
     frame = pd.DataFrame(rows)
     size = matrices.inches(1, len(record.accuracy), len(record.accuracy))
-    return Figure(f"accuracy_matrix_{record.id}", heading, frame, [record.id], matrices.of_tasks, size)
+    return Figure(f"accuracy_matrix_{record.id}", heading, frame, {"": [record.id]}, matrices.of_tasks, size)
 
 
 # The drawings -----------------------------------------------------------------------------------------------------
@@ -262,7 +262,11 @@ def figure_4_right(records: Iterable[Record]) -> Figure:
         raise LabError(f"IA and STA have no finished runs of equal settings among the records. {RUN_FIRST}")
     rows = [row for pair in found for row in _pair_rows(pair, _place(pair, found))]
     frame = pd.DataFrame(rows).astype({"seed": "Int64", "+-": float})
-    members = list(dict.fromkeys(r.id for pair in found for g in (pair.other, pair.one) for r in g.records))
+    members: dict[str, list[str]] = {}
+    for pair in found:
+        for group in (pair.other, pair.one):
+            mine = members.setdefault(group.first.method.upper(), [])
+            mine += [record.id for record in group.records if record.id not in mine]
     them = [group for pair in found for group in (pair.other, pair.one)]
     title = f"Final accuracy of IA and STA: {scale(r for g in them for r in g.records)}\n{over(them)}; "
     title += "the paper states: STA below IA"
@@ -317,8 +321,7 @@ def forgetting(records: Iterable[Record], methods: Sequence[str] = ()) -> Figure
     if len({tuple(record.tasks) for record in members}) > 1:
         raise LabError(f"records of several streams ({streams}) in one figure: draw one figure for each.")
     heading = f"Forgetting of each task at the end: {scale(members)}\n{streams} classes, {over(made)}"
-    ids = [record.id for record in members]
-    return Figure("forgetting", heading, frame, ids, _forgetting_marks, room(frame))
+    return Figure("forgetting", heading, frame, ids(made), _forgetting_marks, room(frame))
 
 
 def _forgetting_rows(group: Group) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from dne_lab.plots.attention_compared import (
     attention_by_task,
     estimate,
     fragmentation,
+    ids,
     scale_of,
     settings,
 )
@@ -72,8 +73,7 @@ def attention_groups(found: Iterable[Decomposition]) -> Figure:
     heading = "Attention of experts 2, 3, ... by kind of key; pale half of a bar: uniform attention\n"
     heading += scale_of([member for members in made.values() for member in members])
     size = (2.4 + 1.1 * frame["series"].nunique(), 4.0)
-    ids = [member.run for members in made.values() for member in members]
-    return Figure("attention_groups", heading, frame, ids, drawn.group_bars, size)
+    return Figure("attention_groups", heading, frame, ids(made), drawn.group_bars, size)
 
 
 def expert_flow(member: Decomposition) -> Figure:
@@ -98,7 +98,7 @@ def expert_flow(member: Decomposition) -> Figure:
     heading += "share of the attention of the expert of a row, percent"
     places = table[["kind", "layer"]].drop_duplicates()
     size = inches(len(places), len(names) - 1, len(names), int(places["kind"].value_counts().max()))
-    return Figure(f"expert_flow_{member.run}", heading, table, [member.run], drawn.flow, size)
+    return Figure(f"expert_flow_{member.run}", heading, table, {"": [member.run]}, drawn.flow, size)
 
 
 def drawings(found: Sequence[Decomposition]) -> dict[str, Figure]:

@@ -53,6 +53,11 @@ def settings(found: Iterable[Decomposition], moment: str) -> dict[tuple[str, str
     }
 
 
+def ids(made: dict[tuple[str, str], list[Decomposition]]) -> dict[str, list[str]]:
+    """The ids of the runs of each setting, by the name of its series."""
+    return {f"{TITLES.get(method, method)}, {preset}": [m.run for m in some] for (preset, method), some in made.items()}
+
+
 def scale_of(members: Sequence[Decomposition]) -> str:
     """Data sets, scale and seeds, for a title."""
     names = ", ".join(dict.fromkeys(m.dataset for m in members))
@@ -108,7 +113,7 @@ def fragmentation(found: Iterable[Decomposition]) -> Figure:
     heading = "Entropy of attention, and keys in effective use of those that a query sees, by layer\n"
     heading += f"experts 2, 3, ...; {scale_of(members)}"
     frame = pd.DataFrame(rows).astype({"+-": float})
-    return Figure("fragmentation", heading, frame, [m.run for m in members], _marks, (8.4, 3.8))
+    return Figure("fragmentation", heading, frame, ids(made), _marks, (8.4, 3.8))
 
 
 # The drawings -----------------------------------------------------------------------------------------------------
@@ -173,8 +178,7 @@ def along_training(found: Iterable[Decomposition]) -> Figure:
     members = [member for several in made.values() for member in several]
     heading = f"Attention on the query's own patch, times its uniform share; experts 2, 3, ...\n{scale_of(members)}"
     frame = pd.DataFrame(rows).astype({"+-": float})
-    ids = [member.run for member in members]
-    return Figure("attention_along_training", heading, frame, ids, drawn.moments, (7.2, 3.8))
+    return Figure("attention_along_training", heading, frame, ids(made), drawn.moments, (7.2, 3.8))
 
 
 def attention_by_task(found: Iterable[Decomposition]) -> Figure:
@@ -207,8 +211,7 @@ def attention_by_task(found: Iterable[Decomposition]) -> Figure:
         f"Own-patch attention of each expert, times its uniform share:\n{scale_of(members)}; hollow: before its task"
     )
     frame = pd.DataFrame(rows).astype({"+-": float})
-    ids = [member.run for member in members]
-    return Figure("attention_by_task", heading, frame, ids, drawn.by_task, (7.2, 3.8))
+    return Figure("attention_by_task", heading, frame, ids(made), drawn.by_task, (7.2, 3.8))
 
 
 def _times_uniform(table: "pd.DataFrame", expert: int) -> float:
@@ -230,7 +233,8 @@ def attention_at_start(found: Iterable[Decomposition]) -> Figure:
     printed = paper.attention_shares().set_index("model")["same_patch_percent"]
     rows: list[dict[str, Any]] = []
     members = [member for member in found if f"{INITIAL}, position" in member.moments]
-    for (preset, method), several in settings(members, INITIAL).items():
+    made = settings(members, INITIAL)
+    for (preset, method), several in made.items():
         for scope in (FIRST, LATER):
             for part, moment in PARTS.items():
                 mean, width = interval([member.same_patch(moment, scope).value for member in several])
@@ -244,4 +248,4 @@ def attention_at_start(found: Iterable[Decomposition]) -> Figure:
     frame = pd.DataFrame(rows).astype({"+-": float, "paper, trained %": float})
     heading = "Same-patch attention of untrained networks,\nby part of the gated attention"
     size = (7.4, 1.2 + 0.3 * frame[["series", "scope"]].drop_duplicates().shape[0])
-    return Figure("attention_at_start", heading, frame, [m.run for m in members], drawn.at_start, size)
+    return Figure("attention_at_start", heading, frame, ids(made), drawn.at_start, size)

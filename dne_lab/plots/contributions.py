@@ -60,7 +60,11 @@ def ablation_groups(found: Iterable[AblationRecord]) -> Figure:
     table = group_table(members)
     heading = f"Attention of experts 2, 3, ... removed\n{_scale(members, True)}"
     size = (8.4, 1.9 + 0.36 * len(_places(table)))
-    return Figure("ablation_groups", heading, table, [m.run for m in members], _groups, size)
+    runs: dict[str, list[str]] = {}
+    for member in members:
+        mine = runs.setdefault(TITLES.get(member.method, member.method), [])
+        mine += [] if member.run in mine else [member.run]
+    return Figure("ablation_groups", heading, table, runs, _groups, size)
 
 
 def ablation_matrix(found: Iterable[AblationRecord]) -> Figure:
@@ -76,8 +80,8 @@ def ablation_matrix(found: Iterable[AblationRecord]) -> Figure:
     table = sweep_table(members)
     title = TITLES.get(members[0].method, members[0].method)
     heading = f"{title}: accuracy lost (points) without a connection\n{_ways(members)}{_scale(members, False)}"
-    runs = [m.run for m in members]
-    return Figure("ablation_matrix", heading, table, runs, _matrix, _size(table))
+    runs = list(dict.fromkeys(m.run for m in members))  # several ways of removing of each
+    return Figure("ablation_matrix", heading, table, {"": runs}, _matrix, _size(table))
 
 
 def sweep_figure(sweep: Sweep) -> Figure:
@@ -235,7 +239,11 @@ def read_outs(found: Iterable[ProbeRecord]) -> Figure:
     seeds = int(table["seeds"].max())
     over = "one seed, 95% interval over images" if seeds == 1 else f"mean and 95% interval over {seeds} seeds"
     title = f"Linear probes of frozen read-outs\n{presets[0]}{small}; {over}"
-    return Figure("read_outs", title, table, [m.run for m in members], _accuracies, (8.0, 1.8 + 0.26 * len(table)))
+    runs: dict[str, list[str]] = {}
+    for member in members:
+        heads = f" ({', '.join(map(str, member.heads))} heads)" if member.heads else ""
+        runs.setdefault(f"{TITLES.get(member.method, member.method)}{heads}", []).append(member.run)
+    return Figure("read_outs", title, table, runs, _accuracies, (8.0, 1.8 + 0.26 * len(table)))
 
 
 def _read_out(row: Any) -> str:

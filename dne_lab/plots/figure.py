@@ -2,17 +2,20 @@
 
 import base64
 import io
+import itertools
 import json
 import os
+import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.core.files import file_name, write_bytes, write_text
 from dne_lab.plots import static
-from dne_lab.plots.marks import Drawing
+from dne_lab.plots.marks import Bars, Cells, Drawing, Level, Mark, Panel, Points
 from dne_lab.plots.style import MATPLOTLIB, PRINT
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ WIDEST = 8.4  # inches: a cell of JupyterLab in a window of 1280 pixels has 848
 NARROWEST, MOST_INCHES = 1, 100  # inches that a drawing may be asked for
 LETTERS = 12.5  # of a title in an inch
 LEAST = 1.5  # inches that a row of panels has at least, whatever title, legend and names take
+MOST_IDS = 3  # of the records of a mark that are named under the mouse
 MOST_ROWS = 60  # of the table in the text that stands for a figure
 MOST_COLOURS = 4096  # of a drawing: lines and areas, and the shades of their edges
 SUFFIXES = (".png", ".pdf", ".svg", ".csv")
@@ -49,7 +53,8 @@ class Figure:
         name: file name without suffix.
         title: one or two lines; says which data set, and "small scale" where it is.
         table: what is drawn, one row a mark; a series without a record is a row that says so and is not drawn.
-        records: ids of the records behind the table (`Record.id`).
+        records: ids of the records behind the table (`Record.id`), or these by series, as the marks name it; then each
+            mark says under the mouse which records it comes from. Of a figure of one series ("") the matrices do.
         marks: the marks of a table.
         size: width and height of the static drawing in inches; one wider than a cell of JupyterLab is made smaller.
         picture: in place of marks: draws the table on matplotlib axes.
@@ -60,26 +65,29 @@ class Figure:
         name: str,
         title: str,
         table: "pd.DataFrame",
-        records: Sequence[str],
+        records: Sequence[str] | Mapping[str, Sequence[str]],
         marks: "Callable[[pd.DataFrame], Drawing] | None" = None,
         size: tuple[float, float] = (6.4, 3.6),
         *,
         picture: Callable[["Axes", "pd.DataFrame"], None] | None = None,
     ) -> None:
-        self.name, self.title, self.table, self.records = name, title, table, list(records)
+        self.name, self.title, self.table = name, title, table
+        self._by_series = records if isinstance(records, Mapping) else {}
+        self.records = list(itertools.chain(*self._by_series.values()) if self._by_series else records)
         self.size = (min(size[0], WIDEST), size[1])
         self._marks, self._picture = marks, picture
 
     def marks(self) -> Drawing | None:
         """What is drawn, as data; None for a picture."""
-        return None if self._marks is None else self._marks(self.table)
+        return None if self._marks is None else with_records(self._marks(self.table), self._by_series)
 
-    def draw(self, axes: "Axes") -> None:
-        """Draws on matplotlib axes of your own."""
+    def draw(self, axes: "Axes", width: float | None = None) -> None:
+        """Draws on matplotlib axes of your own; with ``width`` matrices stand in rows no wider than so many inches."""
         if self._picture is not None:
             self._picture(axes, self.table)
-        if self._marks is not None:
-            static.draw(axes, self._marks(self.table))
+        drawing = self.marks()
+        if drawing is not None:
+            static.draw(axes, drawing if width is None else drawing.within(width))
 
     def image(self, suffix: str = "png", width: float | None = None) -> bytes:
         """The static drawing as the bytes of a png, pdf or svg file; equal tables give equal bytes.
@@ -94,12 +102,12 @@ class Figure:
         _check_width(width)
         # The styles are matplotlib's own and ours: a user's matplotlibrc changes nothing.
         with style.context(["default", MATPLOTLIB, PRINT if suffix == "pdf" else {}]), io.BytesIO() as file:
-            canvas = self._canvas(*self._inches(width))
+            canvas = self._canvas(*self._inches(width), width)
             canvas.savefig(file, format=suffix, metadata=_METADATA[suffix])
             return file.getvalue()
 
-    def _canvas(self, wide: float, high: float) -> "Canvas":
-        """The drawing, not yet rendered, on a canvas of this size in inches."""
+    def _canvas(self, wide: float, high: float, asked: float | None = None) -> "Canvas":
+        """The drawing, not yet rendered, on a canvas of this size in inches; ``asked``: if the width is not its own."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as Canvas
 
@@ -109,7 +117,7 @@ class Figure:
         FigureCanvasAgg(canvas)
         axes = canvas.add_subplot()
         canvas.suptitle(title, x=0.01, ha="left", fontsize=10)
-        self.draw(axes)
+        self.draw(axes, asked)
         return canvas
 
     def _inches(self, width: float | None) -> tuple[float, float]:
@@ -118,11 +126,12 @@ class Figure:
             return self.size
         high = max(2.2, self.size[1] * width / self.size[0])
         roomy = self.size[1] + 20
-        canvas = self._canvas(width, roomy)
+        canvas = self._canvas(width, roomy, width)
         canvas.draw_without_rendering()
         rows = static.rows(canvas)
         beside = roomy - canvas.get_figheight() * sum(top - bottom for bottom, top in rows)
-        return width, max(high, beside + LEAST * len(rows))
+        squares = static.squares(canvas)
+        return width, max(2.2, beside + squares * len(rows)) if squares else max(high, beside + LEAST * len(rows))
 
     def interactive(self) -> Any:
         """The plotly figure of the marks.
@@ -180,6 +189,52 @@ class Figure:
                 return bundle | {PLOTLY_MIME: {**_rounded(tree), "config": {"displaylogo": False}}}, {}
         bundle["image/png"] = base64.b64encode(_few_colours(self.image())).decode("ascii")
         return bundle, {"image/png": {"width": round(self.size[0] * PIXELS)}}
+
+
+def with_records(drawing: Drawing, by_series: Mapping[str, Sequence[str]]) -> Drawing:
+    """The drawing with the ids of the records of each series in what its marks say under the mouse.
+
+    A mark belongs to the series with which its name, what it says, its place's name or its panel's title begins.
+    """
+    if not by_series:
+        return drawing
+    rows = [
+        [replace(panel, marks=[_with_records(mark, panel, by_series) for mark in panel.marks]) for panel in row]
+        for row in drawing.rows
+    ]
+    return replace(drawing, rows=rows)
+
+
+def _with_records(mark: Mark, panel: Panel, by_series: Mapping[str, Sequence[str]]) -> Mark:
+    def said(note: str, *names: str) -> str:
+        found = [s for s in by_series if any(_begins(name, s) for name in (note, *names))]
+        ids = by_series[max(found, key=len)] if found else by_series.get("", ()) if isinstance(mark, Cells) else ()
+        if seed := re.match(r"seed (\d+)$", note):
+            ids = [one for one in ids if f"-s{seed[1]}-" in one]
+        told = [f"record{'s' * (len(ids) > 1)} {'<br>'.join(ids[:MOST_IDS])}"] if ids else []
+        told += [f"and {len(ids) - MOST_IDS} more"] if len(ids) > MOST_IDS else []
+        return "<br>".join(filter(None, [note, *told]))
+
+    if isinstance(mark, Cells):
+        shape = range(mark.values.shape[0]), range(mark.values.shape[1])
+        notes = mark.notes or [[""] * len(shape[1]) for _ in shape[0]]
+        return replace(mark, notes=[[note and said(note, panel.title) for note in row] for row in notes])
+    if not isinstance(mark, Points | Bars | Level) or "printed" in mark.name:
+        return mark
+    if isinstance(mark, Level):
+        return replace(mark, note=said(mark.note, mark.name))
+    along = mark.x if isinstance(mark, Points) else [] if mark.across else mark.places
+    up = mark.y if isinstance(mark, Points) else mark.places if mark.across else []
+    names = [[panel.x.name_at(x)] for x in along] or [[""] for _ in up]
+    for told, y in zip(names, up, strict=bool(up)):
+        told.append(panel.y.name_at(y))
+    return replace(mark, notes=[said(mark.note(i), mark.name, *told) for i, told in enumerate(names)])
+
+
+def _begins(text: str, name: str) -> bool:
+    """Whether a text begins with the name of a series; commas and line breaks are left out on axes."""
+    text, name = (re.sub(r"[,\s]+", " ", re.sub(r"-\s+", "-", one)) for one in (text, name))
+    return bool(name) and re.match(rf"{re.escape(name)}($|[ :(])", text) is not None
 
 
 def _check_width(width: Any) -> None:

@@ -389,8 +389,7 @@ def _told_bar(mark: Bars, panel: Panel, i: int) -> str:
 
 def _value(axis: Axis, value: float) -> str:
     if axis.kind == "category":
-        place = round(value)
-        return axis.names[place].replace("\n", " ") if 0 <= place < len(axis.names) else ""
+        return axis.name_at(value).replace("\n", " ")
     return f"{_plain(axis.title)}: {_number(value)}"
 
 

@@ -7,7 +7,7 @@ that what moves under the mouse is the picture that was there before.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,8 @@ from dne_lab.plots.style import INK, Style
 
 Kind = Literal["linear", "log", "category"]
 ROOM = 0.05  # of an axis, beyond the outermost mark
+BARE, NUMBER = 0.06, 0.2  # inches: a cell of a matrix at least, and one with a number
+BETWEEN, BESIDE = 0.25, 1.1  # inches: between matrices, and beside them for the colour bar and the title of y
 TICKS = 13  # whole numbers beside an axis
 
 
@@ -59,6 +61,11 @@ class Axis:
         if self.kind == "category":
             return [self.names[int(place)] for place in places]
         return list(self.names) or [f"{place:g}" for place in places]
+
+    def name_at(self, value: float) -> str:
+        """The name at a place of a category axis, empty where there is none."""
+        place = round(value) if self.kind == "category" and value == value else -1
+        return self.names[place] if 0 <= place < len(self.names) else ""
 
 
 @dataclass(frozen=True)
@@ -264,6 +271,27 @@ class Drawing:
     def panels(self) -> list[Panel]:
         """All of them, row by row."""
         return [panel for row in self.rows for panel in row]
+
+    def within(self, width: float) -> "Drawing":
+        """Matrices in rows no wider than so many inches, so that what stands in their cells can be read; other panels
+        stay where they are."""
+        found = [[mark for mark in panel.marks if isinstance(mark, Cells)] for panel in self.panels]
+        if not all(found) or not found:
+            return self
+        beside = BESIDE + max((0.07 * len(name) for row in self.rows for name in row[0].y.names), default=0.0)
+        least = max(cells[0].values.shape[1] * (BARE if cells[0].digits is None else NUMBER) for cells in found)
+        across = max(1, int((width - beside) / (least + BETWEEN)))
+        if across >= max(map(len, self.rows)):
+            return self
+        x, y = self.rows[-1][0].x.title, self.rows[0][0].y.title
+        rows: list[list[Panel]] = []
+        for number, panel in enumerate(self.panels):
+            if number % across == 0:
+                rows.append([])
+            below = number + across >= len(self.panels)  # nothing stands below it: titles of axes are said once
+            axes = replace(panel.x, title=x if below else ""), replace(panel.y, title="" if number % across else y)
+            rows[-1].append(replace(panel, x=axes[0], y=axes[1]))
+        return replace(self, rows=rows)
 
     def listed(self) -> list[tuple[str, Mark]]:
         """The legend: each name once, with the first mark of that name that is in it."""

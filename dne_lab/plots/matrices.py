@@ -17,7 +17,7 @@ from dne_lab.measure.record import RUN_FIRST, Record
 from dne_lab.models.attention import TASK1, TASK2
 from dne_lab.plots.figure import WIDEST, Figure
 from dne_lab.plots.marks import Axis, Cells, Drawing, Panel
-from dne_lab.plots.series import NO_RECORD, one_dataset, over, scale, seeds, series, with_missing
+from dne_lab.plots.series import NO_RECORD, ids, one_dataset, over, scale, seeds, series, with_missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,8 +53,8 @@ def accuracy_matrices(records: Iterable[Record], methods: Sequence[str] = ()) ->
     members = [record for group in made for record in group.records]
     heading = f"Accuracy on each task after each task (%): {scale(members)}\n{streams[0]} classes, "
     heading += over(made).replace("mean and 95% interval", "mean")
-    ids, side = [r.id for r in members], len(made[0].first.tasks)
-    return Figure("accuracy_matrix", heading, table, ids, of_tasks, inches(len(made), side, side))
+    side = len(made[0].first.tasks)
+    return Figure("accuracy_matrix", heading, table, ids(made), of_tasks, inches(len(made), side, side))
 
 
 def _rows(group: Group) -> list[dict[str, Any]]:

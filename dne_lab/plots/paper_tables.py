@@ -41,11 +41,13 @@ def printed_minus_ours(records: Iterable[Record], dataset: str = "cifar100") -> 
     there = [record for record in records if paper.dataset_of(record) == dataset]
     rows: list[dict[str, Any]] = []
     shown: list[Group] = []
+    ids: dict[str, list[str]] = {}
     for group, row in zip(groups(there), compare(there).to_dict("records"), strict=True):
         if row["paper LA"] != row["paper LA"]:
             continue
         shown.append(group)
         name = group.label if group.first.joint else f"{group.label}, {tasks_text(group.first.tasks)}"
+        ids[name] = [record.id for record in group.records]
         for measure in LOOKS:
             theirs, mine = row[f"paper {measure}"], row[measure]
             if theirs == theirs:  # joint models have no AA
@@ -54,7 +56,6 @@ def printed_minus_ours(records: Iterable[Record], dataset: str = "cifar100") -> 
         raise LabError(f"no finished run on {NAMES.get(dataset, dataset)} that the paper prints. {RUN_FIRST}")
     heading = f"The paper's accuracy minus ours\n{scale(r for g in shown for r in g.records)}, {seeds(shown)}"
     frame = pd.DataFrame(rows)
-    ids = [record.id for group in shown for record in group.records]
     return Figure("printed_minus_ours", heading, frame, ids, _by_line, _size(frame["series"].nunique()))
 
 

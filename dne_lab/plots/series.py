@@ -39,6 +39,11 @@ def series(group: Group) -> dict[str, Any]:
     return {"series": group.label, "method": group.first.method}
 
 
+def ids(made: Iterable[Group]) -> dict[str, list[str]]:
+    """The ids of the records of each group, by its label."""
+    return {group.label: [record.id for record in group.records] for group in made}
+
+
 def with_missing(frame: "pd.DataFrame", made: Sequence[Group], methods: Sequence[str]) -> "pd.DataFrame":
     """The table with a row "no record" for each of the methods that has no group."""
     import pandas as pd

@@ -51,6 +51,13 @@ def rows(canvas: "Canvas") -> list[tuple[float, float]]:
     return found
 
 
+def squares(canvas: "Canvas") -> float:
+    """Inches that the highest matrix of a canvas that has been laid out takes where its cells are squares; 0: none."""
+    matrices = [axes for axes in canvas.axes if axes.get_aspect() == 1.0 and axes.axison]
+    sides = [(axes.get_position(original=True).width, axes.get_ylim(), axes.get_xlim()) for axes in matrices]
+    return max((canvas.get_figwidth() * w * abs(y[1] - y[0]) / abs(x[1] - x[0]) for w, y, x in sides), default=0.0)
+
+
 def _legend(axes: "Axes", drawing: Drawing, last: "Axes") -> None:
     """Beside the last panel, or below all where its names are long or there is little width."""
     names = drawing.listed()
@@ -260,7 +267,8 @@ def _colour_bar(axes: "Axes", drawing: Drawing, places: list[list["Axes"]]) -> N
     if first is None or figure is None:
         return
     shown = [place for row in places for place in row]
-    figure.colorbar(shown[0].collections[0], ax=shown, label=first.title, shrink=0.8, pad=0.02, aspect=25)
+    slim = max(25.0, 17.0 * figure.get_figheight() / figure.get_figwidth())  # of a high column no broad bar
+    figure.colorbar(shown[0].collections[0], ax=shown, label=first.title, shrink=0.8, pad=0.02, aspect=slim)
 
 
 def _key(name: str, mark: Mark) -> Any:

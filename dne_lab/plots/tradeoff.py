@@ -12,7 +12,7 @@ from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Mark, Points, around, logarithmic, one
-from dne_lab.plots.series import NO_RECORD, over, scale, seeds
+from dne_lab.plots.series import NO_RECORD, ids, over, scale, seeds
 from dne_lab.plots.style import solid, style
 
 if TYPE_CHECKING:
@@ -122,8 +122,10 @@ def _tradeoff(
     members = [record for group in made for record in group.records]
     what = f"{scale(members)}, {over(made)}" if made else f"{dataset}, no record yet"
     heading = f"{heading}: last accuracy against F\n{what}, {tasks_text(tasks)} classes"
-    ids = [record.id for record in members]
-    return Figure(name, heading, frame, ids, _marks, (7.6, 3.9))
+    runs: dict[str, list[str]] = {}
+    for group, row in zip(made, rows, strict=False):  # behind ours come the printed rows
+        runs.setdefault(str(row["series"]), []).extend(record.id for record in group.records)
+    return Figure(name, heading, frame, runs, _marks, (7.6, 3.9))
 
 
 def _unique(group: Group, names: Sequence[str], text: str) -> str:
@@ -223,7 +225,7 @@ def accuracy_over_bytes(records: Iterable[Record]) -> Figure:
     table = by_budget(kept).rename(columns={"method": "series", "id": "method"})
     what = f"{scale(kept)}, {over(made)}" if made else "no record yet"
     heading = f"Last accuracy at a budget of memory\n{what}, {tasks_text(tasks)} classes"
-    return Figure("accuracy_over_bytes", heading, table, [record.id for record in kept], _by_bytes, (7.0, 3.8))
+    return Figure("accuracy_over_bytes", heading, table, ids(made), _by_bytes, (7.0, 3.8))
 
 
 def _by_bytes(table: "pd.DataFrame") -> Drawing:

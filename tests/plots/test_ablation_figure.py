@@ -44,11 +44,11 @@ def test_groups_are_a_mark_for_each_way_of_removing() -> None:
     assert marks["o", dne].y[0] < marks["x", dne].y[0]  # side by side
     half = figure.table.query("method == 'dne' and experts == 'later' and how == 'mask'")["+-"].to_numpy()
     assert np.subtract(marks["x", dne].high, marks["x", dne].x) == pytest.approx(half)
-    assert marks["x", dne].notes[0] == "3 seeds, 100 images"
+    assert marks["x", dne].notes[0].startswith("3 seeds, 100 images<br>records dne-digits-s0<br>")
     told = [name for name, _ in drawing.listed()]
     assert told == ["mean: replaced by its mean", "mask: removed, the rest renormalised"]
     assert "small scale, 100 test images" in figure.title and "3 seeds" in figure.title
-    assert len(figure.records) == 7 and "loss task 3" in figure.table
+    assert len(figure.records) == 4 and "loss task 3" in figure.table
     assert "one seed, 95% interval over images" in ablation_groups([invented()]).title
 
 
@@ -73,7 +73,7 @@ def test_a_matrix_a_kind_and_layer_with_zero_in_the_middle() -> None:
         assert (matrix.low, matrix.high) == (-4.0, 4.0)  # diverging, the same on both sides
         assert np.isfinite(matrix.values).sum() == 5 and matrix.digits == 1
         assert matrix.values[0, 0] == -4.0 and matrix.values[1, 2] == 1.5 and np.isnan(matrix.values[0, 2])
-    assert found["task1, layer 0"].notes[1][2] == "task1, layer 0: expert 3 reads expert 3"
+    assert found["task1, layer 0"].notes[1][2] == "task1, layer 0: expert 3 reads expert 3<br>record dne-digits-s0"
     assert "mask: removed, the rest renormalised" in figure.title
     still = ablation_matrix([dataclasses.replace(record, sweep=[row | {"loss": 0.0} for row in rows])])
     assert all((matrix.low, matrix.high) == (-1.0, 1.0) for matrix in cells(still).values())

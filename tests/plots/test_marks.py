@@ -92,6 +92,23 @@ def traces(plotly: Any, number: int) -> list[Any]:
     return [t for t in plotly.data if t.xaxis == f"x{tail}" and not (t.type == "scatter" and t.fill == "toself")]
 
 
+def test_what_is_said_under_the_mouse_names_the_records() -> None:
+    """Of every figure from records each mark of a series, and of several the first three."""
+    for name, figure in FIGURES.items():
+        drawing = figure.marks()
+        if drawing is None or not figure.records or not isinstance(figure._by_series, dict) or not figure._by_series:
+            continue
+        notes: list[str] = []
+        for mark in (mark for panel in drawing.panels for mark in panel.marks):
+            if isinstance(mark, Cells):
+                notes += [note for row in mark.notes for note in row if note]
+            elif isinstance(mark, Points | Bars) and mark.notes and any(mark.notes):
+                notes += [note for note in mark.notes if note and "printed" not in note]
+        named = [note for note in notes if any(one in note for one in figure.records)]
+        assert len(named) >= 0.8 * len(notes) > 0, name  # the rest: printed numbers, lines of reference
+        assert all(note.count("-s") <= 6 for note in named)
+
+
 def test_axes_are_the_same(both: tuple[Drawing, list[Any], Any]) -> None:
     drawing, places, plotly = both
     for number, (panel, axes) in enumerate(zip(drawing.panels, places, strict=True)):

@@ -1,8 +1,11 @@
 """The accuracy matrices: one a method, the mean over its seeds, and nothing drawn without a record."""
 
+import io
+
 import numpy as np
 import pytest
 from invented import record
+from PIL import Image
 
 from dne_lab.core.errors import LabError
 from dne_lab.plots.matrices import accuracy_matrices
@@ -17,6 +20,19 @@ def runs() -> list:
         record("joint"),
         record("sta", done=2),
     ]
+
+
+def test_in_a_narrow_drawing_matrices_stand_below_each_other_and_can_be_read() -> None:
+    figure = accuracy_matrices(runs())
+    drawing = figure.marks()
+    assert drawing is not None and drawing.within(figure.size[0]).rows == drawing.rows
+    narrow = drawing.within(3)
+    assert [panel.marks for panel in narrow.panels] == [panel.marks for panel in drawing.panels]
+    assert max(map(len, narrow.rows)) == 1 < max(map(len, drawing.rows))
+    assert [row[0].x.title for row in narrow.rows] == [""] * (len(narrow.rows) - 1) + [drawing.rows[-1][0].x.title]
+    assert all(row[0].y.title == drawing.rows[0][0].y.title for row in narrow.rows)
+    with Image.open(io.BytesIO(figure.image(width=3))) as picture:  # room for a square of 1.2 inches each
+        assert picture.width == 450 and picture.height > 150 * 1.2 * len(narrow.rows)
 
 
 def test_means_over_seeds_are_drawn_where_they_belong() -> None:
