@@ -1,7 +1,7 @@
 """Takes figures/explorer.png: the explorer of notebook 06 in a real JupyterLab, used by mouse and keyboard.
 
-``python figures/explorer.py`` needs the extra ``test`` and chromium. The file is an animated PNG of a few states; where
-animation is not shown one sees the first.
+``python figures/explorer.py`` needs JupyterLab, playwright and chromium. The file is an animated PNG of a few states;
+where animation is not shown one sees the first.
 """
 
 import io
@@ -14,11 +14,11 @@ from typing import Any
 from PIL import Image
 
 FIGURES = Path(__file__).parent
-sys.path.insert(0, str(FIGURES.parent / "tests" / "widgets"))
-import served  # noqa: E402  (how the browser tests start a server)
+sys.path.insert(0, str(FIGURES.parent / "notebooks"))
+import live  # noqa: E402
 
 NOTEBOOK = "06_task_attention_explorer.ipynb"
-WIDTH, HEIGHT, COLOURS = 1280, 700, 256  # of the window; of the picture, which cuts taller states; of the palette
+WIDTH, HEIGHT, COLOURS = 1280, 1400, 256  # of the window, which shows all of the explorer; of the palette
 MILLISECONDS = 2500  # that a state is shown
 
 
@@ -49,12 +49,12 @@ def taken(page: Any) -> list[Image.Image]:
     for _ in states(page):
         page.wait_for_timeout(1500)  # one forward pass and the drawing of its views
         found.append(Image.open(io.BytesIO(shown.screenshot())).convert("RGB"))
-    width = max(picture.width for picture in found)
-    sheet = Image.new("RGB", (width, HEIGHT * len(found)), "white")
+    width, height = (max(picture.size[side] for picture in found) for side in (0, 1))
+    sheet = Image.new("RGB", (width, height * len(found)), "white")
     for number, picture in enumerate(found):
-        sheet.paste(picture.crop((0, 0, width, HEIGHT)), (0, number * HEIGHT))
+        sheet.paste(picture, (0, number * height))
     few = sheet.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    return [few.crop((0, number * HEIGHT, width, (number + 1) * HEIGHT)) for number in range(len(found))]
+    return [few.crop((0, number * height, width, (number + 1) * height)) for number in range(len(found))]
 
 
 def main() -> None:
@@ -63,9 +63,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
         root, state = (Path(place) / name for name in ("lab", "state"))
         root.mkdir()
-        browser = playwright.chromium.launch(executable_path=served.browser_path(), args=list(served.QUIET))
-        with served.serving("jupyterlab", served.laboratory(root), state) as server:
-            seen = served.Watched(browser, server, WIDTH)
+        browser = playwright.chromium.launch(executable_path=live.browser_path(), args=list(live.QUIET))
+        with live.serving("jupyterlab", live.laboratory(root), state) as server:
+            seen = live.Watched(browser, server, WIDTH)
+            seen.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
             seen.run_notebook(NOTEBOOK)
             seen.page.locator(".dne-bars:visible").first.wait_for(timeout=60_000)
             seen.bring(".dne-bars")

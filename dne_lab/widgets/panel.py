@@ -133,14 +133,13 @@ class Subject:
         return self.names[rank] if rank < len(self.names) else f"class {rank}"
 
     def prediction(self, model: str, image: int) -> str:
-        """Prediction and truth of one image in words."""
+        """Prediction of one image in words, and the truth where it is known."""
         scores = self.scores(model, image)
         best = int(scores.argmax())
         share = float(scores.softmax(0)[best])
         label = self.labels[image]
-        truth = "truth unknown" if label is None else f"truth {self.name(label)}"
-        verdict = "" if label is None else (", right" if label == best else ", wrong")
-        return f"{model} predicts {self.name(best)} (softmax {share:.2f}), {truth}{verdict}"
+        said = f"{model} predicts {self.name(best)} (softmax {share:.2f})"
+        return said if label is None else f"{said}, truth {self.name(label)}, {'right' if label == best else 'wrong'}"
 
 
 def fit(content: bytes, shape: tuple[int, int, int]) -> tuple[Tensor, str]:

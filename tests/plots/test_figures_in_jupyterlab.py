@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "widgets"))
 import served
+from served import live
 
 ROOT = Path(__file__).parents[2]
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -30,30 +31,6 @@ made |= report.measurements([R / name for name in ("cost", "timing", "attention"
 for figure in made.values():
     display(figure)
 """
-# What lies where in each cell's output, and what plotly holds.
-MEASURE = """() => [...document.querySelectorAll(".js-plotly-plot")].map(plot => {
-  const area = plot.closest(".jp-OutputArea-output").getBoundingClientRect();
-  const own = plot.getBoundingClientRect();
-  const cut = [];
-  for (const part of plot.querySelectorAll("text, .legend .bg, .cbaxis, .xtick, .ytick")) {
-    const box = part.getBoundingClientRect();
-    if (box.width === 0 || getComputedStyle(part).opacity === "0" || part.closest(".modebar")) continue;
-    if (box.left < own.left - 1 || box.right > own.right + 1 || box.top < own.top - 1 || box.bottom > own.bottom + 1)
-      cut.push([part.textContent.slice(0, 60), box.left - own.left, box.right - own.right, box.top - own.top,
-                box.bottom - own.bottom].join(" | "));
-  }
-  for (const title of plot.querySelectorAll(".infolayer .g-xtitle text, .infolayer .g-ytitle text"))
-    for (const panel of plot.querySelectorAll(".nsewdrag")) {
-      const [one, other] = [title.getBoundingClientRect(), panel.getBoundingClientRect()];
-      if (one.width && Math.min(one.right, other.right) > Math.max(one.left, other.left) + 1 &&
-          Math.min(one.bottom, other.bottom) > Math.max(one.top, other.top) + 1)
-        cut.push("in the panel: " + title.textContent);
-    }
-  return {area: area.width, left: own.left - area.left, width: own.width, height: own.height,
-          layout: plot._fullLayout.height, drawn: plot.querySelector(".main-svg").getBoundingClientRect().width, cut};
-})"""
-SETTLED = """() => [...document.querySelectorAll(".js-plotly-plot")].every(plot => Math.abs(
-  plot.querySelector(".main-svg").getBoundingClientRect().width - plot.getBoundingClientRect().width) <= 1)"""
 HELD = """() => [...document.querySelectorAll(".js-plotly-plot")].map(plot => ({
   data: plot._fullData.map((trace, i) => ({
     type: trace.type, name: trace.name, shown: trace.visible, x: plot.data[i].x, y: plot.data[i].y, z: plot.data[i].z,
@@ -62,10 +39,6 @@ HELD = """() => [...document.querySelectorAll(".js-plotly-plot")].map(plot => ({
   })).map(({error, ...rest}) => ({...rest, up: error?.array ?? null, down: error?.arrayminus ?? null})),
   axes: Object.fromEntries(Object.entries(plot._fullLayout).filter(([key]) => /^[xy]axis\\d*$/.test(key)).map(
     ([key, axis]) => [key, {type: axis.type, range: axis.range, ticktext: axis.ticktext ?? null}]))}))"""
-PICTURES = """() => [...document.querySelectorAll(".jp-RenderedImage img")].map(image => ({
-  area: image.closest(".jp-OutputArea-output").getBoundingClientRect().width,
-  width: image.getBoundingClientRect().width, height: image.getBoundingClientRect().height,
-  natural: image.naturalWidth / image.naturalHeight}))"""
 
 
 browser = served.browser  # a fixture
@@ -74,7 +47,7 @@ browser = served.browser  # a fixture
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The committed notebooks, and one that shows every figure of the records."""
-    made = served.laboratory(tmp_path_factory.mktemp("figures"))
+    made = live.laboratory(tmp_path_factory.mktemp("figures"))
     code = SHOW.replace("FIGURES", repr(str(ROOT / "figures")))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata={"kernelspec": KERNEL})
     nbformat.write(notebook, made / "every_figure.ipynb")
@@ -82,15 +55,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[served.Served]:
-    with served.serving("jupyterlab", folder, tmp_path_factory.mktemp("state")) as running:
+def server(folder: Path, tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[live.Served]:
+    with live.serving("jupyterlab", folder, tmp_path_factory.mktemp("state")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def seen(server: served.Served, browser: Any) -> Iterator[served.Watched]:
+def seen(server: live.Served, browser: Any) -> Iterator[live.Watched]:
     """All figures, executed once, in the wider window."""
-    watched = served.Watched(browser, server, width=WIDTHS[0])
+    watched = live.Watched(browser, server, width=WIDTHS[0])
     watched.run_notebook("every_figure.ipynb")
     watched.page.wait_for_function(
         "() => { const all = [...document.querySelectorAll('.jp-RenderedPlotly')];"
@@ -102,12 +75,12 @@ def seen(server: served.Served, browser: Any) -> Iterator[served.Watched]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_every_figure_fits_its_cell_and_keeps_its_height(seen: served.Watched, width: int) -> None:
+def test_every_figure_fits_its_cell_and_keeps_its_height(seen: live.Watched, width: int) -> None:
     page = seen.page
     page.set_viewport_size({"width": width, "height": 1000})
-    page.wait_for_function(SETTLED, timeout=30_000)
+    page.wait_for_function(live.SETTLED, timeout=30_000)
     page.wait_for_timeout(300)
-    before = page.evaluate(MEASURE)
+    before = page.evaluate(live.MEASURE)
     assert len(before) > 30
     for figure in before:
         assert figure["left"] >= -1 and figure["left"] + figure["width"] <= figure["area"] + 1, figure
@@ -118,12 +91,12 @@ def test_every_figure_fits_its_cell_and_keeps_its_height(seen: served.Watched, w
         box = plot.bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_timeout(300)
-    after = page.evaluate(MEASURE)
+    after = page.evaluate(live.MEASURE)
     assert [(one["width"], one["height"]) for one in after] == [(one["width"], one["height"]) for one in before]
     assert seen.outside == []
 
 
-def test_what_the_browser_holds_is_what_the_marks_say(seen: served.Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_browser_holds_is_what_the_marks_say(seen: live.Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DNE_LAB_FIGURES", raising=False)
     from test_marks import FIGURES
 
@@ -146,7 +119,7 @@ def test_what_the_browser_holds_is_what_the_marks_say(seen: served.Watched, monk
 
 
 def test_pictures_fit_their_cell(
-    server: served.Served, folder: Path, browser: Any, monkeypatch: pytest.MonkeyPatch
+    server: live.Served, folder: Path, browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a committed notebook holds, as a reader opens it, before anything runs."""
     monkeypatch.setenv("DNE_LAB_FIGURES", "static")
@@ -158,13 +131,13 @@ def test_pictures_fit_their_cell(
     assert len(shown) == 6
     cell = nbformat.v4.new_code_cell("", outputs=shown, execution_count=1)
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": KERNEL}), folder / "pictures.ipynb")
-    watched = served.Watched(browser, server, width=WIDTHS[0])
+    watched = live.Watched(browser, server, width=WIDTHS[0])
     watched.page.goto(f"{watched.address}/lab/tree/pictures.ipynb?reset")
     watched.page.wait_for_function("() => document.querySelectorAll('.jp-RenderedImage img').length === 6")
     for width in WIDTHS:
         watched.page.set_viewport_size({"width": width, "height": 1000})
         watched.page.wait_for_timeout(500)
-        for figure, image in zip(chosen, watched.page.evaluate(PICTURES), strict=False):
+        for figure, image in zip(chosen, watched.page.evaluate(live.PICTURES), strict=False):
             assert image["width"] == pytest.approx(min(100 * figure.size[0], image["area"]), abs=2), figure.name
             assert image["width"] / image["height"] == pytest.approx(image["natural"], rel=0.02), figure.name
     watched.page.close()

@@ -16,10 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import served
 import torch
 
 from dne_lab.training.evaluation import code_version
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "notebooks"))
+import live
 
 CHANGES = 200
 EACH = 20
@@ -31,7 +33,7 @@ def slider(page: Any, name: str) -> Any:
     return page.locator(f'.widget-slider:visible:has(label:text-is("{name}")) .noUi-handle').first
 
 
-def back_and_forth(seen: served.Watched, selector: str, keys: tuple[str, str], count: int = EACH) -> list[float]:
+def back_and_forth(seen: live.Watched, selector: str, keys: tuple[str, str], count: int = EACH) -> list[float]:
     """Milliseconds of ``count`` changes by two keys in turn."""
     return [1000 * seen.seconds(selector, keys[i % 2]) for i in range(count)]
 
@@ -67,10 +69,10 @@ def measure() -> dict[str, Any]:
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        root = served.laboratory(folder)
-        browser = playwright.chromium.launch(executable_path=served.browser_path(), args=list(served.QUIET))
-        with served.serving("jupyterlab", root, folder / "state") as address:
-            seen = served.Watched(browser, address)
+        root = live.laboratory(folder)
+        browser = playwright.chromium.launch(executable_path=live.browser_path(), args=list(live.QUIET))
+        with live.serving("jupyterlab", root, folder / "state") as address:
+            seen = live.Watched(browser, address)
             page = seen.page
             seen.run_notebook("06_task_attention_explorer.ipynb")
             page.locator(".dne-bars:visible").first.wait_for(timeout=60_000)

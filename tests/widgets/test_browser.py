@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import served
+from served import live
 
 ICONS = re.compile(r"https://cdn\.jsdelivr\.net/npm/@fortawesome/fontawesome-free@[^/]+/css/(all|v4-shims)\.min\.css")
 SLOW = 3.0  # seconds; CI shares its cores, figures/records/timing/explorers.json has what an idle machine needs
@@ -18,12 +19,12 @@ browser = served.browser  # a fixture
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return served.laboratory(tmp_path_factory.mktemp("lab"))
+    return live.laboratory(tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture(scope="module")
-def jupyterlab(folder: Path, tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[served.Served]:
-    with served.serving("jupyterlab", folder, tmp_path_factory.mktemp("state")) as server:
+def jupyterlab(folder: Path, tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[live.Served]:
+    with live.serving("jupyterlab", folder, tmp_path_factory.mktemp("state")) as server:
         yield server
 
 
@@ -41,12 +42,12 @@ def pixels(page: Any, number: int = 0) -> str:
     return str(page.locator(".dne-patches:visible canvas").nth(number).evaluate("canvas => canvas.toDataURL()"))
 
 
-def clean(seen: served.Watched) -> None:
+def clean(seen: live.Watched) -> None:
     assert seen.outside == [] and seen.complaints == []
 
 
-def test_notebook_06_in_jupyterlab(jupyterlab: served.Served, browser: Any) -> None:
-    seen = served.Watched(browser, jupyterlab)
+def test_notebook_06_in_jupyterlab(jupyterlab: live.Served, browser: Any) -> None:
+    seen = live.Watched(browser, jupyterlab)
     page = seen.page
     seen.run_notebook("06_task_attention_explorer.ipynb")
     page.locator(".dne-bars:visible").first.wait_for(timeout=30_000)
@@ -88,8 +89,8 @@ def test_notebook_06_in_jupyterlab(jupyterlab: served.Served, browser: Any) -> N
     page.close()
 
 
-def test_notebook_07_in_jupyterlab(jupyterlab: served.Served, browser: Any) -> None:
-    seen = served.Watched(browser, jupyterlab)
+def test_notebook_07_in_jupyterlab(jupyterlab: live.Served, browser: Any) -> None:
+    seen = live.Watched(browser, jupyterlab)
     page = seen.page
     seen.run_notebook("07_what_if.ipynb")
     page.locator(".dne-classes:visible").first.wait_for(timeout=30_000)
@@ -124,8 +125,8 @@ def test_notebook_07_in_jupyterlab(jupyterlab: served.Served, browser: Any) -> N
 
 
 def test_notebook_06_under_voila(folder: Path, tmp_path: Path, browser: Any) -> None:
-    with served.serving("voila", folder / "06_task_attention_explorer.ipynb", tmp_path) as server:
-        seen = served.Watched(browser, server, width=1000)
+    with live.serving("voila", folder / "06_task_attention_explorer.ipynb", tmp_path) as server:
+        seen = live.Watched(browser, server, width=1000)
         page = seen.page
         page.goto(server.address)
         page.locator(".dne-bars:visible").first.wait_for(timeout=90_000)

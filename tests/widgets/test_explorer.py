@@ -276,7 +276,7 @@ def test_a_file_of_ones_own_is_fitted_and_seen() -> None:
     assert (
         made.image.value == made.image.max == 6 and "cat.png: fitted from 50 x 40 to 12 x 8 pixels" in made.told.value
     )
-    assert "truth unknown" in made.part.said.value and made.upload.value == ()
+    assert "predicts" in made.part.said.value and "truth" not in made.part.said.value and made.upload.value == ()
     made.image.value = 0
     assert made.told.value == ""
     made.upload.value = (uploaded("cat.txt", b"cat"),)
