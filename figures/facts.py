@@ -357,6 +357,13 @@ def probe_tables() -> dict[str, str]:
     return made
 
 
+def held(preset: str, method: str, which: str) -> float:
+    """Accuracy (%) over all classes of a linear probe on read-outs ("all", "expert 1", "later"): mean over seeds."""
+    found = [one for one in read_outs.find(RECORDS / "probe") if (one.preset, one.method) == (preset, method)]
+    frame = read_outs.probe_table(found)
+    return float(frame[frame["read-outs"] == which]["accuracy %"].item())
+
+
 HOWS = ("mean", "zero", "mask")  # in the order in which the pages show them
 
 
