@@ -34,6 +34,12 @@ Settings = Annotated[
     ),
 ]
 Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
+Jobs = Annotated[
+    str, typer.Option(metavar="N|auto", help="Runs at a time; auto: one a core as memory allows, one on a GPU.")
+]
+Accept = Annotated[
+    bool, typer.Option("--accept-changed-data", help="Go on though images or class names have changed; recorded.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
 
 

@@ -11,9 +11,11 @@ import typer.core
 
 from dne_lab.commands.arguments import (
     METHODS,
+    Accept,
     Command,
     Device,
     HelpContext,
+    Jobs,
     Json,
     Preset,
     Seeds,
@@ -119,9 +121,8 @@ def run(
         Path | None,
         typer.Option(help="Folder of the run folders. Default: runs; of a list runs/<its name>."),
     ] = None,
-    jobs: Annotated[
-        str, typer.Option(metavar="N|auto", help="Runs at a time; auto: one a core as memory allows, one on a GPU.")
-    ] = "1",
+    jobs: Jobs = "1",
+    accept_changed_data: Accept = False,
     device: Device = None,
     stop_after: Annotated[float | None, typer.Option(help="Checkpoint after that many seconds and exit 0.")] = None,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
@@ -157,6 +158,7 @@ def run(
         run_command.go_on(
             source, after, changes or [], numbers(seeds) if _given(context, "seeds") else None, out or Path("runs"),
             as_json, seconds=stop_after, device=usable(device), checkpoint_seconds=checkpoint_every,
+            accept_changed_data=accept_changed_data,
         )  # fmt: skip
         return
     if grid is not None:
@@ -180,6 +182,7 @@ def run(
     run_command.execute(
         plan, as_json,
         seconds=stop_after, jobs=at_a_time, device=usable(device), checkpoint_seconds=checkpoint_every,
+        accept_changed_data=accept_changed_data,
     )  # fmt: skip
 
 
@@ -372,14 +375,14 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is no export.")] = False,
 ) -> None:
     """Pack a run into one portable file, which every command takes in place of the folder."""
-    from dne_lab.training import storage
+    from dne_lab.training import archive
 
-    if file.suffix == storage.SUFFIX:
-        print(f"wrote {storage.export_model(run_folder, file, half, force)}")
+    if file.suffix == archive.SUFFIX:
+        print(f"wrote {archive.export_model(run_folder, file, half, force)}")
     elif half:
         raise LabError(f"--half is for a model alone: name a .safetensors file, not {file}.")
     else:
-        print(f"wrote {storage.export(run_folder, file, force)}")
+        print(f"wrote {archive.export(run_folder, file, force)}")
 
 
 @app.command(cls=Command, short_help="List the presets with what each sets.")

@@ -18,10 +18,10 @@ from dne_lab.measure import tables
 from dne_lab.measure.record import RUN_FIRST
 from dne_lab.plots.attention import attention_groups, fragmentation
 from dne_lab.plots.attention_compared import SAME, along_training
-from dne_lab.training import storage
+from dne_lab.training import archive
+from dne_lab.training.archive import unpacked
 from dne_lab.training.run import Run
 from dne_lab.training.run_folder import CONFIG, read_config
-from dne_lab.training.storage import unpacked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ def runs(paths: Iterable[Path], option: str, images: int | None = None) -> list[
         within = [path]
         if path.is_dir():
             within = sorted(config.parent for config in inside(path, CONFIG))
-            within = within or sorted(path.glob(f"*{storage.SUFFIX}"))  # a folder of models
+            within = within or sorted(path.glob(f"*{archive.SUFFIX}"))  # a folder of models
         if not within:
             raise LabError(
                 f"{path} holds no run folder: attention needs a run's weights, not its record alone. {RUN_FIRST}"
@@ -51,11 +51,11 @@ def runs(paths: Iterable[Path], option: str, images: int | None = None) -> list[
 
 def open_with(path: Path, data: str | None) -> Run:
     """The run in a folder or archive, with its images from ``data`` if they have moved or were never in it."""
-    model = path.suffix == storage.SUFFIX
+    model = path.suffix == archive.SUFFIX
     if data is None and not model:
         return open_run(path, progress=False)
     if model:  # says what is missing and where, which a model that is opened to be looked at does not need
-        config = storage.read_model(path)[1]
+        config = archive.read_model(path)[1]
     else:
         with unpacked(path) as folder:
             config = read_config(folder)

@@ -41,7 +41,7 @@ def find(paths: Iterable[str | Path]) -> list[Record]:
 
     Folders that hold counts (``dne-lab cost``) or a benchmark alone have none: they are left out.
     """
-    from dne_lab.training.storage import unpacked
+    from dne_lab.training.archive import unpacked
 
     with ExitStack() as stack:
         given = [path for path in models_among(paths) if not _measurements_alone(path)]

@@ -41,10 +41,8 @@ class Images:
         Raises:
             LabError: a file that cannot be read, or is truncated.
         """
-        if before is not None and source.name == before.source:
-            for split in SPLITS:
-                if len(before.stamps[split]) == len(before.files[split]) == len(before.digests[split]):
-                    source.remember(split, before.files[split], before.stamps[split], before.digests[split])
+        if before is not None:
+            before.remember(source)
         return cls(
             source.name,
             source.classes,
@@ -53,6 +51,12 @@ class Images:
             {split: source.stamps(split) for split in SPLITS},
             {split: source.digests(split) for split in SPLITS},
         )
+
+    def remember(self, source: Source) -> None:
+        """Tells a source what is known of its files: those that have not changed need not be read again."""
+        for split in SPLITS:
+            if len(self.stamps[split]) == len(self.files[split]) == len(self.digests[split]):
+                source.remember(split, self.files[split], self.stamps[split], self.digests[split])
 
     def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON-able rest, for a file; `from_parts` is the inverse."""
@@ -168,6 +172,12 @@ def fingerprint(stream: ClassStream) -> dict[str, Any]:
 
 
 YOUNGER = ("train_images", "test_images", "class_names")  # what fingerprints of older runs do not have
+
+
+def data_sha256(stream: ClassStream) -> str:
+    """One hash of the class names and images of a stream, in whatever tasks they come."""
+    known = fingerprint(stream)
+    return _hash(known[name].encode() for name in YOUNGER)
 
 
 def _hash(parts: Iterable[bytes]) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+YOUNGER = ("data_sha256", "data_changes", "task_sha256")  # left out where older records do not have them
 FORMAT = 1  # of record.json; raised when the meaning of a key changes
 RUN_FIRST = "Train one first, e.g. `dne-lab run dne --preset digits`, or name a folder that holds record.json files."
 
@@ -95,7 +96,8 @@ class Record:
     settings_sha256} names the run whose state after that task a run went on from with settings of its own: accuracies,
     curves and seconds up to that task are the other run's. ``products`` names the library of
     float32 matrix products on a CPU ("" if unknown: MKL on x86). ``flops_training`` is what learning all tasks took
-    (`measure.learning_cost`).
+    (`measure.learning_cost`). ``data_sha256`` tells class names and images from others ("" if unknown),
+    ``data_changes`` says where a run went on with changed data, ``task_sha256`` are the digests of its tasks' files.
 
     Raises:
         LabError: rows, lists and summary values that contradict each other, or are no percentages.
@@ -137,6 +139,9 @@ class Record:
     config: dict[str, Any] = field(default_factory=dict)
     forked_from: Annotated[dict[str, Any], Like(_Origin)] = field(default_factory=dict)
     flops_training: Whole | None = None
+    data_sha256: Name = ""
+    data_changes: list[dict[str, Any]] = field(default_factory=list)
+    task_sha256: list[Name] = field(default_factory=list)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -191,7 +196,8 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, the content of the JSON file."""
-        return dict(plain(dataclasses.asdict(self)))
+        tree = dict(plain(dataclasses.asdict(self)))
+        return {name: value for name, value in tree.items() if value or name not in YOUNGER}
 
     def without_timing(self) -> dict[str, Any]:
         """`to_dict` without what depends on the clock: equal for a run and its exact repetition."""

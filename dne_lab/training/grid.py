@@ -5,16 +5,18 @@ import math
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dne_lab.core.config import Config, Data
+from dne_lab.core.errors import LabError
 from dne_lab.core.files import refuse_file
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import parallel_runs, sharing
+from dne_lab.training import parallel_runs, sharing, storage
 from dne_lab.training.evaluation import settings_sha256
 from dne_lab.training.folder_names import folder_name
 from dne_lab.training.run import Run
@@ -85,6 +87,8 @@ def execute(
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     streams: dict[Data, ClassStream] = {}
     planned = _jobs(runs, stream, streams)
+    for config, folder in runs:
+        _compare(config, folder, stream, streams)
     if first:
         print(first, file=sys.stderr, flush=True)
     if count > 1 and any(finished(job.folder) is None for job in planned):
@@ -104,10 +108,24 @@ def execute(
     return records
 
 
+def _compare(config: Config, folder: Path, stream: ClassStream | None, streams: dict[Data, ClassStream]) -> None:
+    """What a finished run says is shown only if it has learned from these images; a warning if they are not there."""
+    record = finished(folder)
+    if record is None or not record.data_sha256:
+        return
+    if stream is None and config.data not in streams:
+        try:
+            streams[config.data] = from_config(config.data)
+        except LabError as error:
+            warnings.warn(f"{folder} is finished, but its images cannot be compared: {error}", stacklevel=3)
+            return
+    storage.check_finished(folder, record, streams[config.data] if stream is None else stream)
+
+
 def _jobs(runs: Plan, stream: ClassStream | None, streams: dict[Data, ClassStream]) -> list[Job]:
     """The runs with what their first task has in common; fills ``streams``. Refuses what cannot be trained.
 
-    Where all runs are finished, no data set is looked at.
+    Where all runs are finished, no data set is opened here.
     """
     if all(finished(folder) for _, folder in runs):
         return [Job(config, folder) for config, folder in runs]

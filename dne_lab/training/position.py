@@ -27,6 +27,7 @@ class Position:
     the running epoch, times images; ``images``: how many. ``predicted``: names of the predictions of each task.
     ``forked_from``, ``flops_training``: see `Record`.
     ``untuned``: the last task whose predictions before stage 2 were made.
+    ``data_changes``: where the run went on with changed data, ``task_sha256``: digests of its tasks' files.
     ``products``: by what matrix products are computed on a CPU (`products.CHOICES`).
     """
 
@@ -48,6 +49,8 @@ class Position:
     forked_from: dict[str, Any] = field(default_factory=dict)
     products: str = ""
     flops_training: int | None = None
+    data_changes: list[dict[str, Any]] = field(default_factory=list)
+    task_sha256: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` is the inverse."""

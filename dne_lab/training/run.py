@@ -1,6 +1,8 @@
 """The one loop: tasks, stages, epochs, batches. Stepped by hand, interrupted anywhere, resumed exactly."""
 
+import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,11 +21,17 @@ from dne_lab.measure import budget
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.methods.base import BALANCED, BASE, Stage
-from dne_lab.training import distributed, evaluation, sharing, stems, step, storage
+from dne_lab.training import archive, distributed, evaluation, sharing, stems, step, storage
 from dne_lab.training.position import Cursor
 from dne_lab.training.progress import Progress, Signals
 from dne_lab.training.run_folder import Arrays, RunFolder, read_config
 from dne_lab.training.step import Optimisation, Reader
+
+
+def _placed(config: Config, stream: ClassStream) -> Config:
+    """The configuration with the place where the images are, whatever the working directory becomes."""
+    place = stream.source.path
+    return config if place is None else dataclasses.replace(config, data=dataclasses.replace(config.data, path=place))
 
 
 class OutOfTime(Exception):
@@ -40,6 +48,7 @@ class Run:
         device: default: the GPU, if there is one.
         checkpoint_seconds: a checkpoint is written when that much time has passed since the last one.
         progress: show a bar (a line per task where there is no terminal).
+        accept_changed_data: go on where images or names of classes are others than before; the record says so.
 
     Raises:
         LabError: a folder of another configuration, a damaged or foreign checkpoint (which stay untouched), bad input.
@@ -55,6 +64,7 @@ class Run:
         device: str | torch.device | None = None,
         checkpoint_seconds: float = 60.0,
         progress: bool = True,
+        accept_changed_data: bool = False,
     ) -> None:
         cls = base.find(config.method)
         mine = distributed.start()
@@ -72,35 +82,36 @@ class Run:
                 f"data.validation = {config.data.validation}, but the stream has {self.whole_stream.validation}."
             )
         self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
-        self.config = budget.resolved(config, self.stream)
+        self.config = _placed(budget.resolved(config, self.stream), self.stream)
+        self.accept_changed_data = accept_changed_data
         self.viewers: list[Callable[[Any], None]] = []  # shown the run after every epoch and task
         self._archive: TemporaryDirectory[str] | None = None  # the folder that this run was unpacked into
         self._load()
 
     def _load(self) -> None:
         """To where the folder says that the run was; its start, where there is nothing."""
-        self.state = storage.load(self.files, self.config, self.stream, self.device)
+        self.state = storage.load(self.files, self.config, self.stream, self.device, self.accept_changed_data)
         self.signals, self.reader = Signals(), Reader(self.processes)
         self._saved_at = time.monotonic()
 
     @classmethod
     def open(cls, path: str | Path, stream: ClassStream | None = None, **settings: Any) -> Self:
-        """The run in a folder, or in an archive that `storage.export` wrote (to look at and fork, not to train on).
+        """The run in a folder, or in an archive that `archive.export` wrote (to look at and fork, not to train on).
 
         ``stream`` is needed for arrays in memory; ``settings`` are those of the constructor.
         """
-        path = Path(path)
+        path = files.absolute(path)
         if path.is_dir():
             return cls(read_config(path), stream, path, **settings)
-        if path.suffix == storage.SUFFIX:
-            config = storage.read_model(path)[1]
-            run = cls(config, storage.stream_of_model(config) if stream is None else stream, None, **settings)
+        if path.suffix == archive.SUFFIX:
+            _, config, record = archive.read_model(path)
+            run = cls(config, storage.stream_of_model(config, record) if stream is None else stream, None, **settings)
             storage.load_model(path, run.state)
             return run
-        archive = storage.unpack(path)
-        folder = Path(archive.name)
+        unpacked = archive.unpack(path)
+        folder = Path(unpacked.name)
         run = cls(read_config(folder), stream, folder, **settings)
-        run._archive = archive  # the folder lives as long as the run
+        run._archive = unpacked  # the folder lives as long as the run
         return run
 
     def __repr__(self) -> str:
@@ -209,7 +220,18 @@ class Run:
     # Keeping it ------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Writes the checkpoint and what follows from it; the folder is as it was if that fails."""
+        """Writes the checkpoint and what follows from it; the folder is as it was if that fails.
+
+        Raises:
+            LabError: the folder has gone on elsewhere, or is gone; a file cannot be written.
+        """
+        if self.processes.first:
+            self.files.check_still_there()
+        if self.processes.first and self.files.behind:
+            raise LabError(
+                f"{self.files} has gone on elsewhere since this run read it. Nothing was written: open it again with "
+                "dne_lab.open."
+            )
         with self.state.changing():
             self.reader.look(self.state.position)  # a step with a NaN is no checkpoint
         if not self.finished:
@@ -264,8 +286,12 @@ class Run:
         self._check_trainable()
         folder = self.folder if self.processes.first else None
         with files.alone_in(folder) if lock and folder else nullcontext(), Signals() as signals:
+            behind = self.processes.any(folder is not None and self.files.behind, device=self.device)[0]
+            if behind and not self.state.torn:
+                warnings.warn(f"{self.files} has gone on elsewhere: this run goes on from what is there.", stacklevel=3)
+                self._load()
             if folder:
-                self.files.claim(self.config)
+                storage.begin(self.files, self.state)
                 files.remove_leftovers(folder)
             if self.state.torn:
                 if self.folder is None:

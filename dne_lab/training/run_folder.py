@@ -1,8 +1,12 @@
 """A run folder: which file holds what, and whose folder it is."""
 
 import csv
+import dataclasses
+import hashlib
 import io
 import json
+import os
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,33 +20,54 @@ from torch import Tensor
 
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import write_bytes, write_text
+from dne_lab.core.files import absolute, shown, write_bytes, write_text
 from dne_lab.core.schema import parse, read_json
+from dne_lab.data.identity import Images
+from dne_lab.data.stream import ClassStream
 from dne_lab.measure.record import Record
 
 # A checkpoint is one safetensors file whose header carries the rest as JSON. Nothing is unpickled.
 
 FORMAT, VERSION = "dne-lab", 1
+DIGEST = "sha256"  # last in the header's JSON: the digest of all else; files of older versions have none
+SEALED = re.compile(r', "sha256": "([0-9a-f]{64})"\}$')
 
 
-def save(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-    """Writes tensors and JSON-able ``info`` as one file, by one rename.
+def digest(text: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of a text, and of the names, types, shapes and values of tensors on the CPU."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        found.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # a buffer
+    return found.hexdigest()
+
+
+def _text(info: dict[str, Any]) -> str:
+    return json.dumps({"version": VERSION} | {k: v for k, v in info.items() if k != DIGEST}, allow_nan=False)
+
+
+def save(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> str:
+    """Writes tensors and JSON-able ``info`` as one file, by one rename; gives their digest, which is in it too.
 
     Raises:
         WriteError: the file cannot be written; an older one is untouched.
     """
-    header = {FORMAT: json.dumps({"version": VERSION, **info}, allow_nan=False)}
     # Copies: safetensors refuses tensors that share memory.
     form = torch.contiguous_format
     whole = {name: t.detach().to("cpu", copy=True, memory_format=form) for name, t in tensors.items()}
-    write_bytes(path, safetensors.torch.save(whole, metadata=header))
+    text = _text(info)
+    own = digest(text, whole)
+    sealed = f'{text[:-1]}, "{DIGEST}": "{own}"}}'  # in one text: safetensors writes several in any order
+    write_bytes(path, safetensors.torch.save(whole, metadata={FORMAT: sealed}))
+    return own
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `save` wrote, on the CPU.
+    """Reads what `save` wrote, on the CPU; the digest is in the second part, as "sha256" ("" in older files).
 
     Raises:
-        LabError: missing, truncated, foreign, or from another version. The file is untouched.
+        LabError: missing, truncated, damaged, foreign, or from another version. The file is untouched.
     """
     advice = "The file is untouched. Move it away to train that part again, or bring back a copy of it."
     try:
@@ -59,7 +84,12 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                     "The file is untouched. Use the program that wrote it, or give another folder."
                 )
             # Copies: the tensors of an open file are a mapping of it, and would change when it does.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, info  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        seal = SEALED.search(metadata[FORMAT])
+        text = metadata[FORMAT][: seal.start()] + "}" if seal else ""
+        if DIGEST in info and (not seal or digest(text, tensors) != seal[1]):
+            raise LabError(f"{path} is damaged: its content is not what was written (SHA-256). {advice}")
+        return tensors, {DIGEST: ""} | info
     except LabError:
         raise
     except FileNotFoundError:
@@ -71,7 +101,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 CONFIG, RECORD, CURVES = "config.json", "record.json", "curves.csv"
-PREDICTIONS, LAST = "predictions.npz", "last.safetensors"
+PREDICTIONS, LAST, DATA = "predictions.npz", "last.safetensors", "data.safetensors"
 Tensors = dict[str, Tensor]
 Arrays = dict[str, np.ndarray]
 COLUMNS = ("task", "stage", "epoch", "lr")
@@ -104,9 +134,26 @@ def read_config(folder: Path) -> Config:
     except FileNotFoundError:
         raise LabError(f"{folder} is no run folder: it has no {CONFIG}. Name the folder of a run.") from None
     try:
-        return from_dict(tree)
+        config = from_dict(tree)
     except LabError as error:
         raise LabError(f"{path} is damaged or of another version: {error} The folder is untouched.") from error
+    if config.data.path is None:
+        return config
+    # A relative place begins at the run folder, so that both can be moved; older runs meant the working directory.
+    given = Path(config.data.path).expanduser()
+    places = [(absolute(folder) / given).resolve(), absolute(given)]
+    found = next((place for place in places if place.exists()), places[0])
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(found)))
+
+
+def _placed(config: Config, stream: ClassStream | None, folder: Path) -> dict[str, Any]:
+    """What config.json says: the place of the data as seen from the folder, if it was given as a relative one."""
+    tree = config.to_dict()
+    source = None if stream is None else stream.source
+    if source is not None and source.path is not None and source.given is not None:
+        relative = not Path(source.given).expanduser().is_absolute()
+        tree["data"]["path"] = os.path.relpath(source.path, absolute(folder).resolve()) if relative else source.path
+    return tree
 
 
 def record_in(folder: Path) -> Record | None:
@@ -124,11 +171,44 @@ class RunFolder:
     """The files of one run. Without a path nothing is written, and the states of tasks are kept in memory."""
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
+        self.path = None if path is None else absolute(path)
         self._tasks: dict[int, tuple[Tensors, dict[str, Any]]] = {}
+        self._place: tuple[int, int] | None = None  # of the folder that was claimed: device and number
+        self._seen = self._stamp()
 
     def __str__(self) -> str:
-        return "memory" if self.path is None else str(self.path)
+        return "memory" if self.path is None else shown(self.path)
+
+    # Whether it still is what it was ---------------------------------------------------------------------------------
+
+    def _stamp(self) -> list[tuple[int, int, int]]:
+        """Tells two states of checkpoint and record apart without reading them."""
+        files = [] if self.path is None else [self.path / LAST, self.path / RECORD]
+        return [(s.st_ino, s.st_mtime_ns, s.st_size) for s in (file.stat() for file in files if file.exists())]
+
+    def look(self) -> None:
+        """What is there now is known."""
+        self._seen = self._stamp()
+
+    @property
+    def behind(self) -> bool:
+        """Whether somebody else has written checkpoint or record since this object last read or wrote them."""
+        return self._stamp() != self._seen
+
+    def check_still_there(self) -> None:
+        """Raises a `LabError` where the folder that was claimed is gone, or another one is in its place."""
+        if self.path is None or self._place is None:
+            return
+        try:
+            found = self.path.stat()
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._place:
+            raise LabError(
+                f"{self} is not there any more: it was renamed, moved or removed while the run was trained. Nothing "
+                "was written. Bring it back and go on here, or open it where it is now: it goes on from its last "
+                "checkpoint."
+            )
 
     def check(self, config: Config) -> None:
         """Raises a `LabError` if the folder holds another run, or files that are no run's. Writes nothing."""
@@ -151,11 +231,15 @@ class RunFolder:
                 "It is untouched. Give another folder."
             )
 
-    def claim(self, config: Config) -> None:
-        """Makes the folder this configuration's."""
+    def claim(self, config: Config, stream: ClassStream | None = None) -> None:
+        """Makes the folder this configuration's; ``stream`` says how the place of the data was given."""
         self.check(config)
-        if self.path is not None and not (self.path / CONFIG).exists():
-            write_text(self.path / CONFIG, json.dumps(config.to_dict(), indent=1) + "\n")
+        if self.path is None:
+            return
+        if not (self.path / CONFIG).exists():
+            write_text(self.path / CONFIG, json.dumps(_placed(config, stream, self.path), indent=1) + "\n")
+        there = self.path.stat()
+        self._place = (there.st_dev, there.st_ino)
 
     # Checkpoint and tasks ------------------------------------------------------------------------------------------
 
@@ -166,24 +250,32 @@ class RunFolder:
     def write_last(self, tensors: Tensors, info: dict[str, Any]) -> None:
         """Replaces the checkpoint."""
         if self.path is not None:
+            self.check_still_there()
             save(self.path / LAST, tensors, info)
+            self.look()
 
     def read_last(self) -> tuple[Tensors, dict[str, Any]]:
         """The checkpoint."""
         assert self.path is not None
         return load(self.path / LAST)
 
-    def write_task(self, number: int, tensors: Tensors, info: dict[str, Any]) -> None:
-        """Keeps what a finished task has learned."""
-        if self.path is None:
-            self._tasks[number] = ({name: t.detach().cpu().clone() for name, t in tensors.items()}, info)
-        else:
-            save(self.path / task_file(number), tensors, info)
+    def write_task(self, number: int, tensors: Tensors, info: dict[str, Any]) -> str:
+        """Keeps what a finished task has learned; gives its digest."""
+        if self.path is not None:
+            self.check_still_there()
+            return save(self.path / task_file(number), tensors, info)
+        kept = {name: t.detach().cpu().clone() for name, t in tensors.items()}
+        own = digest(_text(info), kept)
+        self._tasks[number] = (kept, info | {DIGEST: own})
+        return own
 
     def read_task(self, number: int) -> tuple[Tensors, dict[str, Any]]:
         """What a finished task had learned, and its exemplars."""
         if self.path is not None:
-            return load(self.path / task_file(number))
+            tensors, info = load(self.path / task_file(number))
+            if info.get("task", number) != number:
+                raise LabError(f"{self.path / task_file(number)} holds task {info['task']}, not {number}.")
+            return tensors, info
         if number not in self._tasks:
             raise LabError(f"task {number} has not been finished in this session.")
         return self._tasks[number]
@@ -194,6 +286,7 @@ class RunFolder:
         """Predictions, curves and, last, the record; all follow from the checkpoint. Files that are right are left."""
         if self.path is None:
             return
+        self.check_still_there()
         buffer = io.BytesIO()
         np.savez(buffer, **predictions)  # type: ignore[arg-type]
         for name, data in ((PREDICTIONS, buffer.getvalue()), (CURVES, curves_text(curves).encode())):
@@ -201,6 +294,22 @@ class RunFolder:
             if not path.exists() or path.read_bytes() != data:
                 write_bytes(path, data)
         record.write(self.path / RECORD)
+        self.look()
+
+    def write_images(self, images: Images) -> None:
+        """Keeps by what the run's images are known."""
+        if self.path is not None:
+            self.check_still_there()
+            save(self.path / DATA, *images.parts())
+
+    def read_images(self) -> Images | None:
+        """What `write_images` wrote; None where there is nothing (older runs), or it is damaged."""
+        if self.path is None or not (self.path / DATA).is_file():
+            return None
+        try:
+            return Images.from_parts(*load(self.path / DATA))
+        except (LabError, KeyError, TypeError, AttributeError, ValueError):
+            return None  # it only saves reading images again, and says which ones are others
 
     def read_outputs(self) -> tuple[Record, list[dict[str, Any]], Arrays]:
         """What `write_outputs` wrote."""

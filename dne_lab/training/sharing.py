@@ -7,6 +7,7 @@ from typing import Any
 
 from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
+from dne_lab.data.identity import fingerprint
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure import budget, cost
 from dne_lab.methods import base
@@ -93,6 +94,7 @@ def begin(
     for number in range(1, last + 1):
         tensors, info = files.read_task(number)
         storage.check(files, source, info, f"task {number}")
+        storage.check_task(files, source.position.task_sha256, number, info)
         states.append(tensors)
         infos.append(info)
     state.method = storage.rebuild(own, state, states)
@@ -111,10 +113,11 @@ def begin(
         state.predictions |= {key(number, name): source.predictions[key(number, name)] for name in ("labels", *names)}
     state.unwritten = last
     if Processes().first:
-        own.claim(config)
+        storage.begin(own, state)
         for number in range(1, last):  # the last one is written with the checkpoint
             shared = storage.identity(state.config, state.stream)
-            own.write_task(number, states[number - 1], infos[number - 1] | shared)
+            written = own.write_task(number, states[number - 1], infos[number - 1] | shared)
+            state.position.task_sha256.append(written)
 
 
 def behind(config: Config, source: Config, after: int) -> Config:
@@ -131,7 +134,7 @@ def structure(config: Config, stream: ClassStream, tasks: int) -> dict[str, Any]
     classes = sum(stream.tasks[:tasks])
     data = {name: getattr(config.data, name) for name in ("name", "size", "validation")}
     data |= {"tasks": list(stream.tasks[:tasks]), "order": list(stream.order[:classes])}
-    data |= {"images": storage.fingerprint(stream[:tasks])}
+    data |= {"images": fingerprint(stream[:tasks])}
     memory = {"budget": budget.exemplars(config, stream), "policy": config.memory.policy}
     memory = memory if base.find(config.method).uses_memory else {}
     return {"method": config.method, "network": network, "data": data, "memory": memory}

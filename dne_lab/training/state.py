@@ -31,7 +31,7 @@ class RunState:
     the position is in. ``predictions`` maps task_NN/labels and task_NN/NAME to ranks. ``record``: what was written of a
     run that was finished before. ``unwritten``: a finished task whose files have not been written, or 0. ``torn``: an
     exception came in the middle of a change, so that this state is not gone on from. ``model_file``: what a finished
-    model came from, without the rest of its run.
+    model came from, without the rest of its run. ``accepted``: changed data were accepted, and that is not written yet.
     """
 
     config: Config
@@ -46,6 +46,7 @@ class RunState:
     clock: Clock = field(default_factory=Clock)
     unwritten: int = 0
     torn: bool = False
+    accepted: bool = False
     model_file: Path | None = None
 
     @classmethod

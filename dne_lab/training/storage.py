@@ -1,207 +1,35 @@
 """Between a run and its files: checkpoints out, runs back in."""
 
-import contextlib
 import copy
-import hashlib
-import io
-import json
-import tempfile
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dne_lab.core.config import Config, from_dict
+from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import absolute, check_unpacked, shown, write_bytes, write_text
+from dne_lab.core.files import shown
+from dne_lab.data.identity import YOUNGER, Images, data_sha256, fingerprint, numbers_now, unlike
+from dne_lab.data.source import SPLITS
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure import cost
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import run_folder
+from dne_lab.training import archive, run_folder
 from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import BEFORE, key, record_of
 from dne_lab.training.position import Cursor, Position
 from dne_lab.training.run_folder import (
-    CONFIG,
-    CURVES,
     LAST,
-    PREDICTIONS,
     RECORD,
     RunFolder,
     differences,
     finished,
-    read_config,
     task_file,
 )
 from dne_lab.training.state import RunState
 from dne_lab.training.step import Optimisation
-
-# A finished model in one safetensors file: weights, and in its header the configuration and the record.
-
-SUFFIX, KIND = ".safetensors", "model"
-
-
-def target(file: str | Path, force: bool = False) -> Path:
-    """Where an export goes, or why it does not: what is there stays, unless it is an export too.
-
-    Args:
-        force: a file that is none may be replaced.
-
-    Raises:
-        LabError: a folder or device, a place in a run's folder, a file that no export wrote.
-    """
-    path = absolute(file).resolve()  # what a link leads to
-    told = shown(path)
-    if path.exists() and not path.is_file():
-        raise LabError(f"{told} is {'a folder' if path.is_dir() else 'no regular file'}: name a file, such as dne.zip.")
-    for folder in path.parents:
-        if (folder / CONFIG).is_file() and any((folder / name).exists() for name in (RECORD, LAST, task_file(1))):
-            raise LabError(f"{told} lies in a run's folder, {shown(folder)}, whose files stay. Name another.")
-    if path.exists() and not force and not _exported(path):
-        raise LabError(f"{told} exists and is no export. It is untouched: give another name, or --force to replace it.")
-    return path
-
-
-def _exported(file: Path) -> bool:
-    """Whether a file is what `export` or `export_model` writes."""
-    try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as packed:
-                return {CONFIG, RECORD} <= set(packed.namelist()) and not _strange(packed)
-        return run_folder.load(file)[1].get("kind") == KIND
-    except (LabError, OSError, ValueError, zipfile.BadZipFile):
-        return False
-
-
-def _strange(packed: zipfile.ZipFile) -> list[str]:
-    """The files of an archive that no run has."""
-    allowed = {CONFIG, RECORD, CURVES, PREDICTIONS, LAST, *(task_file(number) for number in range(1, 1000))}
-    return [name for name in packed.namelist() if name not in allowed]
-
-
-def export_model(folder: Path, file: Path, half: bool = False, force: bool = False) -> Path:
-    """Writes the finished model of a run folder, without predictions, curves and the models of earlier tasks.
-
-    Args:
-        half: keep weights as float16, for half the size; they are computed with in float32 all the same.
-        force: see `target`.
-
-    Raises:
-        LabError: no run folder, a run that is not finished; ``file`` cannot be written, or is not ours to replace.
-    """
-    folder, goes = absolute(folder), target(file, force)
-    read_config(folder)  # whether it is a run folder
-    record = Record.from_json(folder / RECORD) if (folder / RECORD).exists() else None
-    if record is None or not record.finished:
-        raise LabError(
-            f"{folder} is not finished: only a finished run has a model to export. Train on, or write a .zip."
-        )
-    tensors: dict[str, Tensor] = {}
-    for number in range(1, len(record.seen_accuracy) + 1):
-        tensors |= run_folder.load(folder / task_file(number))[0]
-    if half:
-        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-    run_folder.save(goes, tensors, {"kind": KIND, "record": record.to_dict()})  # which holds the configuration
-    return file
-
-
-def read_model(file: Path) -> tuple[dict[str, Tensor], Config, Record]:
-    """Weights in float32, configuration and record of what `export_model` wrote.
-
-    Raises:
-        LabError: missing, damaged, or another kind of safetensors file.
-    """
-    if not file.exists():
-        raise LabError(
-            f"{file} does not exist. The repository has finished models in figures/checkpoints; "
-            f"`dne-lab export RUN {file.name}` writes one of a run of your own."
-        )
-    tensors, info = run_folder.load(file)
-    if info.get("kind") != KIND:
-        raise LabError(f"{file} is a part of a run, not a model: open its folder, {file.parent}.")
-    full = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
-    record = Record.from_tree(info["record"], file)
-    return full, from_dict(record.config), record
-
-
-# One portable file that stands for a run folder.
-
-MOMENT = (1980, 1, 1, 0, 0, 0)  # a zip wants a time; the same one makes the same bytes
-
-
-def export(run: str | Path, file: str | Path, force: bool = False) -> Path:
-    """Packs a run folder into one zip file: configuration, record, curves, predictions, the tasks' states, and the
-    checkpoint of a run that is not finished. The same run gives the same bytes.
-
-    Raises:
-        LabError: no run folder, nothing in it yet; ``file`` cannot be written, or is not ours to replace (see `target`,
-            also for ``force``).
-    """
-    folder, file = absolute(run), Path(file)
-    goes = target(file, force)
-    config = read_config(folder)
-    if not (folder / RECORD).exists():
-        raise LabError(f"{folder} holds no record yet: train it for a while first (`dne-lab run {config.method} ...`).")
-    record = Record.from_json(folder / RECORD)
-    names = [CONFIG, RECORD, CURVES, PREDICTIONS]
-    names += [task_file(number) for number in range(1, len(record.seen_accuracy) + 1)]
-    names += [] if record.finished else [LAST]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise LabError(f"{folder} is incomplete: {', '.join(missing)} missing. Run the same command again first.")
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as packed:
-        for name in names:
-            packed.writestr(zipfile.ZipInfo(name, MOMENT), (folder / name).read_bytes())
-    write_bytes(goes, buffer.getvalue())
-    return file
-
-
-def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
-    """Unpacks an archive into a folder that lives as long as what is returned.
-
-    Raises:
-        LabError: no such file, damaged, or no archive of a run (also when it holds anything but a run's files).
-    """
-    if not file.exists():
-        raise LabError(f"{file} does not exist. Name a run folder, or a file that `dne-lab export` wrote.")
-    folder: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="dne-lab-")
-    try:
-        if file.suffix == SUFFIX:
-            _, config, record = read_model(file)
-            write_text(Path(folder.name) / CONFIG, json.dumps(config.to_dict(), indent=1) + "\n")
-            record.write(Path(folder.name) / RECORD)
-            return folder
-        with zipfile.ZipFile(file) as packed:
-            strange = _strange(packed)
-            if strange or CONFIG not in packed.namelist():
-                what = f"it holds {strange[0]!r}" if strange else f"it has no {CONFIG}"
-                raise LabError(f"{file} is no archive of a run, or damaged: {what}.")
-            check_unpacked(file, (part.file_size for part in packed.infolist()))
-            packed.extractall(folder.name)
-    except zipfile.BadZipFile as error:
-        folder.cleanup()
-        raise LabError(f"{file} is no archive of a run, or damaged ({error}). Export the run again.") from error
-    except BaseException:
-        folder.cleanup()
-        raise
-    return folder
-
-
-@contextlib.contextmanager
-def unpacked(path: str | Path) -> Iterator[Path]:
-    """The run folder itself, or the archive's content in a temporary folder: every command takes either."""
-    path = Path(path)
-    if path.is_dir():
-        yield path
-        return
-    with unpack(path) as folder:
-        yield Path(folder)
-
 
 # From a run folder to a state, and back.
 
@@ -231,7 +59,10 @@ def save_task(files: RunFolder, state: RunState, number: int) -> None:
     if Processes().first:
         learned = state.method.task_state(state.stream.task(number))
         shared = identity(state.config, state.stream)
-        files.write_task(number, learned, {**shared, "task": number, "memory": state.memory.state()})
+        own = files.write_task(number, learned, {**shared, "task": number, "memory": state.memory.state()})
+        known = state.position.task_sha256
+        known += [""] * (number - len(known))
+        known[number - 1] = own
 
 
 def identity(config: Config, stream: ClassStream) -> dict[str, Any]:
@@ -239,27 +70,28 @@ def identity(config: Config, stream: ClassStream) -> dict[str, Any]:
     return {"config": config.identity(), "config_sha256": config.sha256, "stream": fingerprint(stream)}
 
 
-def fingerprint(stream: ClassStream) -> dict[str, Any]:
-    """Tells streams apart: names, sizes, and a hash of all labels."""
-    found: dict[str, Any] = {"name": stream.name, "tasks": list(stream.tasks), "shape": list(stream.shape)}
-    for split in ("train", "test"):
-        index = stream.index(split, range(stream.classes))
-        labels = torch.stack([index, stream.labels(split, index)]).numpy().astype("<i8").tobytes()
-        found |= {split: len(index), f"{split}_labels": hashlib.sha256(labels).hexdigest()[:16]}
-    return found
-
-
-def load(files: RunFolder, config: Config, stream: ClassStream, device: torch.device) -> RunState:
+def load(files: RunFolder, config: Config, stream: ClassStream, device: torch.device, accept: bool = False) -> RunState:
     """The state that a folder holds of a run: its checkpoint, else the files of a finished run, else the start.
+
+    Args:
+        accept: other images or names of classes than the run has learned from are gone on with, and recorded.
 
     Raises:
         LabError: files of another configuration or other data, damaged ones, or those of another version.
     """
+    files.look()
+    known = files.read_images()
+    if known is not None:
+        known.remember(stream.source)
     state = RunState.fresh(config, stream, device)
     if files.has(LAST):
         tensors, info = files.read_last()
-        check(files, state, info, LAST)
+        changes = _other_data(state, info)
+        if not accept or not changes:
+            check(files, state, info, LAST)
         _load_checkpoint(files, state, tensors, info)
+        if changes and accept:
+            _accept(files, state, info)
         if state.finished and files.path is not None:
             state.record = finished(files.path)
     elif files.has(RECORD):
@@ -270,13 +102,89 @@ def load(files: RunFolder, config: Config, stream: ClassStream, device: torch.de
 
 def check(files: RunFolder, state: RunState, info: dict[str, Any], name: str) -> None:
     """Raises a `LabError` for a file of another configuration or of other data; lists what differs."""
-    mine = identity(state.config, state.stream)
-    unlike = differences(mine["config"], info.get("config", {}))
-    unlike += differences(mine["stream"], info.get("stream", {}), "data: ")
-    if unlike:
+    wrong = differences(state.config.identity(), info.get("config", {}))
+    changes = _other_data(state, info)
+    if wrong or {"name", "tasks", "shape"} & changes.keys():
+        wrong += [f"data: {field} ({there} there, {here} here)" for field, (there, here) in changes.items()]
         raise LabError(
-            f"{files}: {name} belongs to another configuration or other data: {'; '.join(unlike)}. "
+            f"{files}: {name} belongs to another configuration or other data: {'; '.join(wrong)}. "
             "It is untouched. Give another folder."
+        )
+    if changes:
+        raise LabError(
+            f"{files}: {name} belongs to other data than {place_of(state.stream)} holds: "
+            f"{'; '.join(_told(files, state.stream, changes))}. It is untouched. Give another folder, bring back the "
+            "images, or go on with what is there: --accept-changed-data (accept_changed_data=True), which is recorded."
+        )
+
+
+def place_of(stream: ClassStream) -> str:
+    """Where the images of a stream are, in words."""
+    return stream.name if stream.source.path is None else shown(Path(stream.source.path))
+
+
+def _other_data(state: RunState, info: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What a file says of its data and the stream does not: (there, here) by name. Younger fields may be missing, and
+    data that were accepted before are no others."""
+    here, there = fingerprint(state.stream), info.get("stream", {})
+    if any(there == change.get("before") for change in state.position.data_changes):
+        return {}
+    names = [name for name in dict.fromkeys([*here, *there]) if name in there or name not in YOUNGER]
+    pairs = {name: (there.get(name, "nothing"), here.get(name, "nothing")) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _told(files: RunFolder, stream: ClassStream, changes: dict[str, tuple[Any, Any]]) -> list[str]:
+    """What is other about the data, as precisely as the run's folder knows."""
+    known = files.read_images()
+    told = [] if known is None else unlike(known, Images.of(stream.source))
+    return told or [f"{field} ({there} there, {here} here)" for field, (there, here) in changes.items()]
+
+
+def _accept(files: RunFolder, state: RunState, info: dict[str, Any]) -> None:
+    """Goes on with other images: exemplars are found again, and what has changed is said in the record.
+
+    Raises:
+        LabError: another number of classes; an older run, which does not know its images one by one.
+    """
+    changes = _other_data(state, info)
+    there, here = files.read_images(), Images.of(state.stream.source)
+    if there is None or len(there.classes) != len(here.classes) or {"name", "shape", "tasks"} & changes.keys():
+        why = "which images it had is not known" if there is None else "; ".join(unlike(there, here))
+        raise LabError(f"{files} cannot go on with changed data: {why or changes}. Give another folder.")
+    gone = state.memory.renumber(numbers_now(there, here, "train"))
+    state.position.data_changes.append(
+        {"at": state.place(), "told": unlike(there, here), "exemplars_gone": gone, "before": info["stream"]}
+    )
+    state.accepted = True
+
+
+def begin(files: RunFolder, state: RunState) -> None:
+    """Before anything is trained: the folder is this run's, and knows its images.
+
+    Raises:
+        LabError: a folder of another run; an image that cannot be read.
+    """
+    files.claim(state.config, state.stream)
+    if state.accepted and not state.finished:
+        save(files, state)  # first, so that images and the numbers of exemplars belong together
+        state.accepted = False
+    known, now = files.read_images(), Images.of(state.stream.source)
+    if known is None or unlike(known, now) or any((known.stamps[s].tolist() != now.stamps[s].tolist()) for s in SPLITS):
+        files.write_images(now)
+
+
+def check_finished(folder: Path, record: Record, stream: ClassStream) -> None:
+    """Raises a `LabError` if a finished run has learned from other images or classes than a stream has."""
+    files = RunFolder(folder)
+    known = files.read_images()
+    if known is not None:
+        known.remember(stream.source)
+    if record.data_sha256 and record.data_sha256 != data_sha256(stream):
+        told = _told(files, stream, {"data": (record.data_sha256[:8], data_sha256(stream)[:8])})
+        raise LabError(
+            f"{files} has learned from other data than {place_of(stream)} holds: {'; '.join(told)}. It is untouched. "
+            "Give another folder (--out) for a run on these, or look at it alone: dne-lab report."
         )
 
 
@@ -320,11 +228,11 @@ def _load_finished(files: RunFolder, state: RunState) -> None:
         task, name = full.removeprefix("task_").split("/", 1)
         if name != "labels":
             names[int(task) - 1].append(name)
+    state.position = _at_the_end(record, tasks)
     state.method = _from_tasks(files, state, tasks)
     _, info = files.read_task(tasks)
     state.memory.load(info["memory"])
     state.predictions, state.record = predictions, record
-    state.position = _at_the_end(record, tasks)
     state.position.curves, state.position.predicted = curves, names
 
 
@@ -335,6 +243,7 @@ def _at_the_end(record: Record, tasks: int) -> Position:
         stored=list(record.memory["stored_by_task"]), trainable=list(record.params["trainable_by_task"]),
         params_total=record.params["total"], timing=record.timing, products=record.products,
         forked_from=record.forked_from, flops_training=record.flops_training,
+        data_changes=record.data_changes, task_sha256=record.task_sha256,
     )  # fmt: skip
 
 
@@ -355,8 +264,18 @@ def _from_tasks(files: RunFolder, state: RunState, task: int) -> base.Method:
     for number in range(1, task + 1):
         tensors, info = files.read_task(number)
         check(files, state, info, f"task {number}")
+        check_task(files, state.position.task_sha256, number, info)
         states.append(tensors)
     return rebuild(files, state, states)
+
+
+def check_task(files: RunFolder, known: list[str], number: int, info: dict[str, Any]) -> None:
+    """Raises a `LabError` if a task's file is not the one that the run wrote; older runs do not know."""
+    own = known[number - 1] if number <= len(known) else ""
+    if own and info.get(run_folder.DIGEST) != own:
+        raise LabError(
+            f"{files}: {task_file(number)} is not the file that this run wrote. It is untouched: bring back a copy."
+        )
 
 
 def rebuild(files: RunFolder, state: RunState, states: list[dict[str, Tensor]]) -> base.Method:
@@ -370,17 +289,27 @@ def rebuild(files: RunFolder, state: RunState, states: list[dict[str, Tensor]]) 
     return method.to(state.device).eval()
 
 
-def stream_of_model(config: Config) -> ClassStream:
-    """The classes of a finished model; blank images where the data set is not there: it can be shown others."""
+def stream_of_model(config: Config, record: Record) -> ClassStream:
+    """The classes of a finished model; blank images where the data set is not there: it can be shown others.
+
+    Raises:
+        LabError: in the place of the data are others than it has learned from.
+    """
     try:
-        return from_config(config.data)
+        stream = from_config(config.data)
     except LabError:
         return cost.blank_stream(config.data.tasks, cost.shape_of(config.data))
+    if record.data_sha256 and record.data_sha256 != data_sha256(stream):
+        raise LabError(
+            f"this model has learned from other classes or images than {place_of(stream)} holds. Give its own, or "
+            "others to look at: dne_lab.open(FILE, stream)."
+        )
+    return stream
 
 
 def load_model(file: Path, state: RunState) -> None:
     """Makes a fresh state that of the finished run whose last model and record `export_model` wrote."""
-    tensors, _, record = read_model(file)
+    tensors, _, record = archive.read_model(file)
     tasks = len(state.stream)
     state.method = rebuild(RunFolder(None), state, [{}] * (tasks - 1) + [tensors])
     state.position, state.record, state.model_file = _at_the_end(record, tasks), record, file

@@ -19,7 +19,7 @@ from torch import Tensor
 from dne_lab.data.stream import Batch, Task
 from dne_lab.measure import cost
 from dne_lab.methods.base import Method, Stage
-from dne_lab.training import storage
+from dne_lab.training import archive
 from dne_lab.training.position import Cursor
 from dne_lab.training.run import Run
 from dne_lab.training.step import Optimisation
@@ -178,7 +178,7 @@ def test_the_recorded_cost_is_that_of_the_network_that_is_kept(name: str, whole:
 def test_the_finished_model_alone_predicts_the_same(name: str, whole: Any, tmp_path: Path) -> None:
     run = start(name, tmp_path / "run")
     run.train()
-    file = storage.export_model(tmp_path / "run", tmp_path / "model.safetensors")
+    file = archive.export_model(tmp_path / "run", tmp_path / "model.safetensors")
     kept = sum(tensor.numel() for tensor in load_file(file).values())
     assert kept < 1.1 * cost.count(run.method.model) + 1000  # no teacher
     images = run.stream.images("test", run.stream.index("test", range(run.stream.classes)))

@@ -11,7 +11,7 @@ import torch
 
 from dne_lab.core.errors import LabError
 from dne_lab.measure.record import Record
-from dne_lab.training import storage
+from dne_lab.training import archive
 from dne_lab.training.run import Run
 
 
@@ -29,8 +29,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_a_finished_run_comes_back_from_its_archive(finished: Run, tmp_path: Path) -> None:
     assert finished.folder is not None
-    file = storage.export(finished.folder, tmp_path / "a" / "run.zip")
-    assert storage.export(finished.folder, tmp_path / "again.zip").read_bytes() == file.read_bytes()
+    file = archive.export(finished.folder, tmp_path / "a" / "run.zip")
+    assert archive.export(finished.folder, tmp_path / "again.zip").read_bytes() == file.read_bytes()
     with zipfile.ZipFile(file) as packed:
         assert "last.safetensors" not in packed.namelist() and "task_03.safetensors" in packed.namelist()
     opened = Run.open(file, tiny.stream(), device="cpu", progress=False)
@@ -48,7 +48,7 @@ def test_a_finished_run_comes_back_from_its_archive(finished: Run, tmp_path: Pat
         opened.train()
     forked = opened.fork(method="tiny-other")
     assert forked.cursor.task == 2 and forked.curves == [row for row in finished.curves if row["task"] == 1]
-    with storage.unpacked(file) as folder, storage.unpacked(finished.folder) as same:
+    with archive.unpacked(file) as folder, archive.unpacked(finished.folder) as same:
         assert (folder / "record.json").read_bytes() == (same / "record.json").read_bytes()
     assert not folder.exists() and finished.folder.exists()
 
@@ -58,7 +58,7 @@ def test_an_unfinished_run_goes_on_from_its_unpacked_archive(finished: Run, tmp_
     part = run(tmp_path / "part")
     part.next_task()
     part.train(seconds=0)
-    file = storage.export(tmp_path / "part", tmp_path / "part.zip")
+    file = archive.export(tmp_path / "part", tmp_path / "part.zip")
     opened = Run.open(file, tiny.stream(), device="cpu")
     assert opened.cursor == part.cursor and not opened.finished
     with zipfile.ZipFile(file) as packed:
@@ -71,7 +71,7 @@ def test_what_is_no_archive_is_refused(finished: Run, tmp_path: Path) -> None:
     assert finished.folder is not None
     with pytest.raises(LabError, match="does not exist"):
         Run.open(tmp_path / "nothing.zip")
-    file = storage.export(finished.folder, tmp_path / "run.zip")
+    file = archive.export(finished.folder, tmp_path / "run.zip")
     data = file.read_bytes()
     for number, bad in enumerate((b"", b"text", data[: len(data) // 2])):
         damaged = tmp_path / f"{number}.zip"
@@ -95,15 +95,15 @@ def test_what_is_no_archive_is_refused(finished: Run, tmp_path: Path) -> None:
 
 def test_what_cannot_be_exported(finished: Run, tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no run folder"):
-        storage.export(tmp_path, tmp_path / "x.zip")
+        archive.export(tmp_path, tmp_path / "x.zip")
     new = run(tmp_path / "new")
     new.files.claim(new.config)
     with pytest.raises(LabError, match="no record yet"):
-        storage.export(tmp_path / "new", tmp_path / "x.zip")
+        archive.export(tmp_path / "new", tmp_path / "x.zip")
     new.train()
     (tmp_path / "new" / "task_02.safetensors").unlink()
     with pytest.raises(LabError, match=r"task_02\.safetensors missing"):
-        storage.export(tmp_path / "new", tmp_path / "x.zip")
+        archive.export(tmp_path / "new", tmp_path / "x.zip")
 
 
 # A finished model in one safetensors file ------------------------------------------------------------------------
@@ -112,8 +112,8 @@ def test_what_cannot_be_exported(finished: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("half", [False, True])
 def test_a_model_comes_back_from_its_file(finished: Run, tmp_path: Path, half: bool) -> None:
     assert finished.folder is not None
-    file = storage.export_model(finished.folder, tmp_path / "model.safetensors", half)
-    again = storage.export_model(finished.folder, tmp_path / "again.safetensors", half)
+    file = archive.export_model(finished.folder, tmp_path / "model.safetensors", half)
+    again = archive.export_model(finished.folder, tmp_path / "again.safetensors", half)
     assert again.read_bytes() == file.read_bytes() and str(tmp_path).encode() not in file.read_bytes()
     opened = Run.open(file, tiny.stream(), device="cpu", progress=False)
     assert opened.finished and opened.record == finished.record
@@ -122,12 +122,12 @@ def test_a_model_comes_back_from_its_file(finished: Run, tmp_path: Path, half: b
         ours, theirs = opened.method.predict(images), finished.method.predict(images)
     for name, scores in theirs.items():
         assert torch.allclose(ours[name], scores, rtol=0, atol=1e-2 if half else 0)
-    tensors = storage.read_model(file)[0]
+    tensors = archive.read_model(file)[0]
     assert all(t.dtype != torch.float16 for t in tensors.values())
     with pytest.raises(LabError, match="finished model alone"):
         opened.method_at(1)
     assert torch.equal(opened.method_at(3).predict(images)["nme"], ours["nme"])
-    with storage.unpacked(file) as folder:
+    with archive.unpacked(file) as folder:
         assert Record.from_json(folder / "record.json") == finished.record
 
 
@@ -143,12 +143,12 @@ def test_what_is_no_model_is_refused(finished: Run, tmp_path: Path) -> None:
     part = run(tmp_path / "part")
     part.next_task()
     with pytest.raises(LabError, match="not finished"):
-        storage.export_model(tmp_path / "part", tmp_path / "x.safetensors")
+        archive.export_model(tmp_path / "part", tmp_path / "x.safetensors")
 
 
 # Files of others are not replaced ----------------------------------------------------------------------------------
 
-WRITERS = (storage.export, storage.export_model)
+WRITERS = (archive.export, archive.export_model)
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -190,7 +190,7 @@ def test_an_export_never_goes_into_a_run_nor_over_a_device(finished: Run, tmp_pa
 
 def test_an_archive_that_would_fill_the_disk_is_refused(finished: Run, tmp_path: Path) -> None:
     assert finished.folder is not None
-    file = storage.export(finished.folder, tmp_path / "run.zip")
+    file = archive.export(finished.folder, tmp_path / "run.zip")
     with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as packed, packed.open("task_09.safetensors", "w") as member:
         for _ in range(28):
             member.write(bytes(10**7))

@@ -43,7 +43,7 @@ def test_each_write_fails_in_turn(where: str, tmp_path: Path, monkeypatch: pytes
     failing = Failing(monkeypatch, *((os, "fsync") if where == "write" else (Path, "replace")))
     run(tmp_path / "whole").train()
     expected, writes = tiny.content(tmp_path / "whole"), failing.calls
-    assert writes == 1 + 3 * 5  # config; at each task's end its state, checkpoint, predictions, curves, record
+    assert writes == 2 + 3 * 5  # config, images; at each task's end its state, checkpoint, predictions, curves, record
     for number in range(1, writes + 1):
         folder = tmp_path / str(number)
         failing.calls, failing.number = 0, number

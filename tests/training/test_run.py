@@ -84,7 +84,7 @@ def same_weights(one: Run, other: Run) -> bool:
 
 
 def test_a_run_leaves_everything_that_a_number_needs(whole: Path) -> None:
-    names = {"config.json", "record.json", "curves.csv", "predictions.npz", "last.safetensors"}
+    names = {"config.json", "record.json", "curves.csv", "predictions.npz", "last.safetensors", "data.safetensors"}
     assert {file.name for file in whole.iterdir()} == names | {f"task_0{number}.safetensors" for number in (1, 2, 3)}
     record = json.loads((whole / "record.json").read_text())
     with np.load(whole / "predictions.npz", allow_pickle=False) as file:
@@ -257,7 +257,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(step: int, tmp_pat
         assert again.cursor == Cursor(2)
         assert all(value.isfinite().all() for value in again.method.state_dict().values())
     else:
-        assert {file.name for file in (tmp_path / "run").iterdir()} == {"config.json"}
+        assert {file.name for file in (tmp_path / "run").iterdir()} == {"config.json", "data.safetensors"}
 
 
 def test_the_message_of_a_nan_names_the_step() -> None:
@@ -325,7 +325,7 @@ def test_another_configuration_is_refused_and_named(whole: Path) -> None:
         run(whole, **{"learn.lr": 0.5})
     with pytest.raises(LabError, match=r"method \(tiny there, tiny-other here\)"):
         run(whole, "tiny-other")
-    with pytest.raises(LabError, match="train_labels"):
+    with pytest.raises(LabError, match="belongs to other data"):
         Run(tiny.settings(), tiny.stream(shift=1), whole, device="cpu")
     assert tiny.content(whole) == before
 

@@ -13,7 +13,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure.comparison import groups
 from dne_lab.methods import base
-from dne_lab.training import grid, sharing, storage
+from dne_lab.training import archive, grid, sharing
 from dne_lab.training.run import Run
 from dne_lab.training.sharing import identity
 
@@ -200,7 +200,7 @@ def test_behind_task_t_with_the_same_settings_a_run_learns_what_its_source_learn
     assert again.memory.state() == source.memory.state()
     mine, theirs = again.record.without_timing(), source.record.without_timing()
     assert {name for name in mine if mine[name] != theirs[name]} == {
-        "config", "config_sha256", "settings_sha256", "forked_from", "flops_training",
+        "config", "config_sha256", "settings_sha256", "forked_from", "flops_training", "task_sha256",
     }  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def test_behind_task_t_what_follows_is_learned_with_other_settings(tmp_path: Pat
     assert epochs == [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)]
     assert record.timing["by_task"][:2] == source.record.timing["by_task"][:2]
     assert torch.equal(forked.model_at(2).classifier.weight, source.model_at(2).classifier.weight)
-    copy = storage.export(tmp_path / "forked", tmp_path / "forked.zip")
+    copy = archive.export(tmp_path / "forked", tmp_path / "forked.zip")
     opened = Run.open(copy, tiny.stream(), device="cpu", progress=False)
     assert opened.record == record and opened.state.position.forked_from == record.forked_from
 

@@ -13,7 +13,7 @@ from dne_lab.data.source import ArraySource
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure import cost
 from dne_lab.methods import base
-from dne_lab.training import storage
+from dne_lab.training import archive
 from dne_lab.training.run import Run
 from dne_lab.training.stems import FOLDER
 
@@ -97,7 +97,7 @@ def test_the_stem_is_saved_once_counted_and_in_the_exported_model(images: ArrayS
     without.train()
     convolutions = 2 * 52_000_000  # about 52 million multiply-adds of an image of 32 x 32
     assert run.record.flops_literal - without.record.flops_literal == pytest.approx(convolutions / 2, rel=0.1)
-    file = storage.export_model(tmp_path / "run", tmp_path / "dne.safetensors")
+    file = archive.export_model(tmp_path / "run", tmp_path / "dne.safetensors")
     opened = Run.open(file, run.whole_stream, device="cpu", progress=False)
     batch = run.stream.test_images(4).images
     assert torch.equal(opened.model(batch).logits, run.model(batch).logits)

@@ -168,7 +168,7 @@ def content(folder: Path) -> dict[str, Any]:
             with safe_open(file, "pt") as opened:
                 info = json.loads(opened.metadata()["dne-lab"])
                 tensors = {name: opened.get_tensor(name).numpy().tobytes() for name in opened.keys()}  # noqa: SIM118
-            del info["state"]["timing"]
+            del info["state"]["timing"], info["sha256"]
             found[file.name] = (info, {name: hashlib.sha256(data).hexdigest() for name, data in tensors.items()})
         else:
             found[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()

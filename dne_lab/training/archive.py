@@ -1,0 +1,184 @@
+"""One portable file that stands for a run: the whole of it as a zip, or its finished model alone."""
+
+import contextlib
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dne_lab.core.config import Config, from_dict
+from dne_lab.core.errors import LabError
+from dne_lab.core.files import absolute, check_unpacked, shown, write_bytes, write_text
+from dne_lab.measure.record import Record
+from dne_lab.training import run_folder
+from dne_lab.training.run_folder import CONFIG, CURVES, DATA, LAST, PREDICTIONS, RECORD, read_config, task_file
+
+# A finished model in one safetensors file: weights, and in its header the configuration and the record.
+
+SUFFIX, KIND = ".safetensors", "model"
+
+
+def target(file: str | Path, force: bool = False) -> Path:
+    """Where an export goes, or why it does not: what is there stays, unless it is an export too.
+
+    Args:
+        force: a file that is none may be replaced.
+
+    Raises:
+        LabError: a folder or device, a place in a run's folder, a file that no export wrote.
+    """
+    path = absolute(file).resolve()  # what a link leads to
+    told = shown(path)
+    if path.exists() and not path.is_file():
+        raise LabError(f"{told} is {'a folder' if path.is_dir() else 'no regular file'}: name a file, such as dne.zip.")
+    for folder in path.parents:
+        if (folder / CONFIG).is_file() and any((folder / name).exists() for name in (RECORD, LAST, task_file(1))):
+            raise LabError(f"{told} lies in a run's folder, {shown(folder)}, whose files stay. Name another.")
+    if path.exists() and not force and not _exported(path):
+        raise LabError(f"{told} exists and is no export. It is untouched: give another name, or --force to replace it.")
+    return path
+
+
+def _exported(file: Path) -> bool:
+    """Whether a file is what `export` or `export_model` writes."""
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as packed:
+                return {CONFIG, RECORD} <= set(packed.namelist()) and not _strange(packed)
+        return run_folder.load(file)[1].get("kind") == KIND
+    except (LabError, OSError, ValueError, zipfile.BadZipFile):
+        return False
+
+
+def _strange(packed: zipfile.ZipFile) -> list[str]:
+    """The files of an archive that no run has."""
+    allowed = {CONFIG, RECORD, CURVES, PREDICTIONS, LAST, DATA, *(task_file(number) for number in range(1, 1000))}
+    return [name for name in packed.namelist() if name not in allowed]
+
+
+def export_model(folder: Path, file: Path, half: bool = False, force: bool = False) -> Path:
+    """Writes the finished model of a run folder, without predictions, curves and the models of earlier tasks.
+
+    Args:
+        half: keep weights as float16, for half the size; they are computed with in float32 all the same.
+        force: see `target`.
+
+    Raises:
+        LabError: no run folder, a run that is not finished; ``file`` cannot be written, or is not ours to replace.
+    """
+    folder, goes = absolute(folder), target(file, force)
+    read_config(folder)  # whether it is a run folder
+    record = Record.from_json(folder / RECORD) if (folder / RECORD).exists() else None
+    if record is None or not record.finished:
+        raise LabError(
+            f"{folder} is not finished: only a finished run has a model to export. Train on, or write a .zip."
+        )
+    tensors: dict[str, Tensor] = {}
+    for number in range(1, len(record.seen_accuracy) + 1):
+        tensors |= run_folder.load(folder / task_file(number))[0]
+    if half:
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    run_folder.save(goes, tensors, {"kind": KIND, "record": record.to_dict()})  # which holds the configuration
+    return file
+
+
+def read_model(file: Path) -> tuple[dict[str, Tensor], Config, Record]:
+    """Weights in float32, configuration and record of what `export_model` wrote.
+
+    Raises:
+        LabError: missing, damaged, or another kind of safetensors file.
+    """
+    if not file.exists():
+        raise LabError(
+            f"{file} does not exist. The repository has finished models in figures/checkpoints; "
+            f"`dne-lab export RUN {file.name}` writes one of a run of your own."
+        )
+    tensors, info = run_folder.load(file)
+    if info.get("kind") != KIND:
+        raise LabError(f"{file} is a part of a run, not a model: open its folder, {file.parent}.")
+    full = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
+    record = Record.from_tree(info["record"], file)
+    return full, from_dict(record.config), record
+
+
+# One portable file that stands for a run folder.
+
+MOMENT = (1980, 1, 1, 0, 0, 0)  # a zip wants a time; the same one makes the same bytes
+
+
+def export(run: str | Path, file: str | Path, force: bool = False) -> Path:
+    """Packs a run folder into one zip file: configuration, record, curves, predictions, the tasks' states, and the
+    checkpoint of a run that is not finished. The same run gives the same bytes.
+
+    Raises:
+        LabError: no run folder, nothing in it yet; ``file`` cannot be written, or is not ours to replace (see `target`,
+            also for ``force``).
+    """
+    folder, file = absolute(run), Path(file)
+    goes = target(file, force)
+    config = read_config(folder)
+    if not (folder / RECORD).exists():
+        raise LabError(f"{folder} holds no record yet: train it for a while first (`dne-lab run {config.method} ...`).")
+    record = Record.from_json(folder / RECORD)
+    names = [CONFIG, RECORD, CURVES, PREDICTIONS] + ([DATA] if (folder / DATA).is_file() else [])
+    names += [task_file(number) for number in range(1, len(record.seen_accuracy) + 1)]
+    names += [] if record.finished else [LAST]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise LabError(f"{folder} is incomplete: {', '.join(missing)} missing. Run the same command again first.")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as packed:
+        for name in names:
+            content = (folder / name).read_bytes()
+            if name == CONFIG and config.data.path is not None:  # an archive may lie anywhere
+                content = (json.dumps(config.to_dict(), indent=1) + "\n").encode()
+            packed.writestr(zipfile.ZipInfo(name, MOMENT), content)
+    write_bytes(goes, buffer.getvalue())
+    return file
+
+
+def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
+    """Unpacks an archive into a folder that lives as long as what is returned.
+
+    Raises:
+        LabError: no such file, damaged, or no archive of a run (also when it holds anything but a run's files).
+    """
+    if not file.exists():
+        raise LabError(f"{file} does not exist. Name a run folder, or a file that `dne-lab export` wrote.")
+    folder: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="dne-lab-")
+    try:
+        if file.suffix == SUFFIX:
+            _, config, record = read_model(file)
+            write_text(Path(folder.name) / CONFIG, json.dumps(config.to_dict(), indent=1) + "\n")
+            record.write(Path(folder.name) / RECORD)
+            return folder
+        with zipfile.ZipFile(file) as packed:
+            strange = _strange(packed)
+            if strange or CONFIG not in packed.namelist():
+                what = f"it holds {strange[0]!r}" if strange else f"it has no {CONFIG}"
+                raise LabError(f"{file} is no archive of a run, or damaged: {what}.")
+            check_unpacked(file, (part.file_size for part in packed.infolist()))
+            packed.extractall(folder.name)
+    except zipfile.BadZipFile as error:
+        folder.cleanup()
+        raise LabError(f"{file} is no archive of a run, or damaged ({error}). Export the run again.") from error
+    except BaseException:
+        folder.cleanup()
+        raise
+    return folder
+
+
+@contextlib.contextmanager
+def unpacked(path: str | Path) -> Iterator[Path]:
+    """The run folder itself, or the archive's content in a temporary folder: every command takes either."""
+    path = Path(path)
+    if path.is_dir():
+        yield path
+        return
+    with unpack(path) as folder:
+        yield Path(folder)
