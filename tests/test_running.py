@@ -150,7 +150,13 @@ def test_what_is_asked_for_reaches_the_runs(here: Here, monkeypatch: pytest.Monk
     options = ["--jobs", "auto", "--stop-after", 9, "--checkpoint-every", 7, "--device", "cpu"]
     assert here("run", "ia", *options).code == 0
     assert str(told.pop("first")).startswith("1 of 1 runs")
-    assert told == {"seconds": 9, "jobs": "auto", "device": "cpu", "checkpoint_seconds": 7}
+    assert told == {
+        "seconds": 9,
+        "jobs": "auto",
+        "device": "cpu",
+        "checkpoint_seconds": 7,
+        "accept_changed_data": False,
+    }
     assert here("run", "ia").code == 0 and told["jobs"] == 1 and told["checkpoint_seconds"] == 60
 
 

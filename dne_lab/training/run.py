@@ -1,6 +1,5 @@
 """The one loop: tasks, stages, epochs, batches. Stepped by hand, interrupted anywhere, resumed exactly."""
 
-import dataclasses
 import time
 import warnings
 from collections.abc import Callable
@@ -26,12 +25,6 @@ from dne_lab.training.position import Cursor
 from dne_lab.training.progress import Progress, Signals
 from dne_lab.training.run_folder import Arrays, RunFolder, read_config
 from dne_lab.training.step import Optimisation, Reader
-
-
-def _placed(config: Config, stream: ClassStream) -> Config:
-    """The configuration with the place where the images are, whatever the working directory becomes."""
-    place = stream.source.path
-    return config if place is None else dataclasses.replace(config, data=dataclasses.replace(config.data, path=place))
 
 
 class OutOfTime(Exception):
@@ -82,7 +75,7 @@ class Run:
                 f"data.validation = {config.data.validation}, but the stream has {self.whole_stream.validation}."
             )
         self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
-        self.config = _placed(budget.resolved(config, self.stream), self.stream)
+        self.config = storage.placed(budget.resolved(config, self.stream), self.stream)
         self.accept_changed_data = accept_changed_data
         self.viewers: list[Callable[[Any], None]] = []  # shown the run after every epoch and task
         self._archive: TemporaryDirectory[str] | None = None  # the folder that this run was unpacked into

@@ -1,6 +1,7 @@
 """Between a run and its files: checkpoints out, runs back in."""
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,12 @@ def check(files: RunFolder, state: RunState, info: dict[str, Any], name: str) ->
             f"{'; '.join(_told(files, state.stream, changes))}. It is untouched. Give another folder, bring back the "
             "images, or go on with what is there: --accept-changed-data (accept_changed_data=True), which is recorded."
         )
+
+
+def placed(config: Config, stream: ClassStream) -> Config:
+    """The configuration with the place where the images are, whatever the working directory becomes."""
+    place = stream.source.path
+    return config if place is None else dataclasses.replace(config, data=dataclasses.replace(config.data, path=place))
 
 
 def place_of(stream: ClassStream) -> str:
