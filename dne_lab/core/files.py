@@ -72,8 +72,8 @@ def _explained(path: Path, what: str) -> Iterator[None]:
             told = f"cannot {what} {shown(path)}: {there} is {kind} and stays as it is. Name another place."
             raise WriteError(told) from error
         raise WriteError(
-            f"cannot {what} {shown(path)}: {reason}. Nothing was lost: what had been written before is untouched. Free space "
-            "or make the folder writable, then run the same command again; it goes on from there."
+            f"cannot {what} {shown(path)}: {reason}. Nothing was lost: what had been written before is untouched. Free "
+            "space or make the folder writable, then run the same command again; it goes on from there."
         ) from error
 
 
