@@ -28,7 +28,7 @@ from dne_lab.analysis.removal import (
 from dne_lab.analysis.sweep import connections, removals, sweep_rows
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.core.schema import Like, document
-from dne_lab.measure.comparison import TITLES, apart
+from dne_lab.measure.comparison import ORDER, apart
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Classes, Name, Number, Part, Percent, Seed, Simple, Whole, find_kept, trained, write
 from dne_lab.models.attention import CLASS, TASK1, TASK2
@@ -250,7 +250,7 @@ def settings(found: Iterable[AblationRecord]) -> dict[Setting, list[AblationReco
         LabError: two of one setting and seed, or numbers of images that differ within a setting.
     """
     made: dict[Setting, list[AblationRecord]] = {}
-    order = {method: place for place, method in enumerate(TITLES)}
+    order = {method: place for place, method in enumerate(ORDER)}
     found = sorted(found, key=lambda r: (r.preset, HOW.index(r.how), order.get(r.method, len(order)), r.method, r.seed))
     for record in found:
         made.setdefault((record.preset, record.method, record.how), []).append(record)
@@ -323,7 +323,7 @@ def side_by_side(found: Iterable[AblationRecord]) -> "pd.DataFrame":
         kept = {name: row[name] for name in (*WHERE, "seeds", "images", "before %", "mass %")}
         rows.setdefault(key, kept)
         rows[key] |= {row["how"]: row["loss"], f"{row['how']} +-": row["+-"]}
-    known = [*TITLES, *table["method"]]
+    known = [*ORDER, *table["method"]]
     rows = dict(sorted(rows.items(), key=lambda item: (item[0][0], known.index(item[0][1]))))  # stable
     columns = [name for how in HOW if how in set(table["how"]) for name in (how, f"{how} +-")]
     return pd.DataFrame(list(rows.values()), columns=[*WHERE, "seeds", "images", "before %", "mass %", *columns])

@@ -15,7 +15,7 @@ from dne_lab.analysis.probe import evaluating
 from dne_lab.core.errors import LabError
 from dne_lab.core.schema import Like, document
 from dne_lab.data.stream import ClassStream
-from dne_lab.measure.comparison import TITLES, apart
+from dne_lab.measure.comparison import ORDER, apart
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Classes, Name, Number, Part, Percent, Seed, Simple, Whole, find_kept, trained, write
 from dne_lab.methods.base import Method
@@ -381,7 +381,7 @@ def probe_table(found: Iterable[ProbeRecord]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    order = {method: place for place, method in enumerate(TITLES)}
+    order = {method: place for place, method in enumerate(ORDER)}
     made: dict[tuple[Any, ...], list[ProbeRecord]] = {}
     for record in sorted(found, key=lambda r: (r.preset, order.get(r.method, len(order)), r.method, r.heads, r.seed)):
         made.setdefault((record.preset, record.method, tuple(record.heads), tuple(record.tasks)), []).append(record)

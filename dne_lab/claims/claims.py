@@ -13,7 +13,6 @@ from dne_lab.core import presets
 from dne_lab.measure import cost_formula, paper
 from dne_lab.measure.comparison import (
     EXPANSION,
-    TITLES,
     Pair,
     depth,
     even_heads,
@@ -27,6 +26,7 @@ from dne_lab.measure.cost_records import longest
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import beside_smallest, p_value
+from dne_lab.methods.base import title_of
 from dne_lab.models.variants import DNE, IA
 from dne_lab.plots.series import PAPER_DATASETS, PAPER_EPOCHS, scale
 
@@ -287,7 +287,9 @@ def _above_rivals(figure: str, steps: Sequence[int | None], notebook: int) -> li
     def family(evidence: Evidence) -> list[Judgement]:
         return [judgement for judge in judges.values() for judgement in judge(evidence)]
 
-    return [Claim(figure, f"DNE is above {TITLES[rival]}", notebook, judge, family) for rival, judge in judges.items()]
+    return [
+        Claim(figure, f"DNE is above {title_of(rival)}", notebook, judge, family) for rival, judge in judges.items()
+    ]
 
 
 CLAIMS: list[Claim] = [

@@ -19,8 +19,9 @@ from dne_lab.analysis.views import GROUP_NAMES
 from dne_lab.claims.evidence import AGREES, CONTRADICTS, Evidence, Judgement
 from dne_lab.core import chance
 from dne_lab.core.config import Network
-from dne_lab.measure.comparison import TITLES, tasks_text
+from dne_lab.measure.comparison import tasks_text
 from dne_lab.measure.record import Record
+from dne_lab.methods.base import title_of
 from dne_lab.models.attention import JOINT, TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import DNE, IA, STA
@@ -115,7 +116,7 @@ def who_reads_whom(evidence: Evidence) -> list[Judgement]:
                 other = f", {len(read - shown)} not drawn" if read - shown else ""
             if records:
                 text = f"{len(shown)} connections between experts drawn, {len(read)} read{missing}{other}"
-                told.append(f"{TITLES[method]}: {text}, {_several(records)}")
+                told.append(f"{title_of(method)}: {text}, {_several(records)}")
         found.append(_judged(on, right, told))
     return found
 
@@ -147,7 +148,7 @@ def kinds_of_key(evidence: Evidence) -> list[Judgement]:
                     right &= there == counted
             if records:
                 numbers = ", ".join(f"{there[name]:g} {name}" for name in GROUP_NAMES)
-                told.append(f"{TITLES[method]}, expert {expert}: {numbers}, {_several(records)}")
+                told.append(f"{title_of(method)}, expert {expert}: {numbers}, {_several(records)}")
         if told:
             found.append(_judged(on, right, told))
     return found

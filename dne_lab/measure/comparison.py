@@ -7,29 +7,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import dne_lab.methods  # noqa: F401  (registers the methods, which have the titles)
 from dne_lab.core import presets
 from dne_lab.core.errors import LabError
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import Deviation, residual
+from dne_lab.methods.base import title_of
 
-TITLES = {
-    "joint": "Joint",
-    "joint-resnet": "Joint (ResNet)",
-    "ia": "IA",
-    "sta": "STA",
-    "dne": "DNE",
-    "progressive": "Progressive",
-    "finetune": "Finetune",
-    "replay": "Replay",
-    "finetune-resnet": "Finetune (ResNet)",
-    "replay-resnet": "Replay (ResNet)",
-    "icarl": "iCaRL",
-    "podnet": "PODNet",
-    "der": "DER",
-    "foster": "FOSTER",
-    "dytox": "DyTox",
-}
+# Methods in the order in which tables and figures name them; those of a user's own come behind.
+ORDER = (
+    *("joint", "joint-resnet", "ia", "sta", "dne", "progressive"),
+    *("finetune", "replay", "finetune-resnet", "replay-resnet"),
+    *("icarl", "podnet", "der", "foster", "dytox"),
+)
 EXPANSION = ("ia", "sta", "dne", "progressive")
 
 # What tells two groups of the same title apart, in the order in which a label names it.
@@ -130,7 +121,7 @@ def title(record: Record) -> str:
 
     Several experts of as many heads, the first too, as in figure 1, are ``IA (4 heads each)``.
     """
-    name = TITLES.get(record.method, record.method)
+    name = title_of(record.method)
     if record.method not in EXPANSION:
         return name
     if even_heads(record):
@@ -140,17 +131,17 @@ def title(record: Record) -> str:
 
 
 def groups(records: Iterable[Record]) -> list[Group]:
-    """Finished records by setting, in the order of TITLES; unfinished ones are only counted.
+    """Finished records by setting, in the order of `ORDER`; unfinished ones are only counted.
 
     Raises:
         LabError: two different records of the same setting and seed (they are no independent repetitions).
     """
     by_key: dict[str, list[Record]] = {}
     for record in records:
-        by_key.setdefault(json.dumps([title(record), record.heads, *_settings(record).values()]), []).append(record)
+        by_key.setdefault(json.dumps([record.method, record.heads, *_settings(record).values()]), []).append(record)
     sets = [sorted(members, key=lambda r: r.seed) for members in by_key.values()]
     sets = [members for members in sets if any(record.finished for record in members)]
-    order = list(TITLES)
+    order = list(ORDER)
     sets.sort(key=lambda m: (order.index(m[0].method) if m[0].method in order else len(order), m[0].method, m[0].heads))
     made = []
     for members, label in zip(sets, _labels([members[0] for members in sets]), strict=True):

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from dne_lab.core.errors import LabError
 from dne_lab.core.schema import Like, check
 from dne_lab.measure import record as records
-from dne_lab.measure.comparison import TITLES
+from dne_lab.measure.comparison import ORDER
 from dne_lab.measure.record import Part, Whole
+from dne_lab.methods.base import title_of
 
 _NAME = re.compile(
     r"(?P<method>[a-z][a-z0-9-]*?)(-k(?P<k>\d+))?-(?P<base>\d+)(\+(?P<step>\d+)x(?P<count>\d+))?", re.ASCII
@@ -51,7 +52,7 @@ class CostRecord:
     @property
     def label(self) -> str:
         """As in tables and figures: ``DNE (k = 1)``, ``DER``."""
-        name = TITLES.get(self.method, self.method)
+        name = title_of(self.method)
         return name if self.k is None else f"{name} (k = {self.k})"
 
     @property
@@ -96,10 +97,10 @@ def read(path: str | Path) -> CostRecord:
 
 
 def find(paths: Iterable[str | Path]) -> list[CostRecord]:
-    """All cost records in files and, recursively, folders, in the order of TITLES, k and length; none is no error."""
+    """All cost records in files and, recursively, folders, in the order of `ORDER`, k and length; none is no error."""
     places = [path for path in map(Path, paths) if path.is_dir() or path.suffix == ".json"]
     found = [read(file) for file, tree in records.trees(places) if is_cost(tree)]
-    order = list(TITLES)
+    order = list(ORDER)
     return sorted(found, key=lambda c: (order.index(c.method) if c.method in order else len(order), c.k or 0, c.tasks))
 
 

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.measure.comparison import TITLES
 from dne_lab.measure.record import Record
+from dne_lab.methods.base import title_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,8 +95,8 @@ def label_of(name: str) -> str:
     """As in our tables: ``DNE (k = 2)``, ``Joint (resnet18)``."""
     method, k = method_of(name), heads_of(name)
     if k is not None:
-        return f"{TITLES[method]} (k = {k})"
-    return TITLES[method] + (f" ({name.split('_')[1]})" if method == "joint" else "")
+        return f"{title_of(method)} (k = {k})"
+    return title_of(method) + (f" ({name.split('_')[1]})" if method == "joint" else "")
 
 
 def dataset_of(record: Record) -> str:

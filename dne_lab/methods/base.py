@@ -51,6 +51,7 @@ class NoOptions:
 class Method(nn.Module):
     """A way of learning a stream of classes. Subclassing with a ``name`` registers it, also from a notebook cell.
 
+    ``title``: what it is called in tables and figures; default: its name, also of a subclass of one that has a title.
     ``uses_memory``: exemplars are kept and mixed in. ``joint``: all classes arrive as one task (an upper bound).
     ``shares_first_task``: task 1 is the same as that of every other such method, so comparisons train it once a seed.
     ``Options``: a frozen dataclass of the method's own switches, set by ``--set options.NAME=VALUE``.
@@ -80,6 +81,8 @@ class Method(nn.Module):
             raise LabError(
                 f"{cls.__name__}.name = {cls.name!r} is the name of a method of dne_lab: give it another one."
             )
+        if "title" not in cls.__dict__:
+            cls.title = cls.name
         Method.registry[cls.name] = cls
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
@@ -195,6 +198,11 @@ def changed(recipe: Recipe, changes: dict[str, Any], name: str) -> Recipe:
 def soft_cross_entropy(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
     """Cross entropy of (B, classes) against softmax(wanted / T), both divided by T; without the factor T^2."""
     return F.cross_entropy(logits / temperature, (wanted / temperature).softmax(1))
+
+
+def title_of(method: str) -> str:
+    """What a method is called in tables and figures: its ``title``; its name, where the class is not known here."""
+    return Method.registry[method].title if method in Method.registry else method
 
 
 def find(name: str) -> type[Method]:

@@ -14,7 +14,7 @@ class FineTuning(Expansion):
     """One transformer that goes on training on each new task alone, and forgets."""
 
     name = "finetune"
-    title = "Fine-tuning"
+    title = "Finetune"
     uses_memory = False
     shares_first_task = False
     ignores: ClassVar[tuple[str, ...]] = (LATER_HEADS,)

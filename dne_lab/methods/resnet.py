@@ -89,7 +89,7 @@ class FineTuningResNet(ResNetMethod):
     """The lower bound: a residual network that goes on training on each new task alone, and forgets."""
 
     name = "finetune-resnet"
-    title = "Fine-tuning (ResNet)"
+    title = "Finetune (ResNet)"
     recipe = "resnet"
     uses_memory = False
 

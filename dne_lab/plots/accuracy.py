@@ -27,7 +27,7 @@ from dne_lab.plots.marks import (
     whole_ticks,
 )
 from dne_lab.plots.series import drawn, ids, one_dataset, over, room, scale, seeds, series, with_missing
-from dne_lab.plots.style import DASHES, Style, solid, style
+from dne_lab.plots.style import DASHES, Style, dashes_of, solid, style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,9 +188,9 @@ def run_series(runs: Sequence[RunView]) -> list[Series]:
         method = run.record.method
         used[method] = used.get(method, -1) + 1
         x, y = accuracies(run)
-        again, dash = divmod(used[method], len(DASHES))
-        look = style(method)
-        found.append(Series(run.label, x, y, look._replace(colour=paler(look.colour, again)), DASHES[dash][0]))
+        look, again = style(method), used[method] // len(DASHES)
+        dash, _ = dashes_of(method, used[method])
+        found.append(Series(run.label, x, y, look._replace(colour=paler(look.colour, again)), dash))
     return found
 
 

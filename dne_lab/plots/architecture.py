@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dne_lab.analysis.connections import STEPS, connections, parts
 from dne_lab.core.errors import LabError
-from dne_lab.measure.comparison import TITLES
+from dne_lab.methods.base import title_of
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import INK, STYLES
@@ -90,7 +90,7 @@ def figure_2(network: ExpandableViT, layer: int = 0) -> Figure:
     depth = network.network.depth
     if not 0 <= layer < depth:
         raise LabError(f"layer {layer}: this network has blocks 0 to {depth - 1}.")
-    name = TITLES.get(network.variant.name, network.variant.name)
+    name = title_of(network.variant.name)
     title = f"{name}: who reads whom in block {layer + 1} of {depth}\n{heads_text(network.heads)}; {PATCHES} of "
     title += f"{network.grid[0] * network.grid[1]} patches drawn; "
     title += "dark: trains, light: frozen" if (table["state"] == "trains").any() else "finished: all experts are frozen"
@@ -251,7 +251,7 @@ def figure_5(network: ExpandableViT, layer: int = 0) -> Figure:
     depth = network.network.depth
     if not 0 <= layer < depth:
         raise LabError(f"layer {layer}: this network has blocks 0 to {depth - 1}.")
-    name = TITLES.get(network.variant.name, network.variant.name)
+    name = title_of(network.variant.name)
     experts = _shown(table)
     title = (
         f"{name}: inside block {layer + 1} of {depth}, {heads_text(network.heads)} of {network.network.head_width}\n"

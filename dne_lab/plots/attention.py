@@ -11,8 +11,8 @@ from dne_lab.analysis.labelling import GROUPS as LABELS
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import file_name
 from dne_lab.measure import paper
-from dne_lab.measure.comparison import TITLES
 from dne_lab.measure.metrics import interval
+from dne_lab.methods.base import title_of
 from dne_lab.plots import attention_drawings as drawn
 from dne_lab.plots.attention_compared import (
     along_training,
@@ -54,7 +54,7 @@ def attention_groups(found: Iterable[Decomposition]) -> Figure:
     for (preset, method), members in made.items():
         tables = [member.patches() for member in members]
         first: dict[str, Any] = {
-            "series": f"{TITLES.get(method, method)}, {preset}",
+            "series": f"{title_of(method)}, {preset}",
             "method": method,
             "preset": preset,
         }
@@ -94,7 +94,7 @@ def expert_flow(member: Decomposition) -> Figure:
     both = zip(table["reads"], table["expert"], strict=True)
     table["uniform %"] = [100 * heads[read - 1] / heads[:reader].sum() for read, reader in both]
     table = table.sort_values(["kind", "layer", "expert", "reads"]).reset_index(drop=True)
-    heading = f"Who reads whom: {TITLES.get(member.method, member.method)}, {scale_of([member])}, seed {member.seed}\n"
+    heading = f"Who reads whom: {title_of(member.method)}, {scale_of([member])}, seed {member.seed}\n"
     heading += "share of the attention of the expert of a row, percent"
     places = table[["kind", "layer"]].drop_duplicates()
     size = inches(len(places), len(names) - 1, len(names), int(places["kind"].value_counts().max()))
@@ -128,7 +128,7 @@ def drawings(found: Sequence[Decomposition]) -> dict[str, Figure]:
 def _printed(row: dict[Any, Any]) -> list[dict[Any, Any]]:
     """The printed shares; the paper tells same and different patches, not heads."""
     method = row["model"]
-    first: dict[Any, Any] = {"series": f"{TITLES[method]}, {PAPER}", "method": method, "preset": PAPER}
+    first: dict[Any, Any] = {"series": f"{title_of(method)}, {PAPER}", "method": method, "preset": PAPER}
     shares = {SAME_PATCH: row["same_patch_percent"], DIFFERENT_PATCH: row["different_patch_percent"]}
     return [first | {"group": group, "share %": float(share)} for group, share in shares.items()]
 

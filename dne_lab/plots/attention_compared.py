@@ -10,8 +10,9 @@ from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposi
 from dne_lab.analysis.group_tables import FIRST, LATER, PATCHES, frame_of
 from dne_lab.core.errors import LabError
 from dne_lab.measure import paper
-from dne_lab.measure.comparison import EXPANSION, TITLES, apart
+from dne_lab.measure.comparison import EXPANSION, apart
 from dne_lab.measure.metrics import interval
+from dne_lab.methods.base import title_of
 from dne_lab.plots import attention_drawings as drawn
 from dne_lab.plots.attention_drawings import UNIFORM, lines
 from dne_lab.plots.figure import Figure
@@ -102,7 +103,7 @@ def fragmentation(found: Iterable[Decomposition]) -> Figure:
                 width = 50 * (high - low) / float(chosen[0]["keys"])
             entropy, least, most = estimate(chosen, "entropy")
             rows.append(
-                {"series": f"{TITLES.get(method, method)}, {preset}", "method": method, "preset": preset}
+                {"series": f"{title_of(method)}, {preset}", "method": method, "preset": preset}
                 | {"layer": int(layer), "entropy": entropy, "entropy low": least, "entropy high": most}
                 | {"uniform entropy": float(chosen[0]["uniform entropy"])}
                 | {"effective keys": keys, "keys": float(chosen[0]["keys"]), "used %": mean, "+-": width}
@@ -170,7 +171,7 @@ def along_training(found: Iterable[Decomposition]) -> Figure:
                 only = next(member.same_patch(moment) for member in there if len(member.patches(moment)))
                 width = (only.high - only.low) / 2 / float(same[0]["uniform %"])
             rows.append(
-                {"series": f"{TITLES.get(method, method)}, {preset}", "method": method, "preset": preset}
+                {"series": f"{title_of(method)}, {preset}", "method": method, "preset": preset}
                 | {"moment": moment, "times uniform": mean, "+-": width}
                 | {"same patch %": float(np.mean([s["share %"] for s in same]))}
                 | {"uniform %": float(same[0]["uniform %"]), "seeds": len(tables)}
@@ -203,7 +204,7 @@ def attention_by_task(found: Iterable[Decomposition]) -> Figure:
                     continue
                 mean, width = interval(ratios)
                 rows.append(
-                    {"series": f"{TITLES.get(method, method)}, {preset}", "method": method, "preset": preset}
+                    {"series": f"{title_of(method)}, {preset}", "method": method, "preset": preset}
                     | {"moment": moment, "task": expert, "times uniform": mean, "+-": width, "seeds": len(ratios)}
                 )
     members = [member for several in made.values() for member in several]
@@ -240,7 +241,7 @@ def attention_at_start(found: Iterable[Decomposition]) -> Figure:
                 mean, width = interval([member.same_patch(moment, scope).value for member in several])
                 table = several[0].patches(moment, scope)
                 rows.append(
-                    {"series": f"{TITLES.get(method, method)}, {preset}", "method": method, "preset": preset}
+                    {"series": f"{title_of(method)}, {preset}", "method": method, "preset": preset}
                     | {"scope": scope, "part": part, "same patch %": mean, "+-": width}
                     | {"uniform %": float(table[table["group"].isin(SAME)]["uniform %"].sum())}
                     | {"paper, trained %": printed.get(method), "seeds": len(several), "images": several[0].images}

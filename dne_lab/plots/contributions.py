@@ -11,7 +11,8 @@ from dne_lab.analysis.read_outs import OWN, ProbeRecord, probe_table
 from dne_lab.analysis.removal import BETWEEN, HOW, OTHERS
 from dne_lab.analysis.sweep import Sweep
 from dne_lab.core.errors import LabError
-from dne_lab.measure.comparison import TITLES
+from dne_lab.measure.comparison import ORDER
+from dne_lab.methods.base import title_of
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Points, around, one
 from dne_lab.plots.matrices import grid, inches
@@ -78,7 +79,7 @@ def ablation_matrix(found: Iterable[AblationRecord]) -> Figure:
     if len({member.method for member in members}) > 1:
         raise LabError("ablation_matrix: records of several methods in one figure: draw one figure for each.")
     table = sweep_table(members)
-    title = TITLES.get(members[0].method, members[0].method)
+    title = title_of(members[0].method)
     heading = f"{title}: accuracy lost (points) without a connection\n{_ways(members)}{_scale(members, False)}"
     runs = list(dict.fromkeys(m.run for m in members))  # several ways of removing of each
     return Figure("ablation_matrix", heading, table, {"": runs}, _matrix, _size(table))
@@ -127,7 +128,7 @@ def _places(table: "pd.DataFrame") -> list[tuple[str, str, str]]:
     """Method, kind and what was removed, of all later experts at once: a row of the drawing each."""
     later = table[table["experts"] == "later"]
     found = dict.fromkeys(zip(later["method"], later["kind"], later["removed"], strict=True))
-    known = [*TITLES, *later["method"]]
+    known = [*ORDER, *later["method"]]
     return sorted(found, key=lambda place: known.index(place[0]))
 
 
@@ -135,7 +136,7 @@ def _name(table: "pd.DataFrame", place: tuple[str, str, str]) -> str:
     method, kind, removed = place
     rows = table[(table["method"] == method) & (table["kind"] == kind) & (table["removed"] == removed)]
     what = READS_WORDS.get(removed, removed)
-    return f"{TITLES.get(method, method)}, {kind}: {what}\n({rows['mass %'].iloc[0]:.0f}% of the attention)"
+    return f"{title_of(method)}, {kind}: {what}\n({rows['mass %'].iloc[0]:.0f}% of the attention)"
 
 
 def _groups(table: "pd.DataFrame") -> Drawing:
@@ -152,7 +153,7 @@ def _groups(table: "pd.DataFrame") -> Drawing:
             y = [places.index(place) + 0.22 * (number - (len(hows) - 1) / 2) for place in where]
             notes = [f"{'one seed' if seeds == 1 else f'{seeds} seeds'}, {images:,} images"
                      for seeds, images in zip(rows["seeds"], rows["images"], strict=True)]  # fmt: skip
-            name, colour = f"{TITLES.get(method, method)}, {how}: {HOW_WORDS[how]}", style(method).colour
+            name, colour = f"{title_of(method)}, {how}: {HOW_WORDS[how]}", style(method).colour
             loss = rows["loss"].tolist()
             more = {"filled": filled, "notes": notes, "listed": False, **around(loss, rows["+-"])}
             marks.append(Points(name, loss, y, look._replace(colour=colour), across=True, **more))
@@ -249,9 +250,7 @@ def read_outs(found: Iterable[ProbeRecord]) -> Figure:
 def _read_out(row: Any) -> str:
     heads = f" ({row['heads']} heads)" if row["heads"] else ""
     what = row["read-outs"]
-    return (
-        f"{TITLES.get(row['method'], row['method'])}{heads}: {what if what == OWN else READ_OUT_WORDS.get(what, what)}"
-    )
+    return f"{title_of(row['method'])}{heads}: {what if what == OWN else READ_OUT_WORDS.get(what, what)}"
 
 
 def _accuracies(table: "pd.DataFrame") -> Drawing:
@@ -261,7 +260,7 @@ def _accuracies(table: "pd.DataFrame") -> Drawing:
     for what, (column, look, filled) in READ_OUT_LOOKS.items():
         marks.append(Points(what, [], [], look, filled=filled))
         for method, rows in table.groupby("method", sort=False):
-            name, x = f"{TITLES.get(str(method), str(method))}, {what}", rows[f"{column} %"].tolist()
+            name, x = f"{title_of(str(method))}, {what}", rows[f"{column} %"].tolist()
             notes = ["one seed" if seeds == 1 else f"{seeds} seeds" for seeds in rows["seeds"]]
             more = {"filled": filled, "notes": notes, "listed": False, **around(x, rows[f"{column} +-"])}
             own = look._replace(colour=style(str(method)).colour)

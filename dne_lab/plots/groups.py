@@ -8,10 +8,10 @@ import numpy as np
 
 from dne_lab.analysis.group_tables import PATCHES, AttentionGroups
 from dne_lab.core.errors import unknown
-from dne_lab.measure.comparison import TITLES
+from dne_lab.methods.base import title_of
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Bars, Drawing, Level, Mark, Panel, Points, Spread, one
-from dne_lab.plots.style import GROUP_WORDS, GROUPS, INK, OTHERS, Style, style
+from dne_lab.plots.style import GROUP_WORDS, GROUPS, INK, Style, other, style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ def _marks(table: "pd.DataFrame") -> Drawing:
     marks: list[Mark] = []
     for number, group in enumerate(dict.fromkeys(table["group"])):
         rows = table[table["group"] == group]
-        colour = GROUPS.get(str(group), OTHERS[number % len(OTHERS)].colour)
+        colour = GROUPS.get(str(group), other(number).colour)
         words = f"{group}: {GROUP_WORDS[str(group)]}" if group in GROUP_WORDS else str(group)
         places = [float(place) for place in rows.index]
         ends = {"low": rows["share low"].tolist(), "high": rows["share high"].tolist()}
@@ -109,7 +109,7 @@ def _boxes(table: "pd.DataFrame") -> Drawing:
     for number, name in enumerate(names):
         mine = [(e, rows) for e, rows in table[table["series"] == name].groupby("expert")]
         places = [experts.index(e) + thick * (number - (len(names) - 1) / 2) for e, _ in mine]
-        label, colour = TITLES.get(name, name) or "images", style(name).colour if name else "#56b4e9"
+        label, colour = title_of(name) or "images", style(name).colour if name else "#56b4e9"
         for marks, column in ((left, "entropy"), (right, SHARE)):
             marks.append(Spread(label, places, [rows[column].tolist() for _, rows in mine], colour, 0.85 * thick))
         for place, (_, rows) in zip(places, mine, strict=True):

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dne_lab.core.errors import LabError
-from dne_lab.measure.comparison import TITLES, Group, groups
+from dne_lab.measure.comparison import Group, groups
 from dne_lab.measure.record import RUN_FIRST, Record
-from dne_lab.plots.style import DASHES, Style, style
+from dne_lab.methods.base import title_of
+from dne_lab.plots.style import Style, dashes_of, style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +53,7 @@ def with_missing(frame: "pd.DataFrame", made: Sequence[Group], methods: Sequence
     missing = [name for name in dict.fromkeys(methods) if name not in there]
     if not missing:
         return frame
-    rows = [{"series": TITLES.get(name, name), "method": name, "record": NO_RECORD} for name in missing]
+    rows = [{"series": title_of(name), "method": name, "record": NO_RECORD} for name in missing]
     whole = {name: "Int64" for name in ("task", "classes") if name in frame}  # whole numbers that may be missing
     return pd.concat([frame.astype(whole), pd.DataFrame(rows, columns=frame.columns).astype(whole)], ignore_index=True)
 
@@ -75,7 +76,7 @@ def drawn(table: "pd.DataFrame", *needed: str) -> list[tuple[str, "pd.DataFrame"
     for label, rows in table[table["record"] != NO_RECORD].dropna(subset=list(needed)).groupby("series", sort=False):
         method = str(rows["method"].iloc[0])
         used[method] = used.get(method, -1) + 1
-        found.append((str(label), rows, style(method), DASHES[used[method] % len(DASHES)]))
+        found.append((str(label), rows, style(method), dashes_of(method, used[method])))
     return found
 
 

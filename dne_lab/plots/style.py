@@ -3,7 +3,6 @@
 Colours are from the palettes of Okabe and Ito and of Tol (muted); where two are close, the markers differ.
 """
 
-import zlib
 from typing import Any, NamedTuple
 
 # Text and reference lines of figures that lie on any background: 4.6 to 1 on white, 4.1 to 1 on JupyterLab's dark one.
@@ -36,7 +35,12 @@ STYLES = {
     "foster": Style("#999933", "p", "pentagon"),
     "dytox": Style("#aa4499", "h", "hexagon"),
 }
-OTHERS = (Style("#5b4a3f", "*", "star"), Style("#44706f", "d", "diamond-tall"), Style("#7a5195", "8", "octagon"))
+# Of methods of a user's own: colours and markers in turn, so that the first thirty are told apart.
+COLOURS = ("#5b4a3f", "#44706f", "#7a5195", "#c2185b", "#4b7d1c")
+MARKERS = (
+    *(("*", "star"), ("d", "diamond-tall"), ("8", "octagon")),
+    *(("H", "hexagon2"), ("3", "y-left"), ("4", "y-right")),
+)
 
 # The four groups of (query, key) pairs: blue = same patch, orange = different; dark = same head, light = different.
 # Okabe and Ito; told apart under every common colour blindness, and in grey the dark from the light ones.
@@ -78,9 +82,27 @@ MATPLOTLIB: dict[str, Any] = {
 PRINT = dict.fromkeys(TEXT, "black")  # on top of it, for files that are printed
 
 
+_own: dict[str, int] = {}  # methods of a user's own, in the order in which they first appeared
+
+
 def style(method: str) -> Style:
-    """The style of a method's name; one of a few for methods of a user's own, always the same for the same name."""
-    return STYLES[method] if method in STYLES else OTHERS[zlib.crc32(method.encode()) % len(OTHERS)]
+    """The style of a method's name. Methods of a user's own get the next ones that are free, in the order in which they
+    appear, and keep them as long as the program runs."""
+    return STYLES[method] if method in STYLES else other(_place(method))
+
+
+def other(number: int) -> Style:
+    """The ``number``-th (0, 1, ...) of the styles that no method has."""
+    return Style(COLOURS[number % len(COLOURS)], *MARKERS[number % len(MARKERS)])
+
+
+def dashes_of(method: str, number: int) -> tuple[str, str]:
+    """The dashes of the ``number``-th (0, 1, ...) series of a method; a user's own begin with others."""
+    return DASHES[(number + (0 if method in STYLES else _place(method))) % len(DASHES)]
+
+
+def _place(method: str) -> int:
+    return _own.setdefault(method, len(_own))
 
 
 def solid(look: Style) -> Style:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from dne_lab.measure import paper
 from dne_lab.measure.beside import by_budget
-from dne_lab.measure.comparison import TITLES, Group, depth, even_heads, groups, tasks_text, title
+from dne_lab.measure.comparison import Group, depth, even_heads, groups, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
+from dne_lab.methods.base import title_of
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Mark, Points, around, logarithmic, one
 from dne_lab.plots.series import NO_RECORD, ids, over, scale, seeds
@@ -52,7 +53,7 @@ def figure_6ab(records: Iterable[Record], dataset: str = "cifar100") -> Figure:
     figure 6 c's. Arguments: `figure_1_right`.
     """
     methods = (*SINGLE, "der", "dne", "ia", "sta", "progressive")
-    wanted = [(paper.TITLES[name], name) for name in (*SINGLE, "der")]
+    wanted = [(title_of(name), name) for name in (*SINGLE, "der")]
     wanted += [(f"DNE (k = {k})", "dne") for k in (1, 2, 4)]
     name = f"figure_6{'b' if dataset == 'imagenet100' else 'a'}"
 
@@ -184,7 +185,7 @@ def _marks(table: "pd.DataFrame") -> Drawing:
     marks: list[Mark] = []
     ours: set[str] = set()
     for method, theirs, rows in _lines(table):
-        name, y = paper.TITLES.get(method, method), rows["LA %"].to_numpy(float)
+        name, y = title_of(method), rows["LA %"].to_numpy(float)
         ours |= set() if theirs else {name}
         told = rows[["series", "record", "source", "remark"]].astype(str).itertuples(index=False)
         notes = [", ".join(filter(None, row)) for row in told]
@@ -240,9 +241,7 @@ def _by_bytes(table: "pd.DataFrame") -> Drawing:
         ]
         x, y = rows["total (MB)"].tolist(), rows["LA"].tolist()
         ends = around(y, rows["LA +-"])
-        marks.append(
-            Points(TITLES.get(method, method), x, y, solid(style(method)), "-", notes=notes, width=0.9, **ends)
-        )
+        marks.append(Points(title_of(method), x, y, solid(style(method)), "-", notes=notes, width=0.9, **ends))
     totals = [x for mark in marks for x in mark.x]
     title = "bytes of the final model (4 per parameter) and of its exemplars, in MB (10^6)"
     if logarithmic(totals, 4):

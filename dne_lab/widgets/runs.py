@@ -13,7 +13,7 @@ from dne_lab.analysis.run_views import RunView
 from dne_lab.core.errors import LabError
 from dne_lab.plots.accuracy import Series, run_series, runs_figure
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.style import DASHES, OTHERS, STYLES, style
+from dne_lab.plots.style import DASHES, STYLES, other, style
 from dne_lab.training.run import Run
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Download
@@ -167,7 +167,7 @@ class LiveRun(widgets.VBox):
         self.place.value = svg.sentence(f"{run.config.method}, seed {run.config.seed}: {told}")
         frame = found_runs.losses(rows)
         terms = [name for name in frame.columns if name not in ("epoch of the run", "task", "stage", "epoch", "lr")]
-        looks = [*STYLES.values(), *OTHERS]
+        looks = [*STYLES.values(), *map(other, range(3))]
         lines = []
         for place, name in enumerate(terms):
             there = frame[frame[name].notna()]

@@ -9,12 +9,14 @@ from invented import record
 from matplotlib.figure import Figure as Canvas
 
 from dne_lab.core.errors import LabError
-from dne_lab.measure.comparison import TITLES
+from dne_lab.measure.comparison import ORDER
+from dne_lab.methods.base import Method, title_of
+from dne_lab.methods.expansion import DenseNetworkExpansion
 from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task, accuracy_matrix
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Level, Points
 from dne_lab.plots.series import NO_RECORD, scale
-from dne_lab.plots.style import OTHERS, STYLES, style
+from dne_lab.plots.style import DASHES, STYLES, dashes_of, style
 
 
 def runs() -> list:
@@ -141,10 +143,35 @@ def test_many_tasks_keep_readable_ticks() -> None:
 
 
 def test_styles_are_distinct_and_fixed() -> None:
-    assert set(STYLES) == set(TITLES)
+    assert set(STYLES) == set(ORDER)
     assert len({s.colour for s in STYLES.values()}) == len({s.marker for s in STYLES.values()}) == len(STYLES)
-    assert style("mine") == style("mine")
-    assert style("mine") in OTHERS
+
+
+def test_methods_of_ones_own_are_told_apart_in_one_figure() -> None:
+    names = [f"variant-{number}" for number in range(20)]
+    looks = [style(name) for name in names]
+    assert len({*looks} | {*STYLES.values()}) == len(names) + len(STYLES)
+    assert len({look.colour for look in looks[:5]} | {s.colour for s in STYLES.values()}) == 5 + len(STYLES)
+    assert [style(name) for name in reversed(names)] == looks[::-1]  # and keep their look
+    assert len({dashes_of(name, 0) for name in names[:4]}) == 4 and dashes_of("dne", 0) == DASHES[0]
+
+
+def test_a_method_of_ones_own_has_its_title_in_tables_and_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Method, "registry", dict(Method.registry))
+
+    class Mine(DenseNetworkExpansion):
+        name = "mine-in-figures"
+
+    class Titled(DenseNetworkExpansion):
+        name = "mine-titled"
+        title = "DNE, longer"
+
+    titles = {cls.name: title_of(cls.name) for cls in (DenseNetworkExpansion, Mine, Titled)}
+    assert titles == {"dne": "DNE", "mine-in-figures": "mine-in-figures", "mine-titled": "DNE, longer"}
+    shown = accuracy_by_task([record(name) for name in titles])
+    assert [*dict.fromkeys(shown.table["series"])][1:] == ["mine-in-figures", "DNE, longer"]
+    marks = shown.marks().panels[0].marks
+    assert len({mark.look for mark in marks if isinstance(mark, Points)}) == 3
 
 
 def test_tables_are_numbers() -> None:
