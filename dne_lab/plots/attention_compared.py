@@ -56,7 +56,7 @@ def settings(found: Iterable[Decomposition], moment: str) -> dict[tuple[str, str
 
 def ids(made: dict[tuple[str, str], list[Decomposition]]) -> dict[str, list[str]]:
     """The ids of the runs of each setting, by the name of its series."""
-    return {f"{TITLES.get(method, method)}, {preset}": [m.run for m in some] for (preset, method), some in made.items()}
+    return {f"{title_of(method)}, {preset}": [m.run for m in some] for (preset, method), some in made.items()}
 
 
 def scale_of(members: Sequence[Decomposition]) -> str:

@@ -63,7 +63,7 @@ def ablation_groups(found: Iterable[AblationRecord]) -> Figure:
     size = (8.4, 1.9 + 0.36 * len(_places(table)))
     runs: dict[str, list[str]] = {}
     for member in members:
-        mine = runs.setdefault(TITLES.get(member.method, member.method), [])
+        mine = runs.setdefault(title_of(member.method), [])
         mine += [] if member.run in mine else [member.run]
     return Figure("ablation_groups", heading, table, runs, _groups, size)
 
@@ -243,7 +243,7 @@ def read_outs(found: Iterable[ProbeRecord]) -> Figure:
     runs: dict[str, list[str]] = {}
     for member in members:
         heads = f" ({', '.join(map(str, member.heads))} heads)" if member.heads else ""
-        runs.setdefault(f"{TITLES.get(member.method, member.method)}{heads}", []).append(member.run)
+        runs.setdefault(f"{title_of(member.method)}{heads}", []).append(member.run)
     return Figure("read_outs", title, table, runs, _accuracies, (8.0, 1.8 + 0.26 * len(table)))
 
 
