@@ -47,8 +47,11 @@ def taken(page: Any) -> list[Image.Image]:
     shown = page.locator(".jupyter-widgets.widget-tab, .jupyter-widgets.jp-TabPanel").locator("visible=true").last
     found = []
     for _ in states(page):
-        page.wait_for_timeout(1500)  # one forward pass and the drawing of its views
-        found.append(Image.open(io.BytesIO(shown.screenshot())).convert("RGB"))
+        before, now = b"", shown.screenshot()
+        while now != before:  # one forward pass and the drawing of its views
+            page.wait_for_timeout(3000)
+            before, now = now, shown.screenshot()
+        found.append(Image.open(io.BytesIO(now)).convert("RGB"))
     width, height = (max(picture.size[side] for picture in found) for side in (0, 1))
     sheet = Image.new("RGB", (width, height * len(found)), "white")
     for number, picture in enumerate(found):
