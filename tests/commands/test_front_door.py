@@ -12,7 +12,7 @@ from shell import ROOT, environment
 NOTEBOOK = "notebooks/09_accuracy_against_scale.ipynb"  # averages the committed runs of every setting
 CHANGES = ("data.tasks=6,4", "learn.epochs=1", "tune.epochs=0", "network.depth=2", "k=2")
 SHORT = [word for change in CHANGES for word in ("--set", change)]
-CHECKS = ("tests/plots/test_status.py", "tests/test_committed.py")
+CHECKS = ("tests/claims/test_status.py", "tests/test_committed.py")
 
 
 def told(clone: Path, *words: str) -> str:

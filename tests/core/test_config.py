@@ -18,7 +18,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.measure.record import find
 from dne_lab.training.evaluation import settings_sha256
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 counts = st.integers(1, 500)
 lists = st.lists(st.integers(1, 60), min_size=1, max_size=6).map(tuple)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from dne_lab.measure import paper
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def test_tables_are_complete() -> None:
