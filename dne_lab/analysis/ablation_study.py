@@ -27,7 +27,7 @@ from dne_lab.analysis.removal import (
 )
 from dne_lab.analysis.sweep import connections, removals, sweep_rows
 from dne_lab.core.errors import LabError, unknown
-from dne_lab.core.schema import Like, document
+from dne_lab.core.schema import Like, OneOf, document
 from dne_lab.measure.comparison import ORDER, apart
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Classes, Name, Number, Part, Percent, Seed, Simple, Whole, find_kept, trained, write
@@ -56,6 +56,8 @@ class _Loss(Part):
     kind: Name
     loss: Number
     spread: Number = Field(alias="+-")
+    changed: Number = Field(alias="changed %")
+    mass: Number = Field(alias="mass %")
 
 
 class Removed(_Loss):
@@ -63,6 +65,7 @@ class Removed(_Loss):
 
     removed: Name
     expert: Whole
+    empty: Whole = Field(alias="empty rows")
     by_task: list[Number] = Field(alias="by task")
 
 
@@ -72,6 +75,8 @@ class Cut(_Loss):
     layer: Whole | Name
     expert: Whole
     reads: Whole
+    own_loss: Number = Field(alias="own loss")
+    own_spread: Number = Field(alias="own +-")
 
 
 @document
@@ -97,7 +102,7 @@ class AblationRecord:
     tasks: list[Classes]
     heads: list[Classes]
     LA: Annotated[float, Like(Percent)] | None
-    how: Name
+    how: Annotated[str, OneOf(HOW)]
     images: Whole
     accuracy: Annotated[dict[str, Any], Like(Accuracy)]
     config_sha256: Name

@@ -69,8 +69,8 @@ def count(text: str, option: str = "--jobs") -> int | str:
     """``"2"``, the value of ``option``, as a number, or ``"auto"``."""
     if text == "auto":
         return text
-    if not text.isdecimal() or int(text) < 1:
-        raise LabError(f"{option} {text!r}: give a number of runs at a time, from 1, or auto.")
+    if not re.fullmatch(r"0*[1-9][0-9]{0,3}", text):
+        raise LabError(f"{option} {shown(text)}: give a number of runs at a time, from 1, or auto.")
     return int(text)
 
 

@@ -1,5 +1,6 @@
 """The command line: few commands with one job each. Heavy imports wait until a command needs them."""
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -443,6 +444,9 @@ def _given(context: typer.Context, *names: str) -> bool:
 
 def main() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # letters that the terminal's encoding lacks: \\x.., not an error
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

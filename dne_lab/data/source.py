@@ -127,7 +127,13 @@ class ArraySource(Source):
         if shapes[0] != shapes[1]:
             raise LabError(f"training images are {shapes[0]} (C, H, W), test images {shapes[1]}: give one shape.")
         self.shape = (int(shapes[0][0]), int(shapes[0][1]), int(shapes[0][2]))
-        count = len(class_names) if class_names is not None else int(self._labels["train"].max()) + 1
+        highest = int(self._labels["train"].max())
+        if class_names is None and highest >= len(self._labels["train"]):
+            raise LabError(
+                f"train_labels go up to {highest:,}, but there are {len(self._labels['train']):,} training images: "
+                "classes are numbered from 0 on, and every one needs images."
+            )
+        count = len(class_names) if class_names is not None else highest + 1
         self.classes = tuple(map(_class_name, class_names if class_names is not None else range(count)))
         check_labels(self._labels, self.classes)
         computed = channel_statistics(self._images["train"])
@@ -151,7 +157,8 @@ def _class_name(name: Any) -> str:
 
 def _array(name: str, value: Any) -> np.ndarray:
     if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        value = value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()  # NumPy has no bfloat16
     try:
         return np.asarray(value)
     except ValueError as error:

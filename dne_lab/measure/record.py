@@ -56,7 +56,7 @@ class _Params(Part):
     trainable_by_task: list[Whole] = []
 
 
-class _Timing(Part):
+class Timing(Part):
     seconds: Seconds | None = None
     by_task: list[Seconds] = []
     by_purpose: dict[str, Seconds] = {}
@@ -124,7 +124,7 @@ class Record:
     code_version: Name
     config_sha256: Name
     finished: bool
-    timing: Annotated[dict[str, Any], Like(_Timing)]
+    timing: Annotated[dict[str, Any], Like(Timing)]
     joint: bool = False
     heads: list[Classes] = field(default_factory=list)
     network: Simple = field(default_factory=dict)

@@ -203,7 +203,8 @@ class Sentences:
 
 def to_latex(frame: "pd.DataFrame") -> str:
     """A LaTeX tabular (booktabs rules); floats with fixed decimals, missing values blank, text escaped."""
-    escapes = str.maketrans({"\\": r"\textbackslash{}"} | {character: f"\\{character}" for character in "&%$#_{}"})
+    words = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    escapes = str.maketrans(words | {character: f"\\{character}" for character in "&%$#_{}"})
 
     def line(cells: Iterable[str]) -> str:
         return " & ".join(

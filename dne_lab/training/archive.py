@@ -1,10 +1,12 @@
 """One portable file that stands for a run: the whole of it as a zip, or its finished model alone."""
 
 import contextlib
+import errno
 import io
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,8 +104,11 @@ def read_model(file: Path) -> tuple[dict[str, Tensor], Config, Record]:
     if info.get("kind") != KIND:
         raise LabError(f"{file} is a part of a run, not a model: open its folder, {file.parent}.")
     full = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
-    record = Record.from_tree(info["record"], file)
-    return full, from_dict(record.config), record
+    record = Record.from_tree(info.get("record"), file)
+    try:
+        return full, from_dict(record.config), record
+    except LabError as error:
+        raise LabError(f"{file} is damaged: {error}") from error
 
 
 # One portable file that stands for a run folder.
@@ -148,8 +153,9 @@ def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
     Raises:
         LabError: no such file, damaged, or no archive of a run (also when it holds anything but a run's files).
     """
-    if not file.exists():
-        raise LabError(f"{file} does not exist. Name a run folder, or a file that `dne-lab export` wrote.")
+    if not file.is_file():
+        what = "is no regular file" if file.exists() else "does not exist"
+        raise LabError(f"{file} {what}. Name a run folder, or a file that `dne-lab export` wrote.")
     folder: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="dne-lab-")
     try:
         if file.suffix == SUFFIX:
@@ -164,8 +170,15 @@ def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
                 raise LabError(f"{file} is no archive of a run, or damaged: {what}.")
             check_unpacked(file, (part.file_size for part in packed.infolist()))
             packed.extractall(folder.name)
-    except zipfile.BadZipFile as error:
-        folder.cleanup()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+        folder.cleanup()  # RuntimeError: encrypted; NotImplementedError: packed in a way that zipfile does not know
+        if isinstance(error, LabError):
+            raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise LabError(
+                f"{file} cannot be unpacked below {tempfile.gettempdir()}: {error.strerror}. Set TMPDIR to a folder "
+                "with room."
+            ) from error
         raise LabError(f"{file} is no archive of a run, or damaged ({error}). Export the run again.") from error
     except BaseException:
         folder.cleanup()

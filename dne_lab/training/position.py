@@ -3,7 +3,13 @@
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import ConfigDict, Field
+
+from dne_lab.core.schema import check, plain
+from dne_lab.measure.cost_records import CostRow
+from dne_lab.measure.record import Name, Number, Part, Timing, Whole
 
 
 class Cursor(NamedTuple):
@@ -16,6 +22,33 @@ class Cursor(NamedTuple):
     stage: int = 0
     epoch: int = 0
     step: int = 0
+
+
+class Stored(Part):
+    """`Position` as a checkpoint's JSON holds it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    cursor: Annotated[list[Whole], Field(min_length=4, max_length=4)]
+    begun: bool = False
+    optimizer_of: Annotated[list[Whole], Field(min_length=2, max_length=2)] | None = None
+    chosen: Whole = 0
+    closed: Whole = 0
+    sums: dict[str, Number] = Field(default_factory=dict)
+    images: Whole = 0
+    curves: list[dict[str, Number | Name | None]] = Field(default_factory=list)
+    stored: list[Whole] = Field(default_factory=list)
+    trainable: list[Whole] = Field(default_factory=list)
+    predicted: list[list[Name]] = Field(default_factory=list)
+    params_total: Whole = 0
+    untuned: Whole = 0
+    cost: list[CostRow] | None = None
+    timing: Timing = Field(default_factory=Timing)
+    forked_from: dict[str, Any] = Field(default_factory=dict)
+    products: Name = ""
+    flops_training: Whole | None = None
+    data_changes: list[dict[str, Any]] = Field(default_factory=list)
+    task_sha256: list[Name] = Field(default_factory=list)
 
 
 @dataclass
@@ -58,7 +91,8 @@ class Position:
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> "Position":
-        """From the dictionary of `to_dict`, perhaps after JSON."""
+        """From the dictionary of `to_dict`, perhaps after JSON; a `LabError` names a field that is not right."""
+        check(Stored, plain(tree))
         position = cls(**tree)
         position.cursor = Cursor(*position.cursor)
         of = position.optimizer_of

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from dne_lab.training.evaluation import BEFORE, key, record_of
 from dne_lab.training.position import Cursor, Position
 from dne_lab.training.run_folder import (
     LAST,
+    PREDICTIONS,
     RECORD,
     RunFolder,
     differences,
@@ -103,7 +105,7 @@ def load(files: RunFolder, config: Config, stream: ClassStream, device: torch.de
 
 def check(files: RunFolder, state: RunState, info: dict[str, Any], name: str) -> None:
     """Raises a `LabError` for a file of another configuration or of other data; lists what differs."""
-    wrong = differences(state.config.identity(), info.get("config", {}))
+    wrong = differences(state.config.identity(), _part_of(info, "config"))
     changes = _other_data(state, info)
     if wrong or {"name", "tasks", "shape"} & changes.keys():
         wrong += [f"data: {field} ({there} there, {here} here)" for field, (there, here) in changes.items()]
@@ -117,6 +119,12 @@ def check(files: RunFolder, state: RunState, info: dict[str, Any], name: str) ->
             f"{'; '.join(_told(files, state.stream, changes))}. It is untouched. Give another folder, bring back the "
             "images, or go on with what is there: --accept-changed-data (accept_changed_data=True), which is recorded."
         )
+
+
+def _part_of(info: dict[str, Any], name: str) -> dict[str, Any]:
+    """A dictionary of a file's JSON; nothing where the file has none."""
+    found = info.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def placed(config: Config, stream: ClassStream) -> Config:
@@ -133,7 +141,7 @@ def place_of(stream: ClassStream) -> str:
 def _other_data(state: RunState, info: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What a file says of its data and the stream does not: (there, here) by name. Younger fields may be missing, and
     data that were accepted before are no others."""
-    here, there = fingerprint(state.stream), info.get("stream", {})
+    here, there = fingerprint(state.stream), _part_of(info, "stream")
     if any(there == change.get("before") for change in state.position.data_changes):
         return {}
     names = [name for name in dict.fromkeys([*here, *there]) if name in there or name not in YOUNGER]
@@ -198,6 +206,8 @@ def check_finished(folder: Path, record: Record, stream: ClassStream) -> None:
 def _load_checkpoint(files: RunFolder, state: RunState, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
     try:
         position = state.position = Position.from_dict(info["state"])
+        if not 1 <= position.cursor.task <= len(state.stream) + 1:
+            raise LabError(f"state.cursor = {list(position.cursor)}: there are {len(state.stream)} tasks.")
         state.memory.load(info["memory"])
         state.replay(state.method, position.cursor, position.begun)
         state.method.load_state_dict(_part(tensors, METHOD))
@@ -217,7 +227,7 @@ def _load_checkpoint(files: RunFolder, state: RunState, tensors: dict[str, Tenso
             state.optimisation.load(_part(tensors, OPTIMIZER))
         if not state.finished:
             position.timing["resumed"] = position.timing.get("resumed", 0) + 1
-    except (KeyError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, RuntimeError, IndexError, AttributeError, ValueError) as error:
         raise LabError(
             f"{files}: {LAST} does not fit this version of method {state.config.method} ({error}). It is untouched. "
             "Use the version that wrote it, or give another folder."
@@ -232,9 +242,11 @@ def _load_finished(files: RunFolder, state: RunState) -> None:
     tasks = len(state.stream)
     names: list[list[str]] = [[] for _ in range(tasks)]
     for full in predictions:
-        task, name = full.removeprefix("task_").split("/", 1)
-        if name != "labels":
-            names[int(task) - 1].append(name)
+        found = re.fullmatch(r"task_(\d{1,6})/(.+)", full)
+        if found is None or not 1 <= int(found[1]) <= tasks:
+            raise LabError(f"{files}: {PREDICTIONS} holds {full!r}, which is no prediction of tasks 1 to {tasks}.")
+        if found[2] != "labels":
+            names[int(found[1]) - 1].append(found[2])
     state.position = _at_the_end(record, tasks)
     state.method = _from_tasks(files, state, tasks)
     _, info = files.read_task(tasks)

@@ -73,7 +73,7 @@ class Explorer(widgets.VBox):
 def explore(
     model: nn.Module | Mapping[str, nn.Module],
     images: Images,
-    names: Sequence[str] = (),
+    names: Sequence[str] | None = (),
     tab: str = "task",
 ) -> widgets.DOMWidget:
     """Explorers of a network's attention, for JupyterLab and Voilà.

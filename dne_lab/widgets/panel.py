@@ -46,7 +46,11 @@ class Subject:
     """
 
     def __init__(
-        self, models: Mapping[str, nn.Module], images: Images, names: Sequence[str] = (), tasks: Sequence[int] = ()
+        self,
+        models: Mapping[str, nn.Module],
+        images: Images,
+        names: Sequence[str] | None = (),
+        tasks: Sequence[int] = (),
     ) -> None:
         if not models:
             raise LabError("there is no model to look at: give one, or a dictionary of several by name.")
@@ -54,7 +58,7 @@ class Subject:
         shapes = {name: tuple(network.shape) for name, network in self.models.items()}
         if len(set(shapes.values())) > 1:
             raise LabError(f"the models take images of different sizes, {shapes}: explore them one at a time.")
-        self.names = [str(name) for name in names]
+        self.names = [str(name) for name in names or ()]
         pixels, labels = (images.images, images.labels.tolist()) if isinstance(images, Batch) else (images, None)
         if not isinstance(pixels, Tensor) or not len(pixels):
             raise LabError("there is no image to look at: give stream.test_images(16), or a uint8 tensor (B, C, H, W).")
