@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dne_lab.analysis.hosts import POSITION, Entry, Hear, Place
+from dne_lab.analysis.hosts import POSITION, Entry, Hear, Place, own
 from dne_lab.core.errors import LabError
 from dne_lab.models.attention import SPATIAL, Axes
 
@@ -125,11 +125,12 @@ class TimmHost(ForeignViT):
             return hear(inputs[0], self.axes(layer, inputs[0]))
 
         network: Any = self.network
-        hooks.callback(network.patch_embed.register_forward_hook(measure).remove)
+        own(network.patch_embed, network.patch_embed.register_forward_hook(measure), hooks)
         for _, layer in wanted:
             attention: Any = self.attentions[layer]
             hooks.enter_context(_unfused(attention))
-            hooks.callback(attention.attn_drop.register_forward_pre_hook(functools.partial(heard, layer)).remove)
+            hook = functools.partial(heard, layer)
+            own(attention.attn_drop, attention.attn_drop.register_forward_pre_hook(hook), hooks)
 
 
 @contextlib.contextmanager
@@ -200,7 +201,8 @@ class TorchvisionHost(ForeignViT):
 
         for _, layer in wanted:
             hook = functools.partial(heard, layer)
-            hooks.callback(self.attentions[layer].register_forward_hook(hook, with_kwargs=True).remove)
+            attention = self.attentions[layer]
+            own(attention, attention.register_forward_hook(hook, with_kwargs=True), hooks)
 
     @torch.no_grad()
     def _weights(self, layer: int, module: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor:

@@ -1,12 +1,15 @@
 """Finds the one network that `probe` can listen to in what it was given, or says why there is none."""
 
 import contextlib
+import copy
+import functools
 import sys
 from collections.abc import Callable, Mapping, Set
 from importlib import import_module
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dne_lab.core.errors import LabError
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, AttentionWeights, Axes
@@ -62,6 +65,45 @@ def heads_of(host: Host) -> tuple[int, ...]:
     return tuple(heads[expert] for expert in sorted(heads))
 
 
+# Hooks of a probe belong to one module, and not to the copies that are made of it while the probe listens.
+
+HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs", "only",
+)  # fmt: skip
+_owned: dict[int, set[int]] = {}  # the id of a module that is listened to: the numbers of a probe's hooks on it
+
+
+def own(module: nn.Module, handle: RemovableHandle, hooks: contextlib.ExitStack) -> RemovableHandle:
+    """Removes a hook when ``hooks`` is closed, and leaves it out of what ``copy.deepcopy`` makes of the module."""
+    numbers = _owned.setdefault(id(module), set())
+    numbers.add(handle.id)
+    module.__dict__["__deepcopy__"] = functools.partial(_copy, module)
+
+    def undo() -> None:
+        handle.remove()
+        numbers.discard(handle.id)
+        if not numbers:
+            _owned.pop(id(module), None)
+            module.__dict__.pop("__deepcopy__", None)
+
+    hooks.callback(undo)
+    return handle
+
+
+def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """What ``copy.deepcopy`` makes of a module: without the hooks of probes."""
+    parts = {name: value for name, value in module.__dict__.items() if name != "__deepcopy__"}
+    for name in HOOKS:
+        if isinstance(parts.get(name), dict):
+            kept = [(number, hook) for number, hook in parts[name].items() if number not in _owned[id(module)]]
+            parts[name] = type(parts[name])(kept)
+    made = type(module).__new__(type(module))
+    memo[id(module)] = made
+    made.__setstate__(copy.deepcopy(parts, memo))
+    return made
+
+
 # How `probe` listens to an `ExpandableViT`: every attention there is a point made to be listened to.
 
 
@@ -92,8 +134,7 @@ class ExpandableHost:
 
         for place, experts in wanted.items():
             weights = self._points[place].weights
-            handle = weights.register_forward_hook(heard)
-            hooks.callback(handle.remove)
+            handle = own(weights, weights.register_forward_hook(heard), hooks)
             everyone = {expert for kind, layer, expert, _ in self.entries if (kind, layer) == place}
             # Task and class attention are computed in the open anyway; and naming every expert would undo all batches.
             # But a joint map holds every patch of every head: there one expert at a time keeps the memory small.

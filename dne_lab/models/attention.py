@@ -72,7 +72,9 @@ class AttentionWeights(nn.Module):
         if gate is None or position is None:
             return content
         gate = gate.reshape(*gate.shape, *[1] * (content.dim() - 1 - gate.dim()))
-        return torch.lerp(content, self.placed(scores, axes, position), gate)
+        # Under autocast the scores are of a narrower type than what follows from parameters alone.
+        placed = self.placed(scores, axes, position).to(content.dtype)
+        return torch.lerp(content, placed, gate.to(content.dtype))
 
     @staticmethod
     def content(scores: Tensor, axes: Axes) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from dne_lab.core.config import Config
+from dne_lab.core.errors import LabError
 from dne_lab.data.identity import data_sha256
 from dne_lab.data.memory import herd
 from dne_lab.data.stream import Task
@@ -153,7 +154,14 @@ def choose_exemplars(state: RunState, task: Task, check: Check) -> None:
         for batch in step.clean(state.stream, "train", index, state.device):
             check()
             features.append(state.method.features(batch.images).float().cpu())
-        positions = Processes().same_numbers(herd(torch.cat(features), quota), state.device)
+        whole = torch.cat(features)
+        if not bool(torch.isfinite(whole).all()):
+            raise LabError(
+                f"features of class {state.stream.class_names[rank]!r} hold NaN or Inf after task {task.number} was "
+                "learned: training has diverged. The last good checkpoint, if there is one, is kept. Lower the "
+                "learning rate (learn.lr) or set learn.clip, and give another folder (--out)."
+            )
+        positions = Processes().same_numbers(herd(whole, quota), state.device)
         chosen[rank] = index[positions].tolist()
     state.memory.reduce(task.new.stop)
     for rank, numbers in chosen.items():

@@ -307,6 +307,10 @@ class Run:
                 if not self.state.torn:
                     self.save()
                 raise
+            except (MemoryError, RuntimeError) as error:
+                if step.out_of_memory(error):
+                    raise LabError(step.TOO_LARGE.format(self.state.place())) from error
+                raise
             finally:
                 self.method.eval()
 

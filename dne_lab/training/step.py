@@ -152,3 +152,18 @@ class Reader:
         means = {name: total / position.images for name, total in position.sums.items()}
         position.sums, position.images = {}, 0
         return means
+
+
+# What is said when a step does not fit into memory.
+
+TOO_LARGE = (
+    "out of memory at {}. Nothing that had been written is lost: the run goes on from its last checkpoint. Give it "
+    "more memory (another --device, fewer --jobs), or begin it in another folder with a smaller learn.batch."
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or this machine, has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory"))

@@ -651,3 +651,36 @@ def test_a_compiled_network_is_refused_and_the_fix_works() -> None:
     with pytest.raises(LabError, match="this network is compiled"), probe(part):
         raise AssertionError("the body is not entered")
     assert not hooks(model)
+
+
+def test_a_copy_made_inside_has_no_hooks_and_the_network_keeps_its_own() -> None:
+    """A teacher, a moving average: used while the probe listens and after it."""
+    model, images = tiny.model(DNE, HEADS), tiny.images(2)
+    handle = model.register_forward_hook(lambda *_: None)
+    with torch.no_grad(), probe(model, kind="spatial", layer=0, expert=1, replace=lambda w, axes: w.flip(-1)) as maps:
+        with probe(model, kind="task1"):
+            model(images)
+            twin, parts = copy.deepcopy(model), copy.deepcopy({"inner": model.blocks[0]})
+        holder = copy.deepcopy(nn.Sequential(model))
+        changed = model(images).logits
+        plain = twin(images).logits
+    assert len(hooks(twin)) == len(hooks(holder)) == 1 and hooks(parts["inner"]) == []  # the user's own
+    assert len(maps.get().values) == 4 and not torch.equal(plain, changed)
+    with torch.no_grad():
+        assert torch.equal(model(images).logits, plain) and torch.equal(twin(images).logits, plain)
+    assert len(maps.get().values) == 4 and not hasattr(model, "__deepcopy__")
+    assert twin.blocks[0] is not model.blocks[0] and twin.state_dict().keys() == model.state_dict().keys()
+    handle.remove()
+    assert hooks(model) == []
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=tiny.names)
+def test_maps_under_autocast_are_those_without_it_but_for_rounding(choice: dict[str, Any]) -> None:
+    model, images = tiny.model(DNE, HEADS, **choice), tiny.images(2)
+    with torch.no_grad(), probe(model) as exact:
+        model(images)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), probe(model) as rounded:
+        model(images)
+    assert len(exact) == len(rounded)
+    for one, other in zip(exact, rounded, strict=True):
+        assert (one.values - other.values.float()).abs().max() < 0.05

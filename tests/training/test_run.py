@@ -364,3 +364,39 @@ def test_an_epoch_holds_its_checkpoints_and_ends_with_a_break(monkeypatch: pytes
     assert state.timing["last_epoch"] == [{"learn": 6.0}]
     clock.spend(state, "learning", "learn")
     assert state.timing["last_epoch"] == [{"learn": 32.0}] and state.timing["seconds"] == 63.0
+
+
+def test_features_that_are_infinite_are_a_diverged_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights may still be finite behind the last step."""
+    made = run(tmp_path / "run")
+    right = type(made.method).features
+    wrong = lambda self, images: right(self, images) * (1 if self.training else torch.inf)  # noqa: E731
+    monkeypatch.setattr(type(made.method), "features", wrong)
+    with pytest.raises(LabError, match=r"diverged.*learn\.lr"):
+        made.next_task()
+    monkeypatch.undo()
+    run(tmp_path / "run").train()
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+])  # fmt: skip
+def test_a_step_that_does_not_fit_into_memory_is_a_sentence_and_nothing_is_lost(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = run(tmp_path / "run")
+    made.next_task()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(type(made.method), "losses", fail)
+    with pytest.raises(LabError, match=r"out of memory at task 2.*learn\.batch"):
+        made.next_task()
+    monkeypatch.setattr(type(made.method), "losses", lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        made.next_task()
+    monkeypatch.undo()
+    made.train()
+    assert made.finished
