@@ -390,6 +390,8 @@ def _told_bar(mark: Bars, panel: Panel, i: int) -> str:
 def _value(axis: Axis, value: float) -> str:
     if axis.kind == "category":
         return axis.name_at(value).replace("\n", " ")
+    if axis.ticks is not None and all(tick == round(tick) for tick in axis.ticks):
+        value = round(value)  # of whole numbers; several marks at one stand side by side
     return f"{_plain(axis.title)}: {_number(value)}"
 
 

@@ -31,10 +31,13 @@ WHITE = """() => [...document.querySelectorAll(".jp-OutputArea-output, .jp-Outpu
   const box = one.getBoundingClientRect(), colour = getComputedStyle(one).backgroundColor.match(/[\\d.]+/g).map(Number);
   return box.width > 60 && box.height > 60 && (colour[3] ?? 1) > 0.5 && Math.min(...colour.slice(0, 3)) > 225;
 }).map(one => `${one.tagName}.${one.getAttribute("class")} ${one.innerText?.slice(0, 40)}`)"""
-# What reaches beyond its cell: of pictures, tables and widgets; text that scrolls on its own is left out.
+# What reaches beyond its cell: of pictures, tables and widgets; what scrolls on its own is left out.
 WIDE = """() => [...document.querySelectorAll(".jp-OutputArea-output")].flatMap(area => {
   const right = area.getBoundingClientRect().right;
+  const scrolls = one => one !== area.parentElement &&
+    (/auto|scroll/.test(getComputedStyle(one).overflowX) || scrolls(one.parentElement));
   return [...area.querySelectorAll("img, table, canvas, svg:not(.js-plotly-plot *), .widget-box, .jp-RenderedHTML")]
+    .filter(one => one.tagName !== "TABLE" || !scrolls(one))
     .filter(one => one.getBoundingClientRect().width && one.getBoundingClientRect().right > right + 1)
     .map(one => `${one.tagName}.${one.getAttribute("class")} ${Math.round(one.getBoundingClientRect().right - right)}`);
 })"""
