@@ -1,6 +1,8 @@
 """What is typed on the command line, as values, and how help is laid out."""
 
+import io
 import json
+import math
 import re
 import sys
 from importlib import import_module
@@ -72,6 +74,26 @@ def count(text: str, option: str = "--jobs") -> int | str:
     if not re.fullmatch(r"0*[1-9][0-9]{0,3}", text):
         raise LabError(f"{option} {shown(text)}: give a number of runs at a time, from 1, or auto.")
     return int(text)
+
+
+def seconds(stop_after: float | None, checkpoint_every: float) -> None:
+    """Raises a `LabError` for what is no length of time."""
+    for option, value in (("--stop-after", stop_after), ("--checkpoint-every", checkpoint_every)):
+        if value is not None and not 0 <= value < math.inf:
+            raise LabError(f"{option} {value}: give seconds, from 0 on.")
+
+
+def plain_letters() -> None:
+    """Letters that the terminal's encoding lacks are shown as \\x.., and are no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def given(context: typer.Context, *names: str) -> bool:
+    """Whether one of these parameters stands on the command line."""
+    sources = [context.get_parameter_source(name) for name in names]
+    return any(source is not None and source.name == "COMMANDLINE" for source in sources)
 
 
 # What `dne-lab schema` describes: the files that this program reads, each by the class that checks it.

@@ -1,6 +1,5 @@
 """The command line: few commands with one job each. Heavy imports wait until a command needs them."""
 
-import io
 import json
 import sys
 from collections.abc import Callable
@@ -22,8 +21,11 @@ from dne_lab.commands.arguments import (
     Seeds,
     Settings,
     count,
+    given,
     numbers,
+    plain_letters,
     schema,
+    seconds,
     settings,
 )
 from dne_lab.commands.check import check
@@ -151,19 +153,20 @@ def run(
     from dne_lab.commands.api import usable
 
     at_a_time = count(jobs)
+    seconds(stop_after, checkpoint_every)
     if (source is None) != (after is None):
         raise LabError("--from RUN and --after T belong together: behind which task of which run?")
     if source is not None and after is not None:
-        if grid is not None or dry_run or download or jobs != "1" or _given(context, "methods", "preset"):
+        if grid is not None or dry_run or download or jobs != "1" or given(context, "methods", "preset"):
             raise LabError("--from RUN says which run: give --after, --set, --seeds, --out and how long, no more.")
         run_command.go_on(
-            source, after, changes or [], numbers(seeds) if _given(context, "seeds") else None, out or Path("runs"),
+            source, after, changes or [], numbers(seeds) if given(context, "seeds") else None, out or Path("runs"),
             as_json, seconds=stop_after, device=usable(device), checkpoint_seconds=checkpoint_every,
             accept_changed_data=accept_changed_data,
         )  # fmt: skip
         return
     if grid is not None:
-        if _given(context, "methods", "preset", "changes", "seeds"):
+        if given(context, "methods", "preset", "changes", "seeds"):
             raise LabError("--grid FILE says which runs: leave out METHOD, --preset, --set and --seeds.")
         plan = run_command.plan_of_list(grid, out, dry_run, as_json)
         if dry_run:
@@ -282,7 +285,7 @@ def report(
         print(gates, end="", flush=True)
     if not reporting.importable("matplotlib"):
         print("matplotlib is not installed here: no figures.", file=sys.stderr)
-    elif measured or not as_json or _given(context, "out"):
+    elif measured or not as_json or given(context, "out"):
         # what has just been measured is drawn alone: --out may hold what was measured of other runs before
         instruments = [file for file in written if file.suffix == ".json"] if measured else None
         written += reporting.figures(records, out, name, paths, instruments, suffixes, progress=True)
@@ -436,17 +439,9 @@ def lab(
         project.start(arguments or [])
 
 
-def _given(context: typer.Context, *names: str) -> bool:
-    """Whether one of these parameters stands on the command line."""
-    sources = [context.get_parameter_source(name) for name in names]
-    return any(source is not None and source.name == "COMMANDLINE" for source in sources)
-
-
 def main() -> None:
     """Entry point."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # letters that the terminal's encoding lacks: \\x.., not an error
-            stream.reconfigure(errors="backslashreplace")
+    plain_letters()
     app()
 
 

@@ -255,7 +255,7 @@ def read_json(path: Path) -> Any:
         if kind.st_size > LARGEST:
             raise DamagedError(f"{path} has {kind.st_size:,} bytes; JSON files of up to {LARGEST:,} are read.")
         data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except FileNotFoundError:
+    except (FileNotFoundError, LabError):
         raise
     except (OSError, ValueError) as error:  # ValueError: a path that no system has
         raise LabError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
