@@ -1,6 +1,5 @@
 """Status of the paper's statements: intervals decide, one seed decides nothing, and nothing is typed."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from invented import record
 
-from dne_lab.analysis.decomposition import FORMAT, Decomposition
+from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.analysis.group_tables import LATER
 from dne_lab.claims import claims, status
 from dne_lab.claims.claims import Claim, compare
@@ -141,12 +140,15 @@ def test_counts() -> None:
 
 
 def attention(method: str, seed: int, share: float) -> Decomposition:
-    filled = {f.name: None for f in dataclasses.fields(Decomposition)}
-    known = {"method": method, "dataset": "digits", "tasks": [4, 2, 2, 2], "heads": [3, 1, 1, 1], "seed": seed}
-    known |= {"epochs": 30, "finished": True, "kind": "attention", "format": FORMAT}
+    moment = {
+        "labelling": "paper", "images": 4, "table": {"columns": [], "rows": []},
+        "same_patch": {LATER: [share, share - 1, share + 1]},
+    }  # fmt: skip
     return Decomposition(
-        **{**filled, **known, "moments": {"trained": {"same_patch": {LATER: [share, share - 1, share + 1]}}}}
-    )
+        run=f"{method}-s{seed}", method=method, preset="", dataset="digits", seed=seed, epochs=30, tasks=[4, 2, 2, 2],
+        heads=[3, 1, 1, 1], network={}, LA=None, finished=True, images=4, config_sha256="0", code_version="0",
+        torch="0", moments={"trained": moment},
+    )  # fmt: skip
 
 
 def test_attention_records() -> None:
@@ -209,8 +211,10 @@ def test_evidence_is_found_in_folders(tmp_path: Path) -> None:
     kept.write(tmp_path / "attention.json")
     found = status.evidence(tmp_path)
     assert list(found.records) == [one] and list(found.attention) == [kept]
-    (tmp_path / "c.json").write_text("{")
-    with pytest.raises(LabError, match=r"c\.json is damaged"):
+    (tmp_path / "notes.json").write_text("{")  # somebody else's
+    assert list(status.evidence(tmp_path).records) == [one]
+    (tmp_path / "record.json").write_text((tmp_path / "a.json").read_text()[:-20])
+    with pytest.raises(LabError, match=r"record\.json"):
         status.evidence([tmp_path])
     with pytest.raises(LabError, match="does not exist: name a folder that holds records"):
         status.evidence(tmp_path / "none")
