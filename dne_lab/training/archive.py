@@ -74,12 +74,13 @@ def export_model(folder: Path, file: Path, half: bool = False, force: bool = Fal
         LabError: no run folder, a run that is not finished; ``file`` cannot be written, or is not ours to replace.
     """
     folder, goes = absolute(folder), target(file, force)
-    read_config(folder)  # whether it is a run folder
+    config = read_config(folder)  # whether it is a run folder
     record = Record.from_json(folder / RECORD) if (folder / RECORD).exists() else None
     if record is None or not record.finished:
         raise LabError(
             f"{folder} is not finished: only a finished run has a model to export. Train on, or write a .zip."
         )
+    _check_tasks(folder, config, record)
     tensors: dict[str, Tensor] = {}
     for number in range(1, len(record.seen_accuracy) + 1):
         tensors |= run_folder.load(folder / task_file(number))[0]
@@ -136,6 +137,7 @@ def export(run: str | Path, file: str | Path, force: bool = False) -> Path:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise LabError(f"{folder} is incomplete: {', '.join(missing)} missing. Run the same command again first.")
+    _check_tasks(folder, config, record)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as packed:
         for name in names:
@@ -145,6 +147,27 @@ def export(run: str | Path, file: str | Path, force: bool = False) -> Path:
             packed.writestr(zipfile.ZipInfo(name, MOMENT), content)
     write_bytes(goes, buffer.getvalue())
     return file
+
+
+def _check_tasks(folder: Path, config: Config, record: Record) -> None:
+    """Raises a `LabError` where a task's file is damaged, another task's, of another run, or not what was written."""
+    for number in range(1, len(record.seen_accuracy) + 1):
+        file = folder / task_file(number)
+        if not file.is_file():
+            raise LabError(f"{shown(folder)} is incomplete: {file.name} missing. Bring back a copy of it.")
+        _, info = run_folder.load(file)
+        known = record.task_sha256[number - 1] if number <= len(record.task_sha256) else ""
+        wrong = [
+            told
+            for told, is_so in (
+                (f"it holds task {info.get('task')}", info.get("task", number) != number),
+                ("it is of another configuration", info.get("config_sha256", config.sha256) != config.sha256),
+                ("it is not the file that the run wrote", bool(known) and info[run_folder.DIGEST] != known),
+            )
+            if is_so
+        ]
+        if wrong:
+            raise LabError(f"{shown(file)} is not exported: {', '.join(wrong)}. It is untouched: bring back a copy.")
 
 
 def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:

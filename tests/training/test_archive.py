@@ -196,3 +196,20 @@ def test_an_archive_that_would_fill_the_disk_is_refused(finished: Run, tmp_path:
             member.write(bytes(10**7))
     with pytest.raises(LabError, match="unpacked"):
         Run.open(file, tiny.stream())
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_task_files_of_others_are_not_exported(tmp_path: Path, write: Any) -> None:
+    run(tmp_path / "run").train()
+    second = tmp_path / "run" / "task_02.safetensors"
+    content = second.read_bytes()
+    for other, told in (
+        ((tmp_path / "run" / "task_01.safetensors").read_bytes(), "holds task 1"),
+        (content[:-1] + bytes([content[-1] ^ 1]), "damaged"),
+    ):
+        second.write_bytes(other)
+        with pytest.raises(LabError, match=told):
+            write(tmp_path / "run", tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()
+    second.write_bytes(content)
+    write(tmp_path / "run", tmp_path / "x.safetensors")
