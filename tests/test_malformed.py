@@ -1,8 +1,13 @@
 """A thousand malformed inputs: each ends in a sentence or in what is right, and changes no file."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 from malformed import attempt
+
+import dne_lab as lab
+from dne_lab.core.errors import LabError
 
 
 def test_whatever_is_read_ends_in_a_sentence_or_is_right(tmp_path: Path) -> None:
@@ -11,3 +16,9 @@ def test_whatever_is_read_ends_in_a_sentence_or_is_right(tmp_path: Path) -> None
     assert sum(sum(counts.values()) for counts in ends.values()) == 1000
     for kind, counts in ends.items():
         assert counts["told"], f"nothing wrong was found in any {kind}"
+
+
+@pytest.mark.parametrize("changes", [{"network__heads": "3,100000"}, {"network__head_width": 1_000_000}])
+def test_a_network_that_no_machine_holds_is_refused_before_it_is_made(changes: dict[str, Any]) -> None:
+    with pytest.raises(LabError, match=r"task \d needs [\d,]+ GB to train and the machine has"):
+        lab.start("dne", lab.stream("digits"), preset="digits", progress=False, **changes)

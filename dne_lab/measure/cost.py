@@ -161,12 +161,31 @@ def of_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
         One dictionary a task: task, classes, flops_literal, flops_spent, macs_spent, params_total (of the model that is
         kept: without what only training needs), params_added, params_trainable (in the task's first stage).
     """
+    return _with_formula(config, stream) or count_tasks(config, stream)
+
+
+def _with_formula(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
+    """`of_tasks` of a method whose cost has a formula; nothing for others."""
     cls = base.find(config.method)
     for known, grows in ((Expansion, True), (FineTuning, False)):
         if issubclass(cls, known) and all(getattr(cls, name) is getattr(known, name) for name in COSTS):
             build(cls.Options, config.options, "options.")  # an unknown one is an error here too
             return _by_formula(config, stream, cls.variant, grows)
-    return count_tasks(config, stream)
+    return []
+
+
+def refuse_too_large(config: Config, stream: ClassStream, memory: int) -> None:
+    """Raises a `LabError` if a network will not fit into ``memory`` bytes at some task: 4 a parameter, and 12 more
+    (gradient, two moments) for each that trains. Methods without a formula are not checked."""
+    for row in _with_formula(config, stream):
+        needed = 4 * row["params_total"] + 12 * row["params_trainable"]
+        if needed > memory:
+            heads = ",".join(map(str, config.network.heads))
+            raise LabError(
+                f"network.heads = {heads}, network.head_width = {config.network.head_width}: the network of task "
+                f"{row['task']} needs {needed / 1e9:,.0f} GB to train and the machine has {memory / 1e9:,.0f} GB. "
+                "Take fewer heads or narrower ones."
+            )
 
 
 def _by_formula(config: Config, stream: ClassStream, variant: Variant, grows: bool) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A run's state as data: what it learns, from what, and how far it is. Files are written from it and read into it."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
 from dne_lab.data.memory import ExemplarMemory
 from dne_lab.data.stream import ClassStream, Task
+from dne_lab.measure import cost
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.methods.base import Method, Stage
@@ -52,6 +54,7 @@ class RunState:
     @classmethod
     def fresh(cls, config: Config, stream: ClassStream, device: torch.device) -> Self:
         """The state before the first step; the method is on the CPU."""
+        cost.refuse_too_large(config, stream, _memory(device))
         memory = ExemplarMemory(config.memory.budget, config.memory.policy, stream.classes)
         return cls(config, stream, device, base.create(config, stream), memory)
 
@@ -130,3 +133,13 @@ class RunState:
             warnings.warn(text + "on MKL computes them, and the last digits may differ.", stacklevel=2)
         with products.by(self.position.products):
             yield
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes that the device has in all; of a kind that does not say, more than any has."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return 2**63
