@@ -57,6 +57,8 @@ class _Params(Part):
 
 
 class Timing(Part):
+    """Everything that depends on the clock, in seconds; ``resumed``: how often the run went on from a checkpoint."""
+
     seconds: Seconds | None = None
     by_task: list[Seconds] = []
     by_purpose: dict[str, Seconds] = {}
