@@ -96,7 +96,7 @@ def test_the_architecture_of_the_committed_models() -> None:
         assert (FIGURES / f"cifar100_small_{name}.png").stat().st_size > 10_000
 
 
-INSTRUMENTS = ("attention", "ablation")
+INSTRUMENTS = ("attention", "ablation", "probe")
 
 
 @pytest.mark.parametrize("name", INSTRUMENTS)
