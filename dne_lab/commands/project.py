@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import shutil
 import socket
 import sys
@@ -65,8 +66,10 @@ def material(source: Path) -> list[Path]:
 def command(project: Path, given: Sequence[str]) -> list[str]:
     """What starts JupyterLab: on loopback, in the project's folder, first notebook open; ``given`` is passed on.
 
-    What is given replaces what would be set here. Root, as in containers, is allowed as JupyterLab wants to be told.
+    What is given replaces what would be set here; a token goes by the name that Jupyter has for it today. Root, as in
+    containers, is allowed as JupyterLab wants to be told.
     """
+    given = [re.sub(r"^--(ServerApp|NotebookApp)\.token\b", "--IdentityProvider.token", word) for word in given]
     named = {word.split("=")[0].removeprefix("--").rpartition(".")[2] for word in given if word.startswith("--")}
     ours = {"ip": "127.0.0.1", "root_dir": str(project), "default_url": f"/lab/tree/{FIRST}"}
     options = {"ip": "ServerApp.ip", "root_dir": "ServerApp.root_dir", "default_url": "LabApp.default_url"}

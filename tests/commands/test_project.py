@@ -76,6 +76,7 @@ def test_the_project_is_found(tmp_path: Path) -> None:
         (["--port=9000", "--no-browser"], ["--port=9000", "--no-browser"], []),
         (["--ip=0.0.0.0"], ["--ip=0.0.0.0"], ["127.0.0.1"]),
         (["notebooks/05_fragmentation.ipynb"], ["notebooks/05_fragmentation.ipynb"], ["00_quickstart"]),
+        (["--ServerApp.token=abc"], ["--IdentityProvider.token=abc"], ["ServerApp.token"]),
         (["--ServerApp.root_dir=/srv"], ["--ServerApp.root_dir=/srv"], [str(ROOT)]),
     ],
 )
