@@ -13,7 +13,12 @@ SHOWN = 20  # damaged files that are listed; --json lists all
 
 
 def check(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="An image folder, an .npz file, or digits, cifar100 ...")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help="An image folder, an .npz file, or the name of a data set, as in data.name."
+        ),
+    ],
     path: Annotated[str | None, typer.Option(help="Where the files of cifar100, folder or npz are.")] = None,
     size: Annotated[int | None, typer.Option(help="Side in pixels that images of a folder are brought to.")] = None,
     as_json: Json = False,

@@ -50,9 +50,9 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
     figure = go.Figure()
     matrices = any(isinstance(mark, Cells) for panel in drawing.panels for mark in panel.marks)
     head = 20 + LINE * len(title.split("\n"))
-    rows = _legend_rows([name for name, _ in drawing.listed()])
     foot, left = max(map(_foot, drawing.rows[-1])), max(_left(row[0].y) for row in drawing.rows)
     right = BAR if matrices else RIGHT
+    rows = _legend_rows([name for name, _ in drawing.listed()], NARROW - left - right)
     room, places = _places(drawing, TYPICAL - left - right, INCH * height - head - foot)
     below = round(foot + LINE * rows + 12 * (rows > 0))
     total = head + room + below
@@ -112,11 +112,12 @@ def _foot(panel: Panel) -> float:
     return 14 + 15 * names + (4 + 16 * _lines(panel.x.title)) * bool(panel.x.title)
 
 
-def _legend_rows(names: Sequence[str]) -> int:
-    """Rows that a legend below the narrowest drawing has; its columns are as wide as the longest name."""
+def _legend_rows(names: Sequence[str], width: float) -> int:
+    """Rows that a legend has below a plotting area of so many pixels, which plotly does not let it exceed; its columns
+    are as wide as the longest name."""
     if not names:
         return 0
-    across = max(1, int(NARROW / (LETTER * max(map(len, names)) + 52)))
+    across = max(1, int(width / (LETTER * max(map(len, names)) + 52)))
     return -(-len(names) // across)
 
 

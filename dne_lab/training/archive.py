@@ -98,7 +98,7 @@ def read_model(file: Path) -> tuple[dict[str, Tensor], Config, Record]:
     """
     if not file.exists():
         raise LabError(
-            f"{file} does not exist. The repository has finished models in figures/checkpoints; "
+            f"{shown(file)} does not exist. The repository has finished models in figures/checkpoints; "
             f"`dne-lab export RUN {file.name}` writes one of a run of your own."
         )
     tensors, info = run_folder.load(file)
@@ -178,7 +178,7 @@ def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
     """
     if not file.is_file():
         what = "is no regular file" if file.exists() else "does not exist"
-        raise LabError(f"{file} {what}. Name a run folder, or a file that `dne-lab export` wrote.")
+        raise LabError(f"{shown(file)} {what}. Name a run folder, or a file that `dne-lab export` wrote.")
     folder: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="dne-lab-")
     try:
         if file.suffix == SUFFIX:

@@ -132,7 +132,7 @@ def read_config(folder: Path) -> Config:
             raise FileNotFoundError
         tree = read_json(path)
     except FileNotFoundError:
-        raise LabError(f"{folder} is no run folder: it has no {CONFIG}. Name the folder of a run.") from None
+        raise LabError(f"{shown(folder)} is no run folder: it has no {CONFIG}. Name the folder of a run.") from None
     try:
         config = from_dict(tree)
     except LabError as error:

@@ -39,7 +39,7 @@ def attention(run: str, keys: float, method: str = "ia", scale: Any = ()) -> Dec
     return Decomposition(
         run=run, method=method, preset="digits", dataset="digits", seed=0, epochs=1, tasks=[4, 2], heads=[2, 1],
         network={}, LA=60.0, finished=True, images=10, config_sha256="", code_version="", torch="",
-        moments={"trained": {"rows": rows}}, scale=list(scale),
+        moments={"trained": {"labelling": "groups", "images": 10, "table": rows, "rows": rows}}, scale=list(scale),
     )  # fmt: skip
 
 

@@ -177,7 +177,7 @@ def test_run_prints_its_records_as_json_and_writes_run_folders(place: Path) -> N
         assert record["memory"]["stored"] <= record["memory"]["budget"] == 20
         assert isinstance(record["flops_literal"], int) and isinstance(record["flops_spent"], int)
         assert {file.name for file in folder.iterdir()} == {
-            "config.json", "record.json", "curves.csv", "predictions.npz", "last.safetensors",
+            "config.json", "record.json", "curves.csv", "data.safetensors", "predictions.npz", "last.safetensors",
             "task_01.safetensors", "task_02.safetensors",
         }  # fmt: skip
     errors = (place / "stderr.txt").read_text()

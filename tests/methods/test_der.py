@@ -171,7 +171,7 @@ def test_what_is_computed_once_is_what_each_step_would_compute(stage: int) -> No
     [
         ({"learn__warmup": 1.5}, r"learn\.warmup = 1\.5: der resets its classifiers after the warm-up"),
         ({"learn__warmup": 17}, r"below learn\.epochs = 17"),
-        ({"options__temperature": 0}, r"options\.temperature = 0\.0: must be above 0"),
+        ({"options__temperature": 0}, r"options\.temperature = 0: must be above 0"),
         ({"options__reset": "maybe"}, r"options\.reset = 'maybe'"),
         ({"memory__budget": 0}, r"memory\.budget = 0 is smaller than the number of classes"),
     ],

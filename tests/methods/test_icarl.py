@@ -143,7 +143,7 @@ def test_the_losses_by_task() -> None:
         ({"options__network": "resnet20"}, r"unknown options\.network 'resnet20'.*resnet18"),
         ({"options__width": 0}, r"options\.width = 0: must be at least 1"),
         ({"options__size": 3}, r"unknown field 'options\.size'"),
-        ({"options__later__epochs": -1}, r"options\.later: epochs = -1"),
+        ({"options__later__epochs": -1}, r"options\.later\.epochs = -1: must be at least 0"),
         ({"options__later__epoch": 1}, r"unknown field 'options\.later\.epoch'\. Did you mean options\.later\.epochs"),
         ({"options__later": 3}, r"options\.later = 3: must be a dictionary"),
         ({"options__network": "resnet18-224"}, r"resnet18-224 needs images of at least 32 x 32 pixels"),

@@ -199,9 +199,9 @@ def test_stages_terms_and_what_trains() -> None:
     ("changes", "message"),
     [
         ({"tasks": (1, 2, 2)}, r"data\.tasks = \(1, 2, 2\): podnet tells classes from each other"),
-        ({"options__proxies": 0}, r"options\.proxies = 0: every class needs at least one"),
+        ({"options__proxies": 0}, r"options\.proxies = 0: must be at least 1"),
         ({"options__loss": "nca"}, r"unknown options\.loss 'nca'\. Allowed: code, hinge"),
-        ({"options__margin": -1}, r"options\.margin = -1\.0: must be at least 0"),
+        ({"options__margin": -1}, r"options\.margin = -1: must be at least 0"),
         ({"options__spatial": "nan"}, r"options\.spatial = nan: must be at least 0"),
         ({"options__margins": 1}, r"unknown field 'options\.margins'\. Did you mean options\.margin"),
     ],

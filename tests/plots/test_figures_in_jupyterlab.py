@@ -27,10 +27,10 @@ R = Path(FIGURES) / "records"
 made = {}
 for name in ("reproduce_digits_s0-4", "digits100-steps", "cifar100-small-baselines"):
     made |= {f"{name} {kind}": figure for kind, figure in report.drawings(record.find(R / name)).items()}
-made |= report.measurements([R / name for name in ("cost", "timing", "attention", "ablation")])
-for figure in made.values():
-    display(figure)
+made |= report.measurements([R / name for name in ("cost", "timing", "attention", "ablation", "probe")])
 """
+MOST = 40  # figures in a cell: JupyterLab shows 50 outputs of one
+PART = "for figure in [*made.values()][{start}:{end}]:\n    display(figure)"
 HELD = """() => [...document.querySelectorAll(".js-plotly-plot")].map(plot => ({
   data: plot._fullData.map((trace, i) => ({
     type: trace.type, name: trace.name, shown: trace.visible, x: plot.data[i].x, y: plot.data[i].y, z: plot.data[i].z,
@@ -48,8 +48,10 @@ browser = served.browser  # a fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The committed notebooks, and one that shows every figure of the records."""
     made = live.laboratory(tmp_path_factory.mktemp("figures"))
-    code = SHOW.replace("FIGURES", repr(str(ROOT / "figures")))
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata={"kernelspec": KERNEL})
+    codes = [SHOW.replace("FIGURES", repr(str(ROOT / "figures")))]
+    codes += [PART.format(start=start, end=start + MOST) for start in (0, MOST)]
+    cells = [nbformat.v4.new_code_cell(code) for code in codes]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
     nbformat.write(notebook, made / "every_figure.ipynb")
     return made
 

@@ -248,7 +248,7 @@ def test_step_time_and_its_limit(tmp_path: Path) -> None:
     file.write_text('{"command": "dne-lab reproduce"}')
     with pytest.raises(LabError, match="is no benchmark"):
         read_bench(file)
-    with pytest.raises(LabError, match="cannot be read"):
+    with pytest.raises(LabError, match="does not exist"):
         read_bench(tmp_path / "none.json")
 
 

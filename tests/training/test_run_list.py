@@ -101,7 +101,7 @@ def test_a_record_beside_the_list_is_a_finished_run_on_every_machine(here: Here,
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("[{", "is no list of runs: not JSON"),
+    ("[{", "is no list of runs: .*not JSON"),
     ("{}", "is no list of runs: it needs"),
     ("[]", "is no list of runs: it needs"),
     ("[3]", "run 1: .*is a group of fields"),
