@@ -215,19 +215,19 @@ class RunFolder:
         if self.path is None or not self.path.exists():
             return
         if not self.path.is_dir():
-            raise LabError(f"{self.path} is a file; a run needs a folder. Give another one.")
+            raise LabError(f"{self} is a file; a run needs a folder. Give another one.")
         if (self.path / CONFIG).exists():
             there = read_config(self.path)
             if there.sha256 != config.sha256:
                 raise LabError(
-                    f"{self.path} belongs to another configuration: {'; '.join(_unlike(config, there))}. "
+                    f"{self} belongs to another configuration: {'; '.join(_unlike(config, there))}. "
                     "It is untouched. Give another folder, or the configuration of this one."
                 )
             return
         ours = [name for name in (RECORD, CURVES, PREDICTIONS, LAST, task_file(1)) if (self.path / name).exists()]
         if ours:
             raise LabError(
-                f"{self.path} holds {ours[0]} but no {CONFIG}, so it is not known which run it belongs to. "
+                f"{self} holds {ours[0]} but no {CONFIG}, so it is not known which run it belongs to. "
                 "It is untouched. Give another folder."
             )
 
