@@ -166,8 +166,8 @@ def _alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):
-        pass
+    except (PermissionError, OverflowError):  # somebody else's, or no number of this machine: not ours to judge
+        return True
     return True
 
 
