@@ -55,7 +55,7 @@ def open_with(path: Path, data: str | None) -> Run:
     if data is None and not model:
         return open_run(path, progress=False)
     if model:  # says what is missing and where, which a model that is opened to be looked at does not need
-        config = archive.read_model(path)[1]
+        config = archive.read_model(path).config
     else:
         with unpacked(path) as folder:
             config = read_config(folder)

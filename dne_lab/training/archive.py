@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -63,12 +64,13 @@ def _strange(packed: zipfile.ZipFile) -> list[str]:
     return [name for name in packed.namelist() if name not in allowed]
 
 
-def export_model(folder: Path, file: Path, half: bool = False, force: bool = False) -> Path:
-    """Writes the finished model of a run folder, without predictions, curves and the models of earlier tasks.
+def export_model(folder: Path, file: Path, half: bool = False, force: bool = False, every_task: bool = False) -> Path:
+    """Writes the finished model of a run folder, without predictions, curves and exemplars.
 
     Args:
         half: keep weights as float16, for half the size; they are computed with in float32 all the same.
         force: see `target`.
+        every_task: keep the models after every task (`Run.model_at`), not the last one alone.
 
     Raises:
         LabError: no run folder, a run that is not finished; ``file`` cannot be written, or is not ours to replace.
@@ -82,16 +84,39 @@ def export_model(folder: Path, file: Path, half: bool = False, force: bool = Fal
         )
     _check_tasks(folder, config, record)
     tensors: dict[str, Tensor] = {}
-    for number in range(1, len(record.seen_accuracy) + 1):
-        tensors |= run_folder.load(folder / task_file(number))[0]
+    tasks = len(record.seen_accuracy)
+    for number in range(1, tasks + 1):
+        learned = run_folder.load(folder / task_file(number))[0]
+        tensors |= {f"{_prefix(number)}{name}": t for name, t in learned.items()} if every_task else learned
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-    run_folder.save(goes, tensors, {"kind": KIND, "record": record.to_dict()})  # which holds the configuration
+    info = {"kind": KIND, "record": record.to_dict()}  # which holds the configuration
+    run_folder.save(goes, tensors, info | ({"tasks": tasks} if every_task else {}))
     return file
 
 
-def read_model(file: Path) -> tuple[dict[str, Tensor], Config, Record]:
-    """Weights in float32, configuration and record of what `export_model` wrote.
+def _prefix(number: int) -> str:
+    """Before the names of what task ``number`` has learned, where the file holds the models after every task."""
+    return f"task_{number:02d}/"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What `export_model` wrote.
+
+    Attributes:
+        states: weights in float32 as each task left them, for `Method.load_task_states`; one state, that of the
+            finished model, where the file holds no other.
+        config, record: of the run.
+    """
+
+    states: list[dict[str, Tensor]]
+    config: Config
+    record: Record
+
+
+def read_model(file: Path) -> ModelFile:
+    """Weights, configuration and record of what `export_model` wrote.
 
     Raises:
         LabError: missing, damaged, or another kind of safetensors file.
@@ -106,8 +131,14 @@ def read_model(file: Path) -> tuple[dict[str, Tensor], Config, Record]:
         raise LabError(f"{file} is a part of a run, not a model: open its folder, {file.parent}.")
     full = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
     record = Record.from_tree(info.get("record"), file)
+    states = [full]
+    if "tasks" in info:
+        if info["tasks"] != len(record.seen_accuracy):
+            raise LabError(f"{file} is damaged: {info['tasks']!r} tasks, and its record {len(record.seen_accuracy)}.")
+        prefixes = [_prefix(number) for number in range(1, info["tasks"] + 1)]
+        states = [{name.removeprefix(p): t for name, t in full.items() if name.startswith(p)} for p in prefixes]
     try:
-        return full, from_dict(record.config), record
+        return ModelFile(states, from_dict(record.config), record)
     except LabError as error:
         raise LabError(f"{file} is damaged: {error}") from error
 
@@ -182,9 +213,9 @@ def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
     folder: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="dne-lab-")
     try:
         if file.suffix == SUFFIX:
-            _, config, record = read_model(file)
-            write_text(Path(folder.name) / CONFIG, json.dumps(config.to_dict(), indent=1) + "\n")
-            record.write(Path(folder.name) / RECORD)
+            model = read_model(file)
+            write_text(Path(folder.name) / CONFIG, json.dumps(model.config.to_dict(), indent=1) + "\n")
+            model.record.write(Path(folder.name) / RECORD)
             return folder
         with zipfile.ZipFile(file) as packed:
             strange = _strange(packed)

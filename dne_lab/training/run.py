@@ -97,8 +97,9 @@ class Run:
         if path.is_dir():
             return cls(read_config(path), stream, path, **settings)
         if path.suffix == archive.SUFFIX:
-            _, config, record = archive.read_model(path)
-            run = cls(config, storage.stream_of_model(config, record) if stream is None else stream, None, **settings)
+            model = archive.read_model(path)
+            stream = storage.stream_of_model(model.config, model.record) if stream is None else stream
+            run = cls(model.config, stream, None, **settings)
             storage.load_model(path, run.state)
             return run
         unpacked = archive.unpack(path)

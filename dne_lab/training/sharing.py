@@ -143,7 +143,7 @@ def structure(config: Config, stream: ClassStream, tasks: int) -> dict[str, Any]
 def _check_task(source: RunState, files: RunFolder, after: int | None) -> None:
     """Raises a `LabError` if a run cannot start behind this task."""
     if source.model_file is not None:
-        raise LabError(f"{source.model_file} holds the finished model alone: name the run's folder or archive.")
+        raise LabError(f"{source.model_file} holds models without exemplars: name the run's folder or archive.")
     if after is None:
         if source.cursor.task < 2:
             raise LabError("only a finished task 1 can be shared: call next_task() first.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from dne_lab.core import chance
 from dne_lab.core.config import Config
@@ -33,7 +34,8 @@ class RunState:
     the position is in. ``predictions`` maps task_NN/labels and task_NN/NAME to ranks. ``record``: what was written of a
     run that was finished before. ``unwritten``: a finished task whose files have not been written, or 0. ``torn``: an
     exception came in the middle of a change, so that this state is not gone on from. ``model_file``: what a finished
-    model came from, without the rest of its run. ``accepted``: changed data were accepted, and that is not written yet.
+    model came from, without the rest of its run; ``task_states``: the weights in it, as each task left them, or those
+    of the last task alone. ``accepted``: changed data were accepted, and that is not written yet.
     """
 
     config: Config
@@ -50,6 +52,7 @@ class RunState:
     torn: bool = False
     accepted: bool = False
     model_file: Path | None = None
+    task_states: list[dict[str, Tensor]] = field(default_factory=list)
 
     @classmethod
     def fresh(cls, config: Config, stream: ClassStream, device: torch.device) -> Self:

@@ -272,9 +272,14 @@ def method_at(files: RunFolder, state: RunState, task: int) -> base.Method:
         done = state.cursor.task - 1
         raise LabError(f"task {task} is not finished: this run has finished {done} of {len(state.stream)}.")
     if state.model_file is not None:
-        if task < len(state.stream):
-            raise LabError(f"{state.model_file} holds the finished model alone, not that of task {task}.")
-        return copy.deepcopy(state.method)
+        if task == len(state.stream):
+            return copy.deepcopy(state.method)
+        if len(state.task_states) < len(state.stream):
+            raise LabError(
+                f"{state.model_file} holds the finished model alone, not that of task {task}: name the run's folder, "
+                "or a file that `dne-lab export RUN FILE.safetensors --every-task` wrote."
+            )
+        return rebuild(files, state, state.task_states[:task])
     return _from_tasks(files, state, task)
 
 
@@ -327,11 +332,12 @@ def stream_of_model(config: Config, record: Record) -> ClassStream:
 
 
 def load_model(file: Path, state: RunState) -> None:
-    """Makes a fresh state that of the finished run whose last model and record `export_model` wrote."""
-    tensors, _, record = archive.read_model(file)
+    """Makes a fresh state that of the finished run whose model (or models) and record `export_model` wrote."""
+    model = archive.read_model(file)
     tasks = len(state.stream)
-    state.method = rebuild(RunFolder(None), state, [{}] * (tasks - 1) + [tensors])
-    state.position, state.record, state.model_file = _at_the_end(record, tasks), record, file
+    state.task_states = model.states
+    state.method = rebuild(RunFolder(None), state, [{}] * (tasks - len(model.states)) + model.states)
+    state.position, state.record, state.model_file = _at_the_end(model.record, tasks), model.record, file
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

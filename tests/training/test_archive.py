@@ -11,7 +11,7 @@ import torch
 
 from dne_lab.core.errors import LabError
 from dne_lab.measure.record import Record
-from dne_lab.training import archive
+from dne_lab.training import archive, run_folder
 from dne_lab.training.run import Run
 
 
@@ -122,13 +122,31 @@ def test_a_model_comes_back_from_its_file(finished: Run, tmp_path: Path, half: b
         ours, theirs = opened.method.predict(images), finished.method.predict(images)
     for name, scores in theirs.items():
         assert torch.allclose(ours[name], scores, rtol=0, atol=1e-2 if half else 0)
-    tensors = archive.read_model(file)[0]
+    (tensors,) = archive.read_model(file).states
     assert all(t.dtype != torch.float16 for t in tensors.values())
     with pytest.raises(LabError, match="finished model alone"):
         opened.method_at(1)
     assert torch.equal(opened.method_at(3).predict(images)["nme"], ours["nme"])
     with archive.unpacked(file) as folder:
         assert Record.from_json(folder / "record.json") == finished.record
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_models_after_every_task_come_back_from_one_file(finished: Run, tmp_path: Path, half: bool) -> None:
+    assert finished.folder is not None
+    file = archive.export_model(finished.folder, tmp_path / "m.safetensors", half, every_task=True)
+    opened = Run.open(file, tiny.stream(), device="cpu", progress=False)
+    images = finished.stream.test_images(9).images
+    for task in (1, 2, 3):
+        with torch.no_grad():
+            ours, theirs = (one.method_at(task).predict(images)["classifier"] for one in (opened, finished))
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-2 if half else 0)
+    with pytest.raises(LabError, match="without exemplars"):
+        opened.fork(tmp_path / "fork", after=2)
+    tensors, info = run_folder.load(file)
+    run_folder.save(tmp_path / "bad.safetensors", tensors, info | {"tasks": 2})
+    with pytest.raises(LabError, match="2 tasks, and its record 3"):
+        Run.open(tmp_path / "bad.safetensors", tiny.stream())
 
 
 def test_what_is_no_model_is_refused(finished: Run, tmp_path: Path) -> None:
