@@ -338,6 +338,36 @@ def test_no_two_modules_have_one_name() -> None:
     assert not {name for name, short in zip(names, last, strict=True) if last.count(short) > 1}
 
 
+RESHAPES = {"reshape", "permute", "view", "flatten", "unflatten", "einsum", "transpose", "movedim"}
+SHAPE = re.compile(r"\(.*,.*\)")  # such as (B, n, D)
+
+
+def bare_reshapes(text: str) -> Iterator[str]:
+    """Lines that change the shape of a tensor and say none, in a comment there or above, or as their function's only
+    lines in its docstring."""
+    tree, lines = ast.parse(text), text.splitlines()
+    said = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and SHAPE.search(ast.get_docstring(node) or "")
+        if len(node.body) <= 3 and node.end_lineno - node.body[-1].lineno == 0
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in RESHAPES:
+            near = (node.func.end_lineno - 1, node.func.end_lineno, node.end_lineno)
+            comments = [lines[line - 1].partition("#")[2] for line in near]
+            if node.lineno not in said and not any(map(SHAPE.search, comments)):
+                yield lines[node.func.end_lineno - 1].strip()
+
+
+def test_a_shape_stands_at_every_reshape_of_a_network() -> None:
+    assert list(bare_reshapes("x = y.flatten(2)")) and not list(bare_reshapes("x = y.flatten(2)  # (B, n)"))
+    rooms = ("dne_lab.models.", "dne_lab.methods.")
+    found = {n: [*bare_reshapes(f.read_text())] for n, f in MODULES.items() if n.startswith(rooms)}
+    assert not {name: lines for name, lines in found.items() if lines}
+
+
 def test_no_file_names_a_place_on_somebodys_machine() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:

@@ -65,13 +65,13 @@ def shuffled_reader(host: Host, read: Read) -> Iterator[Read]:
             read(part, axes)
 
     def again(module: AttentionPoint, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *before, context, key_heads = inputs
+        *before, context = inputs
         images = inputs[0].shape[1]
         if images < 2:
             raise LabError("shuffled: a batch of one image has no other image. Give two or more, of several classes.")
         second[0] = True
         try:
-            module.forward(*before, _Elsewhere(context), key_heads)
+            module.forward(*before, _Elsewhere(context))
         finally:
             second[0] = False
 

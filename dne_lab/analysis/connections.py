@@ -19,7 +19,7 @@ def experts_of(network: ExpandableViT) -> list[Expert]:
     """The experts; raises LabError for a network that has none yet."""
     if not len(network.experts):
         raise LabError("this network has no expert yet, so nothing is connected: call expand, or next_task.")
-    return list(network.experts)  # type: ignore[arg-type]
+    return list(network.experts)
 
 
 def connections(network: ExpandableViT) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def connections(network: ExpandableViT) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for layer in range(network.network.depth):
         for number, expert in enumerate(experts, start=1):
-            block: ExpertBlock = expert.blocks[layer]  # type: ignore[assignment]
+            block = expert.blocks[layer]
             there = [*kinds.get((layer, number), []), *_without_attention(block)]
             for step in STEPS:
                 for kind in (k for k in there if k in step):
@@ -85,7 +85,7 @@ def parts(network: ExpandableViT) -> list[dict[str, Any]]:
     rows = []
     for layer in range(network.network.depth):
         for number, expert in enumerate(experts_of(network), start=1):
-            block: ExpertBlock = expert.blocks[layer]  # type: ignore[assignment]
+            block = expert.blocks[layer]
             mine = {kind: who for (at, reader, kind), who in reads.items() if (at, reader) == (layer, number)}
             for part, what, module in _parts_of(block, mine):
                 named = dict(module.named_parameters()) if isinstance(module, nn.Module) else {part: module}

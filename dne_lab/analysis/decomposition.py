@@ -208,7 +208,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
     networks = {INITIAL: start} | ({TRAINED: run.model} if done else {})
     if gated:
         # behind the last block of a cls_token read-out there is no gate, and no part to read
-        blocks: Any = start.experts[0].blocks
+        blocks = start.experts[0].blocks
         layers = [layer for layer, block in enumerate(blocks) if block.attention.gate is not None]
         for moment, network in networks.items():
             for part in (CONTENT, POSITION):
@@ -241,7 +241,7 @@ def lambdas(network: ExpandableViT) -> list[dict[str, Any]]:
     """
     rows = []
     for number, expert in enumerate(network.experts, start=1):
-        for layer, block in enumerate(expert.blocks):  # type: ignore[arg-type]
+        for layer, block in enumerate(expert.blocks):
             for kind, part in ((TASK1, block.mix1), (TASK2, block.mix2)):
                 if isinstance(part, TaskAttentionParameters):
                     heads = len(part.w_v)

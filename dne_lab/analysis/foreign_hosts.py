@@ -218,10 +218,10 @@ class TorchvisionHost(ForeignViT):
         if module.in_proj_bias is not None:
             biases = module.in_proj_bias.split(width)
         q, k = (
-            functional.linear(given[name], weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)
+            functional.linear(given[name], weight, bias).unflatten(-1, (heads, -1)).transpose(1, 2)  # (b, h, tokens, D)
             for name, weight, bias in zip(("query", "key"), weights[:2], biases[:2], strict=True)
         )
-        return (q * (width // heads) ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
+        return (q * (width // heads) ** -0.5 @ k.transpose(-1, -2)).softmax(-1)  # (b, h, tokens, tokens)
 
 
 def _known_torchvision(attention: Any) -> bool:

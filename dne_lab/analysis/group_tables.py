@@ -193,7 +193,7 @@ class AttentionGroups:
             raise LabError(f"no map of {kind} attention, layer {layer}, expert {expert}.{why}")
         total = torch.stack(chosen).sum(0)
         share = total[:, self.labels.index(label)] / total.sum(-1)
-        return share.view(self._found.grid).numpy()
+        return share.view(self._found.grid).numpy()  # (rows, columns)
 
     # As data ---------------------------------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ def pairs_of(axes: Axes, shape: Sequence[int]) -> Pairs:
 
     def along(name: str, values: Sequence[int] | NDArray[Any]) -> Index:
         column = np.asarray(values, dtype=np.int32)
-        return column.reshape([-1 if name == other else 1 for other in names])[0]
+        return column.reshape([-1 if name == other else 1 for other in names])[0]  # its own axis long, all others 1
 
     token = np.full([1] * (len(names) - 1), -1, dtype=np.int32)
     size = dict(zip(names, shape, strict=True))
@@ -142,7 +142,7 @@ class AttentionMap:
 
 def _columns(axes: Axes, shape: tuple[int, ...]) -> dict[str, NDArray[np.int32]]:
     """The index columns, each of a shape that broadcasts to that of the map."""
-    image = np.arange(shape[0], dtype=np.int32).reshape([-1] + [1] * (len(shape) - 1))
+    image = np.arange(shape[0], dtype=np.int32).reshape([-1] + [1] * (len(shape) - 1))  # (b, 1, ...)
     pairs = pairs_of(axes, shape)
     return {"image": image} | {name: getattr(pairs, name)[None] for name in pairs._fields if name != "grid"}
 

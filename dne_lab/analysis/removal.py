@@ -260,7 +260,7 @@ def _listed(numbers: list[int]) -> str:
 def _heads(mask: Tensor, view: View) -> list[int]:
     """The query heads that a mask touches."""
     place = view.axes.layout.split().index("h") - 1
-    touched = mask.movedim(place, 0).flatten(1).any(1).tolist()
+    touched = mask.movedim(place, 0).flatten(1).any(1).tolist()  # (h, the rest) -> (h,)
     return [head for head, yes in zip(view.axes.query_head, touched, strict=True) if yes]
 
 
@@ -350,7 +350,7 @@ class Cutter:
             return part
         mask = self._mask(key, part)
         keys = (-2, -1) if axes.layout.endswith("kh kp") else (-1,)
-        touched = mask.any(-1) if len(keys) == 1 else mask.flatten(-2).any(-1)
+        touched = mask.any(-1) if len(keys) == 1 else mask.flatten(-2).any(-1)  # without the axes of keys: a row each
         self._mass += float(part[:, mask].sum(dtype=torch.float64))
         self._rows += int(touched.sum()) * len(part)
         if self.how == MEAN:
@@ -360,9 +360,9 @@ class Cutter:
         if self.how == ZERO:
             return left
         total = left.sum(keys, keepdim=True)
-        self.empty += int(((total <= 0).view(len(part), *touched.shape) & touched).sum())
+        self.empty += int(((total <= 0).view(len(part), *touched.shape) & touched).sum())  # (b, rows)
         # an untouched row stays as it is, to the last bit
-        row = touched.view(touched.shape + (1,) * len(keys))
+        row = touched.view(touched.shape + (1,) * len(keys))  # (rows, 1) or (rows, 1, 1)
         return torch.where(row, left / total.masked_fill(total <= 0, 1), part)
 
     def _mask(self, key: Key, part: Tensor) -> Tensor:

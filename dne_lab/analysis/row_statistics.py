@@ -84,17 +84,17 @@ def plan(axes: Axes, shape: tuple[int, ...], labelling: Labelling) -> Plan | Non
     heads, patches = shape[names.index("h")], shape[names.index("p")] if "p" in names else 1
 
     def flat(values: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(values, inner).transpose(order).reshape(heads, patches, -1)
+        return np.broadcast_to(values, inner).transpose(order).reshape(heads, patches, -1)  # (h, p, keys)
 
     token_rows = flat(query_patch)[0, :, 0] < 0
     kept = token_rows if labelling.class_queries else ~token_rows
     if not kept.any():
         return None
     labels = len(labelling.labels)
-    place = torch.from_numpy(flat(places)[:, kept].copy()).flatten(0, 1)
+    place = torch.from_numpy(flat(places)[:, kept].copy()).flatten(0, 1)  # (h x kept rows, keys)
     one_hot = torch.zeros((*place.shape, labels + 2), dtype=torch.float64)
     one_hot.scatter_(-1, place.unsqueeze(-1), 1.0)
-    one_hot[..., -1] = torch.from_numpy(flat(distance)[:, kept].copy()).flatten(0, 1)
+    one_hot[..., -1] = torch.from_numpy(flat(distance)[:, kept].copy()).flatten(0, 1)  # (h x kept rows, keys)
     count = one_hot[..., :labels].sum(1)
     mean_distance = one_hot[..., -1].sum(1) / count.sum(1).clamp(min=1)
     return Plan(torch.from_numpy(kept.copy()), one_hot, count, mean_distance, labels)
@@ -111,8 +111,8 @@ def sums_of(part: Tensor, axes: Axes, plan: Plan) -> Iterator[Tensor]:
     order = [*front, *(i for i in range(len(names)) if i not in front)]
     step = max(1, LARGEST // (8 * part[0].numel()))
     for few in part.split(step):
-        a = few.permute(order)
-        a = a.flatten(3) if "p" in names else a.flatten(2).unsqueeze(2)
+        a = few.permute(order)  # (b, h[, p], ...)
+        a = a.flatten(3) if "p" in names else a.flatten(2).unsqueeze(2)  # (b, h, p, keys)
         if not bool(plan.kept.all()):
             a = a[:, :, plan.kept.to(a.device)]
         yield _reduce(a.to("cpu", torch.float64), plan)
@@ -124,9 +124,10 @@ def per_patch(part: Tensor, axes: Axes, plan: Plan) -> Tensor:
     front = [names.index("h"), *([names.index("p")] if "p" in names else [])]
     total = part.to("cpu", torch.float64).sum(0)
     inner = [i - 1 for i in front]
-    a = total.permute([*inner, *(i for i in range(total.dim()) if i not in inner)])
-    a = a.flatten(2) if "p" in names else a.flatten(1).unsqueeze(1)
+    a = total.permute([*inner, *(i for i in range(total.dim()) if i not in inner)])  # (h[, p], ...)
+    a = a.flatten(2) if "p" in names else a.flatten(1).unsqueeze(1)  # (h, p, keys)
     a = a[:, plan.kept]
+    # (h x p, 1, keys) times (h x p, keys, L) -> (h, p, L)
     return torch.bmm(a.flatten(0, 1).unsqueeze(1), plan.weights[..., : plan.labels]).view(*a.shape[:2], plan.labels)
 
 

@@ -262,7 +262,7 @@ def look_view(found: AttentionMap, patch: int, head: int = 0, image: int = 0) ->
     owners = axes.query_expert[head : head + 1], axes.query_head[head : head + 1]
     if found.kind == JOINT:
         owners = axes.key_expert, axes.key_head
-    row = row.reshape(len(owners[0]), -1)
+    row = row.reshape(len(owners[0]), -1)  # (key heads, n)
     place = found.kind, found.layer, found.expert, axes.query_head[head], patch, axes.grid
     return LookView(*place, row[:, axes.classes :], float(row[:, : axes.classes].sum()), *owners)
 

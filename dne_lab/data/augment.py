@@ -26,7 +26,7 @@ def randaugment(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
     """
     draws = chance.uniform(key, index, 4 * ROUNDS).double().cpu()
     images = images.clone()
-    for which, applied, magnitude, sign in draws.view(-1, ROUNDS, 4).permute(1, 2, 0):
+    for which, applied, magnitude, sign in draws.view(-1, ROUNDS, 4).permute(1, 2, 0):  # (ROUNDS, 4, B)
         normal = torch.special.ndtri(magnitude + 2.0**-25)  # in the middle of the 2**-24 wide bins: never infinite
         level = ((MAGNITUDE + DEVIATION * normal) / STRONGEST).clamp(0, 1)
         operation = (which * len(OPERATIONS)).long().masked_fill(applied >= PROBABILITY, -1)

@@ -36,7 +36,7 @@ def warp(images: Tensor, matrix: Tensor, fill: int) -> Tensor:
     source = rows[:, :, 0] * x + rows[:, :, 1] * y + rows[:, :, 2]  # (B, 2, H, W)
     size = torch.tensor([width, height], device=images.device, dtype=torch.float32)[:, None, None]
     outside = ((source < 0) | (source >= size)).any(dim=1, keepdim=True)
-    grid = (source * 2 / size - 1).permute(0, 2, 3, 1)
+    grid = (source * 2 / size - 1).permute(0, 2, 3, 1)  # (B, H, W, 2)
     moved = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return moved.round().masked_fill(outside, fill).to(torch.uint8)
 
@@ -156,7 +156,7 @@ def _grey(images: Tensor) -> Tensor:
 
 def _histogram(images: Tensor) -> Tensor:
     """(B, C, H, W) uint8 -> counts of the 256 values, (B, C, 256) int64."""
-    values = images.flatten(2).long()
+    values = images.flatten(2).long()  # (B, C, H x W)
     return torch.zeros((*values.shape[:2], 256), dtype=torch.int64, device=images.device).scatter_add_(
         2, values, torch.ones_like(values)
     )
@@ -165,7 +165,7 @@ def _histogram(images: Tensor) -> Tensor:
 def _look_up(images: Tensor, table: Tensor) -> Tensor:
     """Replaces each value by the table (B, C, 256) of its image and channel."""
     values = table.clamp(0, 255).to(torch.uint8)
-    return values.gather(2, images.flatten(2).long()).view_as(images)
+    return values.gather(2, images.flatten(2).long()).view_as(images)  # (B, C, H x W) -> (B, C, H, W)
 
 
 def autocontrast(images: Tensor, _: Tensor) -> Tensor:
@@ -232,6 +232,7 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     kernel = torch.ones((1, 1, 3, 3), device=images.device)
     kernel[:, :, 1, 1] = 5
     smooth = images.float()
+    # (B, C, H - 2, W - 2)
     inner = F.conv2d(smooth.flatten(0, 1)[:, None], kernel).view(*images.shape[:2], *(n - 2 for n in images.shape[2:]))
     smooth[:, :, 1:-1, 1:-1] = (inner / 13).round()  # the rim stays, as in Pillow's SMOOTH
     return _blend(smooth, images, factor)

@@ -19,7 +19,7 @@ from dne_lab.models.attention import CLASS, Axes
 from dne_lab.models.bank import Bank, LayerWeights, linear, norm
 from dne_lab.models.block import ClassAttention, Context
 from dne_lab.models.expandable import ExpandableViT, Output
-from dne_lab.models.expert import small, small_linear
+from dne_lab.models.expert import ModulesOf, small, small_linear
 from dne_lab.models.variants import IA
 
 # DyTox (Douillard et al., CVPR 2022): one transformer for all tasks, whose last block is read once for each task.
@@ -31,7 +31,7 @@ class TaskTokenAttention(ClassAttention):
     The tokens are the same for every image, and no patch is projected, so a task costs little (as in `ClassAttention`).
     """
 
-    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context) -> Tensor:
         """(1, B, T + N, C), T task tokens first, not normalised -> (1, B, T, C), to be added to the tokens."""
         (x,) = norm(x, w.norm1)
         count, heads = x.shape[1] - self.grid[0] * self.grid[1], bank.most_heads
@@ -39,12 +39,13 @@ class TaskTokenAttention(ClassAttention):
         w_q, w_k, w_v = (weight.unflatten(0, (heads, -1)) for weight in w.qkv[0])  # (K, D, C) each
         absorbed = torch.einsum("btc,kdc,kde->btke", tokens, w_q, w_k)  # q . (W_k z) = (W_k^T q) . z
         own = (absorbed * tokens.unsqueeze(2)).sum(-1, keepdim=True)
-        others = absorbed[0].flatten(0, 1) @ patches.mT
+        others = absorbed[0].flatten(0, 1) @ patches.mT  # (B, T x K, N)
+        # (B, T x K, 1 + N)
         scores = torch.cat([own.flatten(1, 2).expand(len(x), -1, -1), others], -1) * bank.head_width**-0.5
         a = self.weights(scores, self._axes(count, heads))  # (B, T x K, 1 + N)
         seen = a[..., :1] * tokens.repeat_interleave(heads, 1) + a[..., 1:] @ patches
-        value = torch.einsum("btkc,kdc->btkd", seen.unflatten(1, (count, heads)), w_v)
-        return linear(value.flatten(2)[None], w.out)
+        value = torch.einsum("btkc,kdc->btkd", seen.unflatten(1, (count, heads)), w_v)  # (B, T, K, D)
+        return linear(value.flatten(2)[None], w.out)  # (1, B, T, K x D)
 
     def _axes(self, count: int, heads: int) -> Axes:
         """One query head for each task and head; tasks stand where other networks have experts."""
@@ -67,12 +68,12 @@ class TaskClassifiers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tasks = nn.ModuleList()
+        self.tasks: ModulesOf[nn.Linear] = ModulesOf()
 
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return sum(layer.out_features for layer in self.tasks)  # type: ignore[misc]
+        return sum(layer.out_features for layer in self.tasks)
 
     def grow(self, classes: int, width: int) -> None:
         """Adds a task of ``classes`` classes."""
@@ -107,17 +108,17 @@ class DyToxViT(ExpandableViT):
         super().__init__(network, shape, IA, mean, std)
         self.blocks[-1].class_attention = TaskTokenAttention(CLASS, network.depth - 1, self.grid, 1)
         self.classifier = TaskClassifiers()  # type: ignore[assignment]
-        self.later = nn.ModuleList()
+        self.later: ModulesOf[TaskToken] = ModulesOf()
 
     @property
     def tokens(self) -> list[Tensor]:
         """The token of each task, (C,)."""
-        return [self.experts[0].class_token, *(task.token for task in self.later)]  # type: ignore[list-item]
+        return [self.experts[0].class_token, *(task.token for task in self.later)]
 
     @property
     def norms(self) -> list[nn.Module]:
         """The norm behind each task's token."""
-        return [self.experts[0].norm, *(task.norm for task in self.later)]  # type: ignore[list-item]
+        return [self.experts[0].norm, *(task.norm for task in self.later)]
 
     def add_task(self, classes: int) -> None:
         """Adds a task after the first, which `expand` makes; earlier tokens, norms and classifiers are frozen."""
@@ -134,7 +135,7 @@ class DyToxViT(ExpandableViT):
         """Stage 2: the encoder (embedding and blocks of spatial attention) is frozen, what reads it trains."""
         self._freeze()
         self.expertise = None
-        for part in (*self._own(), self.experts[0].blocks[-1]):  # type: ignore[index]
+        for part in (*self._own(), self.experts[0].blocks[-1]):
             part.requires_grad_(True)
 
     def _own(self) -> list[Any]:
@@ -155,23 +156,23 @@ class DyToxViT(ExpandableViT):
         x = (linear(patches, bank.embed) + bank.position)[None]
         still = dataclasses.replace(bank, training=bank.training and bank.layers[0].qkv.requires_grad)
         for block, w in encoder:
-            x = block(x, w, still, Context(bank.total), self.heads)
+            x = block(x, w, still, Context(bank.total))
         tokens = torch.stack(self.tokens).expand(1, len(images), -1, -1)
         block, w = reader
-        (x,) = block(torch.cat([tokens, x], 2), w, bank, Context(bank.total), self.heads)
+        (x,) = block(torch.cat([tokens, x], 2), w, bank, Context(bank.total))
         return [layer(out) for layer, out in zip(self.norms, x.unbind(1), strict=True)]
 
     def readouts_literally(self, images: Tensor) -> list[Tensor]:
         """The same as the equations are written: the last block once a task, with its keys and values each time."""
         *encoder, last = range(self.network.depth)
         experts = list(self.experts)
-        x = [literal.embed(experts[0], self.patches(images), with_token=False)]  # type: ignore[arg-type]
+        x = [literal.embed(experts[0], self.patches(images), with_token=False)]
         for layer in encoder:
-            x = literal.block(self, experts, layer, x).r  # type: ignore[arg-type]
+            x = literal.block(self, experts, layer, x).r
         found = []
         for token, layer_norm in zip(self.tokens, self.norms, strict=True):
             seen = torch.cat([token.expand(len(images), 1, -1), x[0]], 1)
-            (out,) = literal.block(self, experts, last, [seen]).r  # type: ignore[arg-type]
+            (out,) = literal.block(self, experts, last, [seen]).r
             found.append(layer_norm(out[:, 0]))
         return found
 

@@ -38,9 +38,10 @@ class ProxyClassifier(nn.Module):
     def forward(self, readouts: list[Tensor]) -> Tensor:
         """[(B, width)] -> (B, classes), at most 0: sum_k softmax_k(s) s, s = -|proxy - feature|^2 of unit vectors."""
         (features,) = readouts
+        # (classes x proxies, width)
         proxies = torch.cat([F.normalize(part, dim=2).flatten(0, 1) for part in self.tasks])
         scores = 2 * F.normalize(features) @ proxies.T - 2  # -|a - b|^2 of unit vectors
-        scores = scores.unflatten(1, (-1, self.proxies))
+        scores = scores.unflatten(1, (-1, self.proxies))  # (B, classes, proxies)
         return (scores.softmax(2) * scores).sum(2)
 
 
@@ -129,7 +130,7 @@ class PODNet(ResNetMethod):
         if stage.name == "tune" or not task.old:
             return
         *old, new = self.model.classifier.tasks  # one parameter a task
-        length = torch.cat([part.flatten(0, 1) for part in old]).norm(dim=1).mean()
+        length = torch.cat([part.flatten(0, 1) for part in old]).norm(dim=1).mean()  # (old classes x proxies, width)
         found = [(F.normalize(self.features(batch.images).float()), batch.labels) for batch in batches]
         features, labels = torch.cat([f for f, _ in found]), torch.cat([y for _, y in found])
         for position, rank in enumerate(task.new):
@@ -196,7 +197,7 @@ def nca_code(scores: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
 def pooled(maps: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C (H + W)) of length 1: squares summed over the width and, beside it, over the height."""
     squares = maps.float().square()
-    return F.normalize(torch.cat([squares.sum(3).flatten(1), squares.sum(2).flatten(1)], 1))
+    return F.normalize(torch.cat([squares.sum(3).flatten(1), squares.sum(2).flatten(1)], 1))  # (B, C H), (B, C W)
 
 
 def pod_spatial(maps: list[Tensor], old: list[Tensor]) -> Tensor:

@@ -71,7 +71,7 @@ class AttentionWeights(nn.Module):
         content = self.content(scores, axes)
         if gate is None or position is None:
             return content
-        gate = gate.reshape(*gate.shape, *[1] * (content.dim() - 1 - gate.dim()))
+        gate = gate.reshape(*gate.shape, *[1] * (content.dim() - 1 - gate.dim()))  # (h, p, 1) or (h, p, 1, 1)
         # Under autocast the scores are of a narrower type than what follows from parameters alone.
         placed = self.placed(scores, axes, position).to(content.dtype)
         return torch.lerp(content, placed, gate.to(content.dtype))
@@ -86,10 +86,10 @@ class AttentionWeights(nn.Module):
                 allowed = axes.allowed.repeat_interleave(patches, dim=1)
                 allowed = torch.cat([allowed.new_ones(len(allowed), axes.classes), allowed], dim=1)[None]
             else:
-                allowed = axes.allowed.reshape(shape[axes.layout])
+                allowed = axes.allowed.reshape(shape[axes.layout])  # (1, h, 1, kh, 1) or (1, 1, h, kh)
             scores = scores.masked_fill(~allowed, float("-inf"))
         if axes.layout == "b h p kh kp":
-            return scores.flatten(-2).softmax(-1).view_as(scores)
+            return scores.flatten(-2).softmax(-1).view_as(scores)  # over all (kh, kp) keys at once
         return scores.softmax(-1)
 
     @staticmethod

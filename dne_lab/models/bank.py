@@ -5,8 +5,9 @@ banks (expert 1 has its own), so that the number of kernels does not grow with t
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 from dne_lab.core.config import Network
 from dne_lab.models import products
 from dne_lab.models.expert import Expert, ExpertBlock, TaskAttentionParameters, position_probabilities
+
+T = TypeVar("T")
 
 
 def stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -68,11 +71,11 @@ class LayerWeights:
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Experts that run together: E experts of at most K heads, ``total`` heads up to and including the last of them."""
+    """Experts that run together: E experts of at most K heads."""
 
     numbers: tuple[int, ...]
     heads: tuple[int, ...]
-    total: int
+    heads_so_far: tuple[int, ...]  # of experts 1 to the last of these: what they may read
     head_width: int
     frozen: bool
     training: bool  # stochastic depth is on
@@ -90,6 +93,11 @@ class Bank:
         return len(self.numbers)
 
     @property
+    def total(self) -> int:
+        """Heads up to and including those of the last expert."""
+        return sum(self.heads_so_far)
+
+    @property
     def most_heads(self) -> int:
         """K, the heads that every expert is padded to."""
         return max(self.heads)
@@ -99,23 +107,25 @@ class Bank:
         if self.real is None:
             return None
         widths = torch.tensor(self.heads, device=self.position.device, dtype=self.position.dtype)
-        return (widths * channels_a_head).view(-1, 1, 1, 1)
+        return (widths * channels_a_head).view(-1, 1, 1, 1)  # (E, 1, 1, 1)
 
 
-def build(experts: Sequence[Expert], network: Network) -> Bank:
+def build(experts: Sequence[Expert], network: Network, heads: tuple[int, ...]) -> Bank:
     """Stacks consecutive experts into a bank; differentiable, so that a bank of one can train.
+
+    ``heads``: of all experts of the network, expert 1 first.
 
     Products of weights are formed in the weights' own type whatever the autocast type: an exact rewriting must not lose
     digits twice, and a bank of frozen experts outlives the autocast under which it happened to be prepared.
     """
     device = experts[0].position.device.type
     with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
-        return _build(experts, network)
+        return _build(experts, network, heads[: experts[-1].place.number])
 
 
-def _build(experts: Sequence[Expert], network: Network) -> Bank:
+def _build(experts: Sequence[Expert], network: Network, heads_so_far: tuple[int, ...]) -> Bank:
     heads = tuple(e.place.heads for e in experts)
-    most, total = max(heads), experts[-1].place.all_heads
+    most, total = max(heads), sum(heads_so_far)
     device = experts[0].position.device
     real = allowed = None
     if len(set(heads)) > 1:
@@ -128,7 +138,7 @@ def _build(experts: Sequence[Expert], network: Network) -> Bank:
     return Bank(
         numbers=tuple(e.place.number for e in experts),
         heads=heads,
-        total=total,
+        heads_so_far=heads_so_far,
         head_width=network.head_width,
         frozen=frozen,
         training=not frozen and experts[-1].training,
@@ -137,8 +147,7 @@ def _build(experts: Sequence[Expert], network: Network) -> Bank:
         class_token=stack([e.class_token for e in experts]),
         norm=_norm([e.norm for e in experts]),
         layers=tuple(
-            _layer([e.blocks[i] for e in experts], experts[0].place.grid, classes)  # type: ignore[misc]
-            for i in range(network.depth)
+            _layer([e.blocks[i] for e in experts], experts[0].place.grid, classes) for i in range(network.depth)
         ),
         real=real,
         allowed=allowed,
@@ -157,27 +166,34 @@ def _linear(layers: Sequence[torch.nn.Linear]) -> LinearWeights:
     return LinearWeights(stack([f.weight for f in layers]), stack([f.bias for f in layers]))
 
 
-def _mixing(layers: Sequence[torch.nn.Module]) -> TaskWeights | LinearWeights:
-    if not isinstance(layers[0], TaskAttentionParameters):
-        return _linear(layers)  # type: ignore[arg-type]
+def _mixing(layers: Sequence[TaskAttentionParameters | torch.nn.Linear]) -> TaskWeights | LinearWeights:
+    task = [f for f in layers if isinstance(f, TaskAttentionParameters)]  # all of them or none: expert 1 is alone
+    if not task:
+        return _linear([f for f in layers if isinstance(f, torch.nn.Linear)])
     return TaskWeights(
-        stack([f.w_q @ f.w_k.T for f in layers]),  # type: ignore[operator]
-        stack([f.w_v for f in layers]),  # type: ignore[misc]
-        stack([f.b_v for f in layers]),  # type: ignore[misc]
-        stack([f.scale for f in layers]),  # type: ignore[misc]
+        stack([f.w_q @ f.w_k.T for f in task]),
+        stack([f.w_v for f in task]),
+        stack([f.b_v for f in task]),
+        stack([f.scale for f in task]),
     )
 
 
+def _present(parts: Iterable[T | None]) -> list[T]:
+    """Without None: a part is there in all experts of a bank or in none."""
+    return [part for part in parts if part is not None]
+
+
 def _layer(blocks: Sequence[ExpertBlock], grid: tuple[int, int], classes: int) -> LayerWeights:
-    first = blocks[0]
     position = gate = None
-    if first.attention.position is not None:
-        position = position_probabilities(stack([b.attention.position for b in blocks]), grid, classes)  # type: ignore[misc]
-        gate = torch.sigmoid(stack([b.attention.gate for b in blocks]))  # type: ignore[misc]
+    if positions := _present(b.attention.position for b in blocks):
+        position = position_probabilities(stack(positions), grid, classes)
+        gate = torch.sigmoid(stack(_present(b.attention.gate for b in blocks)))
         gate = gate[..., None].expand(*gate.shape, position.shape[-1])
         if classes:
             gate = torch.cat([torch.zeros_like(gate[..., :classes]), gate[..., classes:]], dim=-1)
-    hidden = [b.norm_hidden for b in blocks]
+    hidden = _present(b.norm_hidden for b in blocks)
+    lateral = _present(b.lateral for b in blocks)
+    joint = [b.attention.qkv[0].T @ b.attention.qkv[1] for b in blocks if b.joint]
     return LayerWeights(
         norm1=_norm([b.norm1 for b in blocks]),
         qkv=stack([b.attention.qkv for b in blocks]),
@@ -186,10 +202,10 @@ def _layer(blocks: Sequence[ExpertBlock], grid: tuple[int, int], classes: int) -
         gate=gate,
         norm2=_norm([b.norm2 for b in blocks]),
         mix1=_mixing([b.mix1 for b in blocks]),
-        norm_hidden=None if hidden[0] is None else _norm(hidden),  # type: ignore[arg-type]
+        norm_hidden=_norm(hidden) if hidden else None,
         mix2=_mixing([b.mix2 for b in blocks]),
-        lateral=None if first.lateral is None else stack([b.lateral for b in blocks]),  # type: ignore[misc]
-        joint=stack([b.attention.qkv[0].T @ b.attention.qkv[1] for b in blocks]) if first.joint else None,
+        lateral=stack(lateral) if lateral else None,
+        joint=stack(joint) if joint else None,
     )
 
 
@@ -211,22 +227,22 @@ def norm(x: Tensor, affine: tuple[Tensor, Tensor], widths: Tensor | None = None)
         inside = torch.arange(x.shape[-1], device=x.device) < widths
         centred = (x - mean) * inside
         normal = centred * torch.rsqrt(centred.square().sum(-1, keepdim=True) / widths + EPS)
-    return normal * weight.view(shape) + bias.view(shape)
+    return normal * weight.view(shape) + bias.view(shape)  # (E, 1, ..., width)
 
 
 def linear(x: Tensor, weights: LinearWeights) -> Tensor:
     """(E, ..., in) -> (E, ..., out)."""
     if weights.weight.dim() == 2:
         return products.linear(x, weights.weight, weights.bias)
-    flat = torch.baddbmm(weights.bias.unsqueeze(1), x.flatten(1, -2), weights.weight.mT)
-    return flat.view(*x.shape[:-1], -1)
+    flat = torch.baddbmm(weights.bias.unsqueeze(1), x.flatten(1, -2), weights.weight.mT)  # (E, rows, out)
+    return flat.view(*x.shape[:-1], -1)  # (E, ..., out)
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """(E, ..., in) @ (E, in, out) -> (E, ..., out)."""
     if len(weight) == 1:
         return products.times(x, weight[0])
-    return products.batched(x.flatten(1, -2), weight).view(*x.shape[:-1], -1)
+    return products.batched(x.flatten(1, -2), weight).view(*x.shape[:-1], -1)  # (E, rows, in) -> (E, ..., out)
 
 
 def by_head(x: Tensor, heads: int) -> Tensor:
@@ -239,10 +255,15 @@ def queries(x: Tensor) -> Tensor:
     return x.permute(1, 0, 3, 2, 4).flatten(1, 2)
 
 
+def by_patch(x: Tensor) -> Tensor:
+    """(E, B, n, K, d) -> (B, n, E x K, d), heads of all experts side by side, patch by patch."""
+    return x.permute(1, 2, 0, 3, 4).flatten(2, 3)
+
+
 def experts(x: Tensor, bank: Bank) -> Tensor:
     """(B, E x K, n, d) -> (E, B, n, K x d), the inverse of `queries` with heads joined."""
     batch, _, n, d = x.shape
-    return x.view(batch, bank.size, -1, n, d).permute(1, 0, 3, 2, 4).flatten(3)
+    return x.view(batch, bank.size, -1, n, d).permute(1, 0, 3, 2, 4).flatten(3)  # (B, E, K, n, d) -> (E, B, n, K x d)
 
 
 def keep_real(x: Tensor, bank: Bank, dim: int) -> Tensor:

@@ -19,6 +19,7 @@ from dne_lab.models.bank import (
     LinearWeights,
     TaskWeights,
     by_head,
+    by_patch,
     experts,
     keep_real,
     linear,
@@ -99,14 +100,11 @@ class AttentionPoint(nn.Module):
         self.weights = AttentionWeights()
         self.kind, self.layer, self.grid, self.classes = kind, layer, grid, classes
 
-    def axes(self, layout: str, bank: Bank, key_heads: tuple[int, ...] | None = None) -> Axes:
-        """The axes of this point for a bank.
-
-        ``key_heads``: heads of each expert among the keys; None: the query's own.
-        """
+    def axes(self, layout: str, bank: Bank, reads_all: bool = False) -> Axes:
+        """The axes of this point for a bank, with ``reads_all`` one that reads all heads so far, else its own."""
         own = _labels(bank.numbers, bank.heads)
-        keys = own if key_heads is None else _labels(range(1, len(key_heads) + 1), key_heads)
-        allowed = None if key_heads is None or bank.allowed is None else keep_real(bank.allowed, bank, 0)
+        keys = _labels(range(1, len(bank.heads_so_far) + 1), bank.heads_so_far) if reads_all else own
+        allowed = keep_real(bank.allowed, bank, 0) if reads_all and bank.allowed is not None else None
         return Axes(self.kind, layout, self.layer, *own, *keys, allowed, self.grid, self.classes)
 
     def flat(self, values: Tensor | None, bank: Bank) -> Tensor | None:
@@ -128,7 +126,7 @@ def look(position: Tensor, values: Tensor) -> Tensor:
 
     One product a head over all images together; ``position @ values`` would copy the probabilities for every image.
     """
-    flat = position.flatten(0, 1)
+    flat = position.flatten(0, 1)  # (E x K, n, n)
     return torch.einsum("hpk,bhkd->bhpd", flat, values.expand(-1, len(flat), -1, -1))
 
 
@@ -138,7 +136,7 @@ class SpatialAttention(AttentionPoint):
     def forward(self, x: Tensor, w: LayerWeights, bank: Bank) -> Tensor:
         """(E, B, n, C) normalised tokens -> (E, B, n, C)."""
         heads = bank.most_heads
-        qkv = product(x, w.qkv.flatten(1, 2).mT).unflatten(-1, (3, heads, -1))
+        qkv = product(x, w.qkv.flatten(1, 2).mT).unflatten(-1, (3, heads, -1))  # (E, B, n, 3, K, D)
         q, k, v = qkv.permute(3, 1, 0, 4, 2, 5).flatten(2, 3).unbind()  # (B, E x K, n, D) each
         scale = bank.head_width**-0.5
         if self.weights.listens_to(bank.numbers):
@@ -150,6 +148,7 @@ class SpatialAttention(AttentionPoint):
         else:
             out = F.scaled_dot_product_attention(q, k, v, scale=scale)
             if w.position is not None and w.gate is not None:
+                # gate (E x K, n, 1)
                 out = torch.lerp(out, look(w.position, v), w.gate.flatten(0, 1)[..., None].to(out.dtype))
         return linear(experts(out, bank), w.out)
 
@@ -161,7 +160,7 @@ class JointAttention(AttentionPoint):
     q . W_k u = (g W_k^T q) . r + a constant of the row, and sum_j a_j W_v u_j = W_v (g sum_j a_j r_j + b sum_j a_j).
     """
 
-    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context) -> Tensor:
         """(E, B, n, C) tokens, not normalised -> (E, B, n, C)."""
         own = F.layer_norm(by_head(x, bank.most_heads), (bank.head_width,))
         keys = context.extend("joint", keep_real(queries(own), bank, 1), 1)
@@ -171,28 +170,29 @@ class JointAttention(AttentionPoint):
         scale = width**-0.5
         if self.weights.listens_to(bank.numbers):
             q = keep_real(q, bank, 1)
-            scores = torch.einsum("bhpd,bjkd->bhpjk", q, keys) * scale
-            axes = self.axes("b h p kh kp", bank, key_heads)
+            scores = torch.einsum("bhpd,bjkd->bhpjk", q, keys) * scale  # (B, h, n, H, n)
+            axes = self.axes("b h p kh kp", bank, reads_all=True)
             a = self.weights(scores, axes, self.flat(w.position, bank), self.flat(w.gate, bank))
-            mixed = restore(torch.einsum("bhpjk,bjkd->bhpd", a, keys), bank, 1)
+            mixed = restore(torch.einsum("bhpjk,bjkd->bhpd", a, keys), bank, 1)  # (B, E x K, n, D)
             mass = restore(a.sum((-1, -2))[..., None], bank, 1)
         else:
             mask = None
             if bank.allowed is not None:
                 mask = bank.allowed.repeat_interleave(n, 0).repeat_interleave(n, 1)
-            flat = keys.reshape(batch, 1, -1, width)
+            flat = keys.reshape(batch, 1, -1, width)  # (B, 1, H x n, D)
+            # (B, 1, E x K x n, D)
             mixed = F.scaled_dot_product_attention(q.reshape(batch, 1, -1, width), flat, flat, mask, scale=scale)
-            mixed = mixed.view(batch, heads, n, width)
+            mixed = mixed.view(batch, heads, n, width)  # (B, E x K, n, D)
             if w.position is not None and w.gate is not None:
                 placed = look(w.position, _mean_allowed(keys, bank))
-                mixed = torch.lerp(mixed, placed, w.gate.flatten(0, 1)[..., None].to(mixed.dtype))
+                mixed = torch.lerp(mixed, placed, w.gate.flatten(0, 1)[..., None].to(mixed.dtype))  # gate (E x K, n, 1)
             mass = mixed.new_ones(())
         return joint_value(mixed, mass, affine, w, bank)
 
 
 def joint_query(own: Tensor, w: LayerWeights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The query in terms of raw keys: (E, B, n, K, D) heads -> the same shape, and the affine (g, b) of the LN."""
-    gain, shift = (part.view(len(own), 1, 1, 1, -1) for part in w.norm1)
+    gain, shift = (part.view(len(own), 1, 1, 1, -1) for part in w.norm1)  # (E, 1, 1, 1, D) each
     assert w.joint is not None
     return product(own * gain + shift, w.joint) * gain, (gain, shift)
 
@@ -203,7 +203,7 @@ def joint_value(mixed: Tensor, mass: Tensor, affine: tuple[Tensor, Tensor], w: L
     if mass.dim():
         mass = by_head(experts(mass, bank), heads)
     value = product(by_head(experts(mixed, bank), heads) * gain + mass * shift, w.qkv[:, 2].mT)
-    return linear(value.flatten(3), w.out)
+    return linear(value.flatten(3), w.out)  # (E, B, n, K x D)
 
 
 def _mean_allowed(keys: Tensor, bank: Bank) -> Tensor:
@@ -211,6 +211,7 @@ def _mean_allowed(keys: Tensor, bank: Bank) -> Tensor:
     if bank.allowed is None:
         return keys.mean(1, keepdim=True)
     share = bank.allowed.to(keys.dtype)
+    # (h, H), (B, H, n, D) -> (B, h, n, D)
     return torch.einsum("hj,bjnd->bhnd", share / share.sum(1, keepdim=True), keys)
 
 
@@ -227,21 +228,20 @@ class TaskAttention(AttentionPoint):
     No key is projected: q_i . W_k z_j = (z_i W_q W_k^T) . z_j.
     """
 
-    def forward(self, z: Tensor, w: TaskWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+    def forward(self, z: Tensor, w: TaskWeights, bank: Bank, context: Context) -> Tensor:
         """(E, B, n, K, D_in) -> (E, B, n, K x D_out)."""
         batch, n, inputs = z.shape[1], z.shape[2], z.shape[-1]
-        own = z.permute(1, 2, 0, 3, 4).flatten(2, 3)
-        keys = context.parts(self.kind, keep_real(own, bank, 2), 2)
-        q = keep_real(product(z, w.w_qk).permute(1, 2, 0, 3, 4).flatten(2, 3), bank, 2)
+        keys = context.parts(self.kind, keep_real(by_patch(z), bank, 2), 2)  # (B, n, heads, D_in) each
+        q = keep_real(by_patch(product(z, w.w_qk)), bank, 2)
         scores = [q @ part.mT * inputs**-0.5 for part in keys]
         joined = torch.cat(scores, -1) if len(scores) > 1 else scores[0]
-        a = restore(self.weights(joined, self.axes("b p h kh", bank, key_heads)), bank, 2)
-        a = a.view(batch, n, *w.scale.shape, -1) * w.scale[..., None]
-        out = product(a.permute(2, 0, 1, 3, 4), w.b_v)
+        a = restore(self.weights(joined, self.axes("b p h kh", bank, reads_all=True)), bank, 2)
+        a = a.view(batch, n, *w.scale.shape, -1) * w.scale[..., None]  # (B, n, E, K, H)
+        out = product(a.permute(2, 0, 1, 3, 4), w.b_v)  # (E, B, n, K, D_out)
         heads = [part.shape[2] for part in keys]
         for a_part, part, w_v in zip(a.split(heads, -1), keys, w.w_v.split(heads, 1), strict=True):
             out = out + (_mix_in_parts if bank.frozen else mix_values)(a_part, part, w_v)
-        return out.flatten(3)
+        return out.flatten(3)  # (E, B, n, K x D_out)
 
 
 def mix_values(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
@@ -262,7 +262,7 @@ def mix_values(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
     columns = w_v.permute(1, 2, 0, 3).flatten(2)  # (H, D_in, E x D_out)
     values = torch.bmm(z.flatten(0, 1).transpose(0, 1), columns).view(keys, -1, outputs)  # rows (b, n, e)
     mixed = torch.bmm(a.flatten(0, 2), values.transpose(0, 1))
-    return mixed.view(batch, n, size, heads, outputs).permute(2, 0, 1, 3, 4)
+    return mixed.view(batch, n, size, heads, outputs).permute(2, 0, 1, 3, 4)  # (E, B, n, K, D_out)
 
 
 def _mix_in_parts(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
@@ -281,30 +281,30 @@ def _mix_in_parts(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
 class ClassAttention(AttentionPoint):
     """The class token's view (CaiT): one query, so neither keys nor values of the patches are projected."""
 
-    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context) -> Tensor:
         """(E, B, 1 + n, C) tokens, not normalised, class token first -> (E, B, 1, C), to be added to that token."""
         if w.joint is not None:
-            return self._joint(x, w, bank, context, key_heads)
+            return self._joint(x, w, bank, context)
         x = norm(x, w.norm1, bank.widths(bank.head_width))
         size, batch, n, width = x.shape
         heads = bank.most_heads
         w_q, w_k, w_v = w.qkv.unbind(1)
         q = by_head(product(x[:, :, :1], w_q.mT), heads)[:, :, 0]  # (E, B, K, D)
         absorbed = torch.einsum("ebkd,ekdc->ebkc", q, w_k.view(size, heads, -1, width))
-        scores = (absorbed @ x.mT * bank.head_width**-0.5).permute(1, 0, 2, 3).flatten(1, 2)
+        scores = (absorbed @ x.mT * bank.head_width**-0.5).permute(1, 0, 2, 3).flatten(1, 2)  # (B, E x K, 1 + n)
         a = self.weights(keep_real(scores, bank, 1), self.axes("b h kp", bank))
-        a = restore(a, bank, 1).view(batch, size, heads, n).transpose(0, 1)
-        value = torch.einsum("ebkc,ekdc->ebkd", a @ x, w_v.view(size, heads, -1, width))
-        return linear(value.reshape(size, batch, 1, width), w.out)
+        a = restore(a, bank, 1).view(batch, size, heads, n).transpose(0, 1)  # (E, B, K, 1 + n)
+        value = torch.einsum("ebkc,ekdc->ebkd", a @ x, w_v.view(size, heads, -1, width))  # (E, B, K, D)
+        return linear(value.reshape(size, batch, 1, width), w.out)  # (E, B, 1, K x D)
 
-    def _joint(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+    def _joint(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context) -> Tensor:
         own = F.layer_norm(by_head(x, bank.most_heads), (bank.head_width,))
         token = queries(own[:, :, :1])
         keys = context.extend("joint", keep_real(queries(own[:, :, 1:]), bank, 1), 1).flatten(1, 2)  # (B, H n, D)
         q, affine = joint_query(own[:, :, :1], w)
         q = queries(q)
         scores = torch.cat([(q * token).sum(-1), q.squeeze(2) @ keys.mT], dim=-1) * bank.head_width**-0.5
-        a = restore(self.weights(keep_real(scores, bank, 1), self.axes("b h k", bank, key_heads)), bank, 1)
+        a = restore(self.weights(keep_real(scores, bank, 1), self.axes("b h k", bank, reads_all=True)), bank, 1)
         mixed = a[..., :1] * token.squeeze(2) + a[..., 1:] @ keys
         return joint_value(mixed.unsqueeze(2), a.sum(-1)[..., None, None], affine, w, bank)
 
@@ -331,7 +331,7 @@ class Block(nn.Module):
             self.task2 = TaskAttention(TASK2, layer, grid, classes)
         self.variant = variant
 
-    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context, key_heads: tuple[int, ...]) -> Tensor:
+    def forward(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context) -> Tensor:
         """(E, B, n, C) -> (E, B, n, C); with class attention (E, B, 1 + N, C) -> (E, B, 1, C)."""
         if self.variant.lateral:
             x = self._lateral(x, w, bank, context)
@@ -340,18 +340,18 @@ class Block(nn.Module):
             own = F.layer_norm(by_head(patches, bank.most_heads), (bank.head_width,))
             context.extend("joint", keep_real(queries(own), bank, 1), 1)
         if self.reads_out:
-            branch = self.class_attention(x, w, bank, context, key_heads)
+            branch = self.class_attention(x, w, bank, context)
             x = x[:, :, : branch.shape[2]]
         elif w.joint is not None:
-            branch = self.joint(x, w, bank, context, key_heads)
+            branch = self.joint(x, w, bank, context)
         else:
             branch = self.spatial(norm(x, w.norm1, bank.widths(bank.head_width)), w, bank)
         x = self._add(x, branch, "attention", bank)
         z = norm(x, w.norm2, bank.widths(bank.head_width))
-        hidden = F.gelu(self._mix("task1", z, w.mix1, bank, context, key_heads))
+        hidden = F.gelu(self._mix("task1", z, w.mix1, bank, context))
         if w.norm_hidden is not None:
             hidden = norm(hidden, w.norm_hidden, bank.widths(hidden.shape[-1] // bank.most_heads))
-        branch = self._mix("task2", hidden, w.mix2, bank, context, key_heads)
+        branch = self._mix("task2", hidden, w.mix2, bank, context)
         return self._add(x, branch, "mixing", bank)
 
     def _mix(
@@ -361,18 +361,17 @@ class Block(nn.Module):
         w: TaskWeights | LinearWeights,
         bank: Bank,
         context: Context,
-        key_heads: tuple[int, ...],
     ) -> Tensor:
         heads = by_head(z, bank.most_heads)
         if isinstance(w, TaskWeights):
-            return getattr(self, name)(heads, w, bank, context, key_heads)
+            return getattr(self, name)(heads, w, bank, context)
         if hasattr(self, name):  # expert 1 has a linear layer, but later experts read its heads
-            context.extend(name, keep_real(heads.permute(1, 2, 0, 3, 4).flatten(2, 3), bank, 2), 2)
+            context.extend(name, keep_real(by_patch(heads), bank, 2), 2)
         return linear(z, w)
 
     def _lateral(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context) -> Tensor:
-        heads = by_head(x, bank.most_heads).permute(1, 2, 0, 3, 4).flatten(2, 3)
-        tokens = context.extend("tokens", keep_real(heads, bank, 2), 2).flatten(2)
+        heads = by_patch(by_head(x, bank.most_heads))
+        tokens = context.extend("tokens", keep_real(heads, bank, 2), 2).flatten(2)  # (B, n, H x D)
         if w.lateral is None:
             return x
         return product(tokens.unsqueeze(0).expand(bank.size, -1, -1, -1), w.lateral)

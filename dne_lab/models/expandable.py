@@ -13,7 +13,7 @@ from dne_lab.models.attention import AttentionWeights
 from dne_lab.models.bank import Bank, build, linear, norm
 from dne_lab.models.block import Block, Context
 from dne_lab.models.classifier import ExpandableClassifier
-from dne_lab.models.expert import Expert, Place, small_linear
+from dne_lab.models.expert import Expert, ModulesOf, Place, small_linear
 from dne_lab.models.image_model import ImageModel, cut, patch_grid
 from dne_lab.models.stem import ConvStem
 from dne_lab.models.variants import IA, Variant
@@ -56,8 +56,8 @@ class ExpandableViT(ImageModel):
         self.network, self.variant = network, variant
         self.grid = patch_grid(shape, network.patch)
         self.stem = ConvStem(shape, network.patch, mean, std) if network.stem == "conv" else None
-        self.blocks = nn.ModuleList(Block(i, network, variant, self.grid) for i in range(network.depth))
-        self.experts = nn.ModuleList()
+        self.blocks: ModulesOf[Block] = ModulesOf(Block(i, network, variant, self.grid) for i in range(network.depth))
+        self.experts: ModulesOf[Expert] = ModulesOf()
         self.task_classes: tuple[int, ...] = ()
         self.classifier = ExpandableClassifier()
         self.teacher: ExpandableClassifier | None = None
@@ -68,7 +68,7 @@ class ExpandableViT(ImageModel):
     @property
     def heads(self) -> tuple[int, ...]:
         """Heads of each expert."""
-        return tuple(e.place.heads for e in self.experts)  # type: ignore[union-attr, misc]
+        return tuple(e.place.heads for e in self.experts)
 
     def expand(self, heads: int, classes: int) -> None:
         """Adds an expert of ``heads`` heads and ``classes`` classes; everything before it is frozen.
@@ -181,7 +181,7 @@ class ExpandableViT(ImageModel):
         contexts = [
             Context(sum(self.heads), {n: next(heads) for n in self._offers} if old else {}) for _ in self.blocks
         ]
-        newest = build([self.experts[-1]], self.network)  # type: ignore[list-item]
+        newest = build([self.experts[-1]], self.network, self.heads)
         return [*offered[:old], *self._run(newest, patches, contexts)]
 
     @property
@@ -215,15 +215,16 @@ class ExpandableViT(ImageModel):
 
     def embed(self, bank: Bank, patches: Tensor) -> Tensor:
         """(B, N, values of a patch) -> the bank's tokens in front of the first block, (E, B, N, C)."""
-        flat = linear(patches.flatten(0, 1).expand(bank.size, -1, -1), bank.embed)
-        return flat.view(bank.size, len(patches), *patches.shape[1:2], -1) + bank.position.unsqueeze(1)
+        flat = linear(patches.flatten(0, 1).expand(bank.size, -1, -1), bank.embed)  # (E, B x N, C)
+        tokens = flat.view(bank.size, *patches.shape[:2], -1)  # (E, B, N, C)
+        return tokens + bank.position.unsqueeze(1)
 
     def step(self, bank: Bank, layer: int, x: Tensor, context: Context) -> Tensor:
         """One block of a bank, (E, B, n, C) -> the same; the class token joins where its first block is."""
         if layer == (0 if self.network.readout == "cls_token" else len(self.blocks) - 1):
             token = bank.class_token[:, None, None].expand(-1, x.shape[1], 1, -1)
             x = torch.cat([token, x], dim=2)
-        return self.blocks[layer](x, bank.layers[layer], bank, context, tuple(self.heads[: bank.numbers[-1]]))
+        return self.blocks[layer](x, bank.layers[layer], bank, context)
 
     def read_out(self, bank: Bank, x: Tensor) -> list[Tensor]:
         """The bank's tokens behind the last block -> one (B, width_t) read-out an expert."""
@@ -254,21 +255,20 @@ class ExpandableViT(ImageModel):
         (by an operation that autograd counts), place or type. If an old expert has been thawed by hand, every expert
         is a bank of its own.
         """
-        experts: list[Expert] = list(self.experts)  # type: ignore[arg-type]
-        *old, newest = experts
+        *old, newest = self.experts
         if any(not e.frozen for e in old):
-            return [build([e], self.network) for e in experts]
+            return [build([e], self.network, self.heads) for e in self.experts]
         used = [p for e in old for p in e.parameters()]
         hooked = [m.only for block in self.blocks for m in block.modules() if isinstance(m, AttentionWeights)]
         heard = frozenset(n for only in hooked for experts_of in only.values() for n in experts_of)
         key = (heard, *((p.data_ptr(), p._version, p.dtype) for p in used))
         if self._banks is None or self._banks[0] != key:
             with torch.no_grad():
-                frozen = [build(group, self.network) for group in _groups(old, heard)]
+                frozen = [build(group, self.network, self.heads) for group in _groups(old, heard)]
             self._banks = (key, frozen)
             # held, so that no other tensor can come to lie at one of these addresses
             self._banks_of = [p.detach() for p in used]
-        return [*self._banks[1], build([newest], self.network)]
+        return [*self._banks[1], build([newest], self.network, self.heads)]
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__() if hasattr(super(), "__getstate__") else self.__dict__

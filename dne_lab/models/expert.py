@@ -4,13 +4,32 @@ All weights that split into heads are stored head by head, so that expert t's he
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from dne_lab.core.config import Network
 from dne_lab.models.variants import Variant
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class ModulesOf(nn.ModuleList, Generic[M]):
+    """A `torch.nn.ModuleList` whose members all have one type, for type checkers and readers alike."""
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[M]: ...
+
+        @overload
+        def __getitem__(self, idx: slice) -> "ModulesOf[M]": ...
+
+        @overload
+        def __getitem__(self, idx: int) -> M: ...
+
+        def __getitem__(self, idx: Any) -> Any: ...
 
 
 class Place(NamedTuple):
@@ -112,7 +131,7 @@ class ExpertBlock(nn.Module):
             self.lateral = nn.Parameter(start)
 
     @staticmethod
-    def _mixing(task: bool, place: Place, inputs: int, outputs: int) -> nn.Module:
+    def _mixing(task: bool, place: Place, inputs: int, outputs: int) -> "TaskAttentionParameters | nn.Linear":
         if task:
             return TaskAttentionParameters(place.heads, place.all_heads, inputs, outputs)
         return small_linear(inputs * place.heads, outputs * place.heads)
@@ -128,7 +147,7 @@ class Expert(nn.Module):
         self.embed = nn.Linear(place.patch_values, width)
         self.position = small(place.grid[0] * place.grid[1], width)
         self.class_token = small(width)
-        self.blocks = nn.ModuleList(
+        self.blocks: ModulesOf[ExpertBlock] = ModulesOf(
             ExpertBlock(network, variant, place, layer == network.depth - 1) for layer in range(network.depth)
         )
         self.norm = nn.LayerNorm(width)
@@ -152,7 +171,7 @@ def position_probabilities(position: Tensor, grid: tuple[int, int], classes: int
     """
     patches = grid[0] * grid[1]
     scores = position @ _offsets(grid, position.device, position.dtype)
-    probabilities = scores.unflatten(-1, (patches, patches)).softmax(-1)
+    probabilities = scores.unflatten(-1, (patches, patches)).softmax(-1)  # (..., heads, N, N)
     return nn.functional.pad(probabilities, (classes, 0, classes, 0)) if classes else probabilities
 
 
@@ -162,4 +181,4 @@ def _offsets(grid: tuple[int, int], device: torch.device, dtype: torch.dtype) ->
     rows = torch.arange(grid[0], device=device).repeat_interleave(grid[1])
     columns = torch.arange(grid[1], device=device).repeat(grid[0])
     dx, dy = columns[None] - columns[:, None], rows[None] - rows[:, None]
-    return torch.stack([dx, dy, dx**2 + dy**2]).to(dtype).flatten(1)
+    return torch.stack([dx, dy, dx**2 + dy**2]).to(dtype).flatten(1)  # (3, N, N) -> (3, N x N)

@@ -27,8 +27,8 @@ class ImageModel(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        self.register_buffer("mean", torch.tensor(mean or [0.5] * shape[0]).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std or [0.25] * shape[0]).view(-1, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean or [0.5] * shape[0]).view(-1, 1, 1))  # (C, 1, 1)
+        self.register_buffer("std", torch.tensor(std or [0.25] * shape[0]).view(-1, 1, 1))  # (C, 1, 1)
 
     def check(self, images: Tensor) -> None:
         """Raises a `LabError` unless ``images`` is a uint8 batch of this model's size."""

@@ -66,13 +66,13 @@ def readouts(model: ExpandableViT, images: Tensor) -> list[Tensor]:
     r: list[Tensor] = []
     for layer in layers(model, images):
         r = layer.r
-    return [e.norm(x[:, 0]) for e, x in zip(model.experts, r, strict=True)]  # type: ignore[operator]
+    return [e.norm(x[:, 0]) for e, x in zip(model.experts, r, strict=True)]
 
 
 def layers(model: ExpandableViT, images: Tensor) -> Iterator[Layer]:
     """(B, C, H, W) uint8 -> what each block computes, block by block."""
     patches = model.patches(images)
-    experts: list[Expert] = list(model.experts)  # type: ignore[arg-type]
+    experts = list(model.experts)
     x = [embed(e, patches, model.network.readout == "cls_token") for e in experts]
     for number in range(model.network.depth):
         if number == model.network.depth - 1 and model.network.readout == "class_attention":
@@ -92,7 +92,7 @@ def block(model: ExpandableViT, experts: list[Expert], layer: int, x: list[Tenso
     """One block of every expert, from (B, n, C_t) an expert."""
     width = model.network.head_width
     reads_out = layer == model.network.depth - 1 and model.network.readout == "class_attention"
-    blocks: list[ExpertBlock] = [e.blocks[layer] for e in experts]  # type: ignore[misc]
+    blocks = [e.blocks[layer] for e in experts]
     before = x
     x = [
         r if b.lateral is None else torch.cat(before[: t + 1], -1) @ b.lateral
@@ -121,23 +121,23 @@ def _heads(x: Tensor, width: int) -> Tensor:
 
 def _spatial(p: AttentionParameters, x: Tensor, width: int, grid: tuple[int, int]) -> Tensor:
     """Eq. 12 on (B, n, C), with the gate of ConViT if there is one."""
-    q, k, v = (_heads(F.linear(x, w), width).transpose(1, 2) for w in p.qkv)
+    q, k, v = (_heads(F.linear(x, w), width).transpose(1, 2) for w in p.qkv)  # (B, heads, n, D) each
     a = (q @ k.mT * width**-0.5).softmax(-1)
     if p.position is not None and p.gate is not None:
         classes = x.shape[1] - grid[0] * grid[1]
         gate = torch.sigmoid(p.gate)[:, None, None].repeat(1, x.shape[1], 1)
         gate[:, :classes] = 0
         a = (1 - gate) * a + gate * position_probabilities(p.position, grid, classes)
-    return p.out((a @ v).transpose(1, 2).flatten(2))
+    return p.out((a @ v).transpose(1, 2).flatten(2))  # (B, heads, n, D) -> (B, n, C)
 
 
 def _class(p: AttentionParameters, x: Tensor, width: int) -> Tensor:
     """Class attention on (B, 1 + n, C): one query, keys and values of all tokens -> (B, 1, C)."""
     w_q, w_k, w_v = p.qkv
-    q = _heads(F.linear(x[:, :1], w_q), width).transpose(1, 2)
-    k, v = (_heads(F.linear(x, w), width).transpose(1, 2) for w in (w_k, w_v))
+    q = _heads(F.linear(x[:, :1], w_q), width).transpose(1, 2)  # (B, heads, 1, D)
+    k, v = (_heads(F.linear(x, w), width).transpose(1, 2) for w in (w_k, w_v))  # (B, heads, 1 + n, D) each
     a = (q @ k.mT * width**-0.5).softmax(-1)
-    return p.out((a @ v).transpose(1, 2).flatten(2))
+    return p.out((a @ v).transpose(1, 2).flatten(2))  # (B, heads, n, D) -> (B, n, C)
 
 
 def _joint(
@@ -173,9 +173,9 @@ def _joint(
 def _mix(layer: torch.nn.Module, z: list[Tensor]) -> Tensor:
     """An MLP layer on the expert's own heads ``z[-1]``, or eq. 19-23 on the heads of all experts (B, n, H_j, D_in)."""
     if not isinstance(layer, TaskAttentionParameters):
-        return layer(z[-1].flatten(2))
+        return layer(z[-1].flatten(2))  # (B, n, H_t x D_in)
     heads = torch.cat(z, 2)
     q, k = z[-1] @ layer.w_q, heads @ layer.w_k
     a = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (B, n, H_t, H)
     v = torch.stack([heads[:, :, j] @ layer.w_v[j] + layer.b_v[j] for j in range(heads.shape[2])], 2)
-    return (layer.scale[:, None] * (a @ v)).flatten(2)
+    return (layer.scale[:, None] * (a @ v)).flatten(2)  # (B, n, H_t, D_out) -> (B, n, H_t x D_out)

@@ -155,12 +155,12 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
-        rows = gradient.flatten(0, -2)
+        rows = gradient.flatten(0, -2)  # (rows, out)
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
             of_x = _onednn(gradient, weight.T)
         if ctx.needs_input_grad[1]:
-            inputs = x.flatten(0, -2)
+            inputs = x.flatten(0, -2)  # (rows, in)
             of_weight = _onednn(rows.T.contiguous(), inputs.T) if ctx.all_of_it else rows.T @ inputs
         if ctx.needs_input_grad[2]:
             of_bias = rows.sum(0)

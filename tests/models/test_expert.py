@@ -86,13 +86,13 @@ def test_uniform_task_attention_is_a_linear_layer_over_all_heads(heads: int) -> 
     assert expected.shape[-1] == heads * outputs
     assert tiny.difference(literal._mix(parameters, [z_old, z]), expected) < 1e-5
 
-    bank = build([tiny.expert(model, 2)], model.network)
+    bank = build([tiny.expert(model, 2)], model.network, model.heads)
     weights = bank.layers[0].mix1
     assert isinstance(weights, TaskWeights)
     context = Context(old + heads)
     context.extend("task1", z_old, 2)
     point = TaskAttention("task1", 0, model.grid, 1)
-    assert tiny.difference(point(z.unsqueeze(0), weights, bank, context, model.heads)[0], expected) < 1e-5
+    assert tiny.difference(point(z.unsqueeze(0), weights, bank, context)[0], expected) < 1e-5
     assert (
         tiny.difference(context.parts("task1", z[:, :, :0], 2)[0].flatten(2), every) == 0
     )  # later experts read these heads too
