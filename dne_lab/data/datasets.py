@@ -102,7 +102,7 @@ class CIFAR100Source(ArraySource):
                 "Expected the files train, test and meta of cifar-100-python.tar.gz there. "
                 "Get them with `dne-lab run ... --download` or dne_lab.stream('cifar100', path=..., download=True), "
                 f"or unpack that archive (www.cs.toronto.edu/~kriz/cifar.html) in {absolute(root).resolve()}, "
-                "or set data.path to where it is."
+                f"or set data.path to where it is (an .npz or a tree of images will do; {CIFAR_NPZ} is found)."
             ) from error
         train, test = ((split.data, split.targets) for split in splits)
         names = splits[0].classes
@@ -111,6 +111,7 @@ class CIFAR100Source(ArraySource):
         )
 
 
+CIFAR_NPZ = "datasets/cifar100.npz"
 NAMES = ("digits", "digits100", "cifar100", "folder", "npz", "arrays")
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -122,7 +123,7 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
         data: "digits", "digits100", "cifar100", "folder", "npz"; a path to an image folder or an .npz file; four arrays
             (train_images, train_labels, test_images, test_labels) as a tuple or a dictionary; or a `Source`.
         path: where the files of "cifar100" (default ``datasets``), "folder" or "npz" are. CIFAR-100 may also lie there
-            as an .npz file or a tree of images.
+            as an .npz file (default ``datasets/cifar100.npz``) or a tree of images.
         size: side in pixels that images of a folder are brought to.
         download: fetch CIFAR-100 when it is not there.
 
@@ -182,6 +183,8 @@ def _cifar100(path: str | None, download: bool) -> Source:
     from dne_lab.data.image_folder import FolderSource
 
     source: Source
+    if path is None and absolute(CIFAR_NPZ).is_file() and not absolute("datasets/cifar-100-python").exists():
+        path = CIFAR_NPZ
     if path is not None and path.endswith(".npz"):
         source = npz(path)
     elif path is not None and (absolute(path) / "train").is_dir():

@@ -295,6 +295,18 @@ def test_cifar_may_lie_in_an_npz_under_its_own_name(tmp_path):
         open_source("cifar100", path=str(tmp_path / "d.npz"))
 
 
+def test_cifar_is_found_as_an_npz_in_the_default_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    labels, pixels = np.arange(100), np.zeros((100, 32, 32, 3), np.uint8)
+    (tmp_path / "datasets").mkdir()
+    file = tmp_path / "datasets" / "cifar100.npz"
+    np.savez(file, train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels)
+    assert open_source("cifar100").path == str(file)
+    (tmp_path / "datasets" / "cifar-100-python").mkdir()  # the original comes first, also when it is not complete
+    with pytest.raises(LabError, match="not complete"):
+        open_source("cifar100")
+
+
 def test_class_names_may_be_bytes_or_begin_with_a_byte_order_mark(tmp_path):
     save(tmp_path / "a.npz", class_names=np.array([b"cat", "d\u00f6g".encode()]))
     assert npz(tmp_path / "a.npz").classes == ("cat", "d\u00f6g")
