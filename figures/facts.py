@@ -234,6 +234,35 @@ def gates_table() -> str:
     return tables.to_markdown(pd.DataFrame([{"gate": name, "asks": asks} for name, asks in gates.ASKS.items()]))
 
 
+def gates_of(*folders: str) -> str:
+    """The gates of the one protocol of which there are runs in these folders, with what all committed records say."""
+    return tables.to_markdown(gates.table(_gates(runs(*folders).records)))
+
+
+def _gates(records: Sequence[Record]) -> list[gates.Gate]:
+    return gates.gates(
+        records,
+        *(kind.find(RECORDS / folder) for kind, folder in ((read_outs, "probe"), (decomposition, "attention"))),
+        ablation_study.find(RECORDS / "ablation"),
+    )
+
+
+def gates_overview(*folders: str) -> str:
+    """One row a protocol, one column a gate: its value, and whether it is met; empty where there is no record."""
+    rows = []
+    for protocol, members in gates.protocols(runs(*folders).records).items():
+        row = {"protocol": protocol}
+        for gate in _gates(members):
+            row[gate.name] = "" if gate.value is None else f"{n(gate.value, 2)} {gate.state}"
+        rows.append(row)
+    return tables.to_markdown(pd.DataFrame(rows))
+
+
+def before_stage_2(*folders: str) -> str:
+    """What was predicted before stage 2 of each task, one row a method."""
+    return tables.to_markdown(gates.before_stage_2(runs(*folders).records).round(1))
+
+
 def bench(name: str) -> dict[str, Any]:
     """What a benchmark measured (``records/timing``)."""
     return dict(json.loads((RECORDS / "timing" / f"{name}.json").read_text()))
