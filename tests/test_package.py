@@ -151,7 +151,7 @@ def assigned_runs(tree: ast.Module) -> Iterator[str]:
 ])  # fmt: skip
 def test_an_assignment_to_a_run_is_found(line: str) -> None:
     assert list(assigned_runs(ast.parse(line)))
-    assert not list(assigned_runs(ast.parse("def f(state: RunState): state.torn = run.state.torn; self.x = run.y")))
+    assert not list(assigned_runs(ast.parse("def f(state: RunState): state.record = run.state.record; self.x = run.y")))
 
 
 def test_nobody_assigns_to_an_attribute_of_a_run_but_the_run() -> None:

@@ -16,8 +16,8 @@ from dne_lab.analysis.attention_groups import kinds_with_rows
 from dne_lab.analysis.group_tables import AttentionGroups
 from dne_lab.analysis.hosts import find_host
 from dne_lab.analysis.labelling import Labelling
-from dne_lab.analysis.probe import ATTENTION, Images, Names, Numbers, Part, evaluating, parts, probe
-from dne_lab.analysis.removal import MEAN, Cutter, Means, Reads, Removal, Views, network_of, removal, warning
+from dne_lab.analysis.probe import ATTENTION, ImageBatch, Images, Names, Numbers, evaluating, image_batches, probe
+from dne_lab.analysis.removal import MEAN, Intervention, Means, Reads, Removal, Views, network_of, removal, warning
 from dne_lab.analysis.row_statistics import REPLICATES, Accumulator
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
@@ -65,7 +65,7 @@ class Ablation:
         self.labels: Tensor | None = None
         self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
 
-    def add(self, some: Part, before: Output, after: Output) -> None:
+    def add(self, some: ImageBatch, before: Output, after: Output) -> None:
         """Takes the outputs of a batch."""
         self._parts.append((before.logits.float().cpu(), after.logits.float().cpu(), some.numbers, some.labels))
         largest = [float((new - old).abs().max()) for old, new in zip(before.readouts, after.readouts, strict=True)]
@@ -113,9 +113,9 @@ class Ablation:
 
     def __repr__(self) -> str:
         empty = f"; {self.empty_rows} rows left empty" if self.empty_rows else ""
-        told = f"Ablation({self.how}: {self.what}; {self.mass:.1f}% of these rows' attention{empty})"
-        told += f"\nBeware: {self.warning}" if self.warning else ""
-        return f"{told}\n{self.table().round(2).to_string(index=False, na_rep='')}"
+        text = f"Ablation({self.how}: {self.what}; {self.mass:.1f}% of these rows' attention{empty})"
+        text += f"\nBeware: {self.warning}" if self.warning else ""
+        return f"{text}\n{self.table().round(2).to_string(index=False, na_rep='')}"
 
 
 class Tally:
@@ -217,7 +217,7 @@ def ablate(
     network = network_of(model)
     taken = removal(network, kind, layer, expert, head, reads, key_head, group, labelling, views)
     mine = Means(taken.masks) if how == MEAN and means is None else None
-    cutter = Cutter(taken, how, mine or means)
+    intervention = Intervention(taken, how, mine or means)
     beware(how, taken.kinds)
     chosen = labellings.find(labelling, network.heads, network.grid)
     there = dict.fromkeys(entry[0] for entry in find_host(network).entries)
@@ -229,18 +229,18 @@ def ablate(
             learn(network, images, mine, batch_size, bar)
         with (
             intended_rows(),
-            probe(network, *_place(taken), keep=False, replace=cutter),
-            _reading(network, kinds, counted, cutter),
+            probe(network, *_place(taken), keep=False, replace=intervention),
+            _reading(network, kinds, counted, intervention),
         ):
-            for some in parts(images, batch_size):
+            for some in image_batches(images, batch_size):
                 outputs = []
-                for cutter.on in (False, True):
+                for intervention.on in (False, True):
                     if kinds:
-                        counted[cutter.on].begin(some.numbers)
+                        counted[intervention.on].begin(some.numbers)
                     outputs.append(network(_on(network, some)))
                     bar.update(len(some.images))
                 result.add(some, *outputs)
-    result.mass, result.empty_rows = cutter.mass, cutter.empty
+    result.mass, result.empty_rows = intervention.mass, intervention.empty
     if kinds:
         result.groups_before, result.groups_after = (AttentionGroups(a, ATTENTION, False) for a in counted)
     return result.done()
@@ -263,7 +263,7 @@ def learn(network: ExpandableViT, images: Images, means: Means, batch_size: int,
     """
     check_repeatable(images, "how = 'mean'")
     with probe(network, *means.place, keep=False, read=means.read):
-        for some in parts(images, batch_size):
+        for some in image_batches(images, batch_size):
             network(_on(network, some))
             means.counted(len(some.images))
             bar.update(len(some.images))
@@ -271,8 +271,8 @@ def learn(network: ExpandableViT, images: Images, means: Means, batch_size: int,
 
 def beware(how: str, kinds: Iterable[str]) -> None:
     """Warns the user of "mask" in task attention."""
-    if told := warning(how, kinds):
-        warnings.warn(told, stacklevel=3)
+    if text := warning(how, kinds):
+        warnings.warn(text, stacklevel=3)
 
 
 def check_repeatable(images: Images, why: str) -> None:
@@ -293,7 +293,7 @@ def _place(removal: Removal) -> tuple[list[str], list[int], list[int]]:
     return removal.kinds, removal.layers, removal.experts
 
 
-def _on(network: ExpandableViT, some: Part) -> Tensor:
+def _on(network: ExpandableViT, some: ImageBatch) -> Tensor:
     return some.images.to(network.mean.device)
 
 
@@ -303,15 +303,15 @@ def _bar(progress: bool) -> tqdm:
 
 @contextlib.contextmanager
 def _reading(
-    network: ExpandableViT, kinds: list[str], counted: tuple[Accumulator, ...], cutter: Cutter
+    network: ExpandableViT, kinds: list[str], counted: tuple[Accumulator, ...], intervention: Intervention
 ) -> Iterator[None]:
     """Inside, the groups are counted; a probe within that of the cutter, so it reads what that one returns."""
     if not kinds:
         yield
         return
 
-    def read(part: Tensor, axes: Axes) -> None:
-        counted[cutter.on].add(part, axes)
+    def read(attention: Tensor, axes: Axes) -> None:
+        counted[intervention.on].add(attention, axes)
 
     with probe(network, kinds, keep=False, read=read):
         yield
@@ -323,7 +323,7 @@ NOTHING = "nothing is off"
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """Which connections are off: those that all fields (None, no group: any) have in common; by itself nothing is.
 
     Attributes:
@@ -387,7 +387,7 @@ class WhatIf:
 def what_if(
     network: ExpandableViT,
     images: Tensor,
-    choice: Choice,
+    selection: Selection,
     views: Views | None = None,
     means: Means | None = None,
 ) -> WhatIf:
@@ -399,24 +399,26 @@ def what_if(
     Raises:
         LabError: the network has no such connection; see `ablate`.
     """
-    if choice.nothing:
+    if selection.nothing:
         logits = _logits(network, images)
         return WhatIf(NOTHING, logits, logits, [0.0] * len(network.heads))
-    asked = choice.arguments(len(network.heads))
+    asked = selection.arguments(len(network.heads))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="mask multiplies")  # the choice itself says so
         found = ablate(network, images, **asked, groups=False, progress=False, views=views, means=means)
     return WhatIf(f"off ({found.how}): {found.what}", found.before, found.after, found.moved)
 
 
-def accuracy(network: ExpandableViT, images: Batch, choice: Choice) -> "pd.DataFrame":
+def accuracy(network: ExpandableViT, images: Batch, selection: Selection) -> "pd.DataFrame":
     """`Ablation.table` of labelled images: accuracy before and after, over all and by task."""
     import pandas as pd
 
-    if not choice.nothing:
+    if not selection.nothing:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="mask multiplies")
-            return ablate(network, images, **choice.arguments(len(network.heads)), groups=False, progress=False).table()
+            return ablate(
+                network, images, **selection.arguments(len(network.heads)), groups=False, progress=False
+            ).table()
     tally, logits = Tally(network.task_classes), _logits(network, images.images)
     tally.add(logits, logits, images.labels)
     places: list[Any] = [ALL, *tally.tasks()]
@@ -425,4 +427,4 @@ def accuracy(network: ExpandableViT, images: Batch, choice: Choice) -> "pd.DataF
 
 def _logits(network: ExpandableViT, images: Tensor) -> Tensor:
     with evaluating(network) as device:
-        return torch.cat([network(some.images.to(device)).logits.float().cpu() for some in parts(images, 64)])
+        return torch.cat([network(some.images.to(device)).logits.float().cpu() for some in image_batches(images, 64)])

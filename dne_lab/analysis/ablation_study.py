@@ -18,7 +18,7 @@ from dne_lab.analysis.removal import (
     HOW,
     MASK,
     OTHERS,
-    Cutter,
+    Intervention,
     Removal,
     crossing_kinds,
     network_of,
@@ -30,7 +30,19 @@ from dne_lab.core.errors import LabError, unknown
 from dne_lab.core.schema import Like, OneOf, document
 from dne_lab.measure.comparison import ORDER, apart
 from dne_lab.measure.metrics import interval
-from dne_lab.measure.record import Classes, Name, Number, Part, Percent, Seed, Simple, Whole, find_kept, trained, write
+from dne_lab.measure.record import (
+    Classes,
+    Name,
+    Number,
+    Percent,
+    Section,
+    Seed,
+    Simple,
+    Whole,
+    find_kept,
+    trained,
+    write,
+)
 from dne_lab.models.attention import CLASS, TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training.run import Run
@@ -45,14 +57,14 @@ FIRST, EVERYTHING = "expert 1", "everything"
 TASKS = (TASK1, TASK2)
 
 
-class Accuracy(Part):
+class Accuracy(Section):
     """Of the intact network, over all and by task."""
 
     all: Percent
     by_task: list[Percent] = Field(alias="by task")
 
 
-class _Loss(Part):
+class _Loss(Section):
     kind: Name
     loss: Number
     spread: Number = Field(alias="+-")
@@ -186,11 +198,11 @@ def study(
     return made
 
 
-def _row(where: dict[str, Any], tally: Tally, cutter: Cutter) -> dict[str, Any]:
+def _row(where: dict[str, Any], tally: Tally, intervention: Intervention) -> dict[str, Any]:
     row = tally.row(ALL)
     by_task = [tally.row(task)["loss"] for task in range(1, len(tally.counts) + 1)]
-    told = {name: row[name] for name in ("after %", "loss", "+-", "changed %", "mean |logit change|")}
-    return where | told | {"mass %": cutter.mass, "empty rows": cutter.empty, "by task": by_task}
+    measured = {name: row[name] for name in ("after %", "loss", "+-", "changed %", "mean |logit change|")}
+    return where | measured | {"mass %": intervention.mass, "empty rows": intervention.empty, "by task": by_task}
 
 
 def conditions(network: ExpandableViT) -> list[tuple[dict[str, Any], Removal]]:
@@ -325,8 +337,8 @@ def side_by_side(found: Iterable[AblationRecord]) -> "pd.DataFrame":
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in table.to_dict("records"):
         key = tuple(row[name] for name in WHERE)
-        kept = {name: row[name] for name in (*WHERE, "seeds", "images", "before %", "mass %")}
-        rows.setdefault(key, kept)
+        first = {name: row[name] for name in (*WHERE, "seeds", "images", "before %", "mass %")}
+        rows.setdefault(key, first)
         rows[key] |= {row["how"]: row["loss"], f"{row['how']} +-": row["+-"]}
     known = [*ORDER, *table["method"]]
     rows = dict(sorted(rows.items(), key=lambda item: (item[0][0], known.index(item[0][1]))))  # stable

@@ -12,7 +12,18 @@ from dne_lab.analysis import labelling as labellings
 from dne_lab.analysis.group_tables import AttentionGroups
 from dne_lab.analysis.hosts import POSITION, Entry, Host, find_host, heads_of
 from dne_lab.analysis.labelling import Labelling
-from dne_lab.analysis.probe import ATTENTION, Images, Names, Numbers, Read, describe, evaluating, parts, probe, select
+from dne_lab.analysis.probe import (
+    ATTENTION,
+    Images,
+    Names,
+    Numbers,
+    Read,
+    describe,
+    evaluating,
+    image_batches,
+    probe,
+    select,
+)
 from dne_lab.analysis.row_statistics import REPLICATES, Accumulator
 from dne_lab.core.errors import LabError
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2, Axes
@@ -35,7 +46,7 @@ class _Elsewhere(Context):
         before = whole.narrow(dim, 0, whole.shape[dim] - own.shape[dim])
         return torch.cat([before.roll(len(own) // 2, 0), own], dim)
 
-    def parts(self, name: str, own: Tensor, dim: int) -> list[Tensor]:
+    def image_batches(self, name: str, own: Tensor, dim: int) -> list[Tensor]:
         return [self.extend(name, own, dim)]
 
 
@@ -44,9 +55,9 @@ def shuffled_reader(host: Host, read: Read) -> Iterator[Read]:
     """Inside, what is yielded passes to ``read`` only the maps of the null model; give it to `probe`.
 
     At every point where experts read each other's patches the attention is computed a second time, with the tokens of
-    the other experts rolled by half a batch: give batches whose halves are of different classes, as `images.parts` with
-    ``spread`` makes them of images sorted by class. The network itself goes on with the true attention, so queries are
-    the true ones at every layer.
+    the other experts rolled by half a batch: give batches whose halves are of different classes, as `image_batches`
+    with ``spread`` makes them of images sorted by class. The network itself goes on with the true attention, so queries
+    are the true ones at every layer.
 
     Raises:
         LabError: experts that do not read each other; inside a pass, a batch of one image.
@@ -60,11 +71,11 @@ def shuffled_reader(host: Host, read: Read) -> Iterator[Read]:
         )
     second = [False]
 
-    def passed(part: Tensor, axes: Axes) -> None:
+    def passed(attention: Tensor, axes: Axes) -> None:
         if second[0]:
-            read(part, axes)
+            read(attention, axes)
 
-    def again(module: AttentionPoint, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def second_pass(module: AttentionPoint, inputs: tuple[Any, ...], output: Tensor) -> None:
         *before, context = inputs
         images = inputs[0].shape[1]
         if images < 2:
@@ -82,7 +93,7 @@ def shuffled_reader(host: Host, read: Read) -> Iterator[Read]:
         alone.only[handle.id] = frozenset(range(1, experts + 1))
         hooks.callback(alone.only.pop, handle.id, None)
         for module in points:
-            hooks.callback(module.register_forward_hook(again).remove)
+            hooks.callback(module.register_forward_hook(second_pass).remove)
         yield passed
 
 
@@ -218,7 +229,7 @@ def attention_groups(
         ),
         tqdm(desc="attention", unit="image", disable=None if progress else True, leave=False) as bar,
     ):
-        for some in parts(images, _at_once(host, batch_size), spread=shuffled):
+        for some in image_batches(images, _at_once(host, batch_size), spread=shuffled):
             found.begin(some.numbers)
             model(some.images.to(device))
             bar.update(len(some.images))

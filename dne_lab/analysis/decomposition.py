@@ -13,7 +13,7 @@ from dne_lab.analysis.group_tables import LATER, PATCHES, AttentionGroups, Estim
 from dne_lab.analysis.hosts import CONTENT, POSITION, find_host
 from dne_lab.core.errors import LabError, shown
 from dne_lab.core.schema import Like, document
-from dne_lab.measure.record import Classes, Name, Number, Part, Percent, Seed, Simple, Whole, find_kept, write
+from dne_lab.measure.record import Classes, Name, Number, Percent, Section, Seed, Simple, Whole, find_kept, write
 from dne_lab.methods import base
 from dne_lab.models.attention import TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
@@ -94,7 +94,7 @@ class Table(BaseModel):
 Interval = Annotated[list[Number | None], Field(min_length=3, max_length=3)]  # a value, its low and its high end
 
 
-class Moment(Part):
+class Moment(Section):
     """The groups at one moment; what is not named here is a table."""
 
     labelling: Name
@@ -242,10 +242,10 @@ def lambdas(network: ExpandableViT) -> list[dict[str, Any]]:
     rows = []
     for number, expert in enumerate(network.experts, start=1):
         for layer, block in enumerate(expert.blocks):
-            for kind, part in ((TASK1, block.mix1), (TASK2, block.mix2)):
-                if isinstance(part, TaskAttentionParameters):
-                    heads = len(part.w_v)
-                    moved = (part.scale.detach().double() / heads).cpu()
+            for kind, mixing in ((TASK1, block.mix1), (TASK2, block.mix2)):
+                if isinstance(mixing, TaskAttentionParameters):
+                    heads = len(mixing.w_v)
+                    moved = (mixing.scale.detach().double() / heads).cpu()
                     values = {"": moved.mean(), " low": moved.min(), " high": moved.max()}
                     rows.append(
                         {"kind": kind, "layer": layer, "expert": number, "heads": heads}

@@ -121,7 +121,7 @@ class TimmHost(ForeignViT):
             dynamic = output.dim() == 4  # (b, rows, columns, width)
             self.grid = (output.shape[1], output.shape[2]) if dynamic else tuple(module.grid_size)
 
-        def heard(layer: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        def listen_to(layer: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
             return hear(inputs[0], self.axes(layer, inputs[0]))
 
         network: Any = self.network
@@ -129,7 +129,7 @@ class TimmHost(ForeignViT):
         for _, layer in wanted:
             attention: Any = self.attentions[layer]
             hooks.enter_context(_unfused(attention))
-            hook = functools.partial(heard, layer)
+            hook = functools.partial(listen_to, layer)
             own(attention.attn_drop, attention.attn_drop.register_forward_pre_hook(hook), hooks)
 
 
@@ -195,12 +195,14 @@ class TorchvisionHost(ForeignViT):
     def listen(self, wanted: Mapping[Place, Set[int]], part: str, hear: Hear, hooks: contextlib.ExitStack) -> None:
         """Hooks on the attention modules; they see what the module was given, after hooks of others changed it."""
 
-        def heard(layer: int, module: nn.MultiheadAttention, inputs: Any, named: dict[str, Any], output: Any) -> None:
+        def listen_to(
+            layer: int, module: nn.MultiheadAttention, inputs: Any, named: dict[str, Any], output: Any
+        ) -> None:
             values = self._weights(layer, module, CALL.bind(module, *inputs, **named).arguments)
             hear(values, self.axes(layer, values))
 
         for _, layer in wanted:
-            hook = functools.partial(heard, layer)
+            hook = functools.partial(listen_to, layer)
             attention = self.attentions[layer]
             own(attention, attention.register_forward_hook(hook, with_kwargs=True), hooks)
 

@@ -145,9 +145,9 @@ def before_stage_2(records: Iterable[Record]) -> "pd.DataFrame":
     rows = []
     names = {"new": "new %", "old": "old %", "old_called_new": "old called new %"}
     for group in groups(record for record in records if record.before_tuning.get("new")):
-        kept = [record.before_tuning for record in group.records]
-        means = {title: _mean([_mean(early[name]) for early in kept]) for name, title in names.items()}
-        rows.append({"method": group.label, "seeds": len(kept)} | means)
+        recorded = [record.before_tuning for record in group.records]
+        means = {title: _mean([_mean(early[name]) for early in recorded]) for name, title in names.items()}
+        rows.append({"method": group.label, "seeds": len(recorded)} | means)
     return pd.DataFrame(rows, columns=["method", "seeds", *names.values()])
 
 

@@ -96,8 +96,8 @@ def _copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     parts = {name: value for name, value in module.__dict__.items() if name != "__deepcopy__"}
     for name in HOOKS:
         if isinstance(parts.get(name), dict):
-            kept = [(number, hook) for number, hook in parts[name].items() if number not in _owned[id(module)]]
-            parts[name] = type(parts[name])(kept)
+            foreign = [(number, hook) for number, hook in parts[name].items() if number not in _owned[id(module)]]
+            parts[name] = type(parts[name])(foreign)
     made = type(module).__new__(type(module))
     memo[id(module)] = made
     made.__setstate__(copy.deepcopy(parts, memo))
@@ -129,12 +129,12 @@ class ExpandableHost:
     def listen(self, wanted: Mapping[Place, Set[int]], part: str, hear: Hear, hooks: contextlib.ExitStack) -> None:
         """Hooks on the `AttentionWeights` of the points; each fires once for every bank of experts."""
 
-        def heard(module: AttentionWeights, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        def listen_to(module: AttentionWeights, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
             return hear(output if part == ATTENTION else self._part(part, module, *inputs), inputs[1])
 
         for place, experts in wanted.items():
             weights = self._points[place].weights
-            handle = own(weights, weights.register_forward_hook(heard), hooks)
+            handle = own(weights, weights.register_forward_hook(listen_to), hooks)
             everyone = {expert for kind, layer, expert, _ in self.entries if (kind, layer) == place}
             # Task and class attention are computed in the open anyway; and naming every expert would undo all batches.
             # But a joint map holds every patch of every head: there one expert at a time keeps the memory small.

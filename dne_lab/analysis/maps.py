@@ -164,14 +164,14 @@ class Maps(Sequence[AttentionMap]):
     @property
     def bytes(self) -> int:
         """Memory of all values."""
-        return sum(part.values.nbytes for parts in self._found.values() for part in parts)
+        return sum(found.values.nbytes for parts in self._found.values() for found in parts)
 
     def _joined(self) -> list[AttentionMap]:
         for key, parts in self._found.items():
             if len(parts) > 1:
                 self._found[key] = _join(parts)
         order = sorted(self._found, key=lambda key: (key[1], KINDS.index(key[0]), key[2]))
-        return [part for key in order for part in self._found[key]]
+        return [found for key in order for found in self._found[key]]
 
     def __len__(self) -> int:
         return len(self._joined())
@@ -190,9 +190,9 @@ class Maps(Sequence[AttentionMap]):
     def select(self, kind: str | None = None, layer: int | None = None, expert: int | None = None) -> "Maps":
         """Those of a kind, a layer, an expert (None: any); shares memory."""
         chosen = Maps()
-        for part in self:
-            if kind in (None, part.kind) and layer in (None, part.layer) and expert in (None, part.expert):
-                chosen.add(part)
+        for found in self:
+            if kind in (None, found.kind) and layer in (None, found.layer) and expert in (None, found.expert):
+                chosen.add(found)
         return chosen
 
     def get(self, kind: str | None = None, layer: int | None = None, expert: int | None = None) -> AttentionMap:
@@ -225,7 +225,7 @@ class Maps(Sequence[AttentionMap]):
 
         if not len(self):
             raise LabError("there are no maps: run the network inside `with probe(...) as maps`, with keep=True.")
-        return pd.concat([part.frame() for part in self], ignore_index=True)
+        return pd.concat([found.frame() for found in self], ignore_index=True)
 
     def __repr__(self) -> str:
         return f"Maps({', '.join(map(repr, self))})"
@@ -234,18 +234,18 @@ class Maps(Sequence[AttentionMap]):
 def _join(parts: list[AttentionMap]) -> list[AttentionMap]:
     """Parts along the image axis, as long as everything else agrees."""
     runs: list[list[AttentionMap]] = []
-    for part in parts:
-        if runs and _signature(runs[-1][0]) == _signature(part):
-            runs[-1].append(part)
+    for found in parts:
+        if runs and _signature(runs[-1][0]) == _signature(found):
+            runs[-1].append(found)
         else:
-            runs.append([part])
+            runs.append([found])
     return [AttentionMap(torch.cat([p.values for p in run]), run[0].axes) if len(run) > 1 else run[0] for run in runs]
 
 
-def _signature(part: AttentionMap) -> tuple[Any, ...]:
-    a = part.axes
+def _signature(attention_map: AttentionMap) -> tuple[Any, ...]:
+    a = attention_map.axes
     labels = (a.query_expert, a.query_head, a.key_expert, a.key_head)
-    return (a.layout, labels, a.grid, a.classes, part.values.shape[1:])
+    return (a.layout, labels, a.grid, a.classes, attention_map.values.shape[1:])
 
 
 # Where the rows of one expert stand in what an attention point computes for a whole bank.
@@ -279,19 +279,19 @@ class Cut:
         """The expert's rows and keys, a view where that is possible."""
         first, count = self.rows[0], len(self.rows)
         if self.rows == tuple(range(first, first + count)):
-            part = whole.narrow(self.query_dim, first, count)
+            rows = whole.narrow(self.query_dim, first, count)
         else:
-            part = whole.index_select(self.query_dim, torch.tensor(self.rows, device=whole.device))
-        return part if self.keys is None else part.narrow(self.key_dim, 0, self.keys)
+            rows = whole.index_select(self.query_dim, torch.tensor(self.rows, device=whole.device))
+        return rows if self.keys is None else rows.narrow(self.key_dim, 0, self.keys)
 
-    def put(self, whole: Tensor, part: Tensor) -> Tensor:
-        """``whole`` with these rows replaced by ``part``; differentiable in both."""
-        missing = whole.shape[self.key_dim] - part.shape[self.key_dim]
+    def put(self, whole: Tensor, rows: Tensor) -> Tensor:
+        """``whole`` with these rows replaced by ``rows``; differentiable in both."""
+        missing = whole.shape[self.key_dim] - rows.shape[self.key_dim]
         if missing:
-            shape = list(part.shape)
+            shape = list(rows.shape)
             shape[self.key_dim] = missing
-            part = torch.cat([part, part.new_zeros(shape)], self.key_dim)
-        return whole.index_copy(self.query_dim, torch.tensor(self.rows, device=whole.device), part)
+            rows = torch.cat([rows, rows.new_zeros(shape)], self.key_dim)
+        return whole.index_copy(self.query_dim, torch.tensor(self.rows, device=whole.device), rows)
 
 
 def cut(axes: Axes, expert: int, chosen: Callable[[int], bool]) -> Cut | None:

@@ -194,7 +194,7 @@ class _Listener:
         self.dtype, self.limit, self.keep, self.read = dtype, limit, keep, read
         self.fired: set[Key] = set()
         self.warned: set[Key] = set()
-        self.kept = 0  # bytes
+        self.bytes = 0  # bytes
         self.waiting: list[AttentionMap] | None = None  # what the pass that runs has given so far
         self.fired_now: set[Key] = set()  # in that pass
 
@@ -215,7 +215,7 @@ class _Listener:
         """A pass is over; ``output`` is None if it raised."""
         waiting, self.waiting = self.waiting or [], None
         if output is None:
-            self.kept -= sum(part.values.nbytes for part in waiting)
+            self.bytes -= sum(part.values.nbytes for part in waiting)
             return
         self.fired |= self.fired_now
         for part in waiting:
@@ -251,16 +251,16 @@ class _Listener:
 
     def _room(self, key: Key, place: Cut, output: Tensor) -> None:
         size = self.dtype.itemsize * torch.Size(place.shape(output.shape)).numel()
-        if self.kept + size > self.limit:
+        if self.bytes + size > self.limit:
             raise LabError(
-                f"probe would keep {_bytes(self.kept + size)} of attention maps with {self._name(key)} "
+                f"probe would keep {_bytes(self.bytes + size)} of attention maps with {self._name(key)} "
                 f"({_bytes(size)} for {len(output)} images), more than memory_limit = {_bytes(self.limit)}. Select "
                 "fewer layers, experts or heads, give fewer images, keep less (dtype=torch.float16), raise "
                 "memory_limit, or stream over a data set with lab.attention_groups."
             )
 
     def _keep(self, part: AttentionMap) -> None:
-        self.kept += part.values.nbytes
+        self.bytes += part.values.nbytes
         if self.waiting is None:
             self.maps.add(part)
         else:
@@ -321,7 +321,7 @@ def _bytes(size: float) -> str:
 Images = Tensor | Batch | Iterable[Tensor | Batch]
 
 
-class Part(NamedTuple):
+class ImageBatch(NamedTuple):
     """Images (B, C, H, W) as they were given, their numbers (B,) int64, and labels (B,) or None."""
 
     images: Tensor
@@ -329,7 +329,7 @@ class Part(NamedTuple):
     labels: Tensor | None
 
 
-def parts(images: Images, size: int, spread: bool = False) -> Iterator[Part]:
+def image_batches(images: Images, size: int, spread: bool = False) -> Iterator[ImageBatch]:
     """Up to ``size`` images at a time, from a batch, a tensor or any number of them.
 
     Images without numbers of their own are numbered as they come.
@@ -360,7 +360,7 @@ def parts(images: Images, size: int, spread: bool = False) -> Iterator[Part]:
         labels = some.labels if isinstance(some, Batch) else None
         seen += len(pixels)
         for few in _cuts(len(pixels), size, spread):
-            yield Part(pixels[few], index[few], None if labels is None else labels[few])
+            yield ImageBatch(pixels[few], index[few], None if labels is None else labels[few])
     if not seen:
         raise LabError("there is no image to look at: the data set is empty.")
 

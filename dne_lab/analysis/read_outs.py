@@ -17,7 +17,19 @@ from dne_lab.core.schema import Like, document
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure.comparison import ORDER, apart
 from dne_lab.measure.metrics import interval
-from dne_lab.measure.record import Classes, Name, Number, Part, Percent, Seed, Simple, Whole, find_kept, trained, write
+from dne_lab.measure.record import (
+    Classes,
+    Name,
+    Number,
+    Percent,
+    Section,
+    Seed,
+    Simple,
+    Whole,
+    find_kept,
+    trained,
+    write,
+)
 from dne_lab.methods.base import Method
 from dne_lab.methods.dytox import DyToxViT
 from dne_lab.models.expandable import ExpandableViT
@@ -82,7 +94,7 @@ class LinearProbe:
         return f"LinearProbe({self.train_images} training images, {self.test_images} test images)\n{table}"
 
 
-class Row(Part):
+class Row(Section):
     """A set of read-outs."""
 
     read_outs: Name = Field(alias="read-outs")
@@ -396,12 +408,12 @@ def probe_table(found: Iterable[ProbeRecord]) -> "pd.DataFrame":
             row = {"preset": preset, "method": method, "heads": ", ".join(map(str, heads))}
             row |= {"read-outs": parts[0]["read-outs"], "seeds": len(members), "width": parts[0]["width"]}
             for name in ("accuracy", "told"):
-                mean, width = interval([part[name] for part in parts])
+                mean, width = interval([one[name] for one in parts])
                 one = members[0].test_images
                 row |= {f"{name} %": mean, f"{name} +-": over_images(mean, one) if width is None else width}
             row["interval"] = "images" if len(members) == 1 else "seeds"
             for name, title in (("by task", "task"), ("told by task", "told task")):
-                values = zip(*(part[name] for part in parts), strict=True)
+                values = zip(*(one[name] for one in parts), strict=True)
                 row |= {f"{title} {t} %": sum(v) / len(v) for t, v in enumerate(values, start=1)}
             rows.append(row)
     return pd.DataFrame(rows)

@@ -53,8 +53,8 @@ def views_of(network: ExpandableViT) -> dict[Key, View]:
     """The views of every kind of attention, layer and expert, from a pass of one blank image."""
     found: dict[Key, View] = {}
 
-    def read(part: Tensor, axes: Axes) -> None:
-        found[axes.kind, axes.layer, axes.query_expert[0]] = View(axes, tuple(part.shape))
+    def read(attention: Tensor, axes: Axes) -> None:
+        found[axes.kind, axes.layer, axes.query_expert[0]] = View(axes, tuple(attention.shape))
 
     with evaluating(network) as device, probe(network, keep=False, read=read):
         network(torch.zeros((1, *network.shape), dtype=torch.uint8, device=device))
@@ -303,11 +303,11 @@ class Means:
         kinds, layers, experts = (sorted({*column}) for column in zip(*self.keys, strict=True))
         return list(map(str, kinds)), list(map(int, layers)), list(map(int, experts))
 
-    def read(self, part: Tensor, axes: Axes) -> None:
+    def read(self, attention: Tensor, axes: Axes) -> None:
         """Adds a map; the ``read`` of a `probe`."""
         key = axes.kind, axes.layer, axes.query_expert[0]
         if key in self.keys:
-            seen = part.sum(0, dtype=torch.float64)
+            seen = attention.sum(0, dtype=torch.float64)
             self._sums[key] = self._sums[key] + seen if key in self._sums else seen
 
     def counted(self, images: int) -> None:
@@ -319,7 +319,7 @@ class Means:
         return self._sums[key] / self._images
 
 
-class Cutter:
+class Intervention:
     """Takes a `Removal` out of maps as they pass, and counts what went: the ``replace`` of a `probe`.
 
     Args:
@@ -342,29 +342,29 @@ class Cutter:
         """Percent of a touched row's attention that was on the removed entries, averaged over rows and images."""
         return 100 * self._mass / self._rows if self._rows else float("nan")
 
-    def __call__(self, part: Tensor, axes: Axes) -> Tensor | None:
+    def __call__(self, attention: Tensor, axes: Axes) -> Tensor | None:
         key = axes.kind, axes.layer, axes.query_expert[0]
         if key not in self._masks:
             return None
         if not self.on:
-            return part
-        mask = self._mask(key, part)
+            return attention
+        mask = self._mask(key, attention)
         keys = (-2, -1) if axes.layout.endswith("kh kp") else (-1,)
         touched = mask.any(-1) if len(keys) == 1 else mask.flatten(-2).any(-1)  # without the axes of keys: a row each
-        self._mass += float(part[:, mask].sum(dtype=torch.float64))
-        self._rows += int(touched.sum()) * len(part)
+        self._mass += float(attention[:, mask].sum(dtype=torch.float64))
+        self._rows += int(touched.sum()) * len(attention)
         if self.how == MEAN:
             assert self.means is not None
-            return torch.where(mask, self.means.of(key).to(part), part)
-        left = part.masked_fill(mask, 0)
+            return torch.where(mask, self.means.of(key).to(attention), attention)
+        left = attention.masked_fill(mask, 0)
         if self.how == ZERO:
             return left
         total = left.sum(keys, keepdim=True)
-        self.empty += int(((total <= 0).view(len(part), *touched.shape) & touched).sum())  # (b, rows)
+        self.empty += int(((total <= 0).view(len(attention), *touched.shape) & touched).sum())  # (b, rows)
         # an untouched row stays as it is, to the last bit
         row = touched.view(touched.shape + (1,) * len(keys))  # (rows, 1) or (rows, 1, 1)
-        return torch.where(row, left / total.masked_fill(total <= 0, 1), part)
+        return torch.where(row, left / total.masked_fill(total <= 0, 1), attention)
 
-    def _mask(self, key: Key, part: Tensor) -> Tensor:
-        self._masks[key] = self._masks[key].to(part.device)
+    def _mask(self, key: Key, attention: Tensor) -> Tensor:
+        self._masks[key] = self._masks[key].to(attention.device)
         return self._masks[key]

@@ -56,7 +56,7 @@ class Sums(NamedTuple):
 class Plan(NamedTuple):
     """What the axes alone say of a map: everything but its values. Q = query heads x query patches, K keys."""
 
-    kept: Tensor  # (p,) bool: the rows that count
+    counted: Tensor  # (p,) bool: the rows that count
     weights: Tensor  # (Q, K, L + 2) float64: one-hot labels, the class-token keys, distance in patches
     connections: Tensor  # (Q, L): connections of a row by label
     mean_distance: Tensor  # (Q,)
@@ -87,46 +87,46 @@ def plan(axes: Axes, shape: tuple[int, ...], labelling: Labelling) -> Plan | Non
         return np.broadcast_to(values, inner).transpose(order).reshape(heads, patches, -1)  # (h, p, keys)
 
     token_rows = flat(query_patch)[0, :, 0] < 0
-    kept = token_rows if labelling.class_queries else ~token_rows
-    if not kept.any():
+    counted = token_rows if labelling.class_queries else ~token_rows
+    if not counted.any():
         return None
     labels = len(labelling.labels)
-    place = torch.from_numpy(flat(places)[:, kept].copy()).flatten(0, 1)  # (h x kept rows, keys)
+    place = torch.from_numpy(flat(places)[:, counted].copy()).flatten(0, 1)  # (h x kept rows, keys)
     one_hot = torch.zeros((*place.shape, labels + 2), dtype=torch.float64)
     one_hot.scatter_(-1, place.unsqueeze(-1), 1.0)
-    one_hot[..., -1] = torch.from_numpy(flat(distance)[:, kept].copy()).flatten(0, 1)  # (h x kept rows, keys)
+    one_hot[..., -1] = torch.from_numpy(flat(distance)[:, counted].copy()).flatten(0, 1)  # (h x kept rows, keys)
     count = one_hot[..., :labels].sum(1)
     mean_distance = one_hot[..., -1].sum(1) / count.sum(1).clamp(min=1)
-    return Plan(torch.from_numpy(kept.copy()), one_hot, count, mean_distance, labels)
+    return Plan(torch.from_numpy(counted.copy()), one_hot, count, mean_distance, labels)
 
 
-def sums_of(part: Tensor, axes: Axes, plan: Plan) -> Iterator[Tensor]:
+def sums_of(attention: Tensor, axes: Axes, plan: Plan) -> Iterator[Tensor]:
     """The statistics of a map, some images at a time: (b, h, columns) float64 on the CPU, summed over rows.
 
     Args:
-        part: (b, ...) as ``axes.layout`` says, on any device.
+        attention: (b, ...) as ``axes.layout`` says, on any device.
     """
     names = axes.layout.split()
     front = [names.index("b"), names.index("h"), *([names.index("p")] if "p" in names else [])]
     order = [*front, *(i for i in range(len(names)) if i not in front)]
-    step = max(1, LARGEST // (8 * part[0].numel()))
-    for few in part.split(step):
+    step = max(1, LARGEST // (8 * attention[0].numel()))
+    for few in attention.split(step):
         a = few.permute(order)  # (b, h[, p], ...)
         a = a.flatten(3) if "p" in names else a.flatten(2).unsqueeze(2)  # (b, h, p, keys)
-        if not bool(plan.kept.all()):
-            a = a[:, :, plan.kept.to(a.device)]
+        if not bool(plan.counted.all()):
+            a = a[:, :, plan.counted.to(a.device)]
         yield _reduce(a.to("cpu", torch.float64), plan)
 
 
-def per_patch(part: Tensor, axes: Axes, plan: Plan) -> Tensor:
+def per_patch(attention: Tensor, axes: Axes, plan: Plan) -> Tensor:
     """Masses by label summed over images but not over rows: (h, kept rows, L) float64."""
     names = axes.layout.split()
     front = [names.index("h"), *([names.index("p")] if "p" in names else [])]
-    total = part.to("cpu", torch.float64).sum(0)
+    total = attention.to("cpu", torch.float64).sum(0)
     inner = [i - 1 for i in front]
     a = total.permute([*inner, *(i for i in range(total.dim()) if i not in inner)])  # (h[, p], ...)
     a = a.flatten(2) if "p" in names else a.flatten(1).unsqueeze(1)  # (h, p, keys)
-    a = a[:, plan.kept]
+    a = a[:, plan.counted]
     # (h x p, 1, keys) times (h x p, keys, L) -> (h, p, L)
     return torch.bmm(a.flatten(0, 1).unsqueeze(1), plan.weights[..., : plan.labels]).view(*a.shape[:2], plan.labels)
 
@@ -220,16 +220,16 @@ class Accumulator:
         self.images += len(index)
         self._weights = poisson(index, self.replicates)
 
-    def add(self, part: Tensor, axes: Axes) -> None:
+    def add(self, attention: Tensor, axes: Axes) -> None:
         """Takes the map of one expert for the images of `begin`."""
-        made = self._plan(axes, tuple(part.shape))
+        made = self._plan(axes, tuple(attention.shape))
         if made is None:
             return
         expert = axes.query_expert[0]
         where: Expert = (axes.kind, axes.layer, expert)
         self.grid = axes.grid
         start = 0
-        for vectors in sums_of(part, axes, made):  # (b, h, columns)
+        for vectors in sums_of(attention, axes, made):  # (b, h, columns)
             weights = self._weights[start : start + len(vectors)]
             start += len(vectors)
             for head, total in zip(axes.query_head, vectors.sum(0), strict=True):
@@ -241,7 +241,7 @@ class Accumulator:
                 means = torch.stack([rows[name] / rows["rows"] for name in SPREAD], -1)
                 self.spread.setdefault(where, []).append(means)
         if self.by_patch:
-            for head, total in zip(axes.query_head, per_patch(part, axes, made), strict=True):
+            for head, total in zip(axes.query_head, per_patch(attention, axes, made), strict=True):
                 _into(self.patches, (*where, head), total)
 
     def _plan(self, axes: Axes, shape: tuple[int, ...]) -> Plan | None:

@@ -11,8 +11,18 @@ from tqdm import tqdm
 from dne_lab.analysis.ablation import ALL, Tally, beware, check_repeatable, intended_rows, learn
 from dne_lab.analysis.hosts import find_host
 from dne_lab.analysis.maps import Key, pairs_of
-from dne_lab.analysis.probe import Images, Names, Numbers, evaluating, parts, probe, select
-from dne_lab.analysis.removal import MEAN, Cutter, Means, Removal, View, crosses, crossing_kinds, network_of, views_of
+from dne_lab.analysis.probe import Images, Names, Numbers, evaluating, image_batches, probe, select
+from dne_lab.analysis.removal import (
+    MEAN,
+    Intervention,
+    Means,
+    Removal,
+    View,
+    crosses,
+    crossing_kinds,
+    network_of,
+    views_of,
+)
 from dne_lab.core import shown
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.data.stream import Batch
@@ -26,7 +36,7 @@ if TYPE_CHECKING:
 # A forward pass that is kept, so that passes that differ from it late share its beginning.
 
 
-class Again:
+class SharedPass:
     """One pass over a batch, and others that begin alike.
 
     Expert t reads earlier experts only, and a layer what is below it. So a pass that differs from expert t, layer l on
@@ -196,18 +206,18 @@ def connections(
 
 
 def sweep_rows(
-    swept: Sequence[tuple[dict[str, Any], Removal]], found: Sequence[tuple[Tally, Cutter]]
+    swept: Sequence[tuple[dict[str, Any], Removal]], found: Sequence[tuple[Tally, Intervention]]
 ) -> list[dict[str, Any]]:
     """The rows of `Sweep.table`: what `removals` found of `connections`."""
     rows = []
-    for (where, _), (tally, cutter) in zip(swept, found, strict=True):
+    for (where, _), (tally, intervention) in zip(swept, found, strict=True):
         every, brought = tally.row(ALL), tally.row(where["expert"])
         rows.append(
             where
             | {"loss": every["loss"], "+-": every["+-"]}
             | {"own loss": brought["loss"], "own +-": brought["+-"]}
             | {name: every[name] for name in ("changed %", "mean |logit change|")}
-            | {"mass %": cutter.mass}
+            | {"mass %": intervention.mass}
         )
     return rows
 
@@ -223,7 +233,7 @@ def _connection(views: dict[Key, View], source: int) -> Removal:
 
 def removals(
     network: ExpandableViT, images: Images, wanted: Sequence[tuple[Removal, str]], batch_size: int, progress: bool
-) -> list[tuple[Tally, Cutter]]:
+) -> list[tuple[Tally, Intervention]]:
     """The effect of each removal, in one of the ways (`HOW`), on its own, over labelled images.
 
     Removals at the same points share the intact pass, and each goes on from where it differs; all that put means in
@@ -235,14 +245,14 @@ def removals(
     check_repeatable(images, "a sweep")
     touched = {key for taken, how in wanted if how == MEAN for key in taken.masks}
     means = Means(touched) if touched else None
-    found = [(Tally(network.task_classes), Cutter(taken, how, means)) for taken, how in wanted]
-    sessions: dict[frozenset[tuple[str, int]], list[tuple[Tally, Cutter]]] = {}
+    found = [(Tally(network.task_classes), Intervention(taken, how, means)) for taken, how in wanted]
+    sessions: dict[frozenset[tuple[str, int]], list[tuple[Tally, Intervention]]] = {}
     for pair in found:
         sessions.setdefault(frozenset(key[:2] for key in pair[1].removal.masks), []).append(pair)
-    current: list[Cutter] = []  # the one that cuts now
+    current: list[Intervention] = []  # the one that cuts now
 
-    def replace(part: Tensor, axes: Axes) -> Tensor | None:
-        return current[0](part, axes) if current else None
+    def replace(attention: Tensor, axes: Axes) -> Tensor | None:
+        return current[0](attention, axes) if current else None
 
     total = _count(images) * (len(wanted) + (means is not None))
     bar = tqdm(total=total, desc="ablation", unit="image", disable=None if progress else True, leave=False)
@@ -254,15 +264,15 @@ def removals(
             members = sorted(members, key=lambda pair: -pair[1].removal.experts[0])
             kinds, layers = ([*dict.fromkeys(column)] for column in zip(*sorted(places), strict=True))
             with probe(network, kinds, layers, keep=False, replace=replace):  # of all experts: no batch is undone
-                for some in parts(images, batch_size):
+                for some in image_batches(images, batch_size):
                     if some.labels is None:
                         raise LabError("a sweep measures accuracy, and these images have no labels: give a Batch, "
                                        "such as stream.test_images(500).")  # fmt: skip
-                    again = Again(network, some.images.to(device))
-                    before = network.classifier(again.readouts)
-                    for tally, cutter in members:
-                        current[:] = [cutter]
-                        after = again.from_(cutter.removal.experts[0], cutter.removal.layers[0])
+                    shared = SharedPass(network, some.images.to(device))
+                    before = network.classifier(shared.readouts)
+                    for tally, intervention in members:
+                        current[:] = [intervention]
+                        after = shared.from_(intervention.removal.experts[0], intervention.removal.layers[0])
                         current.clear()
                         tally.add(before, network.classifier(after), some.labels)
                         bar.update(len(some.labels))

@@ -116,8 +116,8 @@ def compare(
     allowed = None if steps is None else set(steps)
 
     def judge(evidence: Evidence) -> list[Judgement]:
-        chosen = [g for g in evidence.groups if allowed is None or step_of(g.first) in allowed]
-        return [judge_pair(pair, sign) for pair in pairs(chosen, one, other, same_heads) if keep(pair)]
+        with_them = [g for g in evidence.groups if allowed is None or step_of(g.first) in allowed]
+        return [judge_pair(pair, sign) for pair in pairs(with_them, one, other, same_heads) if keep(pair)]
 
     return judge
 
@@ -138,11 +138,11 @@ def each_step(*methods: str, keep: Test = lambda record: True) -> Callable[[Evid
     """
 
     def judge(evidence: Evidence) -> list[Judgement]:
-        kept = Evidence([record for record in evidence.records if keep(record)])
+        with_them = Evidence([record for record in evidence.records if keep(record)])
         found = [
             pair
             for method in methods
-            for pair in pairs(kept.groups, is_method(method), is_method(method))
+            for pair in pairs(with_them.groups, is_method(method), is_method(method))
             if _span(pair) > LARGER
         ]
         ways = {(id(pair.one), id(pair.other)) for pair in found}
@@ -164,11 +164,11 @@ def no_gain(*methods: str, least: float = 1.0) -> Callable[[Evidence], list[Judg
     def judge(evidence: Evidence) -> list[Judgement]:
         found = []
         for pair in _extremes(evidence, methods):
-            (mean, width), told = pair.difference(), judge_pair(pair)
+            (mean, width), judgement = pair.difference(), judge_pair(pair)
             known = width is not None
             result = CONTRADICTS if known and mean - width > 0 else AGREES if known and mean + width < least else OPEN
             against = least if result == AGREES else 0.0
-            found.append(replace(told, outcome=result, p=p_value(pair.values(), against)))
+            found.append(replace(judgement, outcome=result, p=p_value(pair.values(), against)))
         return found
 
     return judge

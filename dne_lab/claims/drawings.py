@@ -59,8 +59,8 @@ def _trained(evidence: Evidence) -> dict[str, dict[str, list[Decomposition]]]:
     return found
 
 
-def _judged(on: str, right: bool, told: Iterable[str]) -> Judgement:
-    return Judgement(AGREES if right else CONTRADICTS, on, "; ".join(told))
+def _judged(on: str, right: bool, texts: Iterable[str]) -> Judgement:
+    return Judgement(AGREES if right else CONTRADICTS, on, "; ".join(texts))
 
 
 def _several(records: list[Any]) -> str:
@@ -104,7 +104,7 @@ def who_reads_whom(evidence: Evidence) -> list[Judgement]:
     """Figure 2: the lines drawn are those that get attention, none in IA, all to earlier experts in STA and DNE."""
     found = []
     for on, by_method in _trained(evidence).items():
-        right, told = True, []
+        right, texts = True, []
         for method in BETWEEN:
             for record in (records := by_method.get(method, [])):
                 drawn, read = lines_drawn(record), lines_read(record)
@@ -116,8 +116,8 @@ def who_reads_whom(evidence: Evidence) -> list[Judgement]:
                 other = f", {len(read - shown)} not drawn" if read - shown else ""
             if records:
                 text = f"{len(shown)} connections between experts drawn, {len(read)} read{missing}{other}"
-                told.append(f"{title_of(method)}: {text}, {_several(records)}")
-        found.append(_judged(on, right, told))
+                texts.append(f"{title_of(method)}: {text}, {_several(records)}")
+        found.append(_judged(on, right, texts))
     return found
 
 
@@ -136,7 +136,7 @@ def kinds_of_key(evidence: Evidence) -> list[Judgement]:
     """Figure 3: rows of STA have all four kinds of key, rows of IA the two of the own head, in the numbers drawn."""
     found = []
     for on, by_method in _trained(evidence).items():
-        right, told = True, []
+        right, texts = True, []
         for method in (IA.name, STA.name):
             for record in (records := by_method.get(method, [])):
                 table = record.patches(name="table_by_expert", scope=LATER)
@@ -148,9 +148,9 @@ def kinds_of_key(evidence: Evidence) -> list[Judgement]:
                     right &= there == counted
             if records:
                 numbers = ", ".join(f"{there[name]:g} {name}" for name in GROUP_NAMES)
-                told.append(f"{title_of(method)}, expert {expert}: {numbers}, {_several(records)}")
-        if told:
-            found.append(_judged(on, right, told))
+                texts.append(f"{title_of(method)}, expert {expert}: {numbers}, {_several(records)}")
+        if texts:
+            found.append(_judged(on, right, texts))
     return found
 
 

@@ -86,6 +86,6 @@ def overview(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame
 def _in_short(found: Sequence[Judgement], most: int = 3) -> str:
     """Comparisons in words; those of one seed are counted beside others, or where there are many."""
     lone = [j for j in found if j.lone]
-    told = [j.found for j in found if not j.lone] or [j.found for j in lone[:most]]
-    left = len(found) - len(told)
-    return "; ".join([*told, *([f"{left} more of one seed"] if left else [])])
+    listed = [j.found for j in found if not j.lone] or [j.found for j in lone[:most]]
+    left = len(found) - len(listed)
+    return "; ".join([*listed, *([f"{left} more of one seed"] if left else [])])

@@ -324,10 +324,12 @@ def cost(
         print(json.dumps(rows, indent=1))
         return
     network = base.create(config, stream).network_settings()
-    told = f"{network['name']}, width {network['width']}" if "width" in network else ""
+    network_text = f"{network['name']}, width {network['width']}" if "width" in network else ""
     if "heads" in network:
-        told = f"heads {','.join(map(str, network['heads']))}{' (the last repeats)' * (len(network['heads']) > 1)}"
-    print(f"{method}, {told or 'own network'}, images {' x '.join(map(str, shape))}\n{costs.text(rows)}")
+        network_text = (
+            f"heads {','.join(map(str, network['heads']))}{' (the last repeats)' * (len(network['heads']) > 1)}"
+        )
+    print(f"{method}, {network_text or 'own network'}, images {' x '.join(map(str, shape))}\n{costs.text(rows)}")
 
 
 @app.command(cls=Command, short_help="Time the normal path against the literal path.")

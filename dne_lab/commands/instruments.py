@@ -188,21 +188,21 @@ def ablation_text(found: Iterable[AblationRecord]) -> str:
     """For the terminal: what each group of the later experts' attention is worth, and each connection (all layers)."""
     found = list(found)
     hows = [how for how in HOW if any(record.how == how for record in found)]
-    told = ["Accuracy lost (points) when attention of experts 2, 3, ... is removed"]
-    told += [f"  {how}: {QUESTIONS[how]}" for how in hows]
-    told.append(tables.to_text(ablation_overview(found)))
+    lines = ["Accuracy lost (points) when attention of experts 2, 3, ... is removed"]
+    lines += [f"  {how}: {QUESTIONS[how]}" for how in hows]
+    lines.append(tables.to_text(ablation_overview(found)))
     kinds = {kind for record in found for row in record.groups for kind in row["kind"].split(" + ")}
-    told += [f"Beware: {note}\n" for how in hows if (note := warning(how, kinds))]
+    lines += [f"Beware: {note}\n" for how in hows if (note := warning(how, kinds))]
     swept = sweep_table(found) if any(record.sweep for record in found) else None
     if swept is not None:
         for (preset, method, how), rows in swept.groupby(["preset", "method", "how"], sort=False):
             last = rows[(rows["kind"] == rows["kind"].iloc[-1]) & (rows["layer"] == rows["layer"].iloc[-1])]
             matrix = last.pivot_table("loss", "expert", "reads", sort=False).round(2)
-            told += [
+            lines += [
                 f"{method}, {preset}: lost when expert (row) reads expert (column) at no layer ({how})",
                 str(matrix),
             ]
-    return "\n".join(told)
+    return "\n".join(lines)
 
 
 # What `dne-lab report --probe` does: probe the read-outs of runs and keep the records.
@@ -227,6 +227,6 @@ def probe_overview(found: Iterable[ProbeRecord]) -> "pd.DataFrame":
 
 def probe_text(found: Iterable[ProbeRecord]) -> str:
     """`overview` for the terminal, and what it is."""
-    told = "Linear probes of frozen read-outs, trained with all training images of every class\n"
-    told += "  told: accuracy within the task when the task is told\n"
-    return told + tables.to_text(probe_overview(found))
+    text = "Linear probes of frozen read-outs, trained with all training images of every class\n"
+    text += "  told: accuracy within the task when the task is told\n"
+    return text + tables.to_text(probe_overview(found))

@@ -172,17 +172,17 @@ def protocols_text(records: Sequence[Record], paths: Iterable[str | Path]) -> st
     places = [path for path in map(Path, paths) if path.is_dir() or path.suffix == ".json"]
     probes, attention = among(places, ProbeRecord), among(places, Decomposition)
     ablations = among(places, AblationRecord)
-    told, about = [], []
+    lines, about = [], []
     for protocol, members in gates.protocols(records).items():
         found = gates.gates(members, probes, attention, ablations)
         if any(gate.value is not None for gate in found):
-            told += [f"Gates of {protocol}: whether it can tell methods apart", tables.to_text(gates.table(found))]
+            lines += [f"Gates of {protocol}: whether it can tell methods apart", tables.to_text(gates.table(found))]
             about.append(ABOUT_GATES)
         early = gates.before_stage_2(members)
         if len(early):
-            told += [f"Before stage 2 of {protocol}, mean over tasks 2, 3, ...", tables.to_text(early)]
+            lines += [f"Before stage 2 of {protocol}, mean over tasks 2, 3, ...", tables.to_text(early)]
             about.append(ABOUT_STAGE_2)
-    return "\n".join([*told, *dict.fromkeys(about)])
+    return "\n".join([*lines, *dict.fromkeys(about)])
 
 
 def drawings(records: Sequence[Record]) -> dict[str, Figure]:

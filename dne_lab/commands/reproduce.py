@@ -123,8 +123,8 @@ def reproduce(
     make_folder(out)  # a place that cannot be written to is found before the training
     records = grid.execute(plan, first=begins(plan) if progress else "", device=device, progress=progress)
     name = f"reproduce_{preset.replace(',', '+')}_s{_seeds_text(seeds)}"
-    kept = out / "records" / name  # a folder of their own: those of other seeds or machines are not mixed with them
-    written = [kept / f"{record.method}-s{record.seed}.json" for record in records]
+    own = out / "records" / name  # a folder of their own: those of other seeds or machines are not mixed with them
+    written = [own / f"{record.method}-s{record.seed}.json" for record in records]
     for record, path in zip(records, written, strict=True):
         if not path.exists() or record_of.find(path) != [record]:
             record.write(path)
@@ -135,7 +135,7 @@ def reproduce(
     found = []
     for run_folder in tqdm(experts, "attention", unit="run", leave=False, disable=None if progress else True):
         of = record_of.find(run_folder / RECORD)[0]
-        path = kept / "attention" / f"{of.method}-s{of.seed}.json"
+        path = own / "attention" / f"{of.method}-s{of.seed}.json"
         if not path.exists() or path.stat().st_mtime < _newest([run_folder / RECORD]):
             decompose(Run.open(run_folder, progress=False), IMAGES, progress=False).write(path)
         found += find(path)

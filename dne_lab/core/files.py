@@ -69,8 +69,8 @@ def _explained(path: Path, what: str) -> Iterator[None]:
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             there = next((place for place in (path, *path.parents) if place.exists()), path)
             kind = "a folder" if there.is_dir() else "a file"  # where there should be the other one
-            told = f"cannot {what} {shown(path)}: {there} is {kind} and stays as it is. Name another place."
-            raise WriteError(told) from error
+            message = f"cannot {what} {shown(path)}: {there} is {kind} and stays as it is. Name another place."
+            raise WriteError(message) from error
         raise WriteError(
             f"cannot {what} {shown(path)}: {reason}. Nothing was lost: what had been written before is untouched. Free "
             "space or make the folder writable, then run the same command again; it goes on from there."

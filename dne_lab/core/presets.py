@@ -266,11 +266,11 @@ def resolve(presets: str | Sequence[str], changes: Tree | None = None, **fields:
 def text(chosen: dict[str, Tree]) -> str:
     """Presets with the fields that each sets, as written after ``--set``; above all of them, what kinds there are."""
 
-    def told(tree: Tree, prefix: str) -> list[str]:
+    def settings_of(tree: Tree, prefix: str) -> list[str]:
         lines = []
         for name, value in tree.items():
             if isinstance(value, dict):
-                lines += told(value, f"{prefix}{name}.")
+                lines += settings_of(value, f"{prefix}{name}.")
             else:
                 shown = ",".join(map(str, value)) if isinstance(value, list) else str(value).lower()
                 lines.append(f"{prefix}{name}={shown or 'none'}")
@@ -278,7 +278,7 @@ def text(chosen: dict[str, Tree]) -> str:
 
     parts = []
     for name, tree in chosen.items():
-        words = textwrap.wrap(" ".join(told(tree, "")), 96, break_on_hyphens=False, break_long_words=False)
+        words = textwrap.wrap(" ".join(settings_of(tree, "")), 96, break_on_hyphens=False, break_long_words=False)
         parts.append("\n".join([name, *(f"    {line}" for line in words)]))
     if len(chosen) < len(PRESETS):
         return "\n".join(parts)

@@ -334,7 +334,7 @@ def _sentence(one: Any, cls: Any, prefix: str) -> LabError:
         if not allowed:
             return LabError(f"unknown field {name!r}: {within} has no fields here. Leave it out.")
         return unknown("field", name, allowed)
-    told = f"{name} = {shown(given)}" if name else shown(given)
+    field = f"{name} = {shown(given)}" if name else shown(given)
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return LabError(f"{name} is missing.")
     if kind in ("dataclass_type", "dataclass_exact_type"):
@@ -355,16 +355,16 @@ def _sentence(one: Any, cls: Any, prefix: str) -> LabError:
         bounds = [f"{_BOUNDS[short]} {value:,.12g}" for short, value in (known | _bounds(context)).items()]
         finite = ["finite"] if kind == "finite_number" else []
         none = ", or none" if info is not None and type(None) in typing.get_args(info.annotation) else ""
-        return LabError(f"{told}: must be {' and '.join([*bounds, *finite])}{none}{example}.")
+        return LabError(f"{field}: must be {' and '.join([*bounds, *finite])}{none}{example}.")
     if kind in ("too_short", "too_long", "string_too_long"):
         sizes = {"min_length": "at least", "max_length": "at most"}
         size = " and ".join(f"{words} {context[n]:,}" for n, words in sizes.items() if n in context)
-        return LabError(f"{told}: must have {size} {'characters' if 'string' in kind else 'entries'}{example}.")
+        return LabError(f"{field}: must have {size} {'characters' if 'string' in kind else 'entries'}{example}.")
     wanted = _WANTED.get(kind)
     items = _items(info)
     if items is not None and isinstance(given, str) and isinstance(places[-1], int):
         return LabError(f"{dotted(places[:-1], prefix)} holds {shown(given)}: must be {items}{example}.")
-    return LabError(f"{told}: must be {wanted}{example}." if wanted else f"{told}: {one['msg']}.")
+    return LabError(f"{field}: must be {wanted}{example}." if wanted else f"{field}: {one['msg']}.")
 
 
 def _bounds(context: Mapping[str, Any]) -> dict[str, Any]:

@@ -102,8 +102,8 @@ def unlike(there: Images, here: Images) -> list[str]:
         found.append(f"{len(there.classes)} classes there, {len(here.classes)} here")
     renamed = [(one, other) for one, other in zip(there.classes, here.classes, strict=False) if one != other]
     if renamed:
-        told = _some([f"class {one!r} is called {other!r} here" for one, other in renamed])
-        found.append(told)
+        text = _some([f"class {one!r} is called {other!r} here" for one, other in renamed])
+        found.append(text)
     for split in SPLITS:
         found += _unlike_images(there, here, split)
     return found

@@ -57,26 +57,26 @@ def opened(file: str | Path | bytes, use: Callable[[pillow.Image], A], name: str
     """
     from PIL import Image, UnidentifiedImageError
 
-    told = name or ("this file" if isinstance(file, bytes) else str(file))
+    label = name or ("this file" if isinstance(file, bytes) else str(file))
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_readable()) as image:
             return use(image)
     except LabError:
         raise
     except PermissionError as error:
-        raise LabError(f"{told} cannot be read: permission denied. Make it readable.") from error
+        raise LabError(f"{label} cannot be read: permission denied. Make it readable.") from error
     except UnidentifiedImageError as error:
         known = ", ".join(_readable())
-        raise LabError(f"{told} cannot be decoded: it is damaged, or none of {known}. Copy it again.") from error
+        raise LabError(f"{label} cannot be decoded: it is damaged, or none of {known}. Copy it again.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # the second one is raised where warnings are errors
-        raise LabError(f"{told} cannot be decoded ({error}). Scale it down first.") from error
+        raise LabError(f"{label} cannot be decoded ({error}). Scale it down first.") from error
     except (
         OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError,
         AttributeError, MemoryError, struct.error, zlib.error,
     ) as error:  # what the parsers of Pillow meet in damaged files  # fmt: skip
         why = str(error) or type(error).__name__
-        raise LabError(f"{told} cannot be decoded ({why}). Copy it again.") from error
+        raise LabError(f"{label} cannot be decoded ({why}). Copy it again.") from error
 
 
 ORIENTATION = 0x0112  # the tag of EXIF

@@ -70,12 +70,12 @@ class FolderSource(Source):
         small = self.shape[1:] == (32, 32)
         self.mean, self.std = (CIFAR_MEAN, CIFAR_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
         total = sum(map(len, self._files.values())) * int(np.prod(self.shape))
-        self._kept: dict[str, Tensor] = {}
+        self._decoded: dict[str, Tensor] = {}
         self._known: dict[str, Tensor] = {}
         self._digests: dict[str, np.ndarray] = {}
         self._remembered: dict[str, dict[str, tuple[bytes, bytes]]] = {}  # file's name -> stamp, digest
         if total <= keep:
-            self._kept = {s: torch.empty((len(self._files[s]), *self.shape), dtype=torch.uint8) for s in SPLITS}
+            self._decoded = {s: torch.empty((len(self._files[s]), *self.shape), dtype=torch.uint8) for s in SPLITS}
             self._known = {s: torch.zeros(len(self._files[s]), dtype=torch.bool) for s in SPLITS}
 
     def labels(self, split: str) -> np.ndarray:
@@ -84,13 +84,13 @@ class FolderSource(Source):
     def images(self, split: str, index: Tensor) -> Tensor:
         check_split(split)
         index = index.cpu()
-        if not self._kept:
+        if not self._decoded:
             return self._decode(split, index)
         missing = index[~self._known[split][index]].unique()
         if len(missing):
-            self._kept[split][missing] = self._decode(split, missing)
+            self._decoded[split][missing] = self._decode(split, missing)
             self._known[split][missing] = True
-        return self._kept[split][index]
+        return self._decoded[split][index]
 
     def _decode(self, split: str, index: Tensor) -> Tensor:
         files = [self._files[split][number] for number in index.tolist()]
@@ -124,7 +124,7 @@ class FolderSource(Source):
     def damaged(self) -> list[str]:
         """Decodes every file: a sentence for each that cannot be used."""
 
-        def told(file: str) -> str:
+        def complaint(file: str) -> str:
             try:
                 self._pixels(file)
             except LabError as error:
@@ -132,7 +132,7 @@ class FolderSource(Source):
             return ""
 
         files = [file for split in SPLITS for file in self._files[split]]
-        return [sentence for sentence in _parallel(told, files) if sentence]
+        return [sentence for sentence in _parallel(complaint, files) if sentence]
 
     # What tells these images from others ---------------------------------------------------------------------------
 
@@ -159,8 +159,8 @@ class FolderSource(Source):
             files, stamps, known = self._files[check_split(split)], self.stamps(split), self._remembered.get(split, {})
             before = [known.get(name, (b"", b"")) for name in self.names(split)]
             work = [
-                (file, kept if stamp.tobytes() == then else None)
-                for file, stamp, (then, kept) in zip(files, stamps, before, strict=True)
+                (file, digest if stamp.tobytes() == then else None)
+                for file, stamp, (then, digest) in zip(files, stamps, before, strict=True)
             ]
             found = b"".join(_parallel(lambda one: _digest(one[0]) if one[1] is None else one[1], work))
             self._digests[split] = np.frombuffer(found, dtype=np.uint8).reshape(len(files), -1)
@@ -230,8 +230,8 @@ class LeftOut:
     def say(self, root: Path) -> None:
         """A warning with the counts, if there are any."""
         if self.why:
-            told = ", ".join(f"{count} {why}" for why, count in sorted(self.why.items()))
-            text = f"{shown(root)}: {sum(self.why.values())} file(s) left out ({told}), the first is {self.first}. "
+            reasons = ", ".join(f"{count} {why}" for why, count in sorted(self.why.items()))
+            text = f"{shown(root)}: {sum(self.why.values())} file(s) left out ({reasons}), the first is {self.first}. "
             warnings.warn(text + f"Images are files called {' '.join(sorted(EXTENSIONS))}.", stacklevel=4)
 
 

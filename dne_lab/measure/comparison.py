@@ -248,12 +248,12 @@ def _short(name: str, value: Any, values: Sequence[Any]) -> str:
 
 def _network_text(network: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
     """What tells a network from the others: ``width 32``, ``resnet34, width 16``, ``heads 3, 1``."""
-    told = []
+    texts = []
     for field, value in network.items():
         if any(other.get(field) != value for other in others):
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            told.append(text if field == "name" else f"{field.replace('_', ' ')} {text}")
-    return ", ".join(told) or "another network"
+            texts.append(text if field == "name" else f"{field.replace('_', ' ')} {text}")
+    return ", ".join(texts) or "another network"
 
 
 M = TypeVar("M")
@@ -274,11 +274,13 @@ def apart(members: Sequence[M]) -> dict[str, list[M]]:
     parts = {"": list(members)}
     for name in ("epochs", "tasks", "heads", "network", "config_sha256"):
         split: dict[str, list[M]] = {}
-        for told, alike in parts.items():
+        for difference, alike in parts.items():
             values = [getattr(member, name, None) for member in alike]
             several = _one_a_seed(alike) or all(value == values[0] for value in values)
             for member, value in zip(alike, values, strict=True):
-                split.setdefault(told if several else f"{told}, {_told(name, value, values)}", []).append(member)
+                split.setdefault(
+                    difference if several else f"{difference}, {_setting_text(name, value, values)}", []
+                ).append(member)
         parts = split
     for alike in parts.values():
         if not _one_a_seed(alike):
@@ -294,7 +296,7 @@ def _one_a_seed(members: Sequence[Any]) -> bool:
     return len({member.seed for member in members}) == len(members)
 
 
-def _told(name: str, value: Any, values: Sequence[Any]) -> str:
+def _setting_text(name: str, value: Any, values: Sequence[Any]) -> str:
     if name == "tasks":
         return tasks_text(value)
     if name == "heads":

@@ -159,7 +159,7 @@ def of_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
 
     Returns:
         One dictionary a task: task, classes, flops_literal, flops_spent, macs_spent, params_total (of the model that is
-        kept: without what only training needs), params_added, params_trainable (in the task's first stage).
+        permanent: without what only training needs), params_added, params_trainable (in the task's first stage).
     """
     return _with_formula(config, stream) or count_tasks(config, stream)
 
@@ -196,11 +196,14 @@ def _by_formula(config: Config, stream: ClassStream, variant: Variant, grows: bo
         seen = seen._replace(values=stem.patch_values, before=flops(stem.eval(), shape))
     rows = cost_formula.rows(network, variant, stream.tasks, seen, grows)
     if stem is not None:
-        kept = count(stem)
+        permanent = count(stem)
         stem.begin(config.data.tasks[0])
-        rows[0] |= {"params_trainable": count(stem, trainable=True), "params_added": rows[0]["params_added"] + kept}
+        rows[0] |= {
+            "params_trainable": count(stem, trainable=True),
+            "params_added": rows[0]["params_added"] + permanent,
+        }
         for row in rows:
-            row["params_total"] += kept
+            row["params_total"] += permanent
     return rows
 
 

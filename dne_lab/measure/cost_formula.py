@@ -257,12 +257,12 @@ def rows(
         parameters(network, variant, number, own, end, seen)
         for number, (own, end) in enumerate(zip(heads, ends, strict=True), start=1)
     ]
-    kept = list(itertools.accumulate(weights))
+    so_far = list(itertools.accumulate(weights))
     found: list[dict[str, Any]] = []
     for task, classes in enumerate(itertools.accumulate(tasks), start=1):
         last = task - 1 if grows else 0
         width = network.head_width * ends[last]
-        total = kept[last] + classes * (width + 1)
+        total = so_far[last] + classes * (width + 1)
         # what tells its classes from all old ones trains with the expert and goes with the stage
         expertise = (network.head_width * heads[last] + 1) * (tasks[last] + 1) if last else 0
         found.append(

@@ -125,8 +125,8 @@ def _stream(config: Config) -> ClassStream | None:
     each = TRAINING_IMAGES.get(config.data.name)
     if each is None:
         return None
-    kept = each - round(each * config.data.validation)
-    return cost.blank_stream(config.data.tasks, cost.shape_of(config.data), kept)
+    trained = each - round(each * config.data.validation)
+    return cost.blank_stream(config.data.tasks, cost.shape_of(config.data), trained)
 
 
 # Parts ---------------------------------------------------------------------------------------------------------------

@@ -36,13 +36,13 @@ Name = Annotated[str, Field(max_length=1000)]
 Seed = Annotated[int, Field(ge=-(10**18), le=10**18)]
 
 
-class Part(BaseModel):
+class Section(BaseModel):
     """A dictionary within a record: the keys that are known are checked, others may be there."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-class _Memory(Part):
+class _Memory(Section):
     budget: Whole | None = None
     policy: Name | None = None
     stored: Whole | None = None
@@ -51,12 +51,12 @@ class _Memory(Part):
     stored_by_task: list[Whole] = []
 
 
-class _Params(Part):
+class _Params(Section):
     total: Whole | None = None
     trainable_by_task: list[Whole] = []
 
 
-class Timing(Part):
+class Timing(Section):
     """Everything that depends on the clock, in seconds; ``resumed``: how often the run went on from a checkpoint."""
 
     seconds: Seconds | None = None
@@ -66,13 +66,13 @@ class Timing(Part):
     resumed: Whole = 0
 
 
-class _Other(Part):
+class _Other(Section):
     seen_accuracy: list[Percent]
     LA: Percent | None = None
     AA: Percent | None = None
 
 
-class _Origin(Part):
+class _Origin(Section):
     run: Name | None = None
     task: Whole | None = None
     config_sha256: Name | None = None

@@ -169,11 +169,11 @@ def to_text(frame: "pd.DataFrame") -> str:
     """A plain table for the terminal, columns aligned; what is the same in all of several rows is said once above."""
     cells, names = _cells(frame), [str(name) for name in frame.columns]
     same = [i for i, n in enumerate(names) if n in _SHARED and len(cells) > 1 and len({row[i] for row in cells}) == 1]
-    kept = [i for i in range(len(names)) if i not in same and any(row[i] for row in cells)]
+    shown = [i for i in range(len(names)) if i not in same and any(row[i] for row in cells)]
     head = ", ".join(f"{names[i]} {cells[0][i]}" for i in same if cells[0][i])
-    rows = [[names[i] for i in kept], *([row[i] for i in kept] for row in cells)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(kept))]
-    left = [not _numeric(frame, i) for i in kept]
+    rows = [[names[i] for i in shown], *([row[i] for i in shown] for row in cells)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(shown))]
+    left = [not _numeric(frame, i) for i in shown]
     lines = [
         "  ".join(c.ljust(w) if a else c.rjust(w) for c, w, a in zip(row, widths, left, strict=True)) for row in rows
     ]

@@ -162,9 +162,9 @@ class Method(nn.Module):
         merged: dict[str, Tensor] = {}
         for state in states:
             merged |= state
-        self.load_kept(merged)
+        self.load_state(merged)
 
-    def load_kept(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: dict[str, Tensor]) -> None:
         """Loads a state in which nothing may be missing but what only training needs; a KeyError names what is."""
         missing, unexpected = self.load_state_dict(state, strict=False)
         wanted = [name for name in missing if not name.startswith(self.training_only)]
@@ -283,7 +283,7 @@ def create(config: Config, stream: ClassStream) -> Method:
 # What stays the same through a stage, computed once: outputs of frozen modules for images that are not augmented.
 
 
-class Kept:
+class Cached:
     """Rows for each image, found again by its number.
 
     Args:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dne_lab.core.errors import LabError
 from dne_lab.core.schema import settings
 from dne_lab.data.stream import Batch, Task
-from dne_lab.methods.base import Kept, Stage
+from dne_lab.methods.base import Cached, Stage
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions
 from dne_lab.models.resnet import ResNet
 
@@ -75,7 +75,7 @@ class DER(ResNetMethod):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._kept: Kept | None = None  # features of the frozen encoders, in "tune" of all
+        self._cached: Cached | None = None  # features of the frozen encoders, in "tune" of all
         learn = self.config.learn
         if self.options.reset and (learn.warmup % 1 or learn.warmup >= max(1, learn.epochs)):
             raise LabError(
@@ -117,19 +117,19 @@ class DER(ResNetMethod):
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
         """Without augmentation, the features of frozen encoders are computed once."""
         frozen = self.model.features if stage.name == "tune" else self.model.old_features if task.old else None
-        self._kept = Kept(batches, frozen) if frozen and not stage.recipe.augment else None
+        self._cached = Cached(batches, frozen) if frozen and not stage.recipe.augment else None
 
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """Cross entropy over all classes seen and, from task 2 on in training, of the newest encoder alone."""
         model = self.model
         if stage.name == "tune":
-            features = model.features(batch.images) if self._kept is None else self._kept(batch.index)
+            features = model.features(batch.images) if self._cached is None else self._cached(batch.index)
             return {"classification": F.cross_entropy(self._logits(features) / self.options.temperature, batch.labels)}
         features = model.encoders[-1](batch.images).features
         if not task.old:
             return {"classification": F.cross_entropy(self._logits(features), batch.labels)}
         with torch.no_grad():
-            old = model.old_features(batch.images) if self._kept is None else self._kept(batch.index)
+            old = model.old_features(batch.images) if self._cached is None else self._cached(batch.index)
         newest = (batch.labels - (len(task.old) - 1)).clamp_min(0)  # class 0 = any old class
         return {
             "classification": F.cross_entropy(self._logits(torch.cat([old, features], 1)), batch.labels),
@@ -149,5 +149,5 @@ class DER(ResNetMethod):
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The task's encoder and the classifier as they are now."""
-        kept = (f"model.encoders.{task.number - 1}.", "model.classifier.")
-        return {name: value for name, value in self.state_dict().items() if name.startswith(kept)}
+        prefixes = (f"model.encoders.{task.number - 1}.", "model.classifier.")
+        return {name: value for name, value in self.state_dict().items() if name.startswith(prefixes)}

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from dne_lab.core.config import Config
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.methods.base import BASE, Kept, Method, Stage
+from dne_lab.methods.base import BASE, Cached, Method, Stage
 from dne_lab.models import literal, variants
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.variants import Variant
 
-KEPT_BYTES = 2**29  # of what frozen experts compute for the images of a stage; beyond that they run in every step
+CACHED_BYTES = 2**29  # of what frozen experts compute for the images of a stage; beyond that they run in every step
 
 
 class Expansion(Method):
@@ -33,8 +33,8 @@ class Expansion(Method):
         super().__init__(config, stream)
         self.model = ExpandableViT(config.network, stream.shape, self.variant, stream.mean, stream.std)
         self.set_precision()
-        self._kept: Kept | None = None  # read-outs, side by side
-        self._offered: Kept | None = None  # what frozen experts offer
+        self._cached: Cached | None = None  # read-outs, side by side
+        self._offered: Cached | None = None  # what frozen experts offer
 
     def set_precision(self) -> None:
         """Tells the stem whether it runs in bfloat16."""
@@ -71,14 +71,14 @@ class Expansion(Method):
 
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
         """Without augmentation what frozen experts compute is computed once: in stage 2, where the classifier alone
-        learns, all read-outs; in stage 1 all that the new expert reads, if it fits into `KEPT_BYTES`."""
-        self._kept = self._offered = None
+        learns, all read-outs; in stage 1 all that the new expert reads, if it fits into `CACHED_BYTES`."""
+        self._cached = self._offered = None
         if stage.recipe.augment:
             return
         if stage.name == "tune":
-            self._kept = Kept(batches, self.features)
+            self._cached = Cached(batches, self.features)
         elif stage.name == "learn" and self.model.may_offer:
-            self._offered = Kept.within(KEPT_BYTES, batches, self.model.offer)
+            self._offered = Cached.within(CACHED_BYTES, batches, self.model.offer)
 
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """The weighted terms by name."""
@@ -98,10 +98,10 @@ class Expansion(Method):
         return {"classification": F.cross_entropy(self.model.stem.logits(batch.images).float(), batch.labels)}
 
     def _logits(self, batch: Batch, stage: Stage) -> Tensor:
-        if stage.name != "tune" or self._kept is None:
+        if stage.name != "tune" or self._cached is None:
             return self.model(batch.images).logits
         widths = [weight.shape[1] for weight in self.model.classifier.weights]
-        return self.model.classifier(self._kept(batch.index).split(widths, 1))
+        return self.model.classifier(self._cached(batch.index).split(widths, 1))
 
     def objective(self, output: Output, labels: Tensor, task: Task) -> dict[str, Tensor]:
         """The paper's training objective for (B, classes) logits and (B,) ranks, by name.
@@ -164,9 +164,9 @@ class Expansion(Method):
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The task's expert and the classifier as they are now; the stem with task 1."""
-        kept = [f"model.experts.{task.number - 1}.", "model.classifier.", "model.mean", "model.std"]
-        kept += ["model.stem."] if task.number == 1 else []
-        return {name: value for name, value in self.state_dict().items() if name.startswith(tuple(kept))}
+        prefixes = [f"model.experts.{task.number - 1}.", "model.classifier.", "model.mean", "model.std"]
+        prefixes += ["model.stem."] if task.number == 1 else []
+        return {name: value for name, value in self.state_dict().items() if name.startswith(tuple(prefixes))}
 
 
 class IndependentAttention(Expansion):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dne_lab.core.config import Config
 from dne_lab.core.schema import OneOf, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.methods.base import Kept, Stage, changed, frozen, soft_cross_entropy
+from dne_lab.methods.base import Cached, Stage, changed, frozen, soft_cross_entropy
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions, several
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.resnet import Classified
@@ -85,7 +85,7 @@ class FOSTER(ResNetMethod):
         self.compress = several(changed(config.learn, self.options.compress, "options.compress"), "options.compress")
         self.teacher: Boosted | None = None
         self.register_buffer("counts", torch.zeros(0))  # training images of each class, exemplars of old ones
-        self._kept: Kept | None = None  # "boost": features of the old network; "compress": the teacher's logits
+        self._cached: Cached | None = None  # "boost": features of the old network; "compress": the teacher's logits
 
     def stages(self, task: Task) -> list[Stage]:
         """One for the first task, then two."""
@@ -113,17 +113,17 @@ class FOSTER(ResNetMethod):
 
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
         """Without augmentation, what the frozen network says is computed once."""
-        self._kept = None
+        self._cached = None
         if self.teacher is not None and not stage.recipe.augment:
-            self._kept = Kept(batches, self.teacher.old_features if stage.name == "boost" else self.teacher)
+            self._cached = Cached(batches, self.teacher.old_features if stage.name == "boost" else self.teacher)
 
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """The terms of the stage, each with weight 1."""
         if self.teacher is None:
             return {"classification": F.cross_entropy(self.model(batch.images).float(), batch.labels)}
-        frozen_part = self.teacher.old_features if stage.name == "boost" else self.teacher
+        frozen_network = self.teacher.old_features if stage.name == "boost" else self.teacher
         with torch.no_grad():
-            given = frozen_part(batch.images) if self._kept is None else self._kept(batch.index)
+            given = frozen_network(batch.images) if self._cached is None else self._cached(batch.index)
         if stage.name == "boost":
             return self.boosting(given, batch, len(task.old))
         student = self.model(batch.images).float()

@@ -34,8 +34,8 @@ class ExpandableClassifier(nn.Module):
         for number, columns in enumerate(widths):
             rows = torch.empty(classes, columns)
             nn.init.trunc_normal_(rows, std=0.02)
-            kept = self.weights[number].detach() if number < len(self.weights) else torch.zeros(old, columns)
-            grown.append(nn.Parameter(torch.cat([kept, rows.to(kept)])))
+            before = self.weights[number].detach() if number < len(self.weights) else torch.zeros(old, columns)
+            grown.append(nn.Parameter(torch.cat([before, rows.to(before)])))
         self.weights = nn.ParameterList(grown)
         self.bias = nn.Parameter(torch.cat([self.bias.detach(), self.bias.new_zeros(classes)]))
 

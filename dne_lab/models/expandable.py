@@ -260,11 +260,11 @@ class ExpandableViT(ImageModel):
             return [build([e], self.network, self.heads) for e in self.experts]
         used = [p for e in old for p in e.parameters()]
         hooked = [m.only for block in self.blocks for m in block.modules() if isinstance(m, AttentionWeights)]
-        heard = frozenset(n for only in hooked for experts_of in only.values() for n in experts_of)
-        key = (heard, *((p.data_ptr(), p._version, p.dtype) for p in used))
+        listened_to = frozenset(n for only in hooked for experts_of in only.values() for n in experts_of)
+        key = (listened_to, *((p.data_ptr(), p._version, p.dtype) for p in used))
         if self._banks is None or self._banks[0] != key:
             with torch.no_grad():
-                frozen = [build(group, self.network, self.heads) for group in _groups(old, heard)]
+                frozen = [build(group, self.network, self.heads) for group in _groups(old, listened_to)]
             self._banks = (key, frozen)
             # held, so that no other tensor can come to lie at one of these addresses
             self._banks_of = [p.detach() for p in used]
@@ -286,10 +286,10 @@ def _sizes(later: int) -> list[int]:
     return [later * (i + 1) // count - later * i // count for i in range(count)]
 
 
-def _groups(old: list[Expert], heard: frozenset[int]) -> list[list[Expert]]:
+def _groups(old: list[Expert], listened_to: frozenset[int]) -> list[list[Expert]]:
     """Expert 1 alone, the others in up to `FROZEN_BANKS` runs of like length; who is listened to leaves its own."""
     later = old[1:]
     cuts = [0, *itertools.accumulate(_sizes(len(later)))]
-    alone = [i for i, expert in enumerate(later) if expert.place.number in heard]
+    alone = [i for i, expert in enumerate(later) if expert.place.number in listened_to]
     cuts = sorted({*cuts, *alone, *(i + 1 for i in alone)})
     return [old[:1]][: len(old)] + [later[a:b] for a, b in itertools.pairwise(cuts)]

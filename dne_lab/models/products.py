@@ -92,46 +92,46 @@ def resumed(before: str, begun: bool) -> str:
 
 
 @contextmanager
-def by(choice: str) -> Iterator[None]:
-    """Inside, large float32 products of networks on the CPU, and their gradients, are computed as ``choice`` says.
+def by(backend: str) -> Iterator[None]:
+    """Inside, large float32 products of networks on the CPU, and their gradients, are computed as ``backend`` says.
 
     Contexts nest, the innermost counts; other threads are not touched.
 
     Raises:
-        ValueError: ``choice`` (its part behind the last "+") is not of `CHOICES`.
+        ValueError: ``backend`` (its part behind the last "+") is not of `CHOICES`.
     """
-    last = choice.split("+")[-1]
+    last = backend.split("+")[-1]
     if last not in CHOICES:
         raise ValueError(f"products by {last!r}: must be one of {', '.join(CHOICES)}.")
-    before = _choice()
-    _local.choice = last
+    before = _backend()
+    _local.backend = last
     try:
         yield
     finally:
-        _local.choice = before
+        _local.backend = before
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`: (..., in), (out, in), (out,) -> (..., out)."""
-    choice = _choice()
-    if choice == MKL or not _gains(choice, x.numel() // x.shape[-1], x, weight):
+    backend = _backend()
+    if backend == MKL or not _gains(backend, x.numel() // x.shape[-1], x, weight):
         return F.linear(x, weight, bias)
-    return _linear(x, weight, bias, choice)
+    return _linear(x, weight, bias, backend)
 
 
 def times(x: Tensor, weight: Tensor) -> Tensor:
     """``x @ weight``: (..., in), (in, out) -> (..., out)."""
-    choice = _choice()
-    if choice == MKL or not _gains(choice, x.numel() // x.shape[-1], x, weight):
+    backend = _backend()
+    if backend == MKL or not _gains(backend, x.numel() // x.shape[-1], x, weight):
         return x @ weight
-    return _linear(x, weight.T, None, choice)
+    return _linear(x, weight.T, None, backend)
 
 
 def batched(x: Tensor, weight: Tensor) -> Tensor:
     """`torch.bmm`: (E, rows, in), (E, in, out) -> (E, rows, out); gradients are MKL's."""
-    choice = _choice()
+    backend = _backend()
     # where oneDNN is only a little faster, putting the parts together eats the gain
-    if choice != ALL or not _gains(choice, x.shape[1], x, weight):
+    if backend != ALL or not _gains(backend, x.shape[1], x, weight):
         return torch.bmm(x, weight)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return torch.bmm(x, weight)
@@ -171,19 +171,19 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def _choice() -> str:
+def _backend() -> str:
     return getattr(_local, "choice", MKL)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, choice: str) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
-        return _Linear.apply(x, weight, bias, choice == ALL)
+        return _Linear.apply(x, weight, bias, backend == ALL)
     return _onednn(x, weight, bias)
 
 
-def _gains(choice: str, rows: int, x: Tensor, weight: Tensor) -> bool:
+def _gains(backend: str, rows: int, x: Tensor, weight: Tensor) -> bool:
     *_, a, b = weight.shape
-    if rows * a * b < LEAST[choice] or rows < FEWEST_ROWS or min(a, b) < NARROWEST:
+    if rows * a * b < LEAST[backend] or rows < FEWEST_ROWS or min(a, b) < NARROWEST:
         return False
     floats = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
     return floats and not torch.is_autocast_enabled("cpu")

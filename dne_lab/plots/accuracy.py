@@ -188,9 +188,9 @@ def run_series(runs: Sequence[RunView]) -> list[Series]:
         method = run.record.method
         used[method] = used.get(method, -1) + 1
         x, y = accuracies(run)
-        look, again = style(method), used[method] // len(DASHES)
+        look, times_used = style(method), used[method] // len(DASHES)
         dash, _ = dashes_of(method, used[method])
-        found.append(Series(run.label, x, y, look._replace(colour=paler(look.colour, again)), dash))
+        found.append(Series(run.label, x, y, look._replace(colour=paler(look.colour, times_used)), dash))
     return found
 
 

@@ -251,8 +251,8 @@ def _shares(axes: "Axes", view: LookView, name: str) -> None:
     axes.tick_params(axis="x", labelsize=7)
     axes.grid(visible=False)
     keys = table.set_index("group").loc["all"]
-    told = f"{name}: shares of the groups (%); {keys['effective keys']:.1f} effective keys of {keys['keys']:.0f}"
-    axes.set_title(told, fontsize=8, loc="center", pad=3)
+    title = f"{name}: shares of the groups (%); {keys['effective keys']:.1f} effective keys of {keys['keys']:.0f}"
+    axes.set_title(title, fontsize=8, loc="center", pad=3)
 
 
 # What a switched-off connection does, as a figure: classes, outputs of the experts, accuracy.

@@ -150,7 +150,7 @@ def _growth(table: "pd.DataFrame") -> Drawing:
         named = source == LITERAL or (source in LOOKS and series not in drawn)
         most = max(most, *x) if named else most
         remarks = [str(remark) for remark in rows["remark"]]
-        told = zip(rows["record"].astype(str), remarks, strict=True)
+        notes = zip(rows["record"].astype(str), remarks, strict=True)
         marks.append(
             Points(
                 f"{series}, {WORDS[source]}", x, y,
@@ -159,7 +159,7 @@ def _growth(table: "pd.DataFrame") -> Drawing:
                 filled=source != PAPER,
                 area=AREAS[source],
                 every=max(1, len(x) // 8) if source == LITERAL else 1,
-                notes=[", ".join(filter(None, pair)) for pair in told],
+                notes=[", ".join(filter(None, pair)) for pair in notes],
                 tags=[series if named and i == len(x) - 1 else "" for i in range(len(x))],
                 crossed=[source == PAPER and remark != "" for remark in remarks],
                 listed=False,
@@ -200,7 +200,7 @@ TIME_LOOKS = {
 Above = Annotated[float, Field(gt=0, le=1e30)]
 
 
-class Bench(records.Part):
+class Bench(records.Section):
     """What ``dne-lab bench --json`` writes, as far as it is drawn."""
 
     train_step: dict[str, Above]

@@ -211,9 +211,9 @@ def _with_records(mark: Mark, panel: Panel, by_series: Mapping[str, Sequence[str
         ids = by_series[max(found, key=len)] if found else by_series.get("", ()) if isinstance(mark, Cells) else ()
         if seed := re.match(r"seed (\d+)$", note):
             ids = [one for one in ids if f"-s{seed[1]}-" in one]
-        told = [f"record{'s' * (len(ids) > 1)} {'<br>'.join(ids[:MOST_IDS])}"] if ids else []
-        told += [f"and {len(ids) - MOST_IDS} more"] if len(ids) > MOST_IDS else []
-        return "<br>".join(filter(None, [note, *told]))
+        lines = [f"record{'s' * (len(ids) > 1)} {'<br>'.join(ids[:MOST_IDS])}"] if ids else []
+        lines += [f"and {len(ids) - MOST_IDS} more"] if len(ids) > MOST_IDS else []
+        return "<br>".join(filter(None, [note, *lines]))
 
     if isinstance(mark, Cells):
         shape = range(mark.values.shape[0]), range(mark.values.shape[1])
@@ -226,9 +226,9 @@ def _with_records(mark: Mark, panel: Panel, by_series: Mapping[str, Sequence[str
     along = mark.x if isinstance(mark, Points) else [] if mark.across else mark.places
     up = mark.y if isinstance(mark, Points) else mark.places if mark.across else []
     names = [[panel.x.name_at(x)] for x in along] or [[""] for _ in up]
-    for told, y in zip(names, up, strict=bool(up)):
-        told.append(panel.y.name_at(y))
-    return replace(mark, notes=[said(mark.note(i), mark.name, *told) for i, told in enumerate(names)])
+    for lines, y in zip(names, up, strict=bool(up)):
+        lines.append(panel.y.name_at(y))
+    return replace(mark, notes=[said(mark.note(i), mark.name, *lines) for i, lines in enumerate(names)])
 
 
 def _begins(text: str, name: str) -> bool:

@@ -242,7 +242,8 @@ def _points(figure: Any, mark: Points, panel: Panel, common: dict[str, Any]) -> 
                 "opacity": 1, "line": {"color": colour, "width": 2 if thin else 1}},
         error_x=_interval(mark, mark.x) if mark.across else None,
         error_y=None if mark.across or mark.band else _interval(mark, mark.y),
-        hovertext=[_told(mark, panel, i) for i in range(len(mark.x))], hoverinfo="text", cliponaxis=False, **common,
+        hovertext=[_hover_text(mark, panel, i) for i in range(len(mark.x))], hoverinfo="text",
+        cliponaxis=False, **common,
     )  # fmt: skip
     crossed = [i for i, cross in enumerate(mark.crossed) if cross]
     if crossed:
@@ -277,7 +278,7 @@ def _bars(figure: Any, mark: Bars, panel: Panel, common: dict[str, Any]) -> None
         orientation="h" if mark.across else "v", opacity=mark.opacity,
         marker={"color": colour, "pattern": HATCH if mark.hatched else {}},
         **{f"error_{along}": interval},
-        hovertext=[_told_bar(mark, panel, i) for i in range(len(ends))], hoverinfo="text", **common,
+        hovertext=[_hover_text_of_bar(mark, panel, i) for i in range(len(ends))], hoverinfo="text", **common,
     )  # fmt: skip
 
 
@@ -370,7 +371,7 @@ def _place(value: float, axis: Axis) -> float:
 # What is said under the mouse ---------------------------------------------------------------------------------------
 
 
-def _told(mark: Points, panel: Panel, i: int) -> str:
+def _hover_text(mark: Points, panel: Panel, i: int) -> str:
     lines = [mark.name]
     for axis, value, mine in ((panel.x, mark.x[i], mark.across), (panel.y, mark.y[i], not mark.across)):
         text = _value(axis, value)
@@ -380,7 +381,7 @@ def _told(mark: Points, panel: Panel, i: int) -> str:
     return "<br>".join(filter(None, [*lines, mark.note(i)]))
 
 
-def _told_bar(mark: Bars, panel: Panel, i: int) -> str:
+def _hover_text_of_bar(mark: Bars, panel: Panel, i: int) -> str:
     stands, along = (panel.y, panel.x) if mark.across else (panel.x, panel.y)
     text = f"{_plain(along.title)}: {_number(mark.lengths[i])}"
     if len(mark.low) and math.isfinite(mark.low[i]):

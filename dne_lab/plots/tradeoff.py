@@ -187,8 +187,8 @@ def _marks(table: "pd.DataFrame") -> Drawing:
     for method, theirs, rows in _lines(table):
         name, y = title_of(method), rows["LA %"].to_numpy(float)
         ours |= set() if theirs else {name}
-        told = rows[["series", "record", "source", "remark"]].astype(str).itertuples(index=False)
-        notes = [", ".join(filter(None, row)) for row in told]
+        texts = rows[["series", "record", "source", "remark"]].astype(str).itertuples(index=False)
+        notes = [", ".join(filter(None, row)) for row in texts]
         ends: dict[str, Any] = {} if theirs else around(y, rows["+-"])
         marks.append(
             Points(f"{name}, printed" if theirs else name, list(rows["F (G)"] * factor), list(y), solid(style(method)),
@@ -219,12 +219,12 @@ def accuracy_over_bytes(records: Iterable[Record]) -> Figure:
     Args:
         records: of one data set; drawn are those on 50 + 10 x 5 classes, or else on the tasks of most of them.
     """
-    kept = [r for r in records if r.finished and not r.validation and not r.joint]
-    tasks = main_stream(kept)
-    kept = [record for record in kept if record.tasks == tasks]
-    made = groups(kept)
-    table = by_budget(kept).rename(columns={"method": "series", "id": "method"})
-    what = f"{scale(kept)}, {over(made)}" if made else "no record yet"
+    chosen = [r for r in records if r.finished and not r.validation and not r.joint]
+    tasks = main_stream(chosen)
+    chosen = [record for record in chosen if record.tasks == tasks]
+    made = groups(chosen)
+    table = by_budget(chosen).rename(columns={"method": "series", "id": "method"})
+    what = f"{scale(chosen)}, {over(made)}" if made else "no record yet"
     heading = f"Last accuracy at a budget of memory\n{what}, {tasks_text(tasks)} classes"
     return Figure("accuracy_over_bytes", heading, table, ids(made), _by_bytes, (7.0, 3.8))
 

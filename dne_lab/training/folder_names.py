@@ -20,7 +20,7 @@ DEFAULT = "digits"  # the preset of a command that names none
 LONGEST, LONGEST_VALUE = 80, 24  # characters of a part, and of one value
 
 
-class Part(NamedTuple):
+class Piece(NamedTuple):
     """A part of a name; ``exact``: no other configuration has it."""
 
     text: str
@@ -32,7 +32,7 @@ def folder_name(config: Config) -> str:
 
     <data> is the preset; of one's own images, the name of their folder or file in place of the preset's data set.
     """
-    return _join([Part(config.method)], config, [Part(f"s{config.seed}")])
+    return _join([Piece(config.method)], config, [Piece(f"s{config.seed}")])
 
 
 def experiment_name(config: Config) -> str:
@@ -40,59 +40,59 @@ def experiment_name(config: Config) -> str:
     return _join([], config, [])
 
 
-def _join(first: list[Part], config: Config, last: list[Part]) -> str:
+def _join(first: list[Piece], config: Config, last: list[Piece]) -> str:
     data = _data(config)
     changed = _differences(config, with_data=data.text == config.preset.replace(",", "+"))
-    parts = [_safe(part) for part in (*first, data, changed)]
-    if not all(part.exact for part in parts):
+    pieces = [_safe(piece) for piece in (*first, data, changed)]
+    if not all(piece.exact for piece in pieces):
         alike = dataclasses.replace(config, seed=0, method=config.method if first else "")
-        parts.append(Part(alike.sha256[:8]))
-    return "-".join(part.text for part in (*parts, *map(_safe, last)) if part.text)
+        pieces.append(Piece(alike.sha256[:8]))
+    return "-".join(piece.text for piece in (*pieces, *map(_safe, last)) if piece.text)
 
 
-def _safe(part: Part) -> Part:
-    text = UNSAFE.sub("_", part.text).strip(".")
+def _safe(piece: Piece) -> Piece:
+    text = UNSAFE.sub("_", piece.text).strip(".")
     if len(text) > LONGEST:  # whole settings, as far as they fit
         text = text[:LONGEST].rpartition("-")[0] or text[:LONGEST]
-    return Part(text, part.exact and text == part.text)
+    return Piece(text, piece.exact and text == piece.text)
 
 
-def _data(config: Config) -> Part:
+def _data(config: Config) -> Piece:
     """The preset, in which the name of other images stands in place of the data set's."""
     data, names = config.data, [name.strip() for name in config.preset.split(",") if name.strip()]
     meant = presets.names_dataset(config.preset)
     if data.name == meant and not (data.name in OWN and data.path):
-        return Part("+".join(names))
+        return Piece("+".join(names))
     known = {tree["data"]["name"] for tree in presets.PRESETS.values() if "data" in tree}
     own = data.name
     if data.name in OWN and data.path:
         own = Path(data.path).resolve().name
         own = own.removesuffix(".npz") if data.name == "npz" else own
-    told = []
+    texts = []
     for name in names:
         if name in presets.PRESETS and presets.names_dataset(name) in OWN:  # imagenet100-b50-10
             own = "-".join([own, *name.split("-")[1:]])
         elif name != DEFAULT:
-            told.append(name)
+            texts.append(name)
     # "digits" is left out, alone or beside others; one's own images may be called as a data set is
     exact = bool(names) and (names == [DEFAULT] or DEFAULT not in names) and not (data.name in OWN and own in known)
-    text = "+".join([own, *told])
-    return Part(text, exact and not all(part in presets.PRESETS for part in text.split("+")))
+    text = "+".join([own, *texts])
+    return Piece(text, exact and not all(piece in presets.PRESETS for piece in text.split("+")))
 
 
-def _differences(config: Config, with_data: bool) -> Part:
+def _differences(config: Config, with_data: bool) -> Piece:
     """The fields in which a configuration is not its preset: ``heads3.2-learn.epochs5``."""
     try:
         preset = presets.resolve(config.preset, method=config.method, seed=config.seed)
     except LabError:  # a preset of another version, or of the user's own
-        return Part("", False)
+        return Piece("", False)
     before, now = _flat(preset), _flat(config)
     left_out = {"method", "preset", "seed", "data.path"} | (set() if with_data else {"data.name"})
     names = [name for name in dict.fromkeys([*now, *before]) if name not in left_out]
     changed = [name for name in names if now.get(name) != before.get(name)]
     values = [_value(now.get(name)) for name in changed]
-    told = (f"{_short(name)}{value[:LONGEST_VALUE]}" for name, value in zip(changed, values, strict=True))
-    return Part("-".join(told), all(len(value) <= LONGEST_VALUE for value in values))
+    texts = (f"{_short(name)}{value[:LONGEST_VALUE]}" for name, value in zip(changed, values, strict=True))
+    return Piece("-".join(texts), all(len(value) <= LONGEST_VALUE for value in values))
 
 
 def _flat(config: Config) -> dict[str, Any]:

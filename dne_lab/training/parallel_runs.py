@@ -138,8 +138,8 @@ def execute(
     pool.work()
     records = [record for job in jobs if (record := record_in(job.folder)) is not None]
     if pool.failed:
-        told = [f"\n{job.title} ({job.folder}): {message}" for job, message in pool.failed]
-        raise RunsFailed(f"{len(told)} of {len(jobs)} runs failed:{''.join(told)}", records)
+        lines = [f"\n{job.title} ({job.folder}): {message}" for job, message in pool.failed]
+        raise RunsFailed(f"{len(lines)} of {len(jobs)} runs failed:{''.join(lines)}", records)
     return records
 
 
@@ -175,7 +175,7 @@ class _Pool:
         self.failed: list[tuple[Job, str]] = []
         self.known = False  # what a run takes, for one has learned an epoch
         self.largest = 0
-        self.told = False  # that it waits for memory
+        self.waits_for_memory = False
         self.begun = False
         self.board = Board(progress)
         self.context = _context()
@@ -252,13 +252,13 @@ class _Pool:
             return False
         held = [taken.now for child in self.running if (taken := memory_of(child.process.pid or 0)) is not None]
         needed = MARGIN * self.largest + sum(max(0, self.largest - now) for now in held)
-        if free < needed and not self.told:
+        if free < needed and not self.waits_for_memory:
             self.board.say(
                 f"waiting for memory: {free / 2**30:.1f} GB are free, and a run takes up to {self.largest / 2**30:.1f} "
                 f"GB; {len(self.running)} of {self.count} run."
             )
-        self.told = free < needed
-        return not self.told
+        self.waits_for_memory = free < needed
+        return not self.waits_for_memory
 
     def _measure(self) -> None:
         for child in self.running:

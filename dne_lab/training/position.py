@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from dne_lab.core.schema import check, plain
 from dne_lab.measure.cost_records import CostRow
-from dne_lab.measure.record import Name, Number, Part, Timing, Whole
+from dne_lab.measure.record import Name, Number, Section, Timing, Whole
 
 
 class Cursor(NamedTuple):
@@ -24,7 +24,7 @@ class Cursor(NamedTuple):
     step: int = 0
 
 
-class Stored(Part):
+class Stored(Section):
     """`Position` as a checkpoint's JSON holds it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

@@ -281,13 +281,13 @@ class Run:
         folder = self.folder if self.processes.first else None
         with files.alone_in(folder) if lock and folder else nullcontext(), Signals() as signals:
             behind = self.processes.any(folder is not None and self.files.behind, device=self.device)[0]
-            if behind and not self.state.torn:
+            if behind and not self.state.half_changed:
                 warnings.warn(f"{self.files} has gone on elsewhere: this run goes on from what is there.", stacklevel=3)
                 self._load()
             if folder:
                 storage.begin(self.files, self.state)
                 files.remove_leftovers(folder)
-            if self.state.torn:
+            if self.state.half_changed:
                 if self.folder is None:
                     raise LabError(
                         "this run was stopped in the middle of a step and is kept in memory only, so it cannot go on. "
@@ -305,7 +305,7 @@ class Run:
             except OutOfTime:
                 self.save()
             except KeyboardInterrupt:
-                if not self.state.torn:
+                if not self.state.half_changed:
                     self.save()
                 raise
             except (MemoryError, RuntimeError) as error:
@@ -375,8 +375,8 @@ class Run:
             with chance.seeded(self.config.seed, "initialise", task.number, stage.name), torch.no_grad():
                 self.method.eval().initialise(task, stage, plain)
             self.processes.same(self.method)
-            kept = self.state.optimisation if stage.keep_optimizer else None
-            self.state.optimisation = Optimisation(stage.recipe, self.method.parameters_to_train(), kept)
+            before = self.state.optimisation if stage.keep_optimizer else None
+            self.state.optimisation = Optimisation(stage.recipe, self.method.parameters_to_train(), before)
             position = self.state.position
             if stage.data != BASE and len(position.trainable) < task.number:
                 position.trainable.append(sum(p.numel() for p in self.state.optimisation.parameters.values()))

@@ -264,9 +264,9 @@ class RunFolder:
         if self.path is not None:
             self.check_still_there()
             return save(self.path / task_file(number), tensors, info)
-        kept = {name: t.detach().cpu().clone() for name, t in tensors.items()}
-        own = digest(_text(info), kept)
-        self._tasks[number] = (kept, info | {DIGEST: own})
+        copies = {name: t.detach().cpu().clone() for name, t in tensors.items()}
+        own = digest(_text(info), copies)
+        self._tasks[number] = (copies, info | {DIGEST: own})
         return own
 
     def read_task(self, number: int) -> tuple[Tensors, dict[str, Any]]:

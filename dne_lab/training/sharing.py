@@ -72,15 +72,15 @@ def settings(
     if after is None:
         config = dataclasses.replace(config, start=None)
         unlike = differences(identity(config, stream), identity(source.config, whole))
-        told = f"task 1 of {files} cannot be shared, it would not be the same"
+        what = f"task 1 of {files} cannot be shared, it would not be the same"
     else:
         if len(stream) <= after:
             raise LabError(f"data.tasks = {stream.tasks}: nothing is left to learn behind task {after}.")
         config = behind(config, source.config, after)
         unlike = differences(structure(config, stream, after), structure(source.config, whole, after))
-        told = f"task {after} of {files} cannot be gone on from, up to it this must be the same"
+        what = f"task {after} of {files} cannot be gone on from, up to it this must be the same"
     if unlike:
-        raise LabError(f"{told}: {'; '.join(unlike)}.")
+        raise LabError(f"{what}: {'; '.join(unlike)}.")
     return config, stream
 
 

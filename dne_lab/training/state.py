@@ -32,10 +32,11 @@ class RunState:
 
     ``stream`` is what is learned (of a method with ``joint``: all classes at once). ``optimisation``: of the stage that
     the position is in. ``predictions`` maps task_NN/labels and task_NN/NAME to ranks. ``record``: what was written of a
-    run that was finished before. ``unwritten``: a finished task whose files have not been written, or 0. ``torn``: an
-    exception came in the middle of a change, so that this state is not gone on from. ``model_file``: what a finished
-    model came from, without the rest of its run; ``task_states``: the weights in it, as each task left them, or those
-    of the last task alone. ``accepted``: changed data were accepted, and that is not written yet.
+    run that was finished before. ``unwritten``: a finished task whose files have not been written, or 0.
+    ``half_changed``: an exception came in the middle of a change, so that this state is not gone on from.
+    ``model_file``: what a finished model came from, without the rest of its run; ``task_states``: the weights in it, as
+    each task left them, or those of the last task alone. ``accepted``: changed data were accepted, and that is not
+    written yet.
     """
 
     config: Config
@@ -49,7 +50,7 @@ class RunState:
     record: Record | None = None
     clock: Clock = field(default_factory=Clock)
     unwritten: int = 0
-    torn: bool = False
+    half_changed: bool = False
     accepted: bool = False
     model_file: Path | None = None
     task_states: list[dict[str, Tensor]] = field(default_factory=list)
@@ -105,9 +106,9 @@ class RunState:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """A change that is whole only at its end; a state torn by an exception in it is loaded again."""
-        self.torn = True
+        self.half_changed = True
         yield
-        self.torn = False
+        self.half_changed = False
 
     def enter(self, method: Method, task: Task, stage: Stage) -> None:
         """A change of structure: on the CPU and with chance of its own, so that it can be replayed anywhere."""

@@ -19,8 +19,10 @@ from dne_lab.training.position import Position
 class Optimisation:
     """A recipe at work on named parameters."""
 
-    def __init__(self, recipe: Recipe, parameters: dict[str, nn.Parameter], kept: "Optimisation | None" = None) -> None:
-        """``kept``: an optimisation whose state goes on, parameter by parameter (momentum, moments, step counts)."""
+    def __init__(
+        self, recipe: Recipe, parameters: dict[str, nn.Parameter], before: "Optimisation | None" = None
+    ) -> None:
+        """``before``: an optimisation whose state goes on, parameter by parameter (momentum, moments, step counts)."""
         self.recipe, self.parameters = recipe, parameters
         if not parameters:
             raise LabError("nothing to train: the method's `enter` leaves no parameter that requires a gradient.")
@@ -33,12 +35,12 @@ class Optimisation:
             self.optimizer = SGD(
                 values, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
             )
-        if kept is not None:
-            if kept.recipe.optimizer != recipe.optimizer:
-                raise LabError(f"a stage cannot go on with {kept.recipe.optimizer} as {recipe.optimizer}.")
+        if before is not None:
+            if before.recipe.optimizer != recipe.optimizer:
+                raise LabError(f"a stage cannot go on with {before.recipe.optimizer} as {recipe.optimizer}.")
             for parameter in values:
-                if parameter in kept.optimizer.state:
-                    self.optimizer.state[parameter] = kept.optimizer.state[parameter]
+                if parameter in before.optimizer.state:
+                    self.optimizer.state[parameter] = before.optimizer.state[parameter]
 
     def step(self, rate: float) -> None:
         """One update with this learning rate; gradients are clamped element by element where the recipe says so."""

@@ -116,8 +116,9 @@ def check(files: RunFolder, state: RunState, info: dict[str, Any], name: str) ->
     if changes:
         raise LabError(
             f"{files}: {name} belongs to other data than {place_of(state.stream)} holds: "
-            f"{'; '.join(_told(files, state.stream, changes))}. It is untouched. Give another folder, bring back the "
-            "images, or go on with what is there: --accept-changed-data (accept_changed_data=True), which is recorded."
+            f"{'; '.join(_what_changed(files, state.stream, changes))}. It is untouched. Give another folder, bring "
+            "back the images, or go on with what is there: --accept-changed-data (accept_changed_data=True), which is "
+            "recorded."
         )
 
 
@@ -149,11 +150,11 @@ def _other_data(state: RunState, info: dict[str, Any]) -> dict[str, tuple[Any, A
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _told(files: RunFolder, stream: ClassStream, changes: dict[str, tuple[Any, Any]]) -> list[str]:
+def _what_changed(files: RunFolder, stream: ClassStream, changes: dict[str, tuple[Any, Any]]) -> list[str]:
     """What is other about the data, as precisely as the run's folder knows."""
     known = files.read_images()
-    told = [] if known is None else unlike(known, Images.of(stream.source))
-    return told or [f"{field} ({there} there, {here} here)" for field, (there, here) in changes.items()]
+    changed = [] if known is None else unlike(known, Images.of(stream.source))
+    return changed or [f"{field} ({there} there, {here} here)" for field, (there, here) in changes.items()]
 
 
 def _accept(files: RunFolder, state: RunState, info: dict[str, Any]) -> None:
@@ -196,10 +197,10 @@ def check_finished(folder: Path, record: Record, stream: ClassStream) -> None:
     if known is not None:
         known.remember(stream.source)
     if record.data_sha256 and record.data_sha256 != data_sha256(stream):
-        told = _told(files, stream, {"data": (record.data_sha256[:8], data_sha256(stream)[:8])})
+        changed = _what_changed(files, stream, {"data": (record.data_sha256[:8], data_sha256(stream)[:8])})
         raise LabError(
-            f"{files} has learned from other data than {place_of(stream)} holds: {'; '.join(told)}. It is untouched. "
-            "Give another folder (--out) for a run on these, or look at it alone: dne-lab report."
+            f"{files} has learned from other data than {place_of(stream)} holds: {'; '.join(changed)}. It is "
+            "untouched. Give another folder (--out) for a run on these, or look at it alone: dne-lab report."
         )
 
 

@@ -228,19 +228,19 @@ class Panel:
 
 def scene(panels: Sequence[Panel], grid: tuple[int, int]) -> dict[str, Any]:
     """What the browser draws: a description, all pixels one after the other, all numbers as float32."""
-    told: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     numbers = [p.numbers for p in panels if p.numbers is not None]
     for panel in panels:
-        place = -1 if panel.numbers is None else sum(p["numbers"] >= 0 for p in told)
+        place = -1 if panel.numbers is None else sum(p["numbers"] >= 0 for p in listed)
         dark = panel.pixels.reshape(-1, 3).mean(1) < 128 if panel.texts else ()
-        told.append(
+        listed.append(
             {"title": panel.title, "side": panel.side, "size": list(panel.pixels.shape[:2]), "numbers": place}
             | {"unit": panel.unit, "lines": panel.lines, "texts": list(panel.texts), "dark": [bool(d) for d in dark]}
         )
     pixels = b"".join(np.ascontiguousarray(panel.pixels, dtype=np.uint8).tobytes() for panel in panels)
     return {
         "grid": list(grid),
-        "panels": told,
+        "panels": listed,
         "pixels": pixels,
         "numbers": b"".join(np.asarray(n, dtype="<f4").tobytes() for n in numbers),
     }

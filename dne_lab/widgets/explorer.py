@@ -8,12 +8,12 @@ from torch import nn
 
 from dne_lab.core.errors import LabError
 from dne_lab.widgets import svg
-from dne_lab.widgets.panel import Images, Part, Subject, slider
-from dne_lab.widgets.spatial import LookingExplorer
+from dne_lab.widgets.panel import ExplorerTab, Images, Subject, slider
+from dne_lab.widgets.spatial import SpatialExplorer
 from dne_lab.widgets.task import TaskExplorer
 from dne_lab.widgets.what_if import WhatIfExplorer
 
-TABS: Mapping[str, type[Part]] = {"task": TaskExplorer, "looking": LookingExplorer, "what_if": WhatIfExplorer}
+TABS: Mapping[str, type[ExplorerTab]] = {"task": TaskExplorer, "looking": SpatialExplorer, "what_if": WhatIfExplorer}
 
 
 class Explorer(widgets.VBox):
@@ -29,11 +29,11 @@ class Explorer(widgets.VBox):
         self.image = slider("image", 0, 0, len(subject.images) - 1)
         self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="your own image", icon="")
         self.upload.layout.width = "auto"
-        self.told = widgets.HTML()
+        self.caption = widgets.HTML()
         self.parts = {name: kind(subject) for name, kind in TABS.items()}
         self.tabs = widgets.Tab(list(self.parts.values()), titles=[part.title for part in self.parts.values()])
         self.tabs.selected_index = list(self.parts).index(tab)
-        self.children = (widgets.HBox([self.image, self.upload, self.told]), self.tabs)
+        self.children = (widgets.HBox([self.image, self.upload, self.caption]), self.tabs)
         self.layout.max_width = "1000px"
         self.image.observe(self._move, "value")
         self.upload.observe(self._uploaded, "value")
@@ -41,12 +41,12 @@ class Explorer(widgets.VBox):
         self._turn()
 
     @property
-    def part(self) -> Part:
+    def part(self) -> ExplorerTab:
         """The explorer that is seen."""
         return list(self.parts.values())[self.tabs.selected_index or 0]
 
     def _move(self, change: Any) -> None:
-        self.told.value = self.subject.told[self.image.value]
+        self.caption.value = self.subject.captions[self.image.value]
         for part in self.parts.values():
             part.stale, part.image = True, self.image.value
         self.part.refresh()  # the others when they are turned to
@@ -64,7 +64,7 @@ class Explorer(widgets.VBox):
             try:
                 number = self.subject.add(bytes(file["content"]), file["name"])
             except LabError as error:
-                self.told.value = svg.sentence(f"{file['name']}: {error}", wrong=True)
+                self.caption.value = svg.sentence(f"{file['name']}: {error}", wrong=True)
                 return
             self.image.max = number
             self.image.value = number

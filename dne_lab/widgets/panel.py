@@ -66,7 +66,7 @@ class Subject:
             network.check(pixels)
         self.images: list[Tensor] = list(pixels.cpu())
         self.labels: list[int | None] = [None] * len(pixels) if labels is None else list(labels)
-        self.told: list[str] = [""] * len(pixels)
+        self.captions: list[str] = [""] * len(pixels)
         self._maps: dict[Any, AttentionMap] = {}
         self._scores: dict[Any, Tensor] = {}
         self._views: dict[Any, Views] = {}
@@ -91,10 +91,10 @@ class Subject:
 
     def add(self, content: bytes, name: str) -> int:
         """Takes an image file, fitted to the models' size; its number."""
-        image, told = fit(content, self.shape)
+        image, how = fit(content, self.shape)
         self.images.append(image)
         self.labels.append(None)
-        self.told.append(f"{name}: {told}")
+        self.captions.append(f"{name}: {how}")
         return len(self.images) - 1
 
     def map(self, model: str, image: int, kind: str, layer: int, expert: int) -> AttentionMap:
@@ -164,8 +164,8 @@ def fit(content: bytes, shape: tuple[int, int, int]) -> tuple[Tensor, str]:
     pixels = torch.from_numpy(np.array(fitted))
     image = pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
     same = colours.size == (width, height)
-    told = "as it is" if same else f"fitted from {colours.size[0]} x {colours.size[1]} to {width} x {height} pixels"
-    return image, told
+    how = "as it is" if same else f"fitted from {colours.size[0]} x {colours.size[1]} to {width} x {height} pixels"
+    return image, how
 
 
 def _wide() -> Any:
@@ -208,7 +208,7 @@ def limit(control: Any, low: int, high: int) -> None:
     control.disabled = low == high
 
 
-class Part(widgets.VBox):
+class ExplorerTab(widgets.VBox):
     """One explorer: controls above, a view below.
 
     Subclasses set controls, then call `begin`; `update` computes the view and puts it on the screen, `figure` draws the

@@ -74,8 +74,8 @@ class RunsExplorer(widgets.VBox):
             self.message.value = svg.sentence(str(error), wrong=True)
         names = [run.name for run in self.runs]
         self.chosen.options = [(f"{run.name}: {run.label}", run.name) for run in self.runs]
-        kept = tuple(name for name in names if name in before) or (tuple(names[:6]) if first else ())
-        self.chosen.value = kept
+        chosen = tuple(name for name in names if name in before) or (tuple(names[:6]) if first else ())
+        self.chosen.value = chosen
         self.draw()
         return True
 
@@ -161,10 +161,10 @@ class LiveRun(widgets.VBox):
         """Brings the screen up to date with a run."""
         rows = run.curves
         last = rows[-1] if rows else None
-        told = "finished" if run.finished else f"task {run.cursor.task} of {len(run.stream)}"
+        status = "finished" if run.finished else f"task {run.cursor.task} of {len(run.stream)}"
         if last is not None and not run.finished:
-            told += f", last epoch: {last['epoch']} of stage {last['stage']} in task {last['task']}"
-        self.place.value = svg.sentence(f"{run.config.method}, seed {run.config.seed}: {told}")
+            status += f", last epoch: {last['epoch']} of stage {last['stage']} in task {last['task']}"
+        self.place.value = svg.sentence(f"{run.config.method}, seed {run.config.seed}: {status}")
         frame = found_runs.losses(rows)
         terms = [name for name in frame.columns if name not in ("epoch of the run", "task", "stage", "epoch", "lr")]
         looks = [*STYLES.values(), *map(other, range(3))]

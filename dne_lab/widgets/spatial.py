@@ -11,7 +11,7 @@ from dne_lab.plots import attention_views
 from dne_lab.plots.figure import Figure
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Panel, Patches, scene
-from dne_lab.widgets.panel import Part, Subject, dropdown, html, limit, slider
+from dne_lab.widgets.panel import ExplorerTab, Subject, dropdown, html, limit, slider
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NOBODY = ""
 
 
-class LookingExplorer(Part):
+class SpatialExplorer(ExplorerTab):
     """Image, expert, layer, query head and patch; where it looks in one model or in two."""
 
     title = "Spatial and joint"
@@ -98,8 +98,8 @@ class LookingExplorer(Part):
         return found
 
     def update(self) -> None:
-        told = [self.subject.prediction(name, self.image) for name in self.shown()]
-        self.said.value = "".join(svg.sentence(text) for text in told)
+        predictions = [self.subject.prediction(name, self.image) for name in self.shown()]
+        self.said.value = "".join(svg.sentence(text) for text in predictions)
         seen = self.current()
         top = attention_views.look_top(seen)
         pixels = attention_views.picture(self.subject.images[self.image])

@@ -52,11 +52,11 @@ def bars(names: Sequence[str], values: NDArray[Any], uniform: float, top: float,
     parts = [_svg(left + width + 54, height, title), f'<text x="0" y="13" {TEXT}>{escape(title)}</text>']
     for row, (name, value) in enumerate(zip(names, values, strict=True)):
         y = 24 + row * step
-        told = f"{name}: attention {number(float(value), 4)}, uniform {number(uniform, 4)}"
+        hover = f"{name}: attention {number(float(value), 4)}, uniform {number(uniform, 4)}"
         fill = colour(heat(np.array(value), top))
         size = min(12, step)
         parts.append(
-            f"<g><title>{escape(told)}</title>"
+            f"<g><title>{escape(hover)}</title>"
             f'<rect x="0" y="{y}" width="{left + width + 54}" height="{step}" fill="transparent"/>'
             f'<text x="{left - 6}" y="{y + step - 5}" text-anchor="end" style="font: {size}px sans-serif; fill: {INK}">'
             f"{escape(name)}</text>"
@@ -67,8 +67,8 @@ def bars(names: Sequence[str], values: NDArray[Any], uniform: float, top: float,
         )
     end = height - 18
     parts.append(f'<line x1="{place:.1f}" x2="{place:.1f}" y1="22" y2="{end}" stroke="{INK}" stroke-dasharray="4 3"/>')
-    told = f"uniform {number(uniform)}"
-    parts.append(f'<text x="{place:.1f}" y="{end + 14}" text-anchor="middle" {TEXT}>{told}</text></svg>')
+    hover = f"uniform {number(uniform)}"
+    parts.append(f'<text x="{place:.1f}" y="{end + 14}" text-anchor="middle" {TEXT}>{hover}</text></svg>')
     return "".join(parts)
 
 
@@ -86,7 +86,7 @@ def group_scale(top: float) -> str:
     return _scale(ramps, names, top, 1.0, "1 = uniform", "attention in multiples of the uniform weight")
 
 
-def _scale(ramps: Sequence[Any], names: Sequence[str], top: float, mark: float, told: str, title: str) -> str:
+def _scale(ramps: Sequence[Any], names: Sequence[str], top: float, mark: float, hover: str, title: str) -> str:
     left, width, step = (230 if len(ramps) > 1 else 130), 180, 16
     height = step * len(ramps)
     parts = [_svg(left + width + 40, height + 36, title)]
@@ -103,7 +103,7 @@ def _scale(ramps: Sequence[Any], names: Sequence[str], top: float, mark: float, 
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}" stroke="{ink}" stroke-width="{wide}"/>')
     y = height + 14
     parts.append(f'<text x="{left}" y="{y}" text-anchor="middle" {TEXT}>0</text>')
-    parts.append(f'<text x="{x:.1f}" y="{y + 14}" text-anchor="middle" {TEXT}>{escape(told)}</text>')
+    parts.append(f'<text x="{x:.1f}" y="{y + 14}" text-anchor="middle" {TEXT}>{escape(hover)}</text>')
     parts.append(f'<text x="{left + width}" y="{y}" text-anchor="middle" {TEXT}>{number(top, 2)}</text></svg>')
     return "".join(parts)
 
@@ -129,9 +129,9 @@ def shares(table: "pd.DataFrame", title: str) -> str:
             f'<div style="position: absolute; left: {uniform:.2f}%; top: -2px; height: 18px; width: 0; '
             f'border-left: 2px solid {INK}"></div></div>'
         )
-        told = f"{name}, {words}: share {share:.2f}%, uniform {uniform:.2f}%"
+        hover = f"{name}, {words}: share {share:.2f}%, uniform {uniform:.2f}%"
         cells = [
-            f'<td title="{escape(told)}">{bar}</td>',
+            f'<td title="{escape(hover)}">{bar}</td>',
             *(_cell(value) for value in (f"{share:.2f}", f"{uniform:.2f}")),
         ]
         cells += [_cell(number(float(row["effective keys"]), 4)), _cell(f"{row['keys']:.0f}")]
@@ -194,8 +194,8 @@ def pairs(names: Sequence[str], before: NDArray[Any], after: NDArray[Any], inks:
     parts = [_svg(left + width + 60, height, title), f'<text x="0" y="13" {TEXT}>{escape(title)}</text>']
     for row, (name, old, new) in enumerate(zip(names, before, after, strict=True)):
         y = 22 + row * step
-        told = f"{name}: before {old:.4f}, after {new:.4f}"
-        parts.append(f'<g><title>{escape(told)}</title><text x="{left - 6}" y="{y + 16}" text-anchor="end" {TEXT}>')
+        hover = f"{name}: before {old:.4f}, after {new:.4f}"
+        parts.append(f'<g><title>{escape(hover)}</title><text x="{left - 6}" y="{y + 16}" text-anchor="end" {TEXT}>')
         parts.append(f"{escape(name)}</text>")
         for place, (value, ink) in enumerate(zip((old, new), inks, strict=True)):
             size = max(0.5, width * float(value))
@@ -274,9 +274,9 @@ def lines(found: Sequence[Series], x_label: str, title: str, size: tuple[int, in
         pen = f'stroke="{ink}" stroke-width="2" stroke-dasharray="{dash}"'
         parts.append(f'<polyline points="{path}" fill="none" {pen}/>')
         radius = 3.5 if len(points) <= 30 else 1.5
-        for (x, y), told_x, told_y in zip(points, s.x, s.y, strict=True):
-            told = f"{s.name}: {x_label} {told_x:g}, {number(told_y, 4)}"
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{ink}"><title>{escape(told)}</title>')
+        for (x, y), value_x, value_y in zip(points, s.x, s.y, strict=True):
+            hover = f"{s.name}: {x_label} {value_x:g}, {number(value_y, 4)}"
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{ink}"><title>{escape(hover)}</title>')
             parts.append("</circle>")
         y = height + 18 * row + 8
         parts.append(

@@ -10,7 +10,7 @@ from dne_lab.plots import attention_views
 from dne_lab.plots.figure import Figure
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Panel, Patches, scene
-from dne_lab.widgets.panel import Part, Subject, dropdown, html, limit, slider
+from dne_lab.widgets.panel import ExplorerTab, Subject, dropdown, html, limit, slider
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BLOCKS = {"task1": "first block of the two", "task2": "second block of the two"}
 
 
-class TaskExplorer(Part):
+class TaskExplorer(ExplorerTab):
     """Image, task, layer, task attention block, query head and patch; the weights over all heads of all experts."""
 
     title = "Task attention"
@@ -118,10 +118,10 @@ class TaskExplorer(Part):
         title = f"what {where} of expert {view.expert} reads"
         self.bars.value = svg.bars(view.names, view.weights[patch], view.uniform, top, title)
         total = view.by_expert[patch]
-        told = ", ".join(f"expert {e}: {100 * v:.1f}%" for e, v in zip(view.experts, total, strict=True))
+        shares = ", ".join(f"expert {e}: {100 * v:.1f}%" for e, v in zip(view.experts, total, strict=True))
         self.scale.value = (
             svg.heat_scale(top, view.uniform, "attention to a head")
-            + f'<div style="line-height: 18px; margin-top: 6px">All heads together: {told}.</div>'
+            + f'<div style="line-height: 18px; margin-top: 6px">All heads together: {shares}.</div>'
         )
 
     def figure(self) -> Figure:

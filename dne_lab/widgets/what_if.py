@@ -6,7 +6,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from dne_lab.analysis import views
-from dne_lab.analysis.ablation import Choice, WhatIf, accuracy, what_if
+from dne_lab.analysis.ablation import Selection, WhatIf, accuracy, what_if
 from dne_lab.data.stream import Batch
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
 from dne_lab.plots import attention_views
@@ -14,7 +14,7 @@ from dne_lab.plots.attention_views import AFTER, BEFORE, moved_words, what_if_fi
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import GROUP_WORDS
 from dne_lab.widgets import svg
-from dne_lab.widgets.panel import Part, Subject, described, dropdown, html
+from dne_lab.widgets.panel import ExplorerTab, Subject, described, dropdown, html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ KIND_WORDS = {
 }
 
 
-class WhatIfExplorer(Part):
+class WhatIfExplorer(ExplorerTab):
     """Image, what is off and where; logits, every expert's output and the accuracy before and after."""
 
     title = "What if"
@@ -89,18 +89,18 @@ class WhatIfExplorer(Part):
         self.group.options = [(f"{name}: {GROUP_WORDS[name]}", name) for name in groups]
         self._fitted = self.model.value
 
-    def choice(self) -> Choice:
+    def selection(self) -> Selection:
         """What the controls say."""
         controls = {"reads": self.reads, "expert": self.expert, "kind": self.kind, "layer": self.layer}
         chosen: dict[str, Any] = {n: None if control.value == ANY else control.value for n, control in controls.items()}
-        return Choice(**chosen, group=self.group.value, how=self.how.value)
+        return Selection(**chosen, group=self.group.value, how=self.how.value)
 
     def update(self) -> None:
         self._fit()
-        choice, name = self.choice(), self.model.value
+        selection, name = self.selection(), self.model.value
         network, image = self.subject.models[name], self.subject.images[self.image]
         self.said.value = svg.sentence(self.subject.prediction(name, self.image))
-        self.result = what_if(network, image[None], choice, self.subject.connections(name), self.subject.means(name))
+        self.result = what_if(network, image[None], selection, self.subject.connections(name), self.subject.means(name))
         self.said.value += svg.sentence(self.result.what)
         self.picture.value = svg.image(attention_views.picture(image), 150, "the image")
         table = self.result.classes()
@@ -120,21 +120,21 @@ class WhatIfExplorer(Part):
             "outputs of the experts",
         )
         # The image's answer is on the screen by now; the labelled images take longer.
-        self._counted = self._accuracy(choice)
+        self._counted = self._accuracy(selection)
         self.accuracy.value = self._accuracy_words()
 
-    def _accuracy(self, choice: Choice) -> "pd.DataFrame | None":
+    def _accuracy(self, selection: Selection) -> "pd.DataFrame | None":
         found = self.subject.labelled()
         if found is None:
             return None
         step = -(-len(found.index) // SUBSET)
-        return accuracy(self.subject.models[self.model.value], Batch(*(part[::step] for part in found)), choice)
+        return accuracy(self.subject.models[self.model.value], Batch(*(part[::step] for part in found)), selection)
 
     def _accuracy_words(self) -> str:
         if self._counted is None:
             return svg.sentence("No accuracy: these images have no labels.")
-        told = self._counted[["task", "images", "before %", "after %", "loss", "+-"]]
-        return svg.table(told.astype({"task": str}), "accuracy on the labelled images given", digits=1)
+        table = self._counted[["task", "images", "before %", "after %", "loss", "+-"]]
+        return svg.table(table.astype({"task": str}), "accuracy on the labelled images given", digits=1)
 
     def figure(self) -> Figure:
         self.update()

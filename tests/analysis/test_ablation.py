@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import dne_lab as lab
 from dne_lab.analysis.ablation import Ablation
-from dne_lab.analysis.probe import Part, probe
-from dne_lab.analysis.removal import HOW, Cutter, Means, removal
-from dne_lab.analysis.sweep import Again
+from dne_lab.analysis.probe import ImageBatch, probe
+from dne_lab.analysis.removal import HOW, Intervention, Means, removal
+from dne_lab.analysis.sweep import SharedPass
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
 from dne_lab.models.attention import AttentionWeights
@@ -141,8 +141,8 @@ def model_after(model: ExpandableViT, images: Tensor, found: Ablation) -> Tensor
     with probe(model, keep=False, read=means.read), torch.no_grad():
         model(images)
     means.counted(len(images))
-    cutter = Cutter(found.removal, found.how, means)
-    with warnings.catch_warnings(), probe(model, keep=False, replace=cutter), torch.no_grad():
+    intervention = Intervention(found.removal, found.how, means)
+    with warnings.catch_warnings(), probe(model, keep=False, replace=intervention), torch.no_grad():
         warnings.simplefilter("ignore")
         return model(images).logits
 
@@ -197,7 +197,7 @@ def test_a_difference_of_one_bit_is_told() -> None:
     found = Ablation("zero", removal(model, expert=3), model.task_classes)
     with torch.no_grad():
         one, other = (model(tiny.images(2)) for _ in range(2))
-    some = Part(tiny.images(2), torch.arange(2), None)
+    some = ImageBatch(tiny.images(2), torch.arange(2), None)
     found.add(some, one, other)
     assert found.old_readouts_identical is True
     other.readouts[1][0, 0] = torch.nextafter(other.readouts[1][0, 0], torch.tensor(9.0))
@@ -418,7 +418,7 @@ def test_models_without_experts_are_refused() -> None:
 def test_a_pass_that_goes_on_from_the_middle_is_the_whole_pass(variant: Variant, style: dict[str, Any]) -> None:
     model, images = tiny.model(variant, (3, 1, 2, 1, 1, 2), depth=3, **style), tiny.images(3)
     with torch.no_grad():
-        whole, again = model.readouts(images), Again(model, images)
+        whole, again = model.readouts(images), SharedPass(model, images)
         for readouts in (again.readouts, *(again.from_(t, layer) for t in range(6, 0, -1) for layer in (2, 0, 1))):
             assert all(torch.equal(a, b) for a, b in zip(whole, readouts, strict=True))
         with pytest.raises(ValueError, match="from the newest expert down"):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dne_lab.analysis.probe import evaluating, parts
+from dne_lab.analysis.probe import evaluating, image_batches
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
 
@@ -20,7 +20,7 @@ from dne_lab.data.stream import Batch
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 10), st.booleans())
 def test_every_image_comes_once_with_its_number(counts: list[int], size: int, spread: bool) -> None:
     pixels = torch.arange(sum(counts), dtype=torch.uint8).view(-1, 1, 1, 1)
-    found = list(parts(iter(pixels.split(counts)), size, spread))
+    found = list(image_batches(iter(pixels.split(counts)), size, spread))
     for part in found:
         assert part.images.flatten().tolist() == part.numbers.tolist() and part.labels is None
     numbers = sorted(number for part in found for number in part.numbers.tolist())
@@ -34,7 +34,7 @@ def test_every_image_comes_once_with_its_number(counts: list[int], size: int, sp
 
 def test_a_batch_keeps_its_numbers_and_labels() -> None:
     batch = Batch(tiny.images(5), torch.tensor([0, 0, 1, 1, 2]), torch.tensor([31, 4, 15, 9, 26]))
-    found = list(parts(batch, 2))
+    found = list(image_batches(batch, 2))
     assert [part.numbers.tolist() for part in found] == [[31, 4], [15, 9], [26]]
     assert [part.labels.tolist() for part in found if part.labels is not None] == [[0, 0], [1, 1], [2]]
     assert torch.equal(torch.cat([part.images for part in found]), batch.images)
@@ -45,7 +45,7 @@ def test_spread_images_half_a_part_apart_are_of_other_classes() -> None:
     labels = torch.arange(4).repeat_interleave(50)
     batch = Batch(tiny.images(200, (1, 1, 1)), labels, torch.arange(200))
     for size in (1, 2, 7, 16, 64, 199, 1000):
-        for part in parts(batch, size, spread=True):
+        for part in image_batches(batch, size, spread=True):
             assert part.labels is not None
             half = part.labels.roll(len(part.labels) // 2)
             assert (half != part.labels).all(), size
@@ -74,14 +74,14 @@ def test_what_holds_no_images(images: Any, message: str) -> None:
         if isinstance(images, Iterator) and spread:
             continue  # it has been read
         with pytest.raises(LabError, match=message):
-            list(parts(images, 4, spread))
+            list(image_batches(images, 4, spread))
 
 
 @pytest.mark.parametrize("size", [0, -3, 2.0, True, "8", None], ids=str)
 def test_a_batch_size_is_a_number(size: Any) -> None:
     with pytest.raises(LabError, match=r"batch_size = .*: must be a whole number, at least 1"):
-        list(parts(tiny.images(2), size))
-    assert len(list(parts(tiny.images(3), np.int64(2)))) == 2
+        list(image_batches(tiny.images(2), size))
+    assert len(list(image_batches(tiny.images(3), np.int64(2)))) == 2
 
 
 def test_every_module_is_left_in_the_mode_it_was_in() -> None:

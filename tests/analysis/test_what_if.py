@@ -8,7 +8,7 @@ import torch
 from tiny import AUTHORS, PAPER
 
 import dne_lab as lab
-from dne_lab.analysis.ablation import Choice, accuracy, means_of, what_if
+from dne_lab.analysis.ablation import Selection, accuracy, means_of, what_if
 from dne_lab.analysis.removal import views_of
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
@@ -25,11 +25,11 @@ def labelled(count: int = 12) -> Batch:
 @pytest.mark.parametrize("variant", [DNE, STA, BOTH], ids=tiny.names)
 def test_only_who_reads_moves_and_the_others_keep_every_bit(variant: Variant) -> None:
     model, images = tiny.model(variant, HEADS, **AUTHORS), tiny.images(3)
-    found = what_if(model, images, Choice(reads=1, expert=3))
+    found = what_if(model, images, Selection(reads=1, expert=3))
     assert found.moved[:2] == [0.0, 0.0] and found.moved[2] > 1e-4 and "keys of expert 1" in found.what
-    found = what_if(model, images, Choice(reads=1))
+    found = what_if(model, images, Selection(reads=1))
     assert found.moved[0] == 0.0 and min(found.moved[1:]) > 1e-4
-    found = what_if(model, images, Choice(reads=2))  # expert 2 still reads itself
+    found = what_if(model, images, Selection(reads=2))  # expert 2 still reads itself
     assert found.moved[:2] == [0.0, 0.0] and found.moved[2] > 1e-4
     plain = model(images).logits
     assert tiny.difference(found.before, plain) < 1e-5 and tiny.difference(found.after, plain) > 1e-4
@@ -47,7 +47,7 @@ def test_moved_is_the_largest_change_over_all_batches() -> None:
 
 def test_nothing_off_changes_nothing() -> None:
     model = tiny.model(DNE, HEADS)
-    for choice in (Choice(), Choice(kind="task1", expert=2, layer=0, how="zero")):
+    for choice in (Selection(), Selection(kind="task1", expert=2, layer=0, how="zero")):
         found = what_if(model, tiny.images(2), choice)
         assert found.moved == [0.0, 0.0, 0.0] and torch.equal(found.before, found.after)
         assert found.what == "nothing is off"
@@ -60,14 +60,14 @@ def test_sta_that_reads_no_other_expert_attends_as_ia_does() -> None:
     ia, sta = (tiny.model(v, (1, 1), **PAPER) for v in (IA, STA))
     sta.load_state_dict(ia.state_dict())
     images = tiny.images(2)
-    found = what_if(sta, images, Choice(reads="others", kind="joint", how="mask"))
+    found = what_if(sta, images, Selection(reads="others", kind="joint", how="mask"))
     assert tiny.difference(found.after, ia(images).logits) < 1e-5
     assert tiny.difference(found.before, ia(images).logits) > 1e-3
 
 
 def test_the_mean_is_that_of_the_data_set() -> None:
     model, images = tiny.model(DNE, HEADS), tiny.images(9)
-    choice = Choice(reads="others", kind="task1")
+    choice = Selection(reads="others", kind="task1")
     alone = what_if(model, images[:1], choice)
     assert tiny.difference(alone.after, alone.before) < 1e-5  # the mean over one image is its own attention
     found = what_if(model, images[:1], choice, means=means_of(model, images))
@@ -77,7 +77,7 @@ def test_the_mean_is_that_of_the_data_set() -> None:
 
 
 def test_classes_are_the_best_before_and_after() -> None:
-    found = what_if(tiny.model(DNE, HEADS), tiny.images(12), Choice(reads=1))
+    found = what_if(tiny.model(DNE, HEADS), tiny.images(12), Selection(reads=1))
     table = found.classes(image=3, count=2)
     before, after = found.before[3].double(), found.after[3].double()
     assert set(table["class"]) == {*before.topk(2).indices.tolist(), *after.topk(2).indices.tolist()}
@@ -89,7 +89,7 @@ def test_classes_are_the_best_before_and_after() -> None:
 
 def test_accuracy_is_that_of_ablate() -> None:
     model, images = tiny.model(DNE, HEADS), labelled()
-    table = accuracy(model, images, Choice(group=("SPDH",), kind="task1", how="zero"))
+    table = accuracy(model, images, Selection(group=("SPDH",), kind="task1", how="zero"))
     wanted = lab.ablate(model, images, group="SPDH", kind="task1", how="zero", groups=False, progress=False).table()
     assert table.equals(wanted)
 
@@ -97,21 +97,21 @@ def test_accuracy_is_that_of_ablate() -> None:
 def test_views_found_before_give_the_same() -> None:
     model, images = tiny.model(STA, HEADS), tiny.images(2)
     views = views_of(model)
-    one, other = (what_if(model, images, Choice(reads=1), found) for found in (None, views))
+    one, other = (what_if(model, images, Selection(reads=1), found) for found in (None, views))
     assert torch.equal(one.after, other.after) and one.what == other.what
 
 
 def test_a_model_in_training_is_looked_at_in_evaluation() -> None:
     model = tiny.model(DNE, HEADS, drop_path=0.5).train()
-    one, other = (what_if(model, tiny.images(4), Choice(reads=1)) for _ in range(2))
+    one, other = (what_if(model, tiny.images(4), Selection(reads=1)) for _ in range(2))
     assert torch.equal(one.after, other.after) and model.training
 
 
 def test_what_is_not_there_is_told() -> None:
     with pytest.raises(LabError, match=r"no later expert reads expert 3, the newest.*as read by expert 3 itself"):
-        what_if(tiny.model(DNE, HEADS), tiny.images(1), Choice(reads=3))
-    assert what_if(tiny.model(DNE, HEADS), tiny.images(1), Choice(reads=3, expert=3, how="zero")).moved[2] > 1e-4
+        what_if(tiny.model(DNE, HEADS), tiny.images(1), Selection(reads=3))
+    assert what_if(tiny.model(DNE, HEADS), tiny.images(1), Selection(reads=3, expert=3, how="zero")).moved[2] > 1e-4
     with pytest.raises(LabError, match=r"An expert reads itself and earlier experts only"):
-        what_if(tiny.model(IA, HEADS), tiny.images(1), Choice(reads=1))
+        what_if(tiny.model(IA, HEADS), tiny.images(1), Selection(reads=1))
     with pytest.raises(LabError, match="task1"):
-        what_if(tiny.model(IA, HEADS), tiny.images(1), Choice(reads=1, kind="task1"))
+        what_if(tiny.model(IA, HEADS), tiny.images(1), Selection(reads=1, kind="task1"))

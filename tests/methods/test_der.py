@@ -160,7 +160,7 @@ def test_what_is_computed_once_is_what_each_step_would_compute(stage: int) -> No
         batch = made.stream.batch("train", index.flip(0))
         plain = made.losses(batch, task, made.stages(task)[stage])
         made.prepare(task, made.stages(task)[stage], iter([made.stream.batch("train", index)]))
-        assert made._kept is not None and made._kept(made._kept.numbers).shape == (len(index), 16 * (1 + stage))
+        assert made._cached is not None and made._cached(made._cached.numbers).shape == (len(index), 16 * (1 + stage))
         kept = made.losses(batch, task, made.stages(task)[stage])
     for name, value in plain.items():
         torch.testing.assert_close(kept[name], value)

@@ -353,6 +353,6 @@ def test_frozen_experts_run_where_they_do_not_fit_are_hooked_or_thawed(monkeypat
     method.model.experts[0].requires_grad_(True)
     assert run() == {1, 2, 3}
     method.model.experts[0].requires_grad_(False)
-    monkeypatch.setattr("dne_lab.methods.expansion.KEPT_BYTES", 1000)
+    monkeypatch.setattr("dne_lab.methods.expansion.CACHED_BYTES", 1000)
     prepare()
     assert run() == {1, 2, 3}

@@ -178,7 +178,7 @@ def test_what_is_computed_once_is_what_each_step_would_compute(stage: int) -> No
         mixed = made.stream.batch("train", batch.index.flip(0))
         plain = made.losses(mixed, task, made.stages(task)[stage])
         made.prepare(task, made.stages(task)[stage], iter([batch]))
-        assert made._kept is not None and made._kept(made._kept.numbers).shape == (11, [16, 3][stage])
+        assert made._cached is not None and made._cached(made._cached.numbers).shape == (11, [16, 3][stage])
         kept = made.losses(mixed, task, made.stages(task)[stage])
     for name, value in plain.items():
         torch.testing.assert_close(kept[name], value)

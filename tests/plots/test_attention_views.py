@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import AUTHORS
 
 from dne_lab.analysis import views
-from dne_lab.analysis.ablation import Choice, accuracy, what_if
+from dne_lab.analysis.ablation import Selection, accuracy, what_if
 from dne_lab.analysis.run_views import RunView
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
@@ -99,7 +99,7 @@ def test_what_if_in_words_and_drawn() -> None:
     assert moved_words([0.0, 0.1234]) == ["bit for bit the same", "moves by up to 0.123"]
     images = tiny.images(8)
     model = tiny.model(DNE, HEADS, **AUTHORS)
-    choice = Choice(reads=1, how="zero")
+    choice = Selection(reads=1, how="zero")
     found = what_if(model, images, choice)
     told = accuracy(model, Batch(images, torch.arange(8) % 6, torch.arange(8)), choice)
     figure = what_if_figure(found, images[2], ["cat"], told, place=2)

@@ -97,4 +97,4 @@ def test_weights_that_overflow_in_the_last_step_stop_the_run(monkeypatch: pytest
     spoiled = Run(settings, tiny.stream(), device="cpu", progress=False)
     with pytest.raises(LabError, match="weights hold NaN or Inf at task 2, stage tune"):
         spoiled.train()
-    assert spoiled.state.torn and not spoiled.finished
+    assert spoiled.state.half_changed and not spoiled.finished

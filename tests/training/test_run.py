@@ -229,7 +229,7 @@ def test_a_second_ctrl_c_stops_at_once_and_the_last_checkpoint_goes_on(
         at_step(patch, 33, twice)
         with pytest.raises(KeyboardInterrupt):
             stopped.train()
-    assert stopped.state.torn
+    assert stopped.state.half_changed
     stopped.train()
     assert tiny.content(tmp_path / "run") == tiny.content(whole)
     at_step(monkeypatch, 33, twice)

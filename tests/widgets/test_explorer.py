@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import AUTHORS, PAPER
 
 import dne_lab as lab
-from dne_lab.analysis.ablation import Choice
+from dne_lab.analysis.ablation import Selection
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
@@ -150,7 +150,7 @@ def test_what_if_changes_logits_and_keeps_old_outputs() -> None:
     assert part.result.moved[:2] == [0.0, 0.0] and part.result.moved[2] > 0
     assert "accuracy on the labelled images" in part.accuracy.value and ">all<" in part.accuracy.value
     part.kind.value, part.how.value, part.layer.value = "task2", "zero", 0
-    assert part.choice() == Choice(1, 3, "task2", 0, (), "zero")
+    assert part.selection() == Selection(1, 3, "task2", 0, (), "zero")
     part.expert.value = 1
     assert "task2" in part.message.value and part.view.layout.display == "none"
     part.expert.value = ""
@@ -274,15 +274,16 @@ def test_a_file_of_ones_own_is_fitted_and_seen() -> None:
     made = explorer()
     made.upload.value = (uploaded("cat.png", png(50, 40)),)
     assert (
-        made.image.value == made.image.max == 6 and "cat.png: fitted from 50 x 40 to 12 x 8 pixels" in made.told.value
+        made.image.value == made.image.max == 6
+        and "cat.png: fitted from 50 x 40 to 12 x 8 pixels" in made.caption.value
     )
     assert "predicts" in made.part.said.value and "truth" not in made.part.said.value and made.upload.value == ()
     made.image.value = 0
-    assert made.told.value == ""
+    assert made.caption.value == ""
     made.upload.value = (uploaded("cat.txt", b"cat"),)
-    assert "cat.txt: this file cannot be decoded" in made.told.value and made.image.value == 0
+    assert "cat.txt: this file cannot be decoded" in made.caption.value and made.image.value == 0
     made.upload.value = (uploaded("dog.png", png(12, 8)),)
-    assert made.told.value == "dog.png: as it is" and made.image.value == 7
+    assert made.caption.value == "dog.png: as it is" and made.image.value == 7
 
 
 def test_fitting_takes_the_middle_and_knows_grey() -> None:
