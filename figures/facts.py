@@ -182,7 +182,7 @@ VARIANTS = (
 
 
 def results(networks: Mapping[str, Sequence[str]], **protocols: Runs) -> str:
-    """LA with its interval: one row a method, one column a protocol. ``networks``: methods by the network they use."""
+    """LA with its interval: a row per method, a column per protocol. ``networks``: methods by the network they use."""
     rows = []
     for network, label in ((name, label) for name, labels in networks.items() for label in labels):
         row = {"LA, %": label.removesuffix(" (ResNet)"), "network": network}
@@ -259,7 +259,7 @@ def gates_overview(*folders: str) -> str:
 
 
 def before_stage_2(*folders: str) -> str:
-    """What was predicted before stage 2 of each task, one row a method."""
+    """What was predicted before stage 2 of each task, one row per method."""
     return tables.to_markdown(gates.before_stage_2(runs(*folders).records).round(1))
 
 

@@ -92,7 +92,7 @@ class Ablation:
         return self.after - self.before
 
     def table(self) -> "pd.DataFrame":
-        """One row for all images and, where there are labels, one a task.
+        """One row for all images and, where there are labels, one per task.
 
         Returns:
             Columns ``task`` ("all", 1, 2, ..), ``images``, ``before %`` and ``after %`` accuracy, ``loss`` = before -

@@ -233,7 +233,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
 
 
 def lambdas(network: ExpandableViT) -> list[dict[str, Any]]:
-    """How far the factors of task attention have moved from their start, H: a row a block, read from the weights.
+    """How far the factors of task attention have moved from their start, H: a row per block, read from the weights.
 
     Returns:
         Rows of ``kind`` (task1, task2), ``layer``, ``expert``, ``heads`` H that it reads, and ``lambda / H``, the mean

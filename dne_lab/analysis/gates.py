@@ -133,7 +133,7 @@ def table(found: Iterable[Gate]) -> "pd.DataFrame":
 
 
 def before_stage_2(records: Iterable[Record]) -> "pd.DataFrame":
-    """What was predicted before stage 2 of each task: a row a method, means over its tasks 2, 3, ... and seeds.
+    """What was predicted before stage 2 of each task: a row per method, means over its tasks 2, 3, ... and seeds.
 
     Returns:
         Columns method, ``seeds``, ``new %`` and ``old %`` accuracy, and ``old called new %``, how many images of old

@@ -59,7 +59,7 @@ class AttentionGroups:
         return shown.show(self, "plot", what, instead="table() and by_image()")
 
     def by_image(self) -> "pd.DataFrame":
-        """One row an image, kind, layer and expert: how spread out its attention rows are, on average.
+        """One row per image, kind, layer and expert: how spread out its attention rows are, on average.
 
         Returns:
             Columns kind, layer, expert, image (its place, from 0), ``entropy`` (nats) over all keys, ``uniform
@@ -81,7 +81,7 @@ class AttentionGroups:
         return pd.concat(made, ignore_index=True)
 
     def whole_table(self, by: str | Sequence[str] = ()) -> "pd.DataFrame":
-        """One row a group: its share of the attention, effective keys and mass per connection.
+        """One row per group: its share of the attention, effective keys and mass per connection.
 
         Args:
             by: "layer", "expert", "head" or several. Expert 1 and the later experts are always told apart, as are kinds
@@ -172,7 +172,7 @@ class AttentionGroups:
         return self.share(GROUPS[:2], scope)
 
     def flow(self) -> "pd.DataFrame":
-        """Who reads whom, of labelling "experts": a row a kind, layer and expert, a column an expert read, percent."""
+        """Who reads whom in percent, of labelling "experts": a row per kind, layer and expert, a column per expert."""
         if self.labelling != "experts":
             raise LabError(f"flow needs labelling='experts'; these are {self.labelling!r}.")
         table = self.whole_table(by=("layer", "expert"))

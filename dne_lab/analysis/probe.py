@@ -116,7 +116,7 @@ def probe(
             run.model(images)
         maps.get(expert=2).values  # (b, h, p, kp)
 
-    One map an expert, layer and kind, with the keys that the expert may see; further passes are appended along the
+    One map per expert, layer and kind, with the keys that the expert may see; further passes are appended along the
     image axis. What is kept is a copy on the CPU. A pass that raises leaves nothing. Only layers and experts that are
     listened to compute their attention in the open; logits agree with those of the fused kernels to 1e-5 of the
     largest in float32. Of nested probes each reads what the ones around it return.

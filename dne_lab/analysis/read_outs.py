@@ -381,7 +381,7 @@ def frame(rows: Sequence[dict[str, Any]]) -> "pd.DataFrame":
 
 
 def probe_table(found: Iterable[ProbeRecord]) -> "pd.DataFrame":
-    """One row a preset, method and set of read-outs: means over the seeds.
+    """One row per preset, method and set of read-outs: means over the seeds.
 
     Returns:
         Columns preset, method, heads, read-outs, ``seeds``, ``width``, ``accuracy %`` over all classes and ``told %``,

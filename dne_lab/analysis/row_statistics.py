@@ -134,7 +134,7 @@ def per_patch(attention: Tensor, axes: Axes, plan: Plan) -> Tensor:
 def _reduce(a: Tensor, plan: Plan) -> Tensor:
     """(b, h, p, K) float64 -> (b, h, columns)."""
     images, heads, patches, keys = a.shape
-    rows = a.reshape(images, heads * patches, keys).transpose(0, 1)  # (Q, b, K): one product a row over all images
+    rows = a.reshape(images, heads * patches, keys).transpose(0, 1)  # (Q, b, K): one product per row over all images
     found = torch.bmm(rows, plan.weights)
     mass, class_mass, distance = found[..., : plan.labels], found[..., -2], found[..., -1]
     inside = -torch.bmm(torch.xlogy(rows, rows), plan.weights[..., : plan.labels + 1])  # sum of -a log a by label
@@ -190,7 +190,7 @@ class Accumulator:
         labelling: what keys are called.
         replicates: bootstrap replicates; an image's weight in each is Poisson(1), a function of its number alone.
         by_patch: also keep masses by label for each query patch.
-        by_image: also keep for each image how spread out its rows are: 32 bytes an image, layer and expert.
+        by_image: also keep for each image how spread out its rows are: 32 bytes per image, layer and expert.
 
     Raises:
         LabError: a number of replicates that is none.

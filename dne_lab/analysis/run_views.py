@@ -29,7 +29,7 @@ class RunView:
     Attributes:
         name: its place in the folder.
         record: as far as it has come.
-        curves: a row an epoch (task, stage, epoch, lr, the mean of each loss); empty where there are none.
+        curves: a row per epoch (task, stage, epoch, lr, the mean of each loss); empty where there are none.
         attention: what `dne-lab report --attention` measured of it, or None.
     """
 
@@ -104,7 +104,7 @@ def changed(folder: Path) -> tuple[tuple[str, int], ...]:
 
 
 def table(runs: Sequence[RunView]) -> "pd.DataFrame":
-    """A row a run: accuracy, cost, parameters, share of attention on the query's own patch (later experts, percent)."""
+    """A row per run: accuracy, cost, parameters, percent of later experts' attention on the query's own patch."""
     import pandas as pd
 
     rows: list[Row] = []
@@ -144,7 +144,7 @@ def accuracies(run: RunView) -> tuple[list[int], list[float]]:
 
 
 def losses(curves: Sequence[Row]) -> "pd.DataFrame":
-    """A row an epoch: its number from the start of the run, task, stage, and each loss by name."""
+    """A row per epoch: its number from the start of the run, task, stage, and each loss by name."""
     import pandas as pd
 
     frame = pd.DataFrame(list(curves))

@@ -46,7 +46,7 @@ class SharedPass:
         network: in evaluation mode, without gradients.
         images: (B, C, H, W) uint8.
 
-    Attributes: ``readouts``, one (B, width_t) an expert.
+    Attributes: ``readouts``, one (B, width_t) per expert.
     """
 
     def __init__(self, network: ExpandableViT, images: Tensor) -> None:

@@ -55,7 +55,7 @@ class Claim:
 
 
 def step_of(record: Record) -> int | None:
-    """Classes a task after the first 50 of 100; None for other streams."""
+    """Classes per task after the first 50 of 100; None for other streams."""
     steps = set(record.tasks[1:])
     return steps.pop() if len(steps) == 1 and record.tasks[0] == 50 and sum(record.tasks) == 100 else None
 

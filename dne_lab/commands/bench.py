@@ -278,7 +278,7 @@ def text(result: dict[str, Any]) -> str:
     lines = [f"training step at task {t}: {r:.2f} times as fast as literal" for t, r in result["train_step"].items()]
     lines += [f"inference at task {t}: {r:.2f} times as fast" for t, r in result["inference"].items()]
     counted = ", ".join(f"{n} at T = {t}" for t, n in result["calls_per_forward"].items())
-    lines.append(f"operator calls a forward: {counted}")
+    lines.append(f"operator calls per forward: {counted}")
     lines.append(f"{result['images_per_second']:.1f} images/s, data {result['data_share']:.1%} of a step")
     shares = ", ".join(f"{share:.0%} at T = {t}" for t, share in result["product_share"].items())
     lines.append(f"matrix products and attention kernels in a training step: {shares}")

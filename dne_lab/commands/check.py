@@ -35,7 +35,7 @@ def check(
 
 def examined(data: str, path: str | None = None, size: int | None = None) -> dict[str, Any]:
     """What `check` reports: ``source``, ``path``, ``classes``, ``shape``, ``images`` by split, ``digest`` (None where a
-    file is damaged) and ``damaged``, a sentence a file.
+    file is damaged) and ``damaged``, a sentence per file.
 
     Raises:
         LabError: what cannot be opened as a data set at all.

@@ -297,7 +297,7 @@ def report(
 def cost(
     method: Annotated[str, typer.Argument(metavar="METHOD", help=METHODS)],
     tasks: Annotated[str, typer.Option(help="Classes of each task, e.g. 50,10,10.")],
-    heads: Annotated[str | None, typer.Option(help="Heads: k (later experts), first,later, or one a task.")] = None,
+    heads: Annotated[str | None, typer.Option(help="Heads: k (later experts), first,later, or one per task.")] = None,
     preset: Preset = "cifar100-b50-10",
     changes: Settings = None,
     as_json: Json = False,
@@ -336,7 +336,7 @@ def cost(
 def bench(
     preset: Preset = "cifar100-b50-2",
     tasks: Annotated[str, typer.Option(help="Tasks at which a training step is timed.")] = "6,11,26",
-    batch: Annotated[int, typer.Option(help="Images a step.")] = 64,
+    batch: Annotated[int, typer.Option(help="Images per step.")] = 64,
     pairs: Annotated[int, typer.Option(help="Interleaved pairs; the ratio is their median.")] = 5,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     bf16: Annotated[bool, typer.Option("--bf16", help="Also time a step under precision=bf16.")] = False,

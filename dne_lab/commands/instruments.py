@@ -93,7 +93,7 @@ def decompose_runs(
 
 
 def attention_overview(found: Iterable[Decomposition]) -> "pd.DataFrame":
-    """One row a run and moment: the same-patch share of experts 2, 3, ... with its interval over images, the keys used.
+    """One row per run and moment: same-patch share of experts 2, 3, ... with its interval over images, the keys used.
 
     A moment at which these experts have no attention to patches (the null model of DNE) has no row.
     """
@@ -116,8 +116,8 @@ def attention_overview(found: Iterable[Decomposition]) -> "pd.DataFrame":
 
 
 def summary(found: Iterable[Decomposition]) -> "pd.DataFrame":
-    """One row a method and preset, the paper's first: same-patch share with its interval (over seeds, or over images of
-    one seed), its uniform value, what it was untrained and is under the null model, and keys in effective use."""
+    """One row per method and preset, the paper's first: same-patch share with its interval (over seeds, or over images
+    of one seed), its uniform value, what it was untrained and is under the null model, and keys in effective use."""
     import pandas as pd
 
     found = list(found)
@@ -220,7 +220,7 @@ def probe_runs(paths: Iterable[Path], out: Path, data: str | None = None) -> tup
 
 
 def probe_overview(found: Iterable[ProbeRecord]) -> "pd.DataFrame":
-    """One row a method and set of read-outs: accuracy over all classes, and within the task when the task is told."""
+    """One row per method and set of read-outs: accuracy over all classes, and within the task when the task is told."""
     columns = ["preset", "method", "heads", "read-outs", "seeds", "width"]
     return probe_table(found)[[*columns, "accuracy %", "accuracy +-", "told %", "told +-"]]
 

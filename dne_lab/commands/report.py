@@ -116,7 +116,7 @@ def suffixes(formats: str) -> list[str]:
 
 
 def text(records: Sequence[Record], latex: bool = False, columns: str | None = None) -> str:
-    """Two tables: ours, one row a method with 95% intervals over seeds; and ours beside the paper's rows.
+    """Two tables: ours, one row per method with 95% intervals over seeds; and ours beside the paper's rows.
 
     With ``columns`` (``"LA,AA"``) ours alone, of these columns.
     """

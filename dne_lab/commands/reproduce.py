@@ -57,7 +57,7 @@ IMAGES = 300  # test images whose attention is sorted
 
 @dataclass(frozen=True)
 class Result:
-    """What `reproduce` made: one row a method, the records behind it, the folder and the files written to it."""
+    """What `reproduce` made: one row per method, the records behind it, the folder and the files written to it."""
 
     preset: str
     table: "pd.DataFrame"

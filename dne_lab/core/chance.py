@@ -55,7 +55,7 @@ def uniform(key: Key, index: Tensor, count: int) -> Tensor:
     Args:
         key: what the numbers are for.
         index: (B,) int64 image numbers, on any device.
-        count: numbers an image.
+        count: numbers per image.
 
     Returns:
         (B, count) float32 in [0, 1) on the device of ``index``, the same on every device.
@@ -112,7 +112,7 @@ def ahead(index: Tensor) -> Iterator[None]:
 
 @contextlib.contextmanager
 def batch(key: Key, index: Tensor) -> Iterator[None]:
-    """Names the batch that is being trained on, so that layers can draw one number an image (`for_batch`)."""
+    """Names the batch that is being trained on, so that layers can draw one number per image (`for_batch`)."""
     _active.append((key, index))
     try:
         yield
@@ -121,7 +121,7 @@ def batch(key: Key, index: Tensor) -> Iterator[None]:
 
 
 def for_batch(name: str, like: Tensor, size: int) -> Tensor:
-    """One uniform number an image for the layer called ``name``: (size,) float32 on the device of ``like``.
+    """One uniform number per image for the layer called ``name``: (size,) float32 on the device of ``like``.
 
     Outside `batch` (a model used by hand) the numbers come from torch's own generator.
     """

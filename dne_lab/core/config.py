@@ -141,7 +141,7 @@ class Recipe:
     augment: tuple[Annotated[str, OneOf(AUGMENTATIONS, "augmentation")], ...] = ()
 
     def steps(self, images: int) -> int:
-        """Batches an epoch: a smaller last one is kept, unless it holds one image (no statistics of a batch)."""
+        """Batches per epoch: a smaller last one is kept, unless it holds one image (no statistics of a batch)."""
         full, rest = divmod(images, self.batch)
         return full + (rest > 1 or (rest == 1 and full == 0))
 

@@ -54,14 +54,14 @@ def digits100(seed: int = 0, train: int = 60, test: int = 20) -> ArraySource:
 
     Args:
         seed: what pairs and heights are drawn from.
-        train, test: images a class.
+        train, test: images per class.
     """
     arrays = {}
     for split, count in (("train", train), ("test", test)):
         images, labels = _split_digits()[split]
         pools = [np.flatnonzero(labels == number) for number in range(10)]
         numbers = np.repeat(np.arange(100), count)
-        # four draws an image: which left digit, which right one, their heights
+        # four draws per image: which left digit, which right one, their heights
         draws = chance.uniform((seed, "digits100", split), torch.arange(len(numbers)), 4).double().numpy()
         canvas = np.zeros((len(numbers), 2 * SIDE, 2 * SIDE), dtype=np.uint8)
         for i, number in enumerate(numbers.tolist()):

@@ -1,4 +1,4 @@
-"""A tree of image files, one folder a class: how ImageNet-100 and one's own pictures come in."""
+"""A tree of image files, one folder per class: how ImageNet-100 and one's own pictures come in."""
 
 from __future__ import annotations
 

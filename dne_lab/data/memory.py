@@ -74,7 +74,7 @@ class ExemplarMemory:
         return sum(map(len, self.exemplars.values()))
 
     def quota(self, seen: int) -> int:
-        """Exemplars a class once ``seen`` classes have been seen."""
+        """Exemplars per class once ``seen`` classes have been seen."""
         return self.budget // (max(seen, 1) if self.policy == "shared" else self.total_classes)
 
     def add(self, rank: int, numbers: Sequence[int] | Tensor) -> None:

@@ -24,7 +24,7 @@ class Source(abc.ABC):
     """Named images with class numbers, in two splits.
 
     Attributes: ``name`` as in `dne_lab.core.config.Data`; ``classes`` the class names by class number; ``shape`` (C, H,
-    W); ``mean`` and ``std`` one number a channel, in units of [0, 1]; ``path`` where it is, absolute, ``given`` the
+    W); ``mean`` and ``std`` one number per channel, in units of [0, 1]; ``path`` where it is, absolute, ``given`` the
     same as it was written, and ``size`` the side that images are brought to.
     """
 
@@ -94,8 +94,8 @@ class ArraySource(Source):
     Args:
         train_images, test_images: uint8, (n, H, W) grey, (n, H, W, C) or (n, C, H, W) with C = 1 or 3.
         train_labels, test_labels: integers (n,), class numbers 0..classes-1.
-        class_names: one a class; the class numbers as text when left out.
-        mean, std: one number a channel in units of [0, 1]; computed from the training images when left out.
+        class_names: one per class; the class numbers as text when left out.
+        mean, std: one number per channel in units of [0, 1]; computed from the training images when left out.
 
     Raises:
         LabError: wrong type, shape or channels, labels out of range, a class without images.
@@ -193,7 +193,7 @@ def _images(name: str, value: Any) -> Tensor:
 def _labels(name: str, value: Any) -> np.ndarray:
     array = _array(name, value)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise LabError(f"{name} has shape {array.shape} and type {array.dtype}: give one whole number an image, (n,).")
+        raise LabError(f"{name} has shape {array.shape} and type {array.dtype}: give one whole number per image, (n,).")
     return array.astype(np.int64)
 
 

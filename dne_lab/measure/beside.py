@@ -84,7 +84,7 @@ def _cost_row(group: Group, smallest: dict[str, int]) -> dict[str, Any]:
 
 
 def by_budget(records: Iterable[Record]) -> "pd.DataFrame":
-    """LA and AA of every method at each total of bytes that its runs have: a row a group of runs, from small to large.
+    """LA and AA of every method at each total of bytes that its runs have, from small to large: a row per group.
 
     The total is ``memory.bytes`` where runs were given one, else what model and exemplars take. ``id``: the method's
     name as commands take it.

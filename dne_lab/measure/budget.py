@@ -32,7 +32,7 @@ def exemplars(config: Config, stream: ClassStream) -> int:
     """The exemplar budget of a run: ``memory.budget``, or what ``memory.bytes`` leaves beside the finished model.
 
     Raises:
-        LabError: ``memory.bytes`` is smaller than the model, or leaves less than one exemplar a class.
+        LabError: ``memory.bytes`` is smaller than the model, or leaves less than one exemplar per class.
     """
     cls, total = base.find(config.method), config.memory.bytes
     if total is None or cls.joint or not cls.uses_memory:
@@ -40,7 +40,7 @@ def exemplars(config: Config, stream: ClassStream) -> int:
     model = PARAMETER * _parameters(config, stream)
     each = image_bytes(stream.shape)
     if total < model + each * stream.classes:
-        less = "is smaller than" if total < model else "leaves less than one exemplar a class beside"
+        less = "is smaller than" if total < model else "leaves less than one exemplar per class beside"
         raise LabError(
             f"memory.bytes = {total:,} {less} the finished model of {config.method}, {model:,} bytes at 4 a parameter: "
             f"give at least {model + each * stream.classes:,} (an exemplar of each of {stream.classes} classes takes "

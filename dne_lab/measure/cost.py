@@ -29,7 +29,7 @@ from dne_lab.models.variants import Variant
 
 
 class _Blank(Source):
-    """Classes and a size, perhaps a number of training images a class, without the images: enough to build a model."""
+    """Classes, a size, perhaps a number of training images per class, without the images: enough to build a model."""
 
     def __init__(self, classes: int, shape: tuple[int, int, int], each: int) -> None:
         self.each = each
@@ -158,8 +158,8 @@ def of_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
     """Cost after every task of a stream: by formula where there is one, else each model is built and counted.
 
     Returns:
-        One dictionary a task: task, classes, flops_literal, flops_spent, macs_spent, params_total (of the model that is
-        permanent: without what only training needs), params_added, params_trainable (in the task's first stage).
+        One dictionary per task: task, classes, flops_literal, flops_spent, macs_spent, params_total (of the model that
+        is kept: without what only training needs), params_added, params_trainable (in the task's first stage).
     """
     return _with_formula(config, stream) or count_tasks(config, stream)
 

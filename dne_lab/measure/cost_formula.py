@@ -48,7 +48,7 @@ def expert_terms(
     * spatial attention (eq. 12): 4 n C^2 + 2 n^2 C; class attention: 2 C^2 + 2 (N + 1) C^2 + 2 (N + 1) C;
     * joint attention: 2 n A D^2 + m H_t D^2 + 2 m n A C + m C^2, and (2 D + 2) C for the class token's own key;
     * each of the two linear layers of an MLP: gamma m C^2;
-    * a task attention block from a to b numbers a head: m (H_t a^2 + A a^2 + H_t A a + A a b + H_t A b);
+    * a task attention block from a to b numbers per head: m (H_t a^2 + A a^2 + H_t A a + A a b + H_t A b);
     * a lateral map (eq. 11): n A D C.
 
     Args:

@@ -1,4 +1,4 @@
-"""What learning costs: the FLOPs of every training step, counted once a stage and multiplied by how often it is made.
+"""What learning costs: the FLOPs of every training step, counted once per stage and multiplied by how often it is made.
 
 Counted: forward and backward of what trains, forward of what is frozen and of teachers, what a stage prepares or
 initialises from its images, herding, and what a method computes at the end of a task. Not counted, as they multiply no
@@ -46,7 +46,7 @@ def of_tasks(config: Config, stream: ClassStream, device: torch.device | str = "
     """FLOPs (2 x multiply-accumulate) of learning every task of a stream; nothing is learned, no image is read.
 
     Returns:
-        One dictionary a task: task, stages {name: all its steps}, preparation (from images at the start of stages),
+        One dictionary per task: task, stages {name: all its steps}, preparation (from images at the start of stages),
         herding, finish, total.
     """
     config = budget.resolved(config, stream)

@@ -69,7 +69,7 @@ def old_and_new(
         tasks: number of classes of each task.
 
     Returns:
-        ``new``, ``old`` (accuracies) and ``old_called_new``, each with a value a task that has predictions.
+        ``new``, ``old`` (accuracies) and ``old_called_new``, each with a value per task that has predictions.
     """
     found: dict[str, list[float]] = {"new": [], "old": [], "old_called_new": []}
     bounds = boundaries(tasks)

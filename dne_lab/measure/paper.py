@@ -21,8 +21,8 @@ JOINTS = ("joint_transformer", "joint_resnet18")
 def tables() -> "pd.DataFrame":
     """Tables 1 and 2 of the paper (Dense Network Expansion, CVPR 2023): LA, AA, D in percent, F in GFLOPs.
 
-    A row for each dataset, step (classes a task after the first 50) and method. ``source`` names the table, ``remark``
-    what is wrong or odd with a printed number (misprints are kept as printed); empty otherwise.
+    A row for each dataset, step (classes per task after the first 50) and method. ``source`` names the table,
+    ``remark`` what is wrong or odd with a printed number (misprints are kept as printed); empty otherwise.
     """
     return _read("paper_tables").fillna({"remark": ""})
 
@@ -43,7 +43,7 @@ def attention_shares() -> "pd.DataFrame":
 def authors_code_cost() -> "pd.DataFrame":
     """Cost counted on the model files that the paper's authors released: GFLOPs of one 32 x 32 image, parameters in M.
 
-    Counted with torch's FlopCounterMode, a row for each method, number of tasks and heads a task. Not in the paper.
+    Counted with torch's FlopCounterMode, a row for each method, number of tasks and heads per task. Not in the paper.
     """
     return _read("authors_code_cost").fillna({"remark": ""})
 

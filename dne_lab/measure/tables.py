@@ -1,4 +1,4 @@
-"""Records as tables: one row a method with intervals over seeds, and the same rows beside what the paper printed."""
+"""Records as tables: one row per method with intervals over seeds, and the same rows beside what the paper printed."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -221,7 +221,7 @@ def _numeric(frame: "pd.DataFrame", column: int) -> bool:
     return frame.dtypes.iloc[column].kind in "iuf"
 
 
-# The same methods on several streams: one row a method, one column a stream.
+# The same methods on several streams: one row per method, one column per stream.
 
 
 def by_stream(records: Iterable[Record]) -> "pd.DataFrame":

@@ -53,7 +53,7 @@ class Method(nn.Module):
 
     ``title``: what it is called in tables and figures; default: its name, also of a subclass of one that has a title.
     ``uses_memory``: exemplars are kept and mixed in. ``joint``: all classes arrive as one task (an upper bound).
-    ``shares_first_task``: task 1 is the same as that of every other such method, so comparisons train it once a seed.
+    ``shares_first_task``: task 1 is the same as that of every other such method, so comparisons train it once per seed.
     ``Options``: a frozen dataclass of the method's own switches, set by ``--set options.NAME=VALUE``.
     ``recipe``: whose presets ``<recipe>-small`` and ``<recipe>-published`` are its own; default: those of its name.
     ``training_only``: how the names of weights begin that a finished task no longer needs (a teacher).

@@ -1,4 +1,4 @@
-"""DER, dynamically expandable representation (Yan, Xie and He, CVPR 2021), without its pruning: a network a task."""
+"""DER, dynamically expandable representation (Yan, Xie and He, CVPR 2021), without its pruning: a network per task."""
 
 import copy
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class DEROptions(ResNetOptions):
 
 
 class Concatenated(nn.Module):
-    """An encoder a task, and one linear classifier without bias over all their features side by side.
+    """An encoder per task, and one linear classifier without bias over all their features side by side.
 
     ``auxiliary`` classifies by the newest encoder alone: class 0 = all old classes, then the new ones. It trains with
     the encoder and predicts nothing.

@@ -1,4 +1,4 @@
-"""DyTox (Douillard et al., CVPR 2022): a token a task on one transformer that goes on training."""
+"""DyTox (Douillard et al., CVPR 2022): a token per task on one transformer that goes on training."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -64,7 +64,7 @@ class TaskToken(nn.Module):
 
 
 class TaskClassifiers(nn.Module):
-    """A linear classifier a task, each on the read-out of its own token."""
+    """A linear classifier per task, each on the read-out of its own token."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class DyToxViT(ExpandableViT):
         return Output(self.classifier(readouts), None, expertise, readouts)
 
     def readouts(self, images: Tensor) -> list[Tensor]:
-        """(B, C, H, W) uint8 -> one (B, C) read-out a task."""
+        """(B, C, H, W) uint8 -> one (B, C) read-out per task."""
         patches = self.patches(images)
         (bank,) = self.banks()
         *encoder, reader = zip(self.blocks, bank.layers, strict=True)
@@ -163,7 +163,7 @@ class DyToxViT(ExpandableViT):
         return [layer(out) for layer, out in zip(self.norms, x.unbind(1), strict=True)]
 
     def readouts_literally(self, images: Tensor) -> list[Tensor]:
-        """The same as the equations are written: the last block once a task, with its keys and values each time."""
+        """The same as the equations are written: the last block once per task, with its keys and values each time."""
         *encoder, last = range(self.network.depth)
         experts = list(self.experts)
         x = [literal.embed(experts[0], self.patches(images), with_token=False)]

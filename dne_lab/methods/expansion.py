@@ -1,4 +1,4 @@
-"""Network expansion: one task expert a task, the rest frozen. IA, STA, DNE and progressive are rows of one switch."""
+"""Network expansion: one task expert per task, the rest frozen. IA, STA, DNE and progressive are rows of one switch."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar

@@ -129,7 +129,7 @@ class PODNet(ResNetMethod):
         """New proxies of task 2 and later: cluster centres of each class's features, as long as the old proxies are."""
         if stage.name == "tune" or not task.old:
             return
-        *old, new = self.model.classifier.tasks  # one parameter a task
+        *old, new = self.model.classifier.tasks  # one parameter per task
         length = torch.cat([part.flatten(0, 1) for part in old]).norm(dim=1).mean()  # (old classes x proxies, width)
         found = [(F.normalize(self.features(batch.images).float()), batch.labels) for batch in batches]
         features, labels = torch.cat([f for f, _ in found]), torch.cat([y for _, y in found])

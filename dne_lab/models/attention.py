@@ -43,7 +43,7 @@ class AttentionWeights(nn.Module):
 
     A forward hook reads them, or replaces them by returning a tensor. While nobody listens, spatial attention runs in
     fused kernels and this module is not called for it; task and class attention always come through here. It may fire
-    several times a forward pass, each time with its own `Axes`.
+    several times per forward pass, each time with its own `Axes`.
     """
 
     def __init__(self) -> None:

@@ -124,7 +124,7 @@ def _labels(numbers: range | tuple[int, ...], heads: tuple[int, ...]) -> tuple[t
 def look(position: Tensor, values: Tensor) -> Tensor:
     """Attention to positions alone: (E, K, n, n) and (B, E x K or 1, n, D) -> (B, E x K, n, D).
 
-    One product a head over all images together; ``position @ values`` would copy the probabilities for every image.
+    One product per head over all images together; ``position @ values`` would copy the probabilities for every image.
     """
     flat = position.flatten(0, 1)  # (E x K, n, n)
     return torch.einsum("hpk,bhkd->bhpd", flat, values.expand(-1, len(flat), -1, -1))
@@ -268,14 +268,14 @@ def mix_values(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
 def _mix_in_parts(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
     """`mix_values`, some images at a time, so that no intermediate exceeds `LARGEST`."""
     narrow = min(w_v.shape[2:]) if a.shape[3] == 1 else w_v.shape[3]
-    size = z.element_size() * z.shape[1] * z.shape[2] * len(w_v) * narrow  # bytes an image
+    size = z.element_size() * z.shape[1] * z.shape[2] * len(w_v) * narrow  # bytes per image
     rows = max(1, LARGEST.get(z.device.type, LARGEST["cuda"]) // size)
     if rows >= len(z):
         return mix_values(a, z, w_v)
     return torch.cat([mix_values(i, j, w_v) for i, j in zip(a.split(rows), z.split(rows), strict=True)], 1)
 
 
-# Class attention on the normal path (CaiT): one query a head, so no patch is projected.
+# Class attention on the normal path (CaiT): one query per head, so no patch is projected.
 
 
 class ClassAttention(AttentionPoint):

@@ -24,7 +24,7 @@ FROZEN_BANKS = 4  # beside expert 1 and the newest expert
 class Output(NamedTuple):
     """``logits`` (B, classes); ``old_logits`` (B, old classes) of the classifier as the task before left it, or None;
     ``expertise`` (B, new classes + 1) from the newest read-out, class 0 = any old class, or None; ``readouts`` one
-    (B, width_t) an expert."""
+    (B, width_t) per expert."""
 
     logits: Tensor
     old_logits: Tensor | None
@@ -33,13 +33,13 @@ class Output(NamedTuple):
 
 
 class ExpandableViT(ImageModel):
-    """A transformer a task, connected as ``variant`` says; `expand` adds one and freezes the rest (eq. 4-9).
+    """A transformer per task, connected as ``variant`` says; `expand` adds one and freezes the rest (eq. 4-9).
 
     Args:
         network: sizes and choices.
         shape: (channels, height, width) of the images, which enter as uint8.
         variant: a row of `dne_lab.models.variants`.
-        mean, std: of the training images a channel, in units of [0, 1]; the model normalises.
+        mean, std: of the training images per channel, in units of [0, 1]; the model normalises.
 
     Attributes: ``task_classes``, the number of classes that each `expand` or `widen` brought, in their order.
     """
@@ -149,7 +149,7 @@ class ExpandableViT(ImageModel):
         return Output(self.classifier(readouts), old, expertise, readouts)
 
     def readouts(self, images: Tensor) -> list[Tensor]:
-        """(B, C, H, W) uint8 -> one (B, width_t) read-out an expert, each behind the expert's own last norm."""
+        """(B, C, H, W) uint8 -> one (B, width_t) read-out per expert, each behind the expert's own last norm."""
         patches = self.patches(images)
         contexts = self.contexts()
         readouts: list[Tensor] = []
@@ -227,7 +227,7 @@ class ExpandableViT(ImageModel):
         return self.blocks[layer](x, bank.layers[layer], bank, context)
 
     def read_out(self, bank: Bank, x: Tensor) -> list[Tensor]:
-        """The bank's tokens behind the last block -> one (B, width_t) read-out an expert."""
+        """The bank's tokens behind the last block -> one (B, width_t) read-out per expert."""
         out = norm(x[:, :, :1], bank.norm, bank.widths(bank.head_width))
         found = out.squeeze(2).unbind()
         if bank.real is None:

@@ -13,7 +13,7 @@ class ImageModel(nn.Module):
 
     Args:
         shape: (channels, height, width) of the images.
-        mean, std: of the training images a channel, in units of [0, 1].
+        mean, std: of the training images per channel, in units of [0, 1].
     """
 
     mean: Tensor

@@ -1,7 +1,7 @@
 """The same function as `ExpandableViT`, computed as the equations are written: the oracle and the yardstick of cost.
 
-Expert by expert, keys and values projected, one linear map a head, scores and probabilities in the open, nothing cached
-or batched. It reads the parameters of an `ExpandableViT` and has no hook points.
+Expert by expert, keys and values projected, one linear map per head, scores and probabilities in the open, nothing
+cached or batched. It reads the parameters of an `ExpandableViT` and has no hook points.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from dne_lab.models.expert import (
 
 
 class Layer(NamedTuple):
-    """What one block computes, in each list an entry an expert; n tokens, H_t heads, C_t = H_t D.
+    """What one block computes, in each list an entry per expert; n tokens, H_t heads, C_t = H_t D.
 
     ``s`` (B, n, C_t) behind spatial attention (eq. 12, 16); ``z`` (B, n, H_t, D), its heads behind LN; ``o``
     (B, n, H_t, gamma D), the heads of the hidden features (eq. 18) as the second task attention block reads them
@@ -50,7 +50,7 @@ def forward(model: ExpandableViT, images: Tensor, teacher: ExpandableViT | None 
 
 
 def classify(classifier: ExpandableClassifier, outs: list[Tensor]) -> Tensor:
-    """What ``classifier(outs)`` computes, one sum a class.
+    """What ``classifier(outs)`` computes, one sum per class.
 
     So old logits stay to the last bit when classes are added; a matrix product of another size may add up in another
     order.
@@ -62,7 +62,7 @@ def classify(classifier: ExpandableClassifier, outs: list[Tensor]) -> Tensor:
 
 
 def readouts(model: ExpandableViT, images: Tensor) -> list[Tensor]:
-    """One (B, C_t) read-out an expert, computed expert by expert and layer by layer."""
+    """One (B, C_t) read-out per expert, computed expert by expert and layer by layer."""
     r: list[Tensor] = []
     for layer in layers(model, images):
         r = layer.r
@@ -89,7 +89,7 @@ def embed(expert: Expert, patches: Tensor, with_token: bool) -> Tensor:
 
 
 def block(model: ExpandableViT, experts: list[Expert], layer: int, x: list[Tensor]) -> Layer:
-    """One block of every expert, from (B, n, C_t) an expert."""
+    """One block of every expert, from (B, n, C_t) per expert."""
     width = model.network.head_width
     reads_out = layer == model.network.depth - 1 and model.network.readout == "class_attention"
     blocks = [e.blocks[layer] for e in experts]

@@ -42,7 +42,7 @@ _local = threading.local()  # .choice: of the innermost `by` in this thread
 
 @functools.cache
 def choose() -> str:
-    """The choice for this machine, measured once a process (25 ms): one of `CHOICES`.
+    """The choice for this machine, measured once per process (25 ms): one of `CHOICES`.
 
     Intel's own CPUs, CPUs without AVX-512 and builds of torch without either library keep MKL, unmeasured.
     """

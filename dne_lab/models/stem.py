@@ -28,7 +28,7 @@ class ConvStem(nn.Module):
     Args:
         shape: (channels, height, width) of the images, which enter as uint8.
         patch: pixels a side of a patch; a multiple of 4.
-        mean, std: of the training images a channel, in units of [0, 1].
+        mean, std: of the training images per channel, in units of [0, 1].
 
     Attributes:
         bf16: whether its convolutions run in bfloat16 (``precision=bf16-stem``), which on a CPU with instructions for

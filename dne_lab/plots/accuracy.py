@@ -178,7 +178,7 @@ class Series(NamedTuple):
 
 
 def run_series(runs: Sequence[RunView]) -> list[Series]:
-    """Accuracy over the classes seen, a line a run; runs of one method share its colour and differ in their dashes.
+    """Accuracy over the classes seen, a line per run; runs of one method share its colour and differ in their dashes.
 
     From the fifth run of a method on the same dashes come again, in a paler colour.
     """
@@ -201,7 +201,7 @@ def paler(colour: str, times: int) -> str:
 
 
 def runs_figure(runs: Sequence[RunView]) -> Figure:
-    """The chosen runs side by side; the table has a row a run.
+    """The chosen runs side by side; the table has a row per run.
 
     Raises:
         LabError: no run.

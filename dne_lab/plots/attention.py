@@ -40,7 +40,7 @@ COLUMNS = [
 def attention_groups(found: Iterable[Decomposition]) -> Figure:
     """Shares of the four groups in the later experts' attention to patches, beside the paper's (figure 4 left).
 
-    One bar a run setting: mean over seeds; beside it the shares under uniform attention. Shares, effective keys and
+    One bar per run setting: mean over seeds; beside it the shares under uniform attention. Shares, effective keys and
     mass per connection have their 95% interval over seeds, or for one seed that over images. The paper prints same and
     different patch only.
 
@@ -102,7 +102,7 @@ def expert_flow(member: Decomposition) -> Figure:
 
 
 def drawings(found: Sequence[Decomposition]) -> dict[str, Figure]:
-    """The figures that these decompositions can fill, by name; one flow a method and preset, of its first seed."""
+    """The figures that these decompositions can fill, by name; one flow per method and preset, of its first seed."""
     gated = [member for member in found if len(member.heads) > 1 and f"{INITIAL}, position" in member.moments]
     made = {"attention_at_start": attention_at_start(gated)} if gated else {}
     later = [member for member in found if len(member.heads) > 1 and TRAINED in member.moments]

@@ -114,7 +114,7 @@ def lines(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame", Any, str]]:
 
 
 def by_task(table: "pd.DataFrame") -> Drawing:
-    """A line a series after each task, hollow marks before it."""
+    """A line per series after each task, hollow marks before it."""
     marks: list[Mark] = [Level("uniform attention", 1.0)]
     for name, rows, look, dash in lines(table):
         for moment, part in rows.groupby("moment", sort=False):
@@ -126,7 +126,7 @@ def by_task(table: "pd.DataFrame") -> Drawing:
 
 
 def at_start(table: "pd.DataFrame") -> Drawing:
-    """Same-patch shares of each part as dots on one line a series and scope."""
+    """Same-patch shares of each part as dots on one line per series and scope."""
     places = table[["series", "scope"]].drop_duplicates()
     names = [f"{name}: {scope}" for name, scope in places.itertuples(index=False)]
     at = [float(names.index(f"{row['series']}: {row['scope']}")) for _, row in table.iterrows()]
@@ -154,7 +154,7 @@ def at_start(table: "pd.DataFrame") -> Drawing:
 
 
 def flow(table: "pd.DataFrame") -> Drawing:
-    """A matrix of readers and read, one a kind and layer."""
+    """A matrix of readers and read, one per kind and layer."""
     size = int(table["expert"].max())
     panels = []
     for (kind, layer), rows in table.groupby(["kind", "layer"], sort=False):

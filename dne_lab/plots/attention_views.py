@@ -345,7 +345,7 @@ SIDE = 0.52  # inches of a picture with its gap
 
 
 def classes_by_task(stream: ClassStream) -> Figure:
-    """One training image of each class, a row a task; of a task with more than 12 classes the first 12 are drawn."""
+    """One training image of each class, a row per task; of a task with more than 12 classes the first 12 are drawn."""
     import pandas as pd
 
     rows, first = [], []

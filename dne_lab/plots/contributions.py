@@ -69,7 +69,7 @@ def ablation_groups(found: Iterable[AblationRecord]) -> Figure:
 
 
 def ablation_matrix(found: Iterable[AblationRecord]) -> Figure:
-    """Accuracy lost without each connection: a matrix (expert that reads, expert that is read) a kind and layer; of
+    """Accuracy lost without each connection: a matrix (expert that reads, expert that is read) per kind and layer; of
     several ways of removing, each one's matrix over all kinds and layers, and all others in the table.
 
     Raises:
@@ -140,7 +140,7 @@ def _name(table: "pd.DataFrame", place: tuple[str, str, str]) -> str:
 
 
 def _groups(table: "pd.DataFrame") -> Drawing:
-    """A row a group of attention, the ways of removing it side by side."""
+    """A row per group of attention, the ways of removing it side by side."""
     places, later = _places(table), table[table["experts"] == "later"]
     hows = [how for how in HOW if how in set(table["how"])]
     marks: list[Mark] = [Level("nothing lost", 0.0, dash="-", upright=True, listed=False)]
@@ -165,7 +165,7 @@ def _groups(table: "pd.DataFrame") -> Drawing:
 
 
 def _parts(table: "pd.DataFrame") -> tuple[list[tuple[str, "pd.DataFrame"]], int]:
-    """The matrices with their rows, and how many stand side by side: one a kind and layer, or of several ways of
+    """The matrices with their rows, and how many stand side by side: one per kind and layer, or of several ways of
     removing one each over all kinds and layers."""
     hows = [how for how in HOW if "how" in table and how in set(table["how"])]
     places = list(dict.fromkeys(zip(table["kind"], table["layer"], strict=True)))
@@ -215,7 +215,7 @@ READ_OUT_LOOKS = {  # what is measured, its columns, its mark, and whether that 
 
 
 def read_out_drawings(found: Iterable[ProbeRecord]) -> dict[str, Figure]:
-    """A figure a preset, by file name."""
+    """A figure per preset, by file name."""
     found = list(found)
     presets = dict.fromkeys(record.preset for record in found)
     return {

@@ -39,7 +39,7 @@ WORDS |= {RELEASE: "authors' code, counted"}
 def cost_growth(costs: Sequence[CostRecord]) -> Figure:
     """F after each task at the CIFAR-100 geometry: by the complexity formula, counted (literal, spent) and printed.
 
-    One curve a method and k, of the cost record with most tasks. The formula is `measure.complexity`; printed numbers
+    One curve per method and k, of the cost record with most tasks. The formula is `measure.complexity`; printed numbers
     that a remark of ``paper.tables()`` questions are crossed out, the remark is in the table. DNE and the methods that
     the paper prints are named "no record" where no cost record counts them.
 
@@ -139,7 +139,7 @@ def _curves(table: "pd.DataFrame") -> list[tuple[str, str, str, "pd.DataFrame"]]
 
 
 def _growth(table: "pd.DataFrame") -> Drawing:
-    """A curve a series, named at its end; the legend says what is formula, counted and printed."""
+    """A curve per series, named at its end; the legend says what is formula, counted and printed."""
     curves = _curves(table)
     by_formula = {series for series, _, source, _ in curves if source == FORMULA}
     drawn = {series for series, _, source, _ in curves if source == LITERAL}
@@ -291,7 +291,7 @@ def step_time(bench: Mapping[str, Any]) -> Figure:
 
 
 def _marks(table: "pd.DataFrame") -> Drawing:
-    """A place a task, the ways of computing side by side, each with its seconds above it."""
+    """A place per task, the ways of computing side by side, each with its seconds above it."""
     tasks = sorted(table["task"].unique().tolist())
     there = table[table["record"] != NO_RECORD]
     names = [name for name in TIME_LOOKS if (there["what"] == name).any()]

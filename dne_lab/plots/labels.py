@@ -67,7 +67,7 @@ def place(
 
     Args:
         axes: with its marks; its limits are fixed here, so that names stay where they fit.
-        tags: one a mark; every mark is kept free, with a name or without.
+        tags: one per mark; every mark is kept free, with a name or without.
         lines: polylines in data coordinates that names keep off where there is room.
         size: of the letters, in points.
     """

@@ -1,4 +1,4 @@
-"""Accuracy on each task after each task, as heat maps: one small matrix a method."""
+"""Accuracy on each task after each task, as heat maps: one small matrix per method."""
 
 import math
 import textwrap

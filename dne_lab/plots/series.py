@@ -1,4 +1,4 @@
-"""What figures over several runs share: one series a group of runs, its label and style, and what is not there."""
+"""What figures over several runs share: one series per group of runs, its label and style, and what is not there."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any

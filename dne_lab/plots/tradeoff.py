@@ -179,7 +179,7 @@ def _short(label: str) -> str:
 
 
 def _marks(table: "pd.DataFrame") -> Drawing:
-    """A line a method: filled marks are ours, hollow ones printed."""
+    """A line per method: filled marks are ours, hollow ones printed."""
     small = table["F (G)"].max() < 0.1  # millions read better
     factor, unit = (1000.0, "MFLOPs") if small else (1.0, "GFLOPs")
     marks: list[Mark] = []

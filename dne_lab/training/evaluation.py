@@ -142,7 +142,7 @@ def code_version() -> str:
 
 @torch.no_grad()
 def choose_exemplars(state: RunState, task: Task, check: Check) -> None:
-    """Herds the new classes on clean images in float32, and reduces the old ones; once a task."""
+    """Herds the new classes on clean images in float32, and reduces the old ones; once per task."""
     if state.position.chosen == task.number or not state.keeps_exemplars:
         return
     state.method.eval()
@@ -172,7 +172,7 @@ def choose_exemplars(state: RunState, task: Task, check: Check) -> None:
 
 @torch.no_grad()
 def predict_before_tuning(state: RunState, task: Task, check: Check) -> None:
-    """Keeps what is predicted before stage 2, once a task from the second on: it says what stage 2 changes."""
+    """Keeps what is predicted before stage 2, once per task from the second on: it says what stage 2 changes."""
     if state.position.untuned >= task.number or not task.old:
         return
     state.method.eval()

@@ -1,4 +1,4 @@
-"""Many runs from one description: planned, shown as commands, executed, task 1 trained once a seed."""
+"""Many runs from one description: planned, shown as commands, executed, task 1 trained once per seed."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What is seen of a run while it runs: a bar a task in a terminal or notebook, otherwise a line a task."""
+"""What is seen of a run while it runs: a bar per task in a terminal or notebook, otherwise a line per task."""
 
 import signal
 import sys
@@ -41,7 +41,7 @@ class Progress:
 
 
 class Board:
-    """Several runs that are trained at a time: a line for whatever is finished and, in a terminal, a bar a run."""
+    """Several runs that are trained at a time: a line for whatever is finished and, in a terminal, a bar per run."""
 
     def __init__(self, wanted: bool) -> None:
         self.wanted = wanted

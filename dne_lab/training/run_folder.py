@@ -330,7 +330,7 @@ def _unlike(here: Config, there: Config) -> list[str]:
 
 
 def curves_text(curves: list[dict[str, Any]]) -> str:
-    """The curves as CSV: a row an epoch; a loss that a stage has not is left blank."""
+    """The curves as CSV: a row per epoch; a loss that a stage has not is left blank."""
     names = list(COLUMNS) + list(dict.fromkeys(name for row in curves for name in row if name not in COLUMNS))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")

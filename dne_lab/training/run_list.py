@@ -161,7 +161,7 @@ def _trees(file: Path) -> list[Any]:
 
 
 def table(runs: list[Listed]) -> "pd.DataFrame":
-    """A row a run, in the order of the list: name, state, LA and wall-clock hours so far, core-hours, purpose."""
+    """A row per run, in the order of the list: name, state, LA and wall-clock hours so far, core-hours, purpose."""
     import pandas as pd
 
     rows = []

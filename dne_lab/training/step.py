@@ -81,7 +81,7 @@ class Optimisation:
 
 # Images on their way to the device: in the order of an epoch, augmented, or plain for everything else.
 
-CLEAN = 256  # images a batch where nothing trains: fixed, so that herding does not depend on the recipe
+CLEAN = 256  # images per batch where nothing trains: fixed, so that herding does not depend on the recipe
 
 
 def training(stream: ClassStream, order: Tensor, recipe: Recipe, key: chance.Key, device: torch.device) -> Batch:

@@ -211,7 +211,7 @@ class Panel:
         title: what it is.
         pixels: (h, w, 3) uint8; a map has a pixel a patch.
         side: width on the screen; patches are square.
-        numbers: a number a patch, told where the pointer is; None for a picture.
+        numbers: a number per patch, told where the pointer is; None for a picture.
         unit: what the numbers are.
         lines: draw the patch grid.
         texts: a word in each patch.

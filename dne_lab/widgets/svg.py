@@ -188,7 +188,7 @@ def facts(names: Sequence[str], words: Sequence[str], title: str) -> str:
 
 
 def pairs(names: Sequence[str], before: NDArray[Any], after: NDArray[Any], inks: tuple[str, str], title: str) -> str:
-    """Two bars a row on a scale from 0 to 1: with everything on, and with something off."""
+    """Two bars per row on a scale from 0 to 1: with everything on, and with something off."""
     left, width, step = 110, 240, 26
     height = step * len(names) + 44
     parts = [_svg(left + width + 60, height, title), f'<text x="0" y="13" {TEXT}>{escape(title)}</text>']

@@ -53,7 +53,7 @@ def test_a_run_at_a_given_total_has_the_exemplars_that_its_model_leaves(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("left", "said"), [(-1, "is smaller than the finished model of dne"), (3, "less than one exemplar a class")]
+    ("left", "said"), [(-1, "is smaller than the finished model of dne"), (3, "less than one exemplar per class")]
 )
 def test_a_total_that_is_too_small(left: int, said: str, tmp_path: Path) -> None:
     model = 4 * cost.final_parameters(tiny.settings("dne", **SMALL), tiny.stream())
