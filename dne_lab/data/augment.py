@@ -1,6 +1,7 @@
 """Augmentation of uint8 batches, drawn for each image by itself."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,23 @@ from dne_lab.core import chance
 from dne_lab.core.errors import unknown
 from dne_lab.data import operations as ops
 from dne_lab.data.operations import Operation, about_centre, rotation, warp
+
+Drawn = tuple[Tensor, ...]  # (n, ...) each, a row an image
+
+
+class Augmentation(NamedTuple):
+    """What happens to images, apart from what is drawn for them.
+
+    ``draw``: (key, image numbers (n,), height, width) -> tensors (n, ...) on the CPU; ``apply``: (images, drawn) ->
+    images. Where the shapes in ``apply`` depend on what was drawn: ``plan``, (height, width, drawn) -> other tensors
+    (n, ...), and ``fixed``, which does the same from these by shapes that depend on nothing, for GPUs.
+    """
+
+    draw: Callable[..., Drawn]
+    apply: Callable[..., Tensor]
+    plan: Callable[..., Drawn] | None = None
+    fixed: Callable[..., Tensor] | None = None
+
 
 # RandAugment (Cubuk et al. 2020) with the 15 "increasing" operations of timm, on whole batches.
 
@@ -24,13 +42,38 @@ def randaugment(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
         images: (B, C, H, W) uint8, C = 1 or 3.
         key, index: see `dne_lab.data.augment.augment`.
     """
-    draws = chance.uniform(key, index, 4 * ROUNDS).double().cpu()
-    images = images.clone()
-    for which, applied, magnitude, sign in draws.view(-1, ROUNDS, 4).permute(1, 2, 0):  # (ROUNDS, 4, B)
-        normal = torch.special.ndtri(magnitude + 2.0**-25)  # in the middle of the 2**-24 wide bins: never infinite
-        level = ((MAGNITUDE + DEVIATION * normal) / STRONGEST).clamp(0, 1)
-        operation = (which * len(OPERATIONS)).long().masked_fill(applied >= PROBABILITY, -1)
-        ops.apply_each(images, OPERATIONS, operation, level, ops.signs(sign))
+    return _one_by_one(OPERATIONS)(images, *_randaugment_draws(key, index))
+
+
+def _randaugment_draws(key: chance.Key, index: Tensor, *_: int) -> Drawn:
+    """For each round (B, ROUNDS): the operation's place, -1 for none, its level and its sign."""
+    draws = chance.uniform(key, index, 4 * ROUNDS).double().view(-1, ROUNDS, 4)
+    which, applied, magnitude, sign = draws.unbind(2)
+    normal = torch.special.ndtri(magnitude + 2.0**-25)  # in the middle of the 2**-24 wide bins: never infinite
+    level = ((MAGNITUDE + DEVIATION * normal) / STRONGEST).clamp(0, 1)
+    return (which * len(OPERATIONS)).long().masked_fill(applied >= PROBABILITY, -1), level, ops.signs(sign)
+
+
+def _one_by_one(operations: dict[str, Operation]) -> Callable[..., Tensor]:
+    """(images, which, level, sign (B, rounds) each) -> images, on a CPU: what was drawn for an image is computed."""
+
+    def apply(images: Tensor, *drawn: Tensor) -> Tensor:
+        images = images.clone()
+        for which, level, sign in zip(*(part.unbind(1) for part in drawn), strict=True):
+            ops.apply_each(images, operations, which, level, sign)
+        return images
+
+    return apply
+
+
+def _planned(operations: dict[str, Operation]) -> Callable[..., Drawn]:
+    return lambda height, width, which, level, sign: ops.planned(operations, which, level, sign, height, width)
+
+
+def _all_at_once(images: Tensor, kind: Tensor, argument: Tensor, maps: Tensor) -> Tensor:
+    """As `_one_by_one`, from what `_planned` gives, on any device."""
+    for place in range(kind.shape[1]):
+        images = ops.apply_any(images, kind[:, place], argument[:, place], maps[:, place])
     return images
 
 
@@ -94,17 +137,18 @@ def autoaugment(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
         images: (B, C, H, W) uint8, C = 1 or 3.
         key, index: see `dne_lab.data.augment.augment`.
     """
-    images = images.clone()
+    return _one_by_one(AUTO_OPERATIONS)(images, *_autoaugment_draws(key, index))
+
+
+def _autoaugment_draws(key: chance.Key, index: Tensor, *_: int) -> Drawn:
+    """For each of two operations (B, 2): its place, -1 for none, its level and its sign."""
     policy, applied, sign = _drawn(key, index)
-    for step in range(2):
-        which = _WHICH[policy, step].masked_fill(~applied[:, step], -1)
-        ops.apply_each(images, AUTO_OPERATIONS, which, _LEVEL[policy, step], sign[:, step])
-    return images
+    return _WHICH[policy].masked_fill(~applied, -1), _LEVEL[policy], sign
 
 
 def _drawn(key: chance.Key, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The sub-policy (B,) int64, and for each of its two operations (B, 2) whether it is applied and its sign."""
-    draws = chance.uniform(key, index, 5).double().cpu()
+    draws = chance.uniform(key, index, 5).double()
     policy = (draws[:, 0] * len(POLICY)).long()
     return policy, draws[:, 1:3] < _PROBABILITY[policy], ops.signs(draws[:, 3:])
 
@@ -167,45 +211,92 @@ def augment(images: Tensor, names: Sequence[str], key: chance.Key, index: Tensor
             raise unknown("augmentation", name, AUGMENTATIONS)
     if len(images) == 0:
         return images
-    index = index.cpu()
+    return apply(images, names, draw(names, key, index.cpu(), images.shape, images.device))
+
+
+def draw(
+    names: Sequence[str], key: chance.Key, index: Tensor, shape: Sequence[int], device: torch.device
+) -> list[Drawn]:
+    """What the augmentations draw for images ``index`` (n,) of ``shape`` (..., H, W), for `apply` on this device.
+
+    The numbers are drawn on the CPU and go to the device once: for the images of an epoch rather than of a batch.
+    """
+    found = []
     for name in names:
-        images = AUGMENTATIONS[name](images, (*key, name), index)
+        kind = AUGMENTATIONS[name]
+        drawn = kind.draw((*key, name), index, *shape[-2:])
+        if device.type != "cpu":
+            drawn = tuple(upload(part, device) for part in (kind.plan(*shape[-2:], *drawn) if kind.plan else drawn))
+        found.append(drawn)
+    return found
+
+
+def apply(images: Tensor, names: Sequence[str], drawn: Sequence[Drawn]) -> Tensor:
+    """The augmentations one after the other, with what was drawn for these images (B, C, H, W)."""
+    for name, mine in zip(names, drawn, strict=True):
+        kind = AUGMENTATIONS[name]
+        by = kind.apply if images.device.type == "cpu" or kind.fixed is None else kind.fixed
+        images = by(images, *mine)
     return images
 
 
-def _crop(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, without waiting for a GPU: what is copied from pinned memory does not."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def _crop_draws(key: chance.Key, index: Tensor, height: int, width: int) -> Drawn:
+    pad = max(1, height // 8)
+    return ((chance.uniform(key, index, 2) * (2 * pad + 1)).long(),)
+
+
+def _crop(images: Tensor, place: Tensor) -> Tensor:
     height, width = images.shape[2:]
     pad = max(1, height // 8)
-    place = (chance.uniform(key, index, 2) * (2 * pad + 1)).long().to(images.device)
     padded = F.pad(images, (pad, pad, pad, pad))
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2 pad + 1, 2 pad + 1, H, W), a view
     return windows[torch.arange(len(images), device=images.device), :, place[:, 0], place[:, 1]]
 
 
-def _flip(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
-    flipped = (chance.uniform(key, index, 1) < 0.5).to(images.device)
+def _flip_draws(key: chance.Key, index: Tensor, height: int, width: int) -> Drawn:
+    return (chance.uniform(key, index, 1) < 0.5,)
+
+
+def _flip(images: Tensor, flipped: Tensor) -> Tensor:
     return torch.where(flipped[:, :, None, None], images.flip(-1), images)
 
 
-def _affine(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
-    height, width = images.shape[2:]
+def _affine_draws(key: chance.Key, index: Tensor, height: int, width: int) -> Drawn:
     draws = chance.uniform(key, index, 4).double() * 2 - 1  # (B, 4) in [-1, 1)
     linear = rotation(10 * draws[:, 0]) / (1 + 0.1 * draws[:, 1])[:, None, None]
     shift = 0.1 * draws[:, 2:] * torch.tensor([width, height])
-    return warp(images, about_centre(linear, shift, height, width), fill=0)
+    return (about_centre(linear, shift, height, width),)
 
 
-def _brightness(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
-    factor = 1 + BRIGHTNESS * (2 * chance.uniform(key, index, 1) - 1)
-    return (images * factor.to(images.device)[:, :, None, None]).clamp_max(255).to(torch.uint8)
+def _affine(images: Tensor, maps: Tensor) -> Tensor:
+    return warp(images, maps, fill=0)
 
 
-def _cutout(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
+def _brightness_draws(key: chance.Key, index: Tensor, height: int, width: int) -> Drawn:
+    return (1 + BRIGHTNESS * (2 * chance.uniform(key, index, 1) - 1),)
+
+
+def _brightness(images: Tensor, factor: Tensor) -> Tensor:
+    return (images * factor[:, :, None, None]).clamp_max(255).to(torch.uint8)
+
+
+def _cutout_draws(key: chance.Key, index: Tensor, height: int, width: int) -> Drawn:
+    side = min(height, width) // 2
+    return ((chance.uniform(key, index, 2) * torch.tensor([height, width])).long() - side // 2,)  # may be outside
+
+
+def _cutout(images: Tensor, corner: Tensor) -> Tensor:
     """Black, not the mean of DeVries and Taylor (2017): FOSTER's authors cut before they normalise."""
     height, width = images.shape[2:]
     side = min(height, width) // 2
-    corner = (chance.uniform(key, index, 2) * torch.tensor([height, width])).long() - side // 2  # may be outside
-    top, left = corner.to(images.device).T[:, :, None]
+    top, left = corner.T[:, :, None]
     y = torch.arange(height, device=images.device)
     x = torch.arange(width, device=images.device)
     rows = (y >= top) & (y < top + side)  # (B, H)
@@ -213,12 +304,14 @@ def _cutout(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
     return images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0)
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, chance.Key, Tensor], Tensor]] = {
-    "crop": _crop,
-    "flip": _flip,
-    "affine": _affine,
-    "randaugment": randaugment,
-    "autoaugment": autoaugment,
-    "cutout": _cutout,
-    "brightness": _brightness,
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "crop": Augmentation(_crop_draws, _crop),
+    "flip": Augmentation(_flip_draws, _flip),
+    "affine": Augmentation(_affine_draws, _affine),
+    "randaugment": Augmentation(_randaugment_draws, _one_by_one(OPERATIONS), _planned(OPERATIONS), _all_at_once),
+    "autoaugment": Augmentation(
+        _autoaugment_draws, _one_by_one(AUTO_OPERATIONS), _planned(AUTO_OPERATIONS), _all_at_once
+    ),
+    "cutout": Augmentation(_cutout_draws, _cutout),
+    "brightness": Augmentation(_brightness_draws, _brightness),
 }

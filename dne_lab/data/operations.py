@@ -34,7 +34,8 @@ def warp(images: Tensor, matrix: Tensor, fill: int) -> Tensor:
     y = torch.arange(height, device=images.device, dtype=torch.float32)[:, None] + 0.5
     rows = matrix.to(images.device, torch.float32)[:, :, :, None, None]  # (B, 2, 3, 1, 1)
     source = rows[:, :, 0] * x + rows[:, :, 1] * y + rows[:, :, 2]  # (B, 2, H, W)
-    size = torch.tensor([width, height], device=images.device, dtype=torch.float32)[:, None, None]
+    # filled, not copied from the CPU: a GPU would be waited for
+    size = torch.cat([x.new_full((1,), width), x.new_full((1,), height)])[:, None, None]
     outside = ((source < 0) | (source >= size)).any(dim=1, keepdim=True)
     grid = (source * 2 / size - 1).permute(0, 2, 3, 1)  # (B, H, W, 2)
     moved = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -86,11 +87,9 @@ class Move:
 
 
 def apply_each(images: Tensor, operations: dict[str, Operation], which: Tensor, level: Tensor, sign: Tensor) -> None:
-    """Changes images (B, C, H, W) in place, each by one of the operations.
+    """Changes images (B, C, H, W) on the CPU in place, each by one of the operations and by no other.
 
-    ``which`` (B,) int64 is its place among ``operations`` (-1: none). It, ``level`` and ``sign`` are on the CPU: three
-    transfers suffice and nothing waits for a GPU. All that moves pixels is done together: on a GPU a call takes as long
-    for ten images as for a hundred.
+    ``which`` (B,) int64 is its place among ``operations`` (-1: none). All that moves pixels is done together.
     """
     order = which.argsort(stable=True)
     level, sign = level[order], sign[order]
@@ -101,13 +100,62 @@ def apply_each(images: Tensor, operations: dict[str, Operation], which: Tensor, 
     moves = [(drawn.apply, mine) for drawn, mine in parts if isinstance(drawn.apply, Move)]
     maps = [move.matrix(argument[mine], *images.shape[2:]).double() for move, mine in moves]
     moved = [order[mine] for _, mine in moves]
-    order, argument = order.to(images.device), argument.to(images.device)
     for drawn, mine in parts:
         if not isinstance(drawn.apply, Move):
             images[order[mine]] = drawn.apply(images[order[mine]], argument[mine])
     if moves:
-        where = torch.cat(moved).to(images.device)
+        where = torch.cat(moved)
         images[where] = warp(images[where], torch.cat(maps), FILL)
+
+
+def planned(
+    operations: dict[str, Operation], which: Tensor, level: Tensor, sign: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `apply_any` takes, for images (n,) with an operation each, or (n, rounds) with several one after another.
+
+    Args:
+        which, level, sign: as for `apply_each`, of one shape, on the CPU.
+        height, width: of the images.
+
+    Returns:
+        The place of each operation in `KINDS` (its length for one that moves pixels, -1 for none), int64; what it
+        takes, float64; its map from output to input coordinates, (..., 2, 3) float32, the identity if nothing moves.
+    """
+    kind, argument = torch.full_like(which, -1), level.clone()
+    maps = torch.eye(2, 3, dtype=torch.float64).repeat(*which.shape, 1, 1)
+    for place, operation in enumerate(operations.values()):
+        mine = which == place
+        argument[mine] = operation.argument(level[mine], sign[mine])
+        if isinstance(operation.apply, Move):
+            kind[mine] = len(KINDS)
+            maps[mine] = operation.apply.matrix(argument[mine], height, width).double()
+        else:
+            kind[mine] = KINDS.index(operation.apply)
+    return kind, argument, maps.float()
+
+
+def apply_any(images: Tensor, kind: Tensor, argument: Tensor, maps: Tensor) -> Tensor:
+    """`apply_each` for a GPU, (B, C, H, W) -> the same shape, from what `planned` gives for these images.
+
+    Every operation is computed for every image and one is taken, so that neither a shape nor the number of kernels
+    depends on what was drawn: nothing waits for the CPU, and the whole can be compiled or captured.
+    """
+    values = torch.arange(256, device=images.device).to(torch.uint8).expand(len(images), 1, 1, 256)
+    tables = {
+        autocontrast: stretched(images),
+        equalize: equalized(images),
+        contrast: _blend(_mean_grey(images), values, argument).flatten(2),
+        **{alike: alike(values, argument).flatten(2) for alike in _VALUE_BY_VALUE},
+    }  # (B, C or 1, 256) each
+    table = values.flatten(2)  # (B, 1, 256)
+    for operation, found in tables.items():
+        mine = kind == KINDS.index(operation)
+        table = torch.where(mine[:, None, None], found.clamp(0, 255).to(torch.uint8), table)
+    changed = _look_up(images, table.expand(-1, images.shape[1], -1))
+    for operation in (color, sharpness):
+        mine = kind == KINDS.index(operation)
+        changed = torch.where(mine[:, None, None, None], operation(images, argument), changed)
+    return torch.where((kind == len(KINDS))[:, None, None, None], warp(images, maps, FILL), changed)
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------
@@ -170,21 +218,31 @@ def _look_up(images: Tensor, table: Tensor) -> Tensor:
 
 def autocontrast(images: Tensor, _: Tensor) -> Tensor:
     """Stretches each channel to 0..255."""
+    return _look_up(images, stretched(images))
+
+
+def stretched(images: Tensor) -> Tensor:
+    """The table of `autocontrast`, (B, C, 256) float64."""
     low = images.amin(dim=(2, 3)).double()[:, :, None]
     high = images.amax(dim=(2, 3)).double()[:, :, None]
     scale = torch.full_like(high, 255) / (high - low)  # 255 / tensor would be 255 * (1 / tensor), not Pillow's rounding
     values = torch.arange(256, device=images.device, dtype=torch.float64)
-    return _look_up(images, torch.where(high > low, (values * scale - low * scale).floor(), values))
+    return torch.where(high > low, (values * scale - low * scale).floor(), values)
 
 
 def equalize(images: Tensor, _: Tensor) -> Tensor:
     """Makes the values of each channel equally frequent, as far as whole tables can."""
+    return _look_up(images, equalized(images))
+
+
+def equalized(images: Tensor) -> Tensor:
+    """The table of `equalize`, (B, C, 256) int64."""
     counts = _histogram(images)
     brightest = images.amax(dim=(2, 3)).long()[:, :, None]
     step = (counts.sum(dim=2, keepdim=True) - counts.gather(2, brightest)) // 255
     before = counts.cumsum(dim=2) - counts  # how many values are darker
     values = torch.arange(256, device=images.device)
-    return _look_up(images, torch.where(step > 0, (step // 2 + before) // step.clamp_min(1), values))
+    return torch.where(step > 0, (step // 2 + before) // step.clamp_min(1), values)
 
 
 def invert(images: Tensor, _: Tensor) -> Tensor:
@@ -194,7 +252,7 @@ def invert(images: Tensor, _: Tensor) -> Tensor:
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
     """Keeps the highest 0..8 bits of each value."""
-    mask = 256 - 2 ** (8 - bits.long())
+    mask = 256 - 2 ** (8 - bits.long()).clamp(0, 8)
     return images & mask.to(torch.uint8)[:, None, None, None]
 
 
@@ -216,8 +274,12 @@ def color(images: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """From one grey, the mean (0), through the image (1) to more contrast."""
-    mean = (_grey(images).double().mean(dim=(1, 2, 3), keepdim=True) + 0.5).floor()
-    return _blend(mean, images, factor)
+    return _blend(_mean_grey(images), images, factor)
+
+
+def _mean_grey(images: Tensor) -> Tensor:
+    """Rounded, (B, 1, 1, 1) float64."""
+    return (_grey(images).double().mean(dim=(1, 2, 3), keepdim=True) + 0.5).floor()
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
@@ -267,3 +329,8 @@ def _identity_but(row: int, column: int, entry: Tensor) -> Tensor:
     matrix = torch.eye(2, 3, device=entry.device, dtype=entry.dtype).repeat(len(entry), 1, 1)
     matrix[:, row, column] += entry
     return matrix
+
+
+# What `apply_any` chooses from, beside what moves pixels: the places are `planned`'s.
+_VALUE_BY_VALUE: tuple[Apply, ...] = (invert, posterize, solarize, solarize_add, brightness)  # a look-up does them
+KINDS: tuple[Apply, ...] = (autocontrast, equalize, contrast, *_VALUE_BY_VALUE, color, sharpness)

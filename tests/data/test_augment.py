@@ -175,6 +175,35 @@ def test_wrong_input():
     assert torch.equal(augment(images(), [], KEY, torch.arange(24)), images())
 
 
+FIXED = [name for name, kind in module.AUGMENTATIONS.items() if kind.fixed is not None]
+
+
+@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_operations_at_once_give_what_one_by_one_gives(name, channels):
+    kind, batch, index = module.AUGMENTATIONS[name], images(1000, channels=channels), torch.arange(1000)
+    batch[::2] = batch[::2] // 4 + 90  # of low contrast, as photographs have it
+    drawn = kind.draw(KEY, index, 16, 16)
+    whole = kind.fixed(batch, *kind.plan(16, 16, *drawn))
+    assert torch.equal(whole, kind.apply(batch, *drawn))  # to the bit, on a CPU
+    assert not torch.equal(whole, batch)
+
+
+def test_augmentation_of_fixed_shape_is_one_graph():
+    names, batch = ("crop", "flip", "randaugment", "autoaugment", "cutout", "brightness"), images(8)
+    kinds = [module.AUGMENTATIONS[name] for name in names]
+    drawn = [kind.draw((*KEY, name), torch.arange(8), 16, 16) for kind, name in zip(kinds, names, strict=True)]
+    plans = [k.plan(16, 16, *d) if k.plan else d for k, d in zip(kinds, drawn, strict=True)]
+
+    def whole(batch, plans):
+        for kind, plan in zip(kinds, plans, strict=True):
+            batch = (kind.fixed or kind.apply)(batch, *plan)
+        return batch
+
+    compiled = torch.compile(whole, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(batch, plans), augment(batch, names, KEY, torch.arange(8)))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_a_gpu_gives_what_the_cpu_gives(name):
