@@ -31,7 +31,7 @@ from dne_lab.methods.expansion import Expansion
 from dne_lab.models import literal, products
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training import parallel_runs
-from dne_lab.training.step import training
+from dne_lab.training.feed import fetched
 
 # Parts of the names of operators and kernels that multiply matrices or attend.
 PRODUCTS = ["aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "scaled_dot_product"]
@@ -205,7 +205,7 @@ def data_seconds(config: Config, batch: int, device: str) -> float:
     order, place = chance.permutation(len(images), "bench")[:batch], torch.device(device)
 
     def fetch(step: int) -> object:
-        return training(data, order, config.learn, ("bench", step), place)
+        return fetched(data, order, config.learn, ("bench", step), place)
 
     fetch(0)
     return statistics.median(seconds(lambda: fetch(step), device) for step in range(1, 12))  # noqa: B023

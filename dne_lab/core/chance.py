@@ -13,7 +13,7 @@ from torch import Tensor
 
 Key = tuple[int | str, ...]
 
-_ahead: list["_Images"] = []  # the images of the epoch being trained on
+_ahead: list["Images"] = []  # the images of the epoch being trained on
 _active: list[tuple[Key, Tensor]] = []  # the batch being trained on: its key and its image numbers
 
 
@@ -63,7 +63,7 @@ def uniform(key: Key, index: Tensor, count: int) -> Tensor:
     for images in _ahead[-1:]:
         places = images.places(index)
         if places is not None:
-            return images.drawn(key, count)[places]
+            return images.drawn(key, count, index.device)[places]
     return _draw(key, index, count)
 
 
@@ -74,22 +74,29 @@ def _draw(key: Key, index: Tensor, count: int) -> Tensor:
     return ((bits >> 40) & ((1 << 24) - 1)).to(torch.float32) / (1 << 24)
 
 
-class _Images:
+class Images:
     """Images of which `ahead` draws: their sorted numbers, and what was drawn for all of them."""
 
     def __init__(self, index: Tensor) -> None:
-        self.numbers = index.unique()
-        self._drawn: dict[tuple[Key, int], Tensor] = {}
+        self.numbers = index.cpu().unique()
+        self._drawn: dict[tuple[Key, int, torch.device], Tensor] = {}
         self._last: tuple[Tensor, Tensor | None] | None = None  # one batch is asked for many times in a row
 
-    def drawn(self, key: Key, count: int) -> Tensor:
-        """Numbers for all images, (n, count)."""
-        if (key, count) not in self._drawn:
-            self._drawn[key, count] = _draw(key, self.numbers, count)
-        return self._drawn[key, count]
+    def drawn(self, key: Key, count: int, device: torch.device) -> Tensor:
+        """Numbers for all images, (n, count), on the device: drawn on the CPU, brought there once."""
+        if (key, count, device) not in self._drawn:
+            self._drawn[key, count, device] = upload(_draw(key, self.numbers, count), device)
+        return self._drawn[key, count, device]
+
+    def name(self, index: Tensor, places: Tensor) -> None:
+        """Says where the images ``index`` (B,) of a batch stand among all, both on one device.
+
+        For batches on a GPU, where looking for them would have to wait; the caller vouches for it.
+        """
+        self._last = index, places
 
     def places(self, index: Tensor) -> Tensor | None:
-        """Where the images of a batch stand among all; None if one of them does not, or they are on a GPU."""
+        """Where the images of a batch stand among all; None if one of them does not, or they are on a GPU unnamed."""
         if self._last is None or self._last[0] is not index:
             places = None
             if index.device == self.numbers.device and len(self.numbers):
@@ -100,14 +107,21 @@ class _Images:
 
 
 @contextlib.contextmanager
-def ahead(index: Tensor) -> Iterator[None]:
+def ahead(index: Tensor) -> Iterator[Images]:
     """Inside, numbers are drawn for all images ``index`` (n,) when the first batch of them asks: the same numbers by
     fewer operations, where keys do not hold the step."""
-    _ahead.append(_Images(index))
+    _ahead.append(Images(index))
     try:
-        yield
+        yield _ahead[-1]
     finally:
         _ahead.pop()
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. What goes to a GPU is pinned first: copying it does not wait for the GPU."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @contextlib.contextmanager

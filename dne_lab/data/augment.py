@@ -226,7 +226,9 @@ def draw(
         kind = AUGMENTATIONS[name]
         drawn = kind.draw((*key, name), index, *shape[-2:])
         if device.type != "cpu":
-            drawn = tuple(upload(part, device) for part in (kind.plan(*shape[-2:], *drawn) if kind.plan else drawn))
+            drawn = tuple(
+                chance.upload(part, device) for part in (kind.plan(*shape[-2:], *drawn) if kind.plan else drawn)
+            )
         found.append(drawn)
     return found
 
@@ -238,13 +240,6 @@ def apply(images: Tensor, names: Sequence[str], drawn: Sequence[Drawn]) -> Tenso
         by = kind.apply if images.device.type == "cpu" or kind.fixed is None else kind.fixed
         images = by(images, *mine)
     return images
-
-
-def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, without waiting for a GPU: what is copied from pinned memory does not."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def _crop_draws(key: chance.Key, index: Tensor, height: int, width: int) -> Drawn:

@@ -96,8 +96,9 @@ class Record:
     ``settings_sha256`` is the hash of the configuration without its seed ("" if unknown): only equal ones are averaged.
     ``config`` is the resolved configuration but for the place of the data. ``forked_from`` {run, task, config_sha256,
     settings_sha256} names the run whose state after that task a run went on from with settings of its own: accuracies,
-    curves and seconds up to that task are the other run's. ``products`` names the library of
-    float32 matrix products on a CPU ("" if unknown: MKL on x86). ``flops_training`` is what learning all tasks took
+    curves and seconds up to that task are the other run's. ``products`` says how
+    matrix products were computed: a CPU's library, a GPU's type ("" if unknown: MKL on x86; on a GPU bf16, if
+    ``precision`` is "auto"). ``flops_training`` is what learning all tasks took
     (`measure.learning_cost`). ``data_sha256`` tells class names and images from others ("" if unknown),
     ``data_changes`` says where a run went on with changed data, ``task_sha256`` are the digests of its tasks' files.
 

@@ -84,6 +84,7 @@ class Bank:
     class_token: Tensor
     norm: tuple[Tensor, Tensor]
     layers: tuple[LayerWeights, ...]
+    counts: Tensor | None  # (E, 1, 1, 1) true heads, on the device (a copy in every norm would wait), or None as `real`
     real: Tensor | None  # positions of the real heads among E x K, None if no head is padding
     allowed: Tensor | None  # (E x K, total): False for heads of later experts; None for a bank of one
 
@@ -104,10 +105,7 @@ class Bank:
 
     def widths(self, channels_a_head: int) -> Tensor | None:
         """(E, 1, 1, 1) true widths, or None if no expert is padded."""
-        if self.real is None:
-            return None
-        widths = torch.tensor(self.heads, device=self.position.device, dtype=self.position.dtype)
-        return (widths * channels_a_head).view(-1, 1, 1, 1)  # (E, 1, 1, 1)
+        return None if self.counts is None else self.counts * channels_a_head
 
 
 def build(experts: Sequence[Expert], network: Network, heads: tuple[int, ...]) -> Bank:
@@ -127,8 +125,9 @@ def _build(experts: Sequence[Expert], network: Network, heads_so_far: tuple[int,
     heads = tuple(e.place.heads for e in experts)
     most, total = max(heads), sum(heads_so_far)
     device = experts[0].position.device
-    real = allowed = None
+    counts = real = allowed = None
     if len(set(heads)) > 1:
+        counts = torch.tensor(heads, device=device, dtype=experts[0].position.dtype).view(-1, 1, 1, 1)  # (E, 1, 1, 1)
         real = torch.cat([torch.arange(k, device=device) + i * most for i, k in enumerate(heads)])
     if len(experts) > 1:
         ends = torch.tensor([e.place.all_heads for e in experts], device=device).repeat_interleave(most)
@@ -149,6 +148,7 @@ def _build(experts: Sequence[Expert], network: Network, heads_so_far: tuple[int,
         layers=tuple(
             _layer([e.blocks[i] for e in experts], experts[0].place.grid, classes) for i in range(network.depth)
         ),
+        counts=counts,
         real=real,
         allowed=allowed,
     )

@@ -1,4 +1,5 @@
-"""float32 matrix products on a CPU by the faster of the two libraries that torch brings: MKL or oneDNN.
+"""float32 matrix products: on a CPU by the faster of the two libraries that torch brings, MKL or oneDNN; on a GPU in
+TF32 unless a run asks for another precision.
 
 torch gives float32 products on x86 to MKL. On AMD with AVX-512 oneDNN, in the same torch, is faster, and torch has no
 setting for it: `set_float32_matmul_precision` and `torch.backends.mkldnn.matmul.fp32_precision` reach oneDNN only with
@@ -24,6 +25,9 @@ from torch.nn import functional as F
 
 MKL, ROWS, ALL = "mkl", "onednn-rows", "onednn"  # by oneDNN: nothing; tall products; gradients of weights as well
 CHOICES = (MKL, ROWS, ALL)
+
+TF32, FLOAT32, BF16 = "tf32", "float32", "bf16"  # on a GPU; bf16 by autocast
+ON_GPU = (TF32, FLOAT32, BF16)
 
 # How many times as fast oneDNN must be in `PROBED` for a choice. CPUs lie far from both: 1.3 to 1.5 on Zen 4, where the
 # units are 256 bits wide, 2.3 where they have 512. So two processes choose alike also on a busy machine, and equal runs
@@ -88,7 +92,37 @@ def resumed(before: str, begun: bool) -> str:
     """
     if not before:
         return MKL if begun else choose()
+    if before.split("+")[-1] in ON_GPU:
+        return f"{before}+{choose()}"
     return before if before.split("+")[-1] == MKL or available() else f"{before}+{MKL}"
+
+
+def resumed_on_gpu(before: str, begun: bool, precision: str) -> str:
+    """`resumed` for a GPU: how products are computed under ``precision`` (of `Config`), one of `ON_GPU`.
+
+    "auto" is TF32: autocast casts frozen weights at every use, and at these sizes that costs more than bf16 gains. A
+    run that began when it was bf16, and did not say so, goes on in bf16.
+    """
+    if before.split("+")[-1] in ON_GPU:
+        return before
+    if not before and begun and precision == "auto":
+        return BF16
+    mine = precision if precision in (FLOAT32, BF16) else TF32
+    return f"{before}+{mine}" if before else mine
+
+
+@contextmanager
+def tf32(on: bool) -> Iterator[None]:
+    """Inside, float32 products and convolutions on a GPU have TF32's 10 bits of mantissa, or all 23."""
+    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "tf32" if on else "ieee"
+        yield
+    finally:
+        for kind, value in zip(kinds, before, strict=True):
+            kind.fp32_precision = value
 
 
 @contextmanager

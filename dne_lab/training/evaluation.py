@@ -240,6 +240,6 @@ def predict(state: RunState, classes: range, check: Check) -> dict[str, np.ndarr
     for batch in step.clean(state.stream, "test", index, state.device):
         check()
         for name, scores in state.method.predict(batch.images).items():
-            found.setdefault(name, []).append(scores.argmax(1).cpu())
-    predicted = {name: torch.cat(parts).to(torch.int16).numpy() for name, parts in found.items()}
+            found.setdefault(name, []).append(scores.argmax(1))
+    predicted = {name: torch.cat(parts).cpu().to(torch.int16).numpy() for name, parts in found.items()}
     return {"labels": state.stream.labels("test", index).to(torch.int16).numpy()} | predicted

@@ -61,7 +61,7 @@ class Position:
     ``forked_from``, ``flops_training``: see `Record`.
     ``untuned``: the last task whose predictions before stage 2 were made.
     ``data_changes``: where the run went on with changed data, ``task_sha256``: digests of its tasks' files.
-    ``products``: by what matrix products are computed on a CPU (`products.CHOICES`).
+    ``products``: how matrix products are computed (`products.CHOICES`, `products.ON_GPU`).
     """
 
     cursor: Cursor = field(default_factory=Cursor)

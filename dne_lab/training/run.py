@@ -21,6 +21,7 @@ from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.methods.base import BALANCED, BASE, Stage
 from dne_lab.training import archive, distributed, evaluation, sharing, stems, step, storage
+from dne_lab.training.feed import Feed
 from dne_lab.training.position import Cursor
 from dne_lab.training.progress import Progress, Signals
 from dne_lab.training.run_folder import Arrays, RunFolder, read_config
@@ -346,19 +347,20 @@ class Run:
         if shared:
             self.state.position.cursor = self.cursor._replace(epoch=stage.recipe.epochs)
         index = self._index(task, stage)
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self.state.autocast():
             self.method.eval().prepare(task, stage, step.clean(self.stream, "train", index, self.device))
         steps = stage.recipe.steps(len(index))
+        feed = Feed(self.stream, index, stage.recipe, self.device)
         self._bar.stage(stage.name)
         self.method.train()
         while self.cursor.epoch < stage.recipe.epochs:
             where = (task.number, stage.name, self.cursor.epoch)
             order = chance.permutation(len(index), self.config.seed, "order", *where)
             parts = (index[order] if stage.shuffle else index).split(stage.recipe.batch)
-            with chance.ahead(index):
+            with feed.epoch((self.config.seed, "augment", *where)):
                 while self.cursor.step < steps:
                     rate = stage.recipe.rate(self.cursor.epoch + self.cursor.step / steps)
-                    self._step(task, stage, parts[self.cursor.step], where, rate)
+                    self._step(task, stage, feed, parts[self.cursor.step], where, rate)
                     self._pause()
             self._end_epoch(where, rate=stage.recipe.rate(self.cursor.epoch + (steps - 1) / steps))
         with self.state.changing():  # torn weights are not gone on from
@@ -384,13 +386,15 @@ class Run:
         self.state.spend("preparation")
         self._pause()
 
-    def _step(self, task: Task, stage: Stage, order: Tensor, where: tuple[int, str, int], rate: float) -> None:
+    def _step(
+        self, task: Task, stage: Stage, feed: Feed, order: Tensor, where: tuple[int, str, int], rate: float
+    ) -> None:
         """One batch: losses, gradients, update. The cursor moves with the weights."""
         assert self.state.optimisation is not None
         mine, share = self.processes.share(order)
-        batch = step.training(self.stream, mine, stage.recipe, (self.config.seed, "augment", *where), self.device)
+        batch = feed.batch(mine)
         with self.state.changing():
-            with chance.batch((self.config.seed, "depth", *where), batch.index), self._autocast():
+            with chance.batch((self.config.seed, "depth", *where), batch.index), self.state.autocast():
                 losses = self.method.losses(batch, task, stage)
             place = f"task {where[0]}, stage {where[1]}, epoch {where[2] + 1}, step {self.cursor.step + 1}"
             self.reader.add(losses, share, len(order), place, self.state.position)
@@ -424,10 +428,6 @@ class Run:
         if stage.data == BALANCED and self.state.position.chosen < task.number:
             return min(self.memory.quota(task.new.stop) * task.new.stop, self.memory.budget)
         return len(self._index(task, stage))
-
-    def _autocast(self) -> torch.autocast:
-        wanted = self.config.precision == "bf16" or (self.config.precision == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
 
     # Stopping ------------------------------------------------------------------------------------------------------
 

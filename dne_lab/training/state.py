@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -125,18 +125,32 @@ class RunState:
 
     @contextmanager
     def multiplying(self, where: str) -> Iterator[None]:
-        """Matrix products on a CPU by the faster library, and by the one that the run (``where``: its folder) began
-        with."""
-        if self.device.type != "cpu":
-            yield
-            return
+        """Matrix products by what is fastest here, but by what the run (``where``: its folder) began with if it has."""
         before, begun = self.position.products, self.position.begun or self.cursor != Cursor()
-        self.position.products = products.resumed(before, begun)
+        context: AbstractContextManager[None]
+        if self.device.type == "cuda":
+            self.position.products = products.resumed_on_gpu(before, begun, self.config.precision)
+            context = products.tf32(self.multiplies_by == products.TF32)
+        elif self.device.type == "cpu":
+            self.position.products = products.resumed(before, begun)
+            context = products.by(self.multiplies_by)
+        else:
+            context = nullcontext()
         if before and self.position.products != before:
-            text = f"{where} began with matrix products by {before}, which this machine does not offer: from here "
-            warnings.warn(text + "on MKL computes them, and the last digits may differ.", stacklevel=2)
-        with products.by(self.position.products):
+            text = f"{where} began with matrix products by {before}, which this machine does not offer: from here on "
+            warnings.warn(text + f"by {self.multiplies_by}, and the last digits may differ.", stacklevel=2)
+        with context:
             yield
+
+    @property
+    def multiplies_by(self) -> str:
+        """How products are computed now: what stands last in the position."""
+        return self.position.products.split("+")[-1]
+
+    def autocast(self) -> torch.autocast:
+        """The bfloat16 of ``precision=bf16``."""
+        wanted = self.config.precision == "bf16" or self.multiplies_by == products.BF16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
 
 
 def _memory(device: torch.device) -> int:

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from dne_lab.core import chance
 from dne_lab.core.config import Recipe
 from dne_lab.core.errors import LabError
-from dne_lab.data.augment import augment
 from dne_lab.data.stream import Batch, ClassStream
 from dne_lab.training.distributed import Processes
+from dne_lab.training.feed import moved
 from dne_lab.training.position import Position
 
 
@@ -79,27 +78,13 @@ class Optimisation:
             return all(bool(torch.isfinite(p).all()) for p in self.parameters.values())
 
 
-# Images on their way to the device: in the order of an epoch, augmented, or plain for everything else.
-
 CLEAN = 256  # images per batch where nothing trains: fixed, so that herding does not depend on the recipe
 
 
-def training(stream: ClassStream, order: Tensor, recipe: Recipe, key: chance.Key, device: torch.device) -> Batch:
-    """One training batch: the images ``order`` (B,), augmented, on the device."""
-    batch = _to(stream.batch("train", order), device)
-    return batch._replace(images=augment(batch.images, recipe.augment, key, order)) if recipe.augment else batch
-
-
 def clean(stream: ClassStream, split: str, index: Tensor, device: torch.device) -> Iterator[Batch]:
-    """The images ``index`` (n,) as they are, in this order."""
+    """The images ``index`` (n,) as they are, on the device, in this order."""
     for part in index.split(CLEAN) if len(index) else ():
-        yield _to(stream.batch(split, part), device)
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    if device.type == "cuda":
-        return Batch(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in batch))
-    return Batch(*(tensor.to(device) for tensor in batch))
+        yield moved(stream.batch(split, part), device)
 
 
 # Reading losses: means for the curves, and the stop at NaN or Inf.

@@ -191,3 +191,30 @@ def test_operations_are_counted_whoever_computes_them(calls: list[int]) -> None:
     with products.by(ALL):
         assert cost.flops(model, (3, 96, 96)) == plain
     assert not calls
+
+
+def test_a_gpu_computes_in_tf32_unless_the_run_began_otherwise_or_asks_for_more() -> None:
+    wanted = {"auto": "tf32", "bf16-stem": "tf32", "float32": "float32", "bf16": "bf16"}
+    for precision, by in wanted.items():
+        assert products.resumed_on_gpu("", False, precision) == by
+        assert products.resumed_on_gpu(ROWS, True, precision) == f"{ROWS}+{by}"  # began on a CPU
+        for before in (*products.ON_GPU, f"{MKL}+tf32"):
+            assert products.resumed_on_gpu(before, True, precision) == before
+    assert products.resumed_on_gpu("", True, "auto") == "bf16"  # from before runs said so
+
+
+def test_a_run_that_began_on_a_gpu_goes_on_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "choose", lambda: ROWS)
+    assert products.resumed("tf32", begun=True) == f"tf32+{ROWS}"
+    with products.by(products.resumed("tf32", begun=True)):
+        assert products._choice() == ROWS
+
+
+def test_the_digits_of_a_gpus_products_are_set_inside_alone() -> None:
+    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds]
+    for on, value in ((True, "tf32"), (False, "ieee")):
+        with pytest.raises(KeyError), products.tf32(on):
+            assert [kind.fp32_precision for kind in kinds] == [value, value]
+            raise KeyError
+        assert [kind.fp32_precision for kind in kinds] == before
