@@ -41,7 +41,7 @@ TOLERANCE = 1e-6  # of the largest value, against float64
 LEAST = {ROWS: 2**25, ALL: 2**22}
 FEWEST_ROWS, NARROWEST = 512, 32
 
-_local = threading.local()  # .choice: of the innermost `by` in this thread
+_local = threading.local()  # .backend: of the innermost `by` in this thread
 
 
 @functools.cache
@@ -206,7 +206,7 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _backend() -> str:
-    return getattr(_local, "choice", MKL)
+    return getattr(_local, "backend", MKL)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:

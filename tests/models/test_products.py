@@ -207,7 +207,7 @@ def test_a_run_that_began_on_a_gpu_goes_on_here(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(products, "choose", lambda: ROWS)
     assert products.resumed("tf32", begun=True) == f"tf32+{ROWS}"
     with products.by(products.resumed("tf32", begun=True)):
-        assert products._choice() == ROWS
+        assert products._backend() == ROWS
 
 
 def test_the_digits_of_a_gpus_products_are_set_inside_alone() -> None:
