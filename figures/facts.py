@@ -25,6 +25,7 @@ from dne_lab.measure.comparison import Group, groups
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import LEVEL, holm, p_value, residual
+from dne_lab.measure.tables import fixed
 
 FIGURES = Path(__file__).parent
 RECORDS = FIGURES / "records"
@@ -47,7 +48,7 @@ class Difference:
 
     def __str__(self) -> str:
         """``+10.8 ± 7.1``."""
-        return f"{round(self.mean, 1) + 0.0:+.1f}" + ("" if self.width is None else f" ± {self.width:.1f}")
+        return fixed(self.mean, 1, "+") + ("" if self.width is None else f" ± {self.width:.1f}")
 
 
 class Runs:
@@ -554,7 +555,7 @@ def notebooks() -> list[Notebook]:
 
 def n(value: float, places: int = 1) -> str:
     """A number with fixed decimals, never -0."""
-    return f"{round(value, places) + 0.0:.{places}f}"
+    return fixed(value, places)
 
 
 def span(pair: tuple[float, float], places: int = 0) -> str:

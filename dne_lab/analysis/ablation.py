@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dne_lab.analysis import labelling as labellings
 from dne_lab.analysis.attention_groups import kinds_with_rows
 from dne_lab.analysis.group_tables import AttentionGroups
-from dne_lab.analysis.hosts import find_host
-from dne_lab.analysis.labelling import Labelling
+from dne_lab.analysis.hosts import find_host, find_network
+from dne_lab.analysis.labelling import Labelling, find_labelling
 from dne_lab.analysis.probe import ATTENTION, ImageBatch, Images, Names, Numbers, evaluating, image_batches, probe
-from dne_lab.analysis.removal import MEAN, Intervention, Means, Reads, Removal, Views, network_of, removal, warning
+from dne_lab.analysis.removal import MEAN, Intervention, Means, Reads, Removal, Views, removal, warning
 from dne_lab.analysis.row_statistics import REPLICATES, Accumulator
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
+from dne_lab.measure.tables import brief
 from dne_lab.models.attention import Axes
 from dne_lab.models.expandable import ExpandableViT, Output
 
@@ -115,7 +115,7 @@ class Ablation:
         empty = f"; {self.empty_rows} rows left empty" if self.empty_rows else ""
         text = f"Ablation({self.how}: {self.what}; {self.mass:.1f}% of these rows' attention{empty})"
         text += f"\nBeware: {self.warning}" if self.warning else ""
-        return f"{text}\n{self.table().round(2).to_string(index=False, na_rep='')}"
+        return f"{text}\n{brief(self.table())}"
 
 
 class Tally:
@@ -214,12 +214,12 @@ def ablate(
         LabError: nothing selected, a choice that does not exist or has no such entry (lists what there is), an unknown
             ``how``, images of another size, no image. Hooks are gone then too.
     """
-    network = network_of(model)
+    network = find_network(model, "ablate")
     taken = removal(network, kind, layer, expert, head, reads, key_head, group, labelling, views)
     mine = Means(taken.masks) if how == MEAN and means is None else None
     intervention = Intervention(taken, how, mine or means)
     beware(how, taken.kinds)
-    chosen = labellings.find(labelling, network.heads, network.grid)
+    chosen = find_labelling(labelling, network.heads, network.grid)
     there = dict.fromkeys(entry[0] for entry in find_host(network).entries)
     kinds = kinds_with_rows(list(there), chosen) if groups else []
     counted = tuple(Accumulator(chosen, replicates) for _ in range(2))
@@ -248,7 +248,7 @@ def ablate(
 
 def means_of(model: nn.Module, images: Images, batch_size: int = 64) -> Means:
     """The mean over images of all attention maps of a network, for ``how="mean"`` on other images than these."""
-    network = network_of(model)
+    network = find_network(model, "ablate")
     means = Means(entry[:3] for entry in find_host(network).entries)
     with evaluating(network), _bar(False) as bar:
         learn(network, images, means, batch_size, bar)

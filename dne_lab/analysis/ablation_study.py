@@ -11,6 +11,7 @@ from pydantic import Field
 
 from dne_lab.analysis.ablation import ALL, Tally
 from dne_lab.analysis.attention_groups import kinds_with_rows
+from dne_lab.analysis.hosts import find_network
 from dne_lab.analysis.labelling import GROUPS, groups
 from dne_lab.analysis.maps import pairs_of
 from dne_lab.analysis.removal import (
@@ -21,7 +22,6 @@ from dne_lab.analysis.removal import (
     Intervention,
     Removal,
     crossing_kinds,
-    network_of,
     removal,
     views_of,
 )
@@ -167,7 +167,7 @@ def study(
     record = run.record
     if not run.finished:
         raise LabError(f"{run!r} is not finished: train it to its end, then ablate it.")
-    network = network_of(run.model)
+    network = find_network(run.model, "ablate")
     if len(network.experts) < 2:
         raise LabError(f"{record.id} has one expert: there is no later expert whose attention could be removed.")
     batch = run.stream.test_images(images)

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dne_lab.analysis import labelling as labellings
 from dne_lab.analysis.group_tables import AttentionGroups
 from dne_lab.analysis.hosts import POSITION, Entry, Host, find_host, heads_of
-from dne_lab.analysis.labelling import Labelling
+from dne_lab.analysis.labelling import Labelling, find_labelling
 from dne_lab.analysis.probe import (
     ATTENTION,
     Images,
@@ -211,7 +210,7 @@ def attention_groups(
             wrong shape. Hooks are gone then too.
     """
     host = find_host(model)
-    chosen = labellings.find(labelling, heads_of(host), host.grid)
+    chosen = find_labelling(labelling, heads_of(host), host.grid)
     found = Accumulator(chosen, replicates, by_patch, by_image)
     if by_patch and chosen.class_queries:
         raise LabError(f"by_patch: labelling {chosen.name!r} counts the views of class tokens, which are at no patch.")

@@ -11,6 +11,7 @@ from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.row_statistics import Sums
 from dne_lab.core import shown
 from dne_lab.core.errors import LabError, unknown
+from dne_lab.measure.tables import brief
 from dne_lab.models.attention import JOINT, KINDS, SPATIAL
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ class AttentionGroups:
 
     def __repr__(self) -> str:
         what = f"{self.labelling} of {self.images} images" + (", shuffled" if self.shuffled else "")
-        return f"AttentionGroups({what})\n{self.table().round(2).to_string(index=False, na_rep='')}"
+        return f"AttentionGroups({what})\n{brief(self.table())}"
 
     def _repr_html_(self) -> str:
         return str(self.table().round(2).to_html(index=False, na_rep="", border=0))

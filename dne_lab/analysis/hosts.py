@@ -215,6 +215,22 @@ def find_host(model: Any) -> Host:
     return host
 
 
+def find_network(model: Any, purpose: str = "this view") -> ExpandableViT:
+    """The one `ExpandableViT` that ``model`` is or holds; ``purpose``: what needs one, as the message says it.
+
+    Raises:
+        LabError: none, or a network of another library; see `find_host`.
+    """
+    host = find_host(model)
+    if not isinstance(host, ExpandableHost):
+        raise LabError(
+            f"{purpose} takes an ExpandableViT, and this is {host.title}, whose logits and images are of other kinds "
+            "and which has no experts. lab.probe and lab.attention_groups read it; where probe can replace its "
+            "attention (timm's), remove it with probe(model, replace=...) and call it."
+        )
+    return host.network
+
+
 def _adapter(part: nn.Module) -> Any:
     """The class of the host for this module, or None."""
     if isinstance(part, ExpandableViT):

@@ -114,7 +114,7 @@ def class_token() -> Labelling:
 NAMES = ("groups", "rings", "directions", "experts", "heads", "class_token")
 
 
-def find(given: "str | Labelling", heads_of_experts: tuple[int, ...], grid: tuple[int, int]) -> Labelling:
+def find_labelling(given: "str | Labelling", heads_of_experts: tuple[int, ...], grid: tuple[int, int]) -> Labelling:
     """A labelling by name for a network, or the user's own.
 
     Raises:

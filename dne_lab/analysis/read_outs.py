@@ -30,6 +30,7 @@ from dne_lab.measure.record import (
     trained,
     write,
 )
+from dne_lab.measure.tables import brief
 from dne_lab.methods.base import Method
 from dne_lab.methods.dytox import DyToxViT
 from dne_lab.models.expandable import ExpandableViT
@@ -90,7 +91,7 @@ class LinearProbe:
         return self.accuracy(ALL) - self.accuracy(FIRST)
 
     def __repr__(self) -> str:
-        table = self.table().round(2).to_string(index=False, na_rep="")
+        table = brief(self.table())
         return f"LinearProbe({self.train_images} training images, {self.test_images} test images)\n{table}"
 
 

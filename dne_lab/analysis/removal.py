@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dne_lab.analysis import labelling as labellings
 from dne_lab.analysis.attention_groups import kinds_with_rows
-from dne_lab.analysis.hosts import ExpandableHost, find_host
-from dne_lab.analysis.labelling import CLASS, Labelling
+from dne_lab.analysis.hosts import find_host
+from dne_lab.analysis.labelling import CLASS, Labelling, find_labelling
 from dne_lab.analysis.maps import Key, Pairs, pairs_of
 from dne_lab.analysis.probe import Names, Numbers, describe, evaluating, probe, select
 from dne_lab.core.errors import LabError, unknown
@@ -32,21 +31,6 @@ class View(NamedTuple):
 
 
 Views = dict[Key, View]  # by kind, layer and expert
-
-
-def network_of(model: Any) -> ExpandableViT:
-    """The one `ExpandableViT` that ``model`` is or holds.
-
-    Raises:
-        LabError: none, or a network of another library.
-    """
-    host = find_host(model)
-    if not isinstance(host, ExpandableHost):
-        raise LabError(
-            f"ablate takes an ExpandableViT, and this is {host.title}, whose logits and images are of other kinds. "
-            "Where probe can replace its attention (timm's), remove it with probe(model, replace=...) and call it."
-        )
-    return host.network
 
 
 def views_of(network: ExpandableViT) -> dict[Key, View]:
@@ -123,7 +107,7 @@ def removal(
             "ablate: nothing is selected. Name what to remove: kind, layer, expert (whose queries), head, reads (whose "
             "keys), key_head or group, e.g. group=('SPDH', 'DPDH') or expert=3, reads=1."
         )
-    chosen = labellings.find(labelling, network.heads, network.grid)
+    chosen = find_labelling(labelling, network.heads, network.grid)
     labels, sources = _labels(group, chosen), _sources(reads, network)
     heads = None if key_head is None else _numbers("key_head", key_head, range(max(network.heads)))
     queries: dict[Key, set[int]] = {}

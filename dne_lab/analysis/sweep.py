@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dne_lab.analysis.ablation import ALL, Tally, beware, check_repeatable, intended_rows, learn
-from dne_lab.analysis.hosts import find_host
+from dne_lab.analysis.hosts import find_host, find_network
 from dne_lab.analysis.maps import Key, pairs_of
 from dne_lab.analysis.probe import Images, Names, Numbers, evaluating, image_batches, probe, select
 from dne_lab.analysis.removal import (
@@ -20,12 +20,12 @@ from dne_lab.analysis.removal import (
     View,
     crosses,
     crossing_kinds,
-    network_of,
     views_of,
 )
 from dne_lab.core import shown
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.data.stream import Batch
+from dne_lab.measure.tables import brief
 from dne_lab.models.attention import KINDS, Axes
 from dne_lab.models.expandable import ExpandableViT
 
@@ -131,7 +131,7 @@ class Sweep:
         return shown.show(self, "plot", instead="table() and matrix()")
 
     def __repr__(self) -> str:
-        return f"Sweep({self.how}, {self.images} images)\n{self.table().round(2).to_string(index=False, na_rep='')}"
+        return f"Sweep({self.how}, {self.images} images)\n{brief(self.table())}"
 
 
 def ablation_sweep(
@@ -165,7 +165,7 @@ def ablation_sweep(
     Raises:
         LabError: experts that do not read each other, images without labels, and what `ablate` raises.
     """
-    network = network_of(model)
+    network = find_network(model, "ablate")
     swept = connections(network, kind, layer, expert, own=own, together=together)
     beware(how, {name for _, taken in swept for name in taken.kinds})
     found = removals(network, images, [(taken, how) for _, taken in swept], batch_size, progress)

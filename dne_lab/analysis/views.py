@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dne_lab.analysis.hosts import ExpandableHost, find_host
+from dne_lab.analysis.hosts import ExpandableHost, find_network
+from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.maps import AttentionMap
 from dne_lab.analysis.probe import evaluating, probe
 from dne_lab.core.errors import LabError
@@ -18,24 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Values = NDArray[np.float64]
-GROUP_NAMES = ("SPSH", "SPDH", "DPSH", "DPDH")
 PATCHWISE = (SPATIAL, JOINT)
 TASKWISE = (TASK1, TASK2)
-
-
-def find_network(model: Any) -> ExpandableViT:
-    """The `ExpandableViT` that ``model`` is or holds.
-
-    Raises:
-        LabError: there is none, it has no expert yet, or it is compiled; see `dne_lab.analysis.probe.probe`.
-    """
-    host = find_host(model)
-    if not isinstance(host.network, ExpandableViT):
-        raise LabError(
-            f"the explorers show the experts of an ExpandableViT, and {host.title} has none. lab.probe and "
-            "lab.attention_groups read it."
-        )
-    return host.network
 
 
 def entries(network: ExpandableViT) -> list[tuple[str, int, int, int]]:
@@ -227,7 +212,7 @@ class LookView:
 
         total = self.weights.sum()
         rows: list[dict[str, Any]] = []
-        for number, name in enumerate(GROUP_NAMES):
+        for number, name in enumerate(GROUPS):
             keys = self.weights[self.groups == number]
             rows.append({"group": name, **_summary(keys, total, self.weights.size)})
         rows.append({"group": "all", **_summary(self.weights.ravel(), total, self.weights.size)})
@@ -245,7 +230,7 @@ class LookView:
                 "key head": np.repeat(self.key_head, patches),
                 "row": place // self.grid[1],
                 "column": place % self.grid[1],
-                "group": np.asarray(GROUP_NAMES)[self.groups.ravel()],
+                "group": np.asarray(GROUPS)[self.groups.ravel()],
                 "attention": self.weights.ravel(),
                 "uniform": self.uniform,
             }

@@ -15,7 +15,7 @@ import numpy as np
 from dne_lab.analysis.connections import connections, parts
 from dne_lab.analysis.decomposition import TRAINED, Decomposition
 from dne_lab.analysis.group_tables import LATER
-from dne_lab.analysis.views import GROUP_NAMES
+from dne_lab.analysis.labelling import GROUPS
 from dne_lab.claims.evidence import AGREES, CONTRADICTS, Evidence, Judgement
 from dne_lab.core import chance
 from dne_lab.core.config import Network
@@ -128,8 +128,8 @@ def keys_counted(method: str, heads: list[int], expert: int, patches: int) -> di
     """Keys of each kind of a query of an expert, as `four_kinds.figure_3` colours them; IA's are in its own copy."""
     own = sum(heads[: expert - 1])
     kinds = kinds_of_keys(sum(heads[:expert]), own, patches, 0)
-    counts = np.bincount((kinds if method == STA.name else kinds[own]).ravel(), minlength=len(GROUP_NAMES))
-    return {name: int(count) for name, count in zip(GROUP_NAMES, counts, strict=True)}
+    counts = np.bincount((kinds if method == STA.name else kinds[own]).ravel(), minlength=len(GROUPS))
+    return {name: int(count) for name, count in zip(GROUPS, counts, strict=True)}
 
 
 def kinds_of_key(evidence: Evidence) -> list[Judgement]:
@@ -147,7 +147,7 @@ def kinds_of_key(evidence: Evidence) -> list[Judgement]:
                     counted = keys_counted(method, record.heads, int(str(expert)), 1 + round(there["DPSH"]))
                     right &= there == counted
             if records:
-                numbers = ", ".join(f"{there[name]:g} {name}" for name in GROUP_NAMES)
+                numbers = ", ".join(f"{there[name]:g} {name}" for name in GROUPS)
                 texts.append(f"{title_of(method)}, expert {expert}: {numbers}, {_several(records)}")
         if texts:
             found.append(_judged(on, right, texts))

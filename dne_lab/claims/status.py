@@ -9,8 +9,7 @@ from dne_lab.claims.claims import CLAIMS, Claim
 from dne_lab.claims.evidence import NOT_RUN, OUTCOMES, Evidence, Judgement
 from dne_lab.core.errors import LabError
 from dne_lab.measure import cost_records
-from dne_lab.measure import record as records_of
-from dne_lab.measure.record import Record
+from dne_lab.measure.record import Record, among, is_record, trees, unique
 from dne_lab.measure.significance import SMALLEST
 
 if TYPE_CHECKING:
@@ -27,9 +26,9 @@ def evidence(paths: str | Path | Iterable[str | Path]) -> Evidence:
     for folder in folders:
         if not folder.exists():
             raise LabError(f"{folder} does not exist: name a folder that holds records, e.g. figures/records.")
-    found = [Record.from_tree(tree, file) for file, tree in records_of.trees(folders) if records_of.is_record(tree)]
-    attention = records_of.among(folders, Decomposition)
-    return Evidence(records_of.unique(found), cost_records.find(folders), attention)
+    found = [Record.from_tree(tree, file) for file, tree in trees(folders) if is_record(tree)]
+    attention = among(folders, Decomposition)
+    return Evidence(unique(found), cost_records.find(folders), attention)
 
 
 def details(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame":

@@ -219,7 +219,7 @@ def peak_memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def run(
+def measure(
     config: Config,
     steps: tuple[int, ...] = (6, 11, 26),
     batch: int = 64,
@@ -302,7 +302,7 @@ def text(result: dict[str, Any]) -> str:
 # What it costs to sort attention into groups, against a forward pass that computes the same maps and drops them.
 
 
-def measure(preset: str, task: int, images: int, batch: int, device: str) -> dict[str, Any]:
+def measure_attention(preset: str, task: int, images: int, batch: int, device: str) -> dict[str, Any]:
     """STA of ``preset`` at ``task`` on random images, both ways interleaved batch by batch.
 
     Returns:

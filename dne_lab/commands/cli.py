@@ -276,12 +276,8 @@ def report(
         probed, files = probe_runs(paths, out, data)
         reporting.tell(probed, probe_text, as_json)
         written += files
-    if records and not as_json:
-        gates = (
-            ""
-            if columns or latex
-            else reporting.protocols_text(records, [*paths, *filter(Path.is_dir, [out / "records"])])
-        )
+    if records and not (as_json or columns or latex):
+        gates = reporting.protocols_text(records, [*paths, *filter(Path.is_dir, [out / "records"])])
         print(gates, end="", flush=True)
     if not reporting.importable("matplotlib"):
         print("matplotlib is not installed here: no figures.", file=sys.stderr)
@@ -308,7 +304,7 @@ def cost(
     """
     import dne_lab.methods  # noqa: F401
     from dne_lab.data.stream import sizes
-    from dne_lab.measure import cost as costs
+    from dne_lab.measure.cost import blank_stream, of_tasks, shape_of, text
     from dne_lab.methods import base
 
     wanted = sizes(tasks)
@@ -317,19 +313,18 @@ def cost(
         raise LabError(f"--heads {heads} beside --set network.heads={changed['network.heads']}: give one of them.")
     base.refuse_ignored(method, changed)
     config = base.configure(method, preset, changed)
-    shape = costs.shape_of(config.data)
-    stream = costs.blank_stream(wanted, shape)
-    rows = costs.of_tasks(config, stream.joint() if base.find(method).joint else stream)
+    shape = shape_of(config.data)
+    stream = blank_stream(wanted, shape)
+    rows = of_tasks(config, stream.joint() if base.find(method).joint else stream)
     if as_json:
         print(json.dumps(rows, indent=1))
         return
     network = base.create(config, stream).network_settings()
     network_text = f"{network['name']}, width {network['width']}" if "width" in network else ""
     if "heads" in network:
-        network_text = (
-            f"heads {','.join(map(str, network['heads']))}{' (the last repeats)' * (len(network['heads']) > 1)}"
-        )
-    print(f"{method}, {network_text or 'own network'}, images {' x '.join(map(str, shape))}\n{costs.text(rows)}")
+        listed = ",".join(map(str, network["heads"]))
+        network_text = f"heads {listed}{' (the last repeats)' * (len(network['heads']) > 1)}"
+    print(f"{method}, {network_text or 'own network'}, images {' x '.join(map(str, shape))}\n{text(rows)}")
 
 
 @app.command(cls=Command, short_help="Time the normal path against the literal path.")
@@ -346,8 +341,8 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time the normal path against the literal path with its copied teacher (DNE, one process)."""
-    from dne_lab.commands import bench as benchmark
     from dne_lab.commands.api import usable
+    from dne_lab.commands.bench import measure, measure_attention, text
     from dne_lab.methods import base
 
     config = base.configure("dne", preset)
@@ -359,12 +354,10 @@ def bench(
     say: Callable[[str], None] = lambda text: print(f"measuring: {text}", file=sys.stderr, flush=True)  # noqa: E731
     sorting = {}
     if attention:
-        from dne_lab.commands.bench import measure
-
         say(f"attention of {attention} images at task {min(steps)}")
-        sorting["attention_groups"] = measure(preset, min(steps), attention, batch, usable(device) or "cpu")
-    result = benchmark.run(config, tuple(steps), batch, pairs, usable(device) or "cpu", bf16, say) | sorting
-    print(json.dumps(result, indent=1) if as_json else benchmark.text(result))
+        sorting["attention_groups"] = measure_attention(preset, min(steps), attention, batch, usable(device) or "cpu")
+    result = measure(config, tuple(steps), batch, pairs, usable(device) or "cpu", bf16, say) | sorting
+    print(json.dumps(result, indent=1) if as_json else text(result))
 
 
 app.command(cls=Command, short_help="Decode every image of a data set; name the damaged ones.")(check)
@@ -404,14 +397,14 @@ def presets(
 
     They are composed left to right (--preset digits100,authors-code); --set wins over all.
     """
-    from dne_lab.core import presets as known
     from dne_lab.core.errors import unknown
+    from dne_lab.core.presets import PRESETS, text
 
     for name in names or []:
-        if name not in known.PRESETS:
-            raise unknown("preset", name, known.PRESETS)
-    chosen = {name: known.PRESETS[name] for name in names or known.PRESETS}
-    print(json.dumps(chosen, indent=1) if as_json else known.text(chosen))
+        if name not in PRESETS:
+            raise unknown("preset", name, PRESETS)
+    chosen = {name: PRESETS[name] for name in names or PRESETS}
+    print(json.dumps(chosen, indent=1) if as_json else text(chosen))
 
 
 app.command(cls=Command, short_help="JSON Schema of the files that are read and written.")(schema)

@@ -16,6 +16,16 @@ DECIMALS = {"F literal (G)": 4, "F spent (G)": 4, "F": 4, "seconds": 0}  # of a 
 DECIMALS |= {"p": 4, "p (Holm)": 4, "training (TFLOP)": 1, "extra parameters in exemplars": 0}
 
 
+def fixed(value: float, digits: int, sign: str = "") -> str:
+    """A number with so many decimals, never -0.00; with ``sign`` "+" a plus before positive ones."""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
+
+
+def brief(frame: "pd.DataFrame", most: int | None = None) -> str:
+    """A table as a ``repr`` shows it: two decimals, missing values blank, of more than ``most`` rows the ends."""
+    return str(frame.round(2).to_string(index=False, na_rep="", max_rows=most))
+
+
 def summary(records: Iterable[Record]) -> "pd.DataFrame":
     """One row for each group of finished runs that differ in their seed alone; percent, GFLOPs (2 x MAC), millions.
 
@@ -159,7 +169,7 @@ def _cells(frame: "pd.DataFrame") -> list[list[str]]:
         if not isinstance(value, float):
             return str(value)
         digits = DECIMALS.get(name, 2)
-        return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: never -0.00
+        return fixed(value, digits)
 
     names = [str(name) for name in frame.columns]
     return [[text(n, v) for n, v in zip(names, row, strict=True)] for row in frame.astype(object).to_numpy().tolist()]

@@ -7,13 +7,13 @@ import numpy as np
 
 from dne_lab.analysis.decomposition import INITIAL, TRAINED, Decomposition
 from dne_lab.analysis.group_tables import frame_of
-from dne_lab.analysis.labelling import GROUPS as LABELS
+from dne_lab.analysis.labelling import GROUPS
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import file_name
 from dne_lab.measure import paper
 from dne_lab.measure.metrics import interval
 from dne_lab.methods.base import title_of
-from dne_lab.plots import attention_drawings as drawn
+from dne_lab.plots import attention_drawings
 from dne_lab.plots.attention_compared import (
     along_training,
     attention_at_start,
@@ -59,7 +59,7 @@ def attention_groups(found: Iterable[Decomposition]) -> Figure:
             "preset": preset,
         }
         last: dict[Any, Any] = {"seeds": len(members), "images": members[0].images}
-        for label in LABELS:
+        for label in GROUPS:
             chosen = [t[t["group"] == label].iloc[0] for t in tables]
             row = first | {"group": label} | {name: float(np.mean([r[name] for r in chosen])) for name in REFERENCES}
             for name, value in (("share", "share %"), (KEYS, KEYS), (MASS, f"{MASS} %")):
@@ -73,7 +73,7 @@ def attention_groups(found: Iterable[Decomposition]) -> Figure:
     heading = "Attention of experts 2, 3, ... by kind of key; pale half of a bar: uniform attention\n"
     heading += scale_of([member for members in made.values() for member in members])
     size = (2.4 + 1.1 * frame["series"].nunique(), 4.0)
-    return Figure("attention_groups", heading, frame, ids(made), drawn.group_bars, size)
+    return Figure("attention_groups", heading, frame, ids(made), attention_drawings.group_bars, size)
 
 
 def expert_flow(member: Decomposition) -> Figure:
@@ -98,7 +98,7 @@ def expert_flow(member: Decomposition) -> Figure:
     heading += "share of the attention of the expert of a row, percent"
     places = table[["kind", "layer"]].drop_duplicates()
     size = inches(len(places), len(names) - 1, len(names), int(places["kind"].value_counts().max()))
-    return Figure(f"expert_flow_{member.run}", heading, table, {"": [member.run]}, drawn.flow, size)
+    return Figure(f"expert_flow_{member.run}", heading, table, {"": [member.run]}, attention_drawings.flow, size)
 
 
 def drawings(found: Sequence[Decomposition]) -> dict[str, Figure]:

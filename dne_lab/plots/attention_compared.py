@@ -13,7 +13,7 @@ from dne_lab.measure import paper
 from dne_lab.measure.comparison import EXPANSION, apart
 from dne_lab.measure.metrics import interval
 from dne_lab.methods.base import title_of
-from dne_lab.plots import attention_drawings as drawn
+from dne_lab.plots import attention_drawings
 from dne_lab.plots.attention_drawings import UNIFORM, lines
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Panel, Points
@@ -179,7 +179,7 @@ def along_training(found: Iterable[Decomposition]) -> Figure:
     members = [member for several in made.values() for member in several]
     heading = f"Attention on the query's own patch, times its uniform share; experts 2, 3, ...\n{scale_of(members)}"
     frame = pd.DataFrame(rows).astype({"+-": float})
-    return Figure("attention_along_training", heading, frame, ids(made), drawn.moments, (7.2, 3.8))
+    return Figure("attention_along_training", heading, frame, ids(made), attention_drawings.moments, (7.2, 3.8))
 
 
 def attention_by_task(found: Iterable[Decomposition]) -> Figure:
@@ -212,7 +212,7 @@ def attention_by_task(found: Iterable[Decomposition]) -> Figure:
         f"Own-patch attention of each expert, times its uniform share:\n{scale_of(members)}; hollow: before its task"
     )
     frame = pd.DataFrame(rows).astype({"+-": float})
-    return Figure("attention_by_task", heading, frame, ids(made), drawn.by_task, (7.2, 3.8))
+    return Figure("attention_by_task", heading, frame, ids(made), attention_drawings.by_task, (7.2, 3.8))
 
 
 def _times_uniform(table: "pd.DataFrame", expert: int) -> float:
@@ -249,4 +249,4 @@ def attention_at_start(found: Iterable[Decomposition]) -> Figure:
     frame = pd.DataFrame(rows).astype({"+-": float, "paper, trained %": float})
     heading = "Same-patch attention of untrained networks,\nby part of the gated attention"
     size = (7.4, 1.2 + 0.3 * frame[["series", "scope"]].drop_duplicates().shape[0])
-    return Figure("attention_at_start", heading, frame, ids(made), drawn.at_start, size)
+    return Figure("attention_at_start", heading, frame, ids(made), attention_drawings.at_start, size)

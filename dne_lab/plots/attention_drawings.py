@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED
-from dne_lab.analysis.labelling import GROUPS as LABELS
+from dne_lab.analysis.labelling import GROUPS
 from dne_lab.plots.marks import Axis, Bars, Drawing, Level, Mark, Points, around, one
 from dne_lab.plots.matrices import grid
-from dne_lab.plots.style import DASHES, GROUP_WORDS, GROUPS, INK, Style, style
+from dne_lab.plots.style import DASHES, GROUP_COLOURS, GROUP_WORDS, INK, Style, style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,11 +29,11 @@ def group_bars(table: "pd.DataFrame") -> Drawing:
     """Stacked bars of the four groups, a pale one of uniform attention beside each; hatched: as the paper prints."""
     names = list(table["series"].unique())
     marks: list[Mark] = []
-    for group in (*LABELS, SAME_PATCH, DIFFERENT_PATCH):
-        rows = table[(table["group"] == group) & ((table["preset"] == PAPER) == (group not in LABELS))]
+    for group in (*GROUPS, SAME_PATCH, DIFFERENT_PATCH):
+        rows = table[(table["group"] == group) & ((table["preset"] == PAPER) == (group not in GROUPS))]
         key = {SAME_PATCH: "SPSH", DIFFERENT_PATCH: "DPSH"}.get(group, group)
         places = np.array([names.index(name) for name in rows["series"]], float)
-        printed = group not in LABELS
+        printed = group not in GROUPS
         below = [_below(table, name, group) for name in rows["series"]]
         label = f"{group}, as printed" if printed else f"{group}: {GROUP_WORDS[group]}"
         uniform = rows["uniform %"].astype(float)
@@ -46,12 +46,12 @@ def group_bars(table: "pd.DataFrame") -> Drawing:
             ]
         )
         marks.append(
-            Bars(label, list(places - 0.12 * (not printed)), rows["share %"].tolist(), GROUPS[key],
+            Bars(label, list(places - 0.12 * (not printed)), rows["share %"].tolist(), GROUP_COLOURS[key],
                  [share for share, _ in below], 0.5, printed, notes=notes)
         )  # fmt: skip
         if not printed:
             marks.append(
-                Bars(f"{group}, uniform attention", list(places + 0.3), uniform.tolist(), GROUPS[key],
+                Bars(f"{group}, uniform attention", list(places + 0.3), uniform.tolist(), GROUP_COLOURS[key],
                      [share for _, share in below], 0.24, opacity=0.45, listed=False)
             )  # fmt: skip
     same = table[table["group"] == SAME_PATCH]
@@ -76,7 +76,7 @@ SOURCE = "printed in the paper, figure 4"
 
 def _below(table: "pd.DataFrame", name: str, group: str) -> tuple[float, float]:
     """Share and uniform share of the groups that a bar stands on."""
-    stack = (SAME_PATCH, DIFFERENT_PATCH) if group not in LABELS else LABELS
+    stack = (SAME_PATCH, DIFFERENT_PATCH) if group not in GROUPS else GROUPS
     rows = table[(table["series"] == name) & table["group"].isin(stack[: stack.index(group)])]
     return float(rows["share %"].sum()), float(rows["uniform %"].sum())
 

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dne_lab.analysis.ablation import WhatIf
-from dne_lab.analysis.views import GROUP_NAMES, LookView, TaskView
+from dne_lab.analysis.labelling import GROUPS
+from dne_lab.analysis.views import LookView, TaskView
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.style import GROUPS, INK
+from dne_lab.plots.style import GROUP_COLOURS, INK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ def tinted(values: NDArray[Any], groups: NDArray[np.int64], top: float) -> Pixel
 
 def group_colours() -> NDArray[np.float64]:
     """(4, 3) the colours of the groups, 0 to 255, in the order SPSH, SPDH, DPSH, DPDH."""
-    return np.array([[int(GROUPS[name][i : i + 2], 16) for i in (1, 3, 5)] for name in GROUP_NAMES], dtype=float)
+    return np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in GROUP_COLOURS.values()], dtype=float)
 
 
 def scale_top(largest: float, uniform: float) -> float:
@@ -229,7 +230,7 @@ def _group_scale(axes: "Axes", top: float) -> None:
     ramp = np.linspace(0, top, 64)
     rows = [tinted(ramp, np.full(64, number), top) for number in range(4)]
     axes.imshow(np.stack(rows), aspect="auto", extent=(0, top, 3.5, -0.5), interpolation="nearest")
-    axes.set_yticks(range(4), GROUP_NAMES, fontsize=7)
+    axes.set_yticks(range(4), GROUPS, fontsize=7)
     axes.set_xticks([0, 1, top], ["0", "1", f"{top:.2g}"], fontsize=7)
     axes.axvline(1, color="black", linewidth=1.5)
     axes.grid(visible=False)
@@ -240,8 +241,8 @@ def _shares(axes: "Axes", view: LookView, name: str) -> None:
     table = view.frame()
     for row, column in enumerate(("share %", "uniform %")):
         left = 0.0
-        for group, value in zip(GROUP_NAMES, table[column][:4], strict=True):
-            axes.barh(row, value, left=left, color=GROUPS[group], edgecolor="white", linewidth=0.6, alpha=1 - 0.4 * row)
+        for colour, value in zip(GROUP_COLOURS.values(), table[column][:4], strict=True):
+            axes.barh(row, value, left=left, color=colour, edgecolor="white", linewidth=0.6, alpha=1 - 0.4 * row)
             if value > 9:
                 axes.text(left + value / 2, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color="black")
             left += value

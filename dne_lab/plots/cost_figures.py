@@ -10,9 +10,8 @@ from pydantic import Field
 from dne_lab.core import presets, schema
 from dne_lab.core.errors import LabError
 from dne_lab.measure import cost_formula, paper
-from dne_lab.measure import record as records
 from dne_lab.measure.cost_records import CostRecord, longest
-from dne_lab.measure.record import Record
+from dne_lab.measure.record import Name, Number, Record, Section, Whole, read
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
 from dne_lab.plots.accuracy import accuracy_by_task
 from dne_lab.plots.figure import Figure
@@ -200,19 +199,19 @@ TIME_LOOKS = {
 Above = Annotated[float, Field(gt=0, le=1e30)]
 
 
-class Bench(records.Section):
+class Bench(Section):
     """What ``dne-lab bench --json`` writes, as far as it is drawn."""
 
     train_step: dict[str, Above]
     seconds: dict[str, Above]
-    batch: records.Whole
-    threads: records.Whole
-    product_share: dict[str, records.Number] = Field(default_factory=dict)
-    step_flops: dict[str, records.Whole] = Field(default_factory=dict)
+    batch: Whole
+    threads: Whole
+    product_share: dict[str, Number] = Field(default_factory=dict)
+    step_flops: dict[str, Whole] = Field(default_factory=dict)
     rates: dict[str, Above] = Field(default_factory=dict)
-    preset: records.Name = PRESET
-    device: records.Name | None = None
-    device_type: records.Name = "cpu"
+    preset: Name = PRESET
+    device: Name | None = None
+    device_type: Name = "cpu"
 
 
 def read_bench(path: str | Path) -> dict[str, Any]:
@@ -222,7 +221,7 @@ def read_bench(path: str | Path) -> dict[str, Any]:
         LabError: no such file, or no benchmark.
     """
     path = Path(path)
-    tree = records.read(path)
+    tree = read(path)
     if not is_bench(tree):
         raise LabError(f"{path} is no benchmark: it lacks train_step and seconds. Make it: dne-lab bench --json.")
     return checked_bench(tree, path)

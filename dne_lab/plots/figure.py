@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.core.files import file_name, write_bytes, write_text
+from dne_lab.measure.tables import brief
 from dne_lab.plots import static
 from dne_lab.plots.marks import Bars, Cells, Drawing, Level, Mark, Panel, Points
 from dne_lab.plots.style import MATPLOTLIB, PRINT
@@ -173,7 +174,7 @@ class Figure:
         return [path]
 
     def __repr__(self) -> str:
-        text = self.table.round(2).to_string(index=False, na_rep="", max_rows=MOST_ROWS)
+        text = brief(self.table, MOST_ROWS)
         more = f"\n\n{MOST_ROWS} of {len(self.table)} rows: all are in .table" if len(self.table) > MOST_ROWS else ""
         return f"{self.title}\n\n{text}{more}"
 

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor, nn
 
-from dne_lab.analysis.views import GROUP_NAMES, find_network, head_names
+from dne_lab.analysis.hosts import find_network
+from dne_lab.analysis.labelling import GROUPS
+from dne_lab.analysis.views import head_names
 from dne_lab.core.errors import LabError
 from dne_lab.data.datasets import photographs
 from dne_lab.plots.attention_views import group_colours, picture, place_name
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.style import GROUP_WORDS, GROUPS, INK
+from dne_lab.plots.style import GROUP_COLOURS, GROUP_WORDS, INK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +64,7 @@ def figure_3(model: nn.Module, image: Tensor, patch: int, expert: int | None = N
     own = sum(heads[:-1]) + head
     kinds = kinds_of_keys(len(owner), own, grid[0] * grid[1], patch)
     rows = []
-    for number, name in enumerate(GROUP_NAMES):
+    for number, name in enumerate(GROUPS):
         ia, sta = int((kinds[own] == number).sum()), int((kinds == number).sum())
         rows.append({"group": name, "key": GROUP_WORDS[name], "keys, IA": ia, "keys, STA": sta})
         rows[-1] |= {"uniform %, IA": 100 * ia / kinds[own].size, "uniform %, STA": 100 * sta / kinds.size}
@@ -76,7 +78,7 @@ def figure_3(model: nn.Module, image: Tensor, patch: int, expert: int | None = N
 
 
 def kinds_of_keys(heads: int, own: int, patches: int, patch: int) -> np.ndarray:
-    """The kind of every key as its place in `GROUP_NAMES`, (heads, patches); the query is ``patch`` of head ``own``."""
+    """The kind of every key as its place in `GROUPS`, (heads, patches); the query is ``patch`` of head ``own``."""
     return (np.arange(heads) != own)[:, None] + 2 * (np.arange(patches) != patch)[None]
 
 
@@ -118,7 +120,7 @@ def _draw(
     for _, kind in table.iterrows():
         keys = f"{kind['keys, STA']} key" + "s" * (kind["keys, STA"] != 1)
         label = f"{kind['group']}: {keys},\n{kind['key']}"
-        axes.plot([], [], "s", markersize=9, color=GROUPS[kind["group"]], label=label)
+        axes.plot([], [], "s", markersize=9, color=GROUP_COLOURS[kind["group"]], label=label)
     axes.set_xlim(-0.04, STEP[0] * (min(MOST, count) - 1) + 1.04)
     axes.set_ylim(STEP[1] * aspect * ((count - 1) // MOST) + aspect + 0.04, -0.2)
     axes.set_axis_off()

@@ -11,7 +11,7 @@ from dne_lab.core.errors import unknown
 from dne_lab.methods.base import title_of
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Bars, Drawing, Level, Mark, Panel, Points, Spread, one
-from dne_lab.plots.style import GROUP_WORDS, GROUPS, INK, Style, other, style
+from dne_lab.plots.style import GROUP_COLOURS, GROUP_WORDS, INK, Style, other, style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ def _marks(table: "pd.DataFrame") -> Drawing:
     marks: list[Mark] = []
     for number, group in enumerate(dict.fromkeys(table["group"])):
         rows = table[table["group"] == group]
-        colour = GROUPS.get(str(group), other(number).colour)
+        colour = GROUP_COLOURS.get(str(group), other(number).colour)
         words = f"{group}: {GROUP_WORDS[str(group)]}" if group in GROUP_WORDS else str(group)
         places = [float(place) for place in rows.index]
         ends = {"low": rows["share low"].tolist(), "high": rows["share high"].tolist()}

@@ -5,6 +5,8 @@ Colours are from the palettes of Okabe and Ito and of Tol (muted); where two are
 
 from typing import Any, NamedTuple
 
+from dne_lab.analysis.labelling import GROUPS
+
 # Text and reference lines of figures that lie on any background: 4.6 to 1 on white, 4.1 to 1 on JupyterLab's dark one.
 INK = "#757575"
 GRID = "#8080804d"
@@ -44,12 +46,10 @@ MARKERS = (
 
 # The four groups of (query, key) pairs: blue = same patch, orange = different; dark = same head, light = different.
 # Okabe and Ito; told apart under every common colour blindness, and in grey the dark from the light ones.
-GROUPS = {"SPSH": "#0072b2", "SPDH": "#56b4e9", "DPSH": "#d55e00", "DPDH": "#e69f00"}
+GROUP_COLOURS = dict(zip(GROUPS, ("#0072b2", "#56b4e9", "#d55e00", "#e69f00"), strict=True))
 GROUP_WORDS = {
-    "SPSH": "same patch, same head",
-    "SPDH": "same patch, different head",
-    "DPSH": "different patch, same head",
-    "DPDH": "different patch, different head",
+    group: f"{'same' if group[0] == 'S' else 'different'} patch, {'same' if group[2] == 'S' else 'different'} head"
+    for group in GROUPS
 }
 
 # Lines of one method that differ in a setting (heads, tasks) share its colour.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dne_lab.analysis import views
 from dne_lab.analysis.ablation import means_of
+from dne_lab.analysis.hosts import find_network
 from dne_lab.analysis.maps import AttentionMap
 from dne_lab.analysis.probe import evaluating
 from dne_lab.analysis.removal import Means, Views, views_of
@@ -54,7 +55,7 @@ class Subject:
     ) -> None:
         if not models:
             raise LabError("there is no model to look at: give one, or a dictionary of several by name.")
-        self.models: dict[str, ExpandableViT] = {name: views.find_network(model) for name, model in models.items()}
+        self.models: dict[str, ExpandableViT] = {name: find_network(model, "explore") for name, model in models.items()}
         shapes = {name: tuple(network.shape) for name, network in self.models.items()}
         if len(set(shapes.values())) > 1:
             raise LabError(f"the models take images of different sizes, {shapes}: explore them one at a time.")

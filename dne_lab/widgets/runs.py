@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from dne_lab.analysis import run_views as found_runs
+from dne_lab.analysis import run_views
 from dne_lab.analysis.run_views import RunView
 from dne_lab.core.errors import LabError
 from dne_lab.plots.accuracy import Series, run_series, runs_figure
@@ -62,13 +62,13 @@ class RunsExplorer(widgets.VBox):
 
     def look(self) -> bool:
         """Reads the folder again if a file of it has changed; whether one has."""
-        now = found_runs.changed(self.path) if self.path.is_dir() else ()
+        now = run_views.changed(self.path) if self.path.is_dir() else ()
         if now == self._seen:
             return False
         self._seen = now
         before, first = set(self.chosen.value), not self.runs
         try:
-            self.runs = found_runs.find(self.path, self.attention)
+            self.runs = run_views.find(self.path, self.attention)
         except LabError as error:
             self.runs = []
             self.message.value = svg.sentence(str(error), wrong=True)
@@ -97,7 +97,7 @@ class RunsExplorer(widgets.VBox):
         title = (
             "runs side by side (same patch: share of attention on the query's own patch, by dne-lab report --attention)"
         )
-        self.table.value = svg.table(found_runs.table(shown), title, digits=2)
+        self.table.value = svg.table(run_views.table(shown), title, digits=2)
 
     def _followed(self, change: Any) -> None:
         if not self.follow.value or (self._task is not None and not self._task.done()):
@@ -133,7 +133,7 @@ async def _follow(explorer: "weakref.ref[RunsExplorer]") -> None:
 def _losses(shown: Sequence[RunView]) -> str:
     lines = []
     for place, run in enumerate(shown):
-        frame = found_runs.losses(run.curves)
+        frame = run_views.losses(run.curves)
         lines += (
             loss_lines(frame, run.name, DASHES[place % len(DASHES)][0], style(run.record.method)) if len(frame) else []
         )
@@ -165,7 +165,7 @@ class LiveRun(widgets.VBox):
         if last is not None and not run.finished:
             status += f", last epoch: {last['epoch']} of stage {last['stage']} in task {last['task']}"
         self.place.value = svg.sentence(f"{run.config.method}, seed {run.config.seed}: {status}")
-        frame = found_runs.losses(rows)
+        frame = run_views.losses(rows)
         terms = [name for name in frame.columns if name not in ("epoch of the run", "task", "stage", "epoch", "lr")]
         looks = [*STYLES.values(), *map(other, range(3))]
         lines = []

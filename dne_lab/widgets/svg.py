@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dne_lab.analysis.views import GROUP_NAMES
+from dne_lab.analysis.labelling import GROUPS
 from dne_lab.plots.accuracy import Series
 from dne_lab.plots.attention_views import heat, tinted
-from dne_lab.plots.style import GROUP_WORDS, GROUPS
+from dne_lab.plots.style import GROUP_COLOURS, GROUP_WORDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +82,7 @@ def group_scale(top: float) -> str:
     """The four groups' colours from 0 to ``top`` times the uniform weight, 1 marked."""
     line = np.linspace(0, top, 33)
     ramps = [tinted(line, np.full(33, place), top) for place in range(4)]
-    names = [f"{name} {GROUP_WORDS[name]}" for name in GROUP_NAMES]
+    names = [f"{name} {GROUP_WORDS[name]}" for name in GROUPS]
     return _scale(ramps, names, top, 1.0, "1 = uniform", "attention in multiples of the uniform weight")
 
 
@@ -120,7 +120,7 @@ def shares(table: "pd.DataFrame", title: str) -> str:
     rows = []
     for row in table.to_dict("records"):
         name = str(row["group"])
-        ink = GROUPS.get(name, "#777777")
+        ink = GROUP_COLOURS.get(name, "#777777")
         words = GROUP_WORDS.get(name, "whole row")
         share, uniform = float(row["share %"]), float(row["uniform %"])
         bar = (

@@ -7,6 +7,7 @@ import numpy as np
 
 from dne_lab.analysis import views
 from dne_lab.analysis.ablation import Selection, WhatIf, accuracy, what_if
+from dne_lab.analysis.labelling import GROUPS
 from dne_lab.data.stream import Batch
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
 from dne_lab.plots import attention_views
@@ -85,7 +86,7 @@ class WhatIfExplorer(ExplorerTab):
         self.layer.options = [("all layers", ANY), *((f"layer {n}", n) for n in sorted({n for _, n, *_ in there}))]
         # where one head reads another
         across = {"SPDH": bool({JOINT, TASK1, TASK2} & {*kinds}), "DPDH": JOINT in kinds}
-        groups = [name for name in views.GROUP_NAMES if across.get(name, True)]
+        groups = [name for name in GROUPS if across.get(name, True)]
         self.group.options = [(f"{name}: {GROUP_WORDS[name]}", name) for name in groups]
         self._fitted = self.model.value
 

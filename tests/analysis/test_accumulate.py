@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dne_lab.analysis import row_statistics
 from dne_lab.analysis.group_tables import AttentionGroups
-from dne_lab.analysis.labelling import find
+from dne_lab.analysis.labelling import find_labelling
 from dne_lab.analysis.row_statistics import Accumulator, poisson
 from dne_lab.core.errors import LabError
 
@@ -22,7 +22,7 @@ AXES = handmade.axes("b h p kh kp")
 
 def accumulator(values: Tensor, index: Tensor, size: int = 8, replicates: int = 200) -> Accumulator:
     """Sums of a joint map of these images."""
-    found = Accumulator(find("groups", handmade.HEADS, handmade.GRID), replicates)
+    found = Accumulator(find_labelling("groups", handmade.HEADS, handmade.GRID), replicates)
     for part, numbers in zip(values.split(size), index.split(size), strict=True):
         found.begin(numbers)
         found.add(part, AXES)
@@ -118,12 +118,12 @@ def test_no_replicates_no_intervals() -> None:
 @pytest.mark.parametrize("number", [-1, 1.5, True, "200", None], ids=str)
 def test_replicates_are_a_number(number: Any) -> None:
     with pytest.raises(LabError, match=r"replicates = .*: must be a whole number, 0 for no intervals"):
-        Accumulator(find("groups", (1,), (2, 2)), number)
+        Accumulator(find_labelling("groups", (1,), (2, 2)), number)
 
 
 def test_plans_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Making room changes no sum; a plan that is larger than the limit is kept alone."""
-    found = Accumulator(find("groups", handmade.HEADS, handmade.GRID), 0)
+    found = Accumulator(find_labelling("groups", handmade.HEADS, handmade.GRID), 0)
     monkeypatch.setattr(row_statistics, "PLANS", 1)
     found.begin(torch.arange(2))
     maps = [(handmade.axes(layout, classes), layout) for layout, classes in handmade.LAYOUTS]
@@ -131,7 +131,7 @@ def test_plans_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         found.add(handmade.values(axes), axes)
         assert sum(plan is not None for plan in found._plans.values()) <= 1
     monkeypatch.undo()
-    whole = Accumulator(find("groups", handmade.HEADS, handmade.GRID), 0)
+    whole = Accumulator(find_labelling("groups", handmade.HEADS, handmade.GRID), 0)
     whole.begin(torch.arange(2))
     for axes, _ in maps * 2:
         whole.add(handmade.values(axes), axes)

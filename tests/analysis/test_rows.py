@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dne_lab.analysis import row_statistics
 from dne_lab.analysis.group_tables import AttentionGroups
-from dne_lab.analysis.labelling import find
+from dne_lab.analysis.labelling import find_labelling
 from dne_lab.analysis.row_statistics import Accumulator, Sums
 from dne_lab.models.attention import Axes
 
@@ -30,7 +30,7 @@ def accumulated(
     parts: list[Tensor], axes: Axes, name: str = "groups", replicates: int = 0, by_patch: bool = False
 ) -> Accumulator:
     """Sums of the batches of one map."""
-    found = Accumulator(find(name, HEADS, axes.grid), replicates, by_patch)
+    found = Accumulator(find_labelling(name, HEADS, axes.grid), replicates, by_patch)
     start = 0
     for part in parts:
         found.begin(torch.arange(start, start + len(part)))
@@ -216,7 +216,7 @@ def test_masses_of_every_patch_are_those_of_plain_loops(layout: str, classes: in
 def test_a_map_of_class_tokens_alone_gives_no_row() -> None:
     for layout in ("b h kp", "b h k"):
         axes = handmade.axes(layout, 1)
-        assert row_statistics.plan(axes, handmade.shape(axes), find("groups", HEADS, GRID)) is None
+        assert row_statistics.plan(axes, handmade.shape(axes), find_labelling("groups", HEADS, GRID)) is None
         assert not accumulated([handmade.values(axes)], axes).sums
     axes = handmade.axes("b p h kh", 1)
     only = handmade.values(axes)[:, :1]  # behind class attention a task attention block sees one token

@@ -13,7 +13,7 @@ import torch
 
 from dne_lab.analysis.attention_groups import attention_groups
 from dne_lab.analysis.group_tables import FIRST, LATER, AttentionGroups, frame_of
-from dne_lab.analysis.labelling import find
+from dne_lab.analysis.labelling import find_labelling
 from dne_lab.analysis.row_statistics import Accumulator
 from dne_lab.core.errors import LabError
 from dne_lab.models.variants import DNE, IA, STA
@@ -31,7 +31,7 @@ LITERAL = literal_groups.labellings(HEADS, GRID)
 
 def found(name: str = "groups", replicates: int = 50, by_patch: bool = False) -> AttentionGroups:
     """The groups of `MAPS`."""
-    sums = Accumulator(find(name, HEADS, GRID), replicates, by_patch)
+    sums = Accumulator(find_labelling(name, HEADS, GRID), replicates, by_patch)
     sums.begin(torch.arange(3))
     for axes, values in zip(MAPS, VALUES, strict=True):
         sums.add(values, axes)

@@ -9,6 +9,7 @@ import torch
 from tiny import AUTHORS, PAPER
 
 from dne_lab.analysis import views
+from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.probe import probe
 from dne_lab.core.errors import LabError
 from dne_lab.models.variants import DNE, IA, STA, Variant
@@ -73,7 +74,7 @@ def test_where_a_patch_looks_by_group(style: dict, variant: Variant, kind: str, 
         share = view.weights[j, p] / sums[group]
         entropies[group] -= share * np.log(share)
     table = view.frame().set_index("group")
-    for number, name in enumerate(views.GROUP_NAMES):
+    for number, name in enumerate(GROUPS):
         assert table.loc[name, "share %"] == pytest.approx(100 * sums[number] / sums.sum())
         assert table.loc[name, "uniform %"] == pytest.approx(100 * counts[number] / counts.sum())
         assert table.loc[name, "keys"] == counts[number]

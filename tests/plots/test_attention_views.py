@@ -18,7 +18,7 @@ from dne_lab.models.variants import DNE, IA, STA
 from dne_lab.plots import attention_views
 from dne_lab.plots.accuracy import run_series, runs_figure
 from dne_lab.plots.attention_views import moved_words, what_if_figure
-from dne_lab.plots.style import GROUPS
+from dne_lab.plots.style import GROUP_COLOURS
 
 HEADS = (3, 1, 2)
 
@@ -34,7 +34,7 @@ def test_tints_go_from_white_to_the_colour_of_the_group() -> None:
     groups = np.arange(4)
     assert (attention_views.tinted(np.zeros(4), groups, 1.0) == 255).all()
     full = attention_views.tinted(np.full(4, 2.0), groups, 1.0)
-    assert ["#" + "".join(f"{part:02x}" for part in rgb) for rgb in full] == list(GROUPS.values())
+    assert ["#" + "".join(f"{part:02x}" for part in rgb) for rgb in full] == list(GROUP_COLOURS.values())
 
 
 def test_the_groups_differ_for_colour_blind_readers_too() -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from dne_lab.core.errors import LabError
 from dne_lab.models.variants import IA, STA
 from dne_lab.plots.four_kinds import figure_3
-from dne_lab.plots.style import GROUPS
+from dne_lab.plots.style import GROUP_COLOURS
 
 HEADS = (3, 1, 2)
 
@@ -48,7 +48,7 @@ def test_each_key_is_drawn_in_the_colour_of_its_kind() -> None:
             row, column = divmod(place, columns)
             key = copy[row * size[0] : (row + 1) * size[0], column * size[1] : (column + 1) * size[1]]
             name = ("SP" if place == patch else "DP") + ("SH" if own else "DH")
-            colour = np.array([int(GROUPS[name][i : i + 2], 16) for i in (1, 3, 5)])
+            colour = np.array([int(GROUP_COLOURS[name][i : i + 2], 16) for i in (1, 3, 5)])
             cover = (255 - key.astype(float)).sum() / (255 - colour).sum() / key[..., 0].size
             assert np.abs(key - (255 - cover * (255 - colour))).max() < 1
             assert cover == pytest.approx(0.9 if place == patch else 0.5, abs=0.02)
