@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dne_lab.analysis import decomposition
 from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import inside
+from dne_lab.core.files import check_regular, inside
 from dne_lab.measure.comparison import later_heads, title
 from dne_lab.measure.record import RUN_FIRST, Record, among, is_record, trees
 from dne_lab.training.run_folder import CURVES
@@ -77,6 +77,7 @@ def find(folder: Path, attention: Path | None = None) -> list[RunView]:
 
 def read_curves(file: Path) -> tuple[Row, ...]:
     """The rows of a curves.csv, numbers as numbers."""
+    check_regular(file)
     try:
         with file.open(encoding="utf-8", newline="") as opened:
             rows = list(csv.DictReader(opened, strict=True))

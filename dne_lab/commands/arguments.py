@@ -45,7 +45,7 @@ Accept = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
 
 
-MOST = 10_000  # numbers that one option names
+MOST = 1_000  # numbers that one option names
 
 
 def numbers(text: str, option: str = "--seeds") -> list[int]:

@@ -1,5 +1,6 @@
 """The command line: few commands with one job each. Heavy imports wait until a command needs them."""
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -30,10 +31,12 @@ from dne_lab.commands.arguments import (
 )
 from dne_lab.commands.check import check
 from dne_lab.core.errors import LabError
+from dne_lab.core.files import too_long
 
 
 class Commands(typer.core.TyperGroup):
-    """The commands, and how all of them end: `LabError` is one message and status 2, Ctrl-C 130, SIGTERM 143.
+    """The commands, and how all of them end: `LabError` is one message and status 2, Ctrl-C 130, SIGTERM 143, another
+    signal 128 and its number.
 
     Here and not around `app`, because typer itself turns every KeyboardInterrupt into a silent 130.
     """
@@ -47,10 +50,23 @@ class Commands(typer.core.TyperGroup):
         except LabError as error:
             print(f"dne-lab: {error}", file=sys.stderr)
             sys.exit(2)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            print(f"dne-lab: {too_long(error.filename)}", file=sys.stderr)
+            sys.exit(2)
+        except (MemoryError, RuntimeError) as error:
+            from dne_lab.training.step import out_of_memory
+
+            if not out_of_memory(error):
+                raise
+            reason = (str(error).splitlines() or ["of this machine"])[0]
+            print(f"dne-lab: out of memory ({reason}). Take fewer images or a smaller batch.", file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt as stop:
             goes_on = "; the same command goes on from here" if ctx.invoked_subcommand in ("run", "reproduce") else ""
             print(f"stopped{goes_on}.", file=sys.stderr)
-            sys.exit(143 if type(stop).__name__ == "Terminated" else 130)
+            sys.exit(getattr(stop, "status", 130))  # `progress.Terminated` has one
 
 
 app = typer.Typer(
@@ -128,6 +144,9 @@ def run(
     accept_changed_data: Accept = False,
     device: Device = None,
     stop_after: Annotated[float | None, typer.Option(help="Checkpoint after that many seconds and exit 0.")] = None,
+    requeue: Annotated[
+        bool, typer.Option("--requeue", help="Exit 75 when something is left: after --stop-after, after a signal.")
+    ] = False,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Train nothing; print one command a run (for SLURM and the like).")
@@ -145,9 +164,12 @@ def run(
 
     A table of many methods: dne-lab run ia,dne,icarl,dytox --preset digits100,small --seeds 0-2 --jobs auto
 
+    One that fails stops no other and is named at the end (status 2). Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP end
+    with a checkpoint; with --requeue the status is 75 as long as the same command has something left to do.
+
     With --jobs 2 or more each run has its own process and its part of the cores. It starts when there is memory for it,
-    known after the first epoch of the first one; one that fails stops no other and is named at the end. Sums are
-    rounded otherwise on another number of threads, so the last digits may differ from --jobs 1.
+    known after the first epoch of the first one. Sums are rounded otherwise on another number of threads, so the last
+    digits may differ from --jobs 1.
     """
     from dne_lab.commands import run_command
     from dne_lab.commands.api import usable
@@ -161,7 +183,7 @@ def run(
             raise LabError("--from RUN says which run: give --after, --set, --seeds, --out and how long, no more.")
         run_command.go_on(
             source, after, changes or [], numbers(seeds) if given(context, "seeds") else None, out or Path("runs"),
-            as_json, seconds=stop_after, device=usable(device), checkpoint_seconds=checkpoint_every,
+            as_json, requeue, seconds=stop_after, device=usable(device), checkpoint_seconds=checkpoint_every,
             accept_changed_data=accept_changed_data,
         )  # fmt: skip
         return
@@ -177,14 +199,14 @@ def run(
         plan = run_command.plan(methods, preset, changes or [], numbers(seeds), out or Path("runs"))
         run_command.tell_left_out(plan, changes or [])
     if dry_run:
-        rest = {"--device": device, "--stop-after": stop_after, "--download": download}
+        rest = {"--device": device, "--stop-after": stop_after, "--requeue": requeue, "--download": download}
         rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None}
         print("\n".join(run_command.commands(plan, changes or [], rest)))
         return
     if download:
         run_command.download(plan)
     run_command.execute(
-        plan, as_json,
+        plan, as_json, requeue,
         seconds=stop_after, jobs=at_a_time, device=usable(device), checkpoint_seconds=checkpoint_every,
         accept_changed_data=accept_changed_data,
     )  # fmt: skip

@@ -6,6 +6,8 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.training import grid, run_list, sharing
 from dne_lab.training.parallel_runs import RunsFailed
+from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
 from dne_lab.training.run_folder import LAST, RunFolder, finished
 
@@ -96,6 +99,7 @@ def go_on(
     seeds: list[int] | None,
     out: Path,
     as_json: bool,
+    requeue: bool = False,
     seconds: float | None = None,
     **how: Any,
 ) -> None:
@@ -121,32 +125,55 @@ def go_on(
         RunFolder(folder).check(config)
     records: list[Record] = []
     deadline = math.inf if seconds is None else time.monotonic() + seconds
-    for config, folder in plan:
-        if (record := finished(folder)) is None:
-            if records and time.monotonic() >= deadline:
-                break
-            begun = RunFolder(folder).has(LAST)
-            run = Run(config, None, folder, **how) if begun else source.fork_as(config, folder, after)
-            run.train(None if seconds is None else max(0.0, deadline - time.monotonic()))
-            record = run.record
-        records.append(record)
-    print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(plan, records))
+    with ending(plan, requeue):
+        for config, folder in plan:
+            if (record := finished(folder)) is None:
+                if records and time.monotonic() >= deadline:
+                    break
+                begun = RunFolder(folder).has(LAST)
+                run = Run(config, None, folder, **how) if begun else source.fork_as(config, folder, after)
+                run.train(None if seconds is None else max(0.0, deadline - time.monotonic()))
+                record = run.record
+            records.append(record)
+        print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(plan, records))
 
 
-def execute(runs: grid.Plan, as_json: bool, **how: Any) -> None:
+LATER = 75  # the status that tells a queue to start the same command again (EX_TEMPFAIL)
+
+
+@contextmanager
+def ending(runs: grid.Plan, requeue: bool) -> Iterator[None]:
+    """Ends the program with `LATER` where that is asked for, and something is left that has not failed: at the end, or
+    after a signal other than Ctrl-C. Errors and signals pass where nothing is left."""
+    stopped: BaseException | None = None
+    try:
+        yield
+    except (RunsFailed, Terminated) as error:
+        stopped = error
+    failed = stopped.folders if isinstance(stopped, RunsFailed) else ()
+    if requeue and (left := sum(finished(folder) is None for _, folder in runs if folder not in failed)):
+        message = f"dne-lab: {stopped}\n" if failed else ""
+        print(f"{message}{left} of {len(runs)} runs are left: status {LATER}, start the same again.", file=sys.stderr)
+        sys.exit(LATER)
+    if stopped is not None:
+        raise stopped
+
+
+def execute(runs: grid.Plan, as_json: bool, requeue: bool = False, **how: Any) -> None:
     """Trains what is left, as `grid.execute` is told ``how``, and prints all records.
 
     Raises:
-        LabError: a run failed; with several at a time, after the others have ended and the table is printed.
+        LabError: a run failed; of several, after the others have ended and the table is printed.
     """
     failure = None
-    try:
-        records = grid.execute(runs, first=begins(runs), **how)
-    except RunsFailed as error:
-        failure, records = error, error.records
-    print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(runs, records))
-    if failure is not None:
-        raise failure
+    with ending(runs, requeue):
+        try:
+            records = grid.execute(runs, first=begins(runs), **how)
+        except RunsFailed as error:
+            failure, records = error, error.records
+        print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(runs, records))
+        if failure is not None:
+            raise failure
 
 
 def text(runs: grid.Plan, records: list[Record]) -> str:

@@ -36,7 +36,7 @@ LATER_HEADS = "k"
 ORDER_RULES: dict[str, Callable[[int], str]] = {"podnet_seed": lambda seed: f"podnet_{seed % 3 + 1}"}
 
 
-CLASSES = 1_000_000  # at most in a stream
+CLASSES, TASKS = 1_000_000, 10_000  # at most in a stream
 
 Count = Annotated[int, Field(ge=0, le=10**9)]
 FromOne = Annotated[int, Field(ge=1, le=10**9)]
@@ -68,6 +68,8 @@ class Data:
     def __post_init__(self) -> None:
         if not self.tasks or min(self.tasks) < 1:
             raise LabError(f"data.tasks = {self.tasks}: needs at least one task of at least one class, e.g. 50,10,10.")
+        if len(self.tasks) > TASKS:
+            raise LabError(f"data.tasks = {shown(self.tasks)}: are {len(self.tasks):,} tasks, at most {TASKS:,}.")
         if sum(self.tasks) > CLASSES:
             raise LabError(f"data.tasks = {shown(self.tasks)}: are {sum(self.tasks):,} classes, at most {CLASSES:,}.")
 
@@ -83,9 +85,9 @@ class Network:
     """
 
     patch: FromOne = 4
-    depth: FromOne = 6
+    depth: Annotated[int, Field(ge=1, le=10_000)] = 6
     head_width: FromOne = 32
-    heads: Annotated[tuple[int, ...], Field(examples=["12,1"])] = (12, 1)
+    heads: Annotated[tuple[Annotated[int, Field(le=10**6)], ...], Field(examples=["12,1"])] = (12, 1)
     ratio: FromOne = 4
     spatial: Annotated[str, OneOf(SPATIAL)] = "gpsa"
     readout: Annotated[str, OneOf(READOUTS)] = "class_attention"

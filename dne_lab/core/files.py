@@ -5,11 +5,13 @@ import errno
 import fnmatch
 import os
 import re
+import stat
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dne_lab.core.errors import LabError
+from dne_lab.core.errors import shown as named
 
 
 class WriteError(LabError):
@@ -27,11 +29,28 @@ def file_name(text: str) -> str:
 
 
 def absolute(path: str | Path) -> Path:
-    """``path`` as it is meant now: ``~`` is the home folder, and a relative one begins in the working directory."""
+    """``path`` as it is meant now: ``~`` is the home folder, and a relative one begins in the working directory.
+
+    Raises:
+        LabError: what can be no file's name on this system (too long, or with a zero byte in it).
+    """
     try:
-        return Path(path).expanduser().absolute()
+        place = Path(path).expanduser().absolute()
     except RuntimeError as error:  # ~someone whom the system does not know
         raise LabError(f"{path}: {error}. Write the folder out.") from error
+    try:
+        place.lstat()
+    except ValueError as error:
+        raise LabError(f"{named(path)} can be no file's name: {error}.") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise LabError(too_long(path)) from error
+    return place
+
+
+def too_long(path: str | Path) -> str:
+    """The sentence for a name that the file system refuses for its length."""
+    return f"{named(path)}: is too long a name for a file or folder here. Give a shorter one."
 
 
 def shown(path: Path) -> str:
@@ -40,6 +59,21 @@ def shown(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except (ValueError, OSError):  # elsewhere, or the working directory is gone
         return str(path)
+
+
+def check_regular(path: Path, wanted: str = "a file of its own") -> None:
+    """Refuses what would be waited for without an end, or fill the memory: pipes, devices, sockets, and folders.
+
+    Raises:
+        LabError: there is something in ``path``, and it is no regular file; ``wanted``: what is to be named instead.
+    """
+    try:
+        kind = path.stat().st_mode
+    except (OSError, ValueError):  # whoever opens it says that it is not there; ValueError: a path that no system has
+        return
+    if not stat.S_ISREG(kind):
+        what = "a folder" if stat.S_ISDIR(kind) else "no regular file"
+        raise LabError(f"{shown(path)} is {what}: name {wanted}.")
 
 
 UNPACKED, TIMES = 256_000_000, 50  # bytes that may always be unpacked, and how many times the packed ones
@@ -119,8 +153,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         LabError: ``path`` is a folder, a device or the like.
         WriteError: disk full, unwritable folder. The old content of ``path`` is untouched, nothing else is left behind.
     """
-    if path.exists() and not path.is_file():
-        raise LabError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}: name a file of its own.")
+    check_regular(path)
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _explained(path, "write"):

@@ -9,7 +9,6 @@ import functools
 import inspect
 import json
 import re
-import stat
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema, from_json
 
 from dne_lab.core.errors import LabError, shown, unknown
+from dne_lab.core.files import check_regular
 
 T = TypeVar("T")
 CLOSED = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
@@ -249,11 +249,9 @@ def read_json(path: Path) -> Any:
         LabError: no regular file, one that cannot be read, or no JSON (`DamagedError`).
     """
     try:
-        kind = path.stat()
-        if not stat.S_ISREG(kind.st_mode):
-            raise LabError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}: name a JSON file.")
-        if kind.st_size > LARGEST:
-            raise DamagedError(f"{path} has {kind.st_size:,} bytes; JSON files of up to {LARGEST:,} are read.")
+        check_regular(path, "a JSON file")
+        if (size := path.stat().st_size) > LARGEST:
+            raise DamagedError(f"{path} has {size:,} bytes; JSON files of up to {LARGEST:,} are read.")
         data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except (FileNotFoundError, LabError):
         raise

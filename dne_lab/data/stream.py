@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.core import chance, config
-from dne_lab.core.config import CLASSES
+from dne_lab.core.config import CLASSES, TASKS
 from dne_lab.core.errors import LabError, shown, unknown
 from dne_lab.data.datasets import open_source
 from dne_lab.data.source import SPLITS, Source, check_split
@@ -32,6 +32,8 @@ def sizes(tasks: Sequence[int] | str) -> tuple[int, ...]:
         raise LabError(f"tasks = {shown(tasks)}: give the number of classes of each task, e.g. 50,10,10.") from error
     if not parts or min(parts) < 1:
         raise LabError(f"tasks = {shown(tasks)}: needs at least one task, each of at least one class, e.g. 50,10,10.")
+    if len(parts) > TASKS:
+        raise LabError(f"tasks = {shown(tasks)}: are {len(parts):,} tasks; up to {TASKS:,} are taken.")
     if sum(parts) > CLASSES:
         raise LabError(f"tasks = {shown(tasks)}: are {sum(parts):,} classes; up to {CLASSES:,} are taken.")
     return tuple(parts)

@@ -329,9 +329,11 @@ def _ours(file: Path) -> bool:
     """Whether a file that cannot be read as JSON was one of this program's."""
     if file.name == RECORD:
         return True
+    if not file.is_file():  # a pipe would be waited for
+        return False
     try:
         with file.open("rb") as opened:
-            start = opened.read(1_000_000) if file.is_file() else b""
+            start = opened.read(1_000_000)
     except OSError:
         return False
     return any(key in start for key in _OURS)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import absolute, check_unpacked, shown, write_bytes, write_text
+from dne_lab.core.files import absolute, check_regular, check_unpacked, shown, write_bytes, write_text
 from dne_lab.measure.record import Record
 from dne_lab.training import run_folder
 from dne_lab.training.run_folder import CONFIG, CURVES, DATA, LAST, PREDICTIONS, RECORD, read_config, task_file
@@ -37,8 +37,7 @@ def target(file: str | Path, force: bool = False) -> Path:
     """
     path = absolute(file).resolve()  # what a link leads to
     told = shown(path)
-    if path.exists() and not path.is_file():
-        raise LabError(f"{told} is {'a folder' if path.is_dir() else 'no regular file'}: name a file, such as dne.zip.")
+    check_regular(path, "a file, such as dne.zip")
     for folder in path.parents:
         if (folder / CONFIG).is_file() and any((folder / name).exists() for name in (RECORD, LAST, task_file(1))):
             raise LabError(f"{told} lies in a run's folder, {shown(folder)}, whose files stay. Name another.")
@@ -210,7 +209,11 @@ def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
     if not file.is_file():
         what = "is no regular file" if file.exists() else "does not exist"
         raise LabError(f"{shown(file)} {what}. Name a run folder, or a file that `dne-lab export` wrote.")
-    folder: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="dne-lab-")
+    try:
+        folder: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="dne-lab-")
+    except OSError as error:
+        advice = f"{error.strerror or error}. Set TMPDIR to a folder with room."
+        raise LabError(f"{file} cannot be unpacked, there is no folder for temporary files: {advice}") from error
     try:
         if file.suffix == SUFFIX:
             model = read_model(file)

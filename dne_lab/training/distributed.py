@@ -76,6 +76,14 @@ class Processes:
             return list(flags)
         return [value > 0 for value in self.add(torch.tensor(flags, dtype=torch.float32, device=device)).tolist()]
 
+    def largest(self, number: int, device: torch.device) -> int:
+        """The largest of the processes' numbers; all of them must ask."""
+        if self.world == 1:
+            return number
+        found = torch.tensor([number], device=device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return int(found)
+
     def same(self, module: nn.Module) -> None:
         """Gives every process the first one's parameters and buffers.
 

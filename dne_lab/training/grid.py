@@ -17,11 +17,12 @@ from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.training import parallel_runs, sharing, storage
+from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import settings_sha256
 from dne_lab.training.folder_names import folder_name
 from dne_lab.training.run import Run
 from dne_lab.training.run_folder import RunFolder, finished
-from dne_lab.training.worker import Job, learn, source
+from dne_lab.training.worker import Job, failure_text, learn, source
 
 Plan = list[tuple[Config, Path]]
 
@@ -77,8 +78,8 @@ def execute(
         settings: those of `Run`: device, checkpoint_seconds, progress.
 
     Raises:
-        LabError: what `Run` raises; finished runs stay finished, and the same call goes on with the others. With
-            several jobs the other runs are trained first, and the error (`pool.RunsFailed`) has their records.
+        LabError: what `Run` raises; finished runs stay finished, and the same call goes on with the others. Of several
+            runs the others are trained first, and the error (`parallel_runs.RunsFailed`) has their records.
     """
     for config, folder in runs:  # a wrong folder is found before hours of training
         refuse_file(folder)
@@ -95,7 +96,7 @@ def execute(
         streams.clear()  # the children open their own
         left = None if seconds is None else max(0.0, deadline - time.monotonic())
         return parallel_runs.execute(planned, count, stream, left, **settings)
-    records, trained = [], False
+    records, failed, trained = [], [], False
     for job in planned:
         record = finished(job.folder)
         if record is None:
@@ -103,8 +104,18 @@ def execute(
                 break
             data = streams[job.config.data] if stream is None else stream
             left = None if seconds is None else max(0.0, deadline - time.monotonic())
-            record, trained = learn(job, data, source(job, planned), left, **settings), True
+            trained = True
+            try:
+                record = learn(job, data, source(job, planned), left, **settings)
+            except Exception as error:
+                if len(planned) == 1 or Processes().world > 1:  # processes that train together end together
+                    raise
+                failed.append((job, failure_text(error)))
+                print(f"{job.title} failed: {failed[-1][1].splitlines()[0]}", file=sys.stderr, flush=True)
+                continue
         records.append(record)
+    if failed:
+        raise parallel_runs.failure(planned, failed)
     return records
 
 

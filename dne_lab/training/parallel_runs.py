@@ -90,11 +90,11 @@ OF_DATA = "sklearn.datasets"  # shared as well when the data set has made this p
 
 
 class RunsFailed(LabError):
-    """Some of several runs failed; ``records`` are those of all runs that have one."""
+    """Some of several runs failed: those in ``folders``. ``records`` are those of all runs that have one."""
 
-    def __init__(self, message: str, records: list[Record]) -> None:
+    def __init__(self, message: str, records: list[Record], folders: tuple[Path, ...] = ()) -> None:
         super().__init__(message)
-        self.records = records
+        self.records, self.folders = records, folders
 
 
 def number(jobs: int | str, runs: int, device: str | torch.device | None) -> int:
@@ -131,16 +131,26 @@ def execute(
 
     Raises:
         RunsFailed: after all others have ended.
-        KeyboardInterrupt: Ctrl-C or SIGTERM (`signals.Terminated`), after every run has written a checkpoint; a second
-            Ctrl-C ends them at once.
+        KeyboardInterrupt: Ctrl-C, or another signal (`progress.Terminated`), after every run has written a checkpoint;
+            a second Ctrl-C ends them at once.
     """
     pool = _Pool(jobs, count, stream, seconds, progress, settings)
     pool.work()
-    records = [record for job in jobs if (record := record_in(job.folder)) is not None]
     if pool.failed:
-        lines = [f"\n{job.title} ({job.folder}): {message}" for job, message in pool.failed]
-        raise RunsFailed(f"{len(lines)} of {len(jobs)} runs failed:{''.join(lines)}", records)
-    return records
+        raise failure(jobs, pool.failed)
+    return records_of(jobs)
+
+
+def records_of(jobs: Sequence[Job]) -> list[Record]:
+    """The records of all runs that have one."""
+    return [record for job in jobs if (record := record_in(job.folder)) is not None]
+
+
+def failure(jobs: Sequence[Job], failed: Sequence[tuple[Job, str]]) -> RunsFailed:
+    """The error after all other runs have ended; ``failed``: which ones did, and the message of each."""
+    lines = [f"\n{job.title} ({job.folder}): {message}" for job, message in failed]
+    folders = tuple(job.folder for job, _ in failed)
+    return RunsFailed(f"{len(lines)} of {len(jobs)} runs failed:{''.join(lines)}", records_of(jobs), folders)
 
 
 @dataclass

@@ -86,15 +86,24 @@ def _has_bars() -> bool:
     return tqdm.__module__.endswith("notebook") or "ipykernel" in sys.modules or sys.stderr.isatty()
 
 
-# Ctrl-C and SIGTERM wait for a moment at which a run is whole.
+# Ctrl-C, SIGTERM and what queues and closed terminals send wait for a moment at which a run is whole.
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; the run has been saved. The command line exits with status 143."""
+    """A signal other than Ctrl-C arrived; the run has been saved. The command line exits with ``status``."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.status = 128 + number  # as a shell has it: 143 for SIGTERM
+
+
+# What a queue sends before the time is over (SLURM's --signal), and the end of a connection.
+WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name))
 
 
 class Signals:
-    """Inside ``with``, Ctrl-C and SIGTERM are remembered and raised by `check`; a second Ctrl-C is raised at once.
+    """Inside ``with``, Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP are remembered and raised by `check`; a second
+    Ctrl-C is raised at once.
 
     Only the main thread can take signals; elsewhere this does nothing.
     """
@@ -105,9 +114,11 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                # A process started with the signal ignored (nohup, a shell's background job) goes on ignoring it.
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            for number in (signal.SIGINT, signal.SIGTERM, *WARNINGS):
+                # A process started with the signal ignored (nohup, a shell's background job) goes on ignoring it, and
+                # a handler that the user's own program has for one of the others stays.
+                before = signal.getsignal(number)
+                if before not in (signal.SIG_IGN, None) and (number not in WARNINGS or before == signal.SIG_DFL):
                     self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -133,4 +144,4 @@ class Signals:
     def stop(self) -> NoReturn:
         """Raises what has arrived, here or in another process."""
         number, self.received = self.received, None
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        raise KeyboardInterrupt if number in (None, signal.SIGINT) else Terminated(number)

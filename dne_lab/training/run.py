@@ -252,7 +252,7 @@ class Run:
             )
 
     def _check_signals(self) -> None:
-        """Stops here if Ctrl-C or SIGTERM has arrived (several processes only stop between steps, together)."""
+        """Stops here if a signal has arrived (several processes only stop between steps, together)."""
         if self.processes.world == 1:
             self.signals.check()
 
@@ -273,7 +273,7 @@ class Run:
 
         Raises:
             LabError: NaN or Inf in a loss; a file that cannot be written. `train()` goes on when that is mended.
-            KeyboardInterrupt: Ctrl-C or SIGTERM (`signals.Terminated`), after a checkpoint.
+            KeyboardInterrupt: Ctrl-C, or another signal (`progress.Terminated`), after a checkpoint.
         """
         self._train(len(self.stream), seconds, lock)
 
@@ -443,6 +443,7 @@ class Run:
             device=self.device,
         )
         if stop:
+            self.signals.received = self.processes.largest(self.signals.received or 0, self.device)
             self.signals.stop()
         if late:
             raise OutOfTime

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import absolute, shown, write_bytes, write_text
+from dne_lab.core.files import absolute, check_regular, shown, write_bytes, write_text
 from dne_lab.core.schema import parse, read_json
 from dne_lab.data.identity import Images
 from dne_lab.data.stream import ClassStream
@@ -70,6 +70,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         LabError: missing, truncated, damaged, foreign, or from another version. The file is untouched.
     """
     advice = "The file is untouched. Move it away to train that part again, or bring back a copy of it."
+    check_regular(path, "a checkpoint")
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -291,7 +292,7 @@ class RunFolder:
         np.savez(buffer, **predictions)  # type: ignore[arg-type]
         for name, data in ((PREDICTIONS, buffer.getvalue()), (CURVES, curves_text(curves).encode())):
             path = self.path / name
-            if not path.exists() or path.read_bytes() != data:
+            if not path.is_file() or path.read_bytes() != data:
                 write_bytes(path, data)
         record.write(self.path / RECORD)
         self.look()
@@ -315,6 +316,8 @@ class RunFolder:
         """What `write_outputs` wrote."""
         assert self.path is not None
         record = Record.from_json(self.path / RECORD)
+        for name in (PREDICTIONS, CURVES):
+            check_regular(self.path / name)
         try:
             with np.load(self.path / PREDICTIONS, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}

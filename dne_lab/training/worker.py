@@ -138,10 +138,15 @@ def work(order: Order, pipe: Connection) -> None:
         tell("end", "done", "")
     except Terminated:
         tell("end", "stopped", "stopped by a signal, with a checkpoint. The same again goes on from there.")
-    except LabError as error:
-        tell("end", "failed", str(error))
     except Exception as error:
-        tell("end", "failed", f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+        tell("end", "failed", failure_text(error))
+
+
+def failure_text(error: Exception) -> str:
+    """What is said of a run that has failed: the sentence of a `LabError`; of another error also where it came from."""
+    if isinstance(error, LabError):
+        return str(error)
+    return f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,7 @@
 """What a user gets wrong, through the command line: one message that says what to do, status 2, nothing changed."""
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -125,10 +126,41 @@ def of_npz() -> list[str]:
         (r"data 'folder' needs a path: set data\.path", ["run", "dne", "--preset", "imagenet100-b50-10"]),
         (r"tree: no such folder\. Expected train/CLASS/IMAGE", of_folder()),
         (r"own\.npz: no such file\. Expected an \.npz with the arrays train_images", of_npz()),
+        (r"is too long a name", ["report", "n" * 300]),
+        (r"is too long a name", ["run", "dne", "--out", "a/" * 3000]),
+        (r"is too long a name", ["check", "folder", "--path", "n" * 300]),
+        (r"is too long a name", ["run", "--from", "n" * 300, "--after", "1"]),
+        (r"--seeds '0-99999999999': are more than", ["run", "dne", "--seeds", "0-99999999999"]),
+        (r"--stop-after nan: give seconds", ["run", "dne", "--stop-after", "nan"]),
+        (r"are 1,000,000,000 classes", ["cost", "dne", "--tasks", "1000000000"]),
+        (r"are 20,000 tasks", ["cost", "dne", "--tasks", ",".join(["1"] * 20_000)]),
+        (r"network\.heads\[1\] = 9+: must be at most", ["cost", "dne", "--tasks", "5,5", "--heads", "9" * 60]),
+        (r"network\.depth = '1000000': must be", ["run", "dne", "--set", "network.depth=1000000"]),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_written(message: str, words: list[str], here: Here) -> None:
     refused(here, message, *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "FILE"], ["report", "FILE", "--attention", 9], ["run", "--grid", "FILE"],
+        ["run", "--from", "FILE", "--after", 1], ["check", "FILE"], ["check", "npz", "--path", "FILE"],
+        ["check", "folder", "--path", "FILE"],
+    ],
+)  # fmt: skip
+def test_what_never_ends_is_not_read(words: list[str], here: Here) -> None:
+    for ending in ("", ".json", ".zip", ".safetensors", ".npz"):
+        os.mkfifo(f"pipe{ending}")
+        refused(here, f"pipe{ending}", *[f"pipe{ending}" if word == "FILE" else word for word in words])
+        Path(f"pipe{ending}").unlink()
+    refused(here, "/dev/zero", *["/dev/zero" if word == "FILE" else word for word in words])
+
+
+def test_images_that_no_memory_holds_are_a_sentence(here: Here) -> None:
+    done = here("bench", "--preset", "digits", "--tasks", 2, "--batch", 10**14)
+    assert done.code == 2 and done.err.splitlines()[-1].startswith("dne-lab: out of memory")
 
 
 def test_usage_errors_show_the_usage(here: Here) -> None:

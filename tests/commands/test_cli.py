@@ -235,11 +235,11 @@ def nursery() -> Iterator[Nursery]:
 def test_a_run_interrupted_in_every_way_ends_as_if_it_had_not_been(
     nursery: Nursery, tmp_path: Path, here: Here
 ) -> None:
-    words = ["run", "dne", *sets(data__tasks="4,2,2,2", learn__epochs=2, learn__batch=16)]
+    words = ["run", "dne", *sets(data__tasks="2,2,2,2,2", learn__epochs=2, learn__batch=16)]
 
-    def after(task: int, sent: signal.Signals) -> Done:
+    def after(task: int, sent: signal.Signals, *more: str) -> Done:
         """Sends a signal at a random moment after a task, to a process of its own."""
-        number = nursery.start(*words, folder=tmp_path)
+        number = nursery.start(*words, *more, folder=tmp_path)
         end = time.monotonic() + 100
         while not (run / f"task_{task:02d}.safetensors").exists():
             assert time.monotonic() < end, (tmp_path.parent / f"{tmp_path.name}.err").read_text()
@@ -256,7 +256,11 @@ def test_a_run_interrupted_in_every_way_ends_as_if_it_had_not_been(
         done = after(task, sent)
         assert (done.code, done.err.splitlines()[-1]) == (code, "stopped; the same command goes on from here.")
         assert load(run / "last.safetensors")[1]["state"]["cursor"][0] == task + 1
-    assert here(*words).code == 0
+    assert here(*words, "--requeue", "--stop-after", 0).code == 75
+    queued = after(4, signal.SIGUSR1, "--requeue")
+    assert queued.code == 75 and "1 of 1 runs are left" in queued.err
+    assert load(run / "last.safetensors")[1]["state"]["cursor"][0] == 5
+    assert here(*words, "--requeue").code == 0
     assert here(*words, "--out", "whole").code == 0
     one, other = content(run), content(tmp_path / "whole" / run.name)
     assert one["record.json"] == other["record.json"] and one["record.json"]["finished"]

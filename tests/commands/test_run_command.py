@@ -92,8 +92,9 @@ def test_runs_killed_and_stopped_end_as_if_they_had_not_been(tmp_path: Path, her
         assert content(folder) == content(tmp_path / "whole" / folder.name)
 
 
-def test_a_run_that_fails_is_named_below_the_table_of_the_others(here: Here, tmp_path: Path) -> None:
-    words = ["run", "finetune,joint", *sets(), "--device", "cpu", "--jobs", 2]
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_fails_is_named_below_the_table_of_the_others(jobs: int, here: Here, tmp_path: Path) -> None:
+    words = ["run", "finetune,joint", *sets(), "--device", "cpu", "--jobs", jobs]
     assert here("run", "joint", *sets(), "--stop-after", 0).code == 0
     folder = run_folder(Path("runs"), "joint")
     with files.alone_in(folder):

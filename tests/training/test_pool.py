@@ -100,15 +100,17 @@ def test_runs_of_one_method_and_seed_are_told_apart(tmp_path: Path, capfd: pytes
     assert f"tiny s{settings[0].seed} task" not in told
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_that_fails_stops_no_other_and_is_named(
-    whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    jobs: int, whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def settings(method: str) -> Any:
         return tiny.settings(**({"options.poison": 30} if method == "tiny-alone" else {}))
 
     plan = grid.plan(("tiny-alone", "tiny", "tiny-other"), settings, [0], tmp_path)
     with pytest.raises(RunsFailed, match=r"(?s)^1 of 3 runs failed:.* is nan in task 2") as caught:
-        grid.execute(plan, jobs=2, **SETTINGS)
+        grid.execute(plan, jobs=jobs, **SETTINGS)
+    assert caught.value.folders == (plan[0][1],)
     places = {config.method: folder for config, folder in plan}
     assert f"tiny-alone s0 ({places['tiny-alone']}): " in str(caught.value)
     assert "tiny-alone s0 failed: " in capfd.readouterr().err
@@ -117,7 +119,7 @@ def test_a_run_that_fails_stops_no_other_and_is_named(
         assert tiny.content(places[name]) == tiny.content(whole / f"{name}-s0")
     before = snapshot(places["tiny"]) | snapshot(places["tiny-other"])
     with pytest.raises(RunsFailed, match="1 of 3 runs failed"):
-        grid.execute(plan, jobs=2, progress=False, **SETTINGS)
+        grid.execute(plan, jobs=jobs, progress=False, **SETTINGS)
     assert snapshot(places["tiny"]) | snapshot(places["tiny-other"]) == before
 
 
