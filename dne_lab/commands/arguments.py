@@ -1,5 +1,6 @@
 """What is typed on the command line, as values, and how help is laid out."""
 
+import errno
 import io
 import json
 import math
@@ -13,6 +14,7 @@ import typer
 import typer.core
 
 from dne_lab.core.errors import LabError, shown, unknown
+from dne_lab.core.files import too_long
 
 # Options that several commands share.
 METHODS = (
@@ -186,3 +188,38 @@ class Command(typer.core.TyperCommand):
         """Options and arguments as values."""
         homes = [re.sub(r"^(--[a-z-]+=)?(~(?=/|$))", lambda m: (m[1] or "") + str(Path.home()), arg) for arg in args]
         return list(super().parse_args(ctx, homes))
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands, and how all of them end: `LabError` is one message and status 2, Ctrl-C 130, SIGTERM 143, another
+    signal 128 and its number.
+
+    Here and not around `app`, because typer itself turns every KeyboardInterrupt into a silent 130.
+    """
+
+    context_class = HelpContext
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except LabError as error:
+            print(f"dne-lab: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            print(f"dne-lab: {too_long(error.filename)}", file=sys.stderr)
+            sys.exit(2)
+        except (MemoryError, RuntimeError) as error:
+            from dne_lab.training.step import out_of_memory
+
+            if not out_of_memory(error):
+                raise
+            reason = (str(error).splitlines() or ["of this machine"])[0]
+            print(f"dne-lab: out of memory ({reason}). Take fewer images or a smaller batch.", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt as stop:
+            goes_on = "; the same command goes on from here" if ctx.invoked_subcommand in ("run", "reproduce") else ""
+            print(f"stopped{goes_on}.", file=sys.stderr)
+            sys.exit(getattr(stop, "status", 130))  # `progress.Terminated` has one

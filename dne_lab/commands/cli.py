@@ -1,6 +1,5 @@
 """The command line: few commands with one job each. Heavy imports wait until a command needs them."""
 
-import errno
 import json
 import sys
 from collections.abc import Callable
@@ -8,14 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import typer.core
 
 from dne_lab.commands.arguments import (
     METHODS,
     Accept,
     Command,
+    Commands,
     Device,
-    HelpContext,
     Jobs,
     Json,
     Preset,
@@ -31,43 +29,6 @@ from dne_lab.commands.arguments import (
 )
 from dne_lab.commands.check import check
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import too_long
-
-
-class Commands(typer.core.TyperGroup):
-    """The commands, and how all of them end: `LabError` is one message and status 2, Ctrl-C 130, SIGTERM 143, another
-    signal 128 and its number.
-
-    Here and not around `app`, because typer itself turns every KeyboardInterrupt into a silent 130.
-    """
-
-    context_class = HelpContext
-
-    def invoke(self, ctx: Any) -> Any:
-        """Runs the chosen command."""
-        try:
-            return super().invoke(ctx)
-        except LabError as error:
-            print(f"dne-lab: {error}", file=sys.stderr)
-            sys.exit(2)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            print(f"dne-lab: {too_long(error.filename)}", file=sys.stderr)
-            sys.exit(2)
-        except (MemoryError, RuntimeError) as error:
-            from dne_lab.training.step import out_of_memory
-
-            if not out_of_memory(error):
-                raise
-            reason = (str(error).splitlines() or ["of this machine"])[0]
-            print(f"dne-lab: out of memory ({reason}). Take fewer images or a smaller batch.", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt as stop:
-            goes_on = "; the same command goes on from here" if ctx.invoked_subcommand in ("run", "reproduce") else ""
-            print(f"stopped{goes_on}.", file=sys.stderr)
-            sys.exit(getattr(stop, "status", 130))  # `progress.Terminated` has one
-
 
 app = typer.Typer(
     cls=Commands,

@@ -139,9 +139,9 @@ class Signals:
     def check(self) -> None:
         """A safe moment: raises what has arrived."""
         if self.received is not None:
-            self.stop()
+            self.stop(self.received)
 
-    def stop(self) -> NoReturn:
+    def stop(self, number: int) -> NoReturn:
         """Raises what has arrived, here or in another process."""
-        number, self.received = self.received, None
-        raise KeyboardInterrupt if number in (None, signal.SIGINT) else Terminated(number)
+        self.received = None
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)

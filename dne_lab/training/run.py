@@ -443,8 +443,7 @@ class Run:
             device=self.device,
         )
         if stop:
-            self.signals.received = self.processes.largest(self.signals.received or 0, self.device)
-            self.signals.stop()
+            self.signals.stop(self.processes.largest(self.signals.received or 0, self.device))
         if late:
             raise OutOfTime
         if due:
