@@ -243,8 +243,11 @@ def gates_of(*folders: str) -> str:
 def _gates(records: Sequence[Record]) -> list[gates.Gate]:
     return gates.gates(
         records,
-        *(kind.find(RECORDS / folder) for kind, folder in ((read_outs, "probe"), (decomposition, "attention"))),
-        ablation_study.find(RECORDS / "ablation"),
+        *(
+            kind.find(RECORDS / folder)
+            for kind, folder in ((read_outs.ProbeRecord, "probe"), (decomposition.Decomposition, "attention"))
+        ),
+        ablation_study.AblationRecord.find(RECORDS / "ablation"),
     )
 
 
@@ -343,7 +346,7 @@ def speed_table(name: str, places: int = 2) -> str:
 
 @cache
 def _attention(records: Path) -> list[decomposition.Decomposition]:
-    return decomposition.find(records / "attention")
+    return decomposition.Decomposition.find(records / "attention")
 
 
 def attention_table() -> str:
@@ -379,7 +382,7 @@ def used_keys(preset: str, method: str) -> float:
 def probe_tables() -> dict[str, str]:
     """By preset, what linear probes of frozen read-outs reach; empty without records."""
     folder = RECORDS / "probe"
-    found = read_outs.find(folder) if folder.is_dir() else []
+    found = read_outs.ProbeRecord.find(folder) if folder.is_dir() else []
     made = {}
     for preset in dict.fromkeys(one.preset for one in found):
         frame = instruments.probe_overview([one for one in found if one.preset == preset]).drop(columns="preset")
@@ -389,7 +392,9 @@ def probe_tables() -> dict[str, str]:
 
 def held(preset: str, method: str, which: str) -> float:
     """Accuracy (%) over all classes of a linear probe on read-outs ("all", "expert 1", "later"): mean over seeds."""
-    found = [one for one in read_outs.find(RECORDS / "probe") if (one.preset, one.method) == (preset, method)]
+    found = [
+        one for one in read_outs.ProbeRecord.find(RECORDS / "probe") if (one.preset, one.method) == (preset, method)
+    ]
     frame = read_outs.probe_table(found)
     return float(frame[frame["read-outs"] == which]["accuracy %"].item())
 
@@ -414,7 +419,7 @@ def reads_itself(expert: int, read: int) -> bool:
 
 @cache
 def _ablation(records: Path) -> list[ablation_study.AblationRecord]:
-    return ablation_study.find(records / "ablation")
+    return ablation_study.AblationRecord.find(records / "ablation")
 
 
 class Ablations:

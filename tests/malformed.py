@@ -34,7 +34,6 @@ from dne_lab.core.config import Config, field_names
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import sizes
 from dne_lab.measure import cost_records
-from dne_lab.measure import record as records
 from dne_lab.plots import attention, contributions
 from dne_lab.plots.cost_figures import cost_growth, read_bench, step_time
 from dne_lab.training import archive, run_list
@@ -288,9 +287,9 @@ def look_at(kind: str, file: Path) -> None:
         run_views.table(run_views.find(file.parent))
         report.protocols_text(found, [file])
     elif kind == "attention record":
-        attention.drawings(records.among(file, Decomposition))
+        attention.drawings(Decomposition.among(file))
     elif kind == "ablation record":
-        contributions.ablation_drawings(records.among(file, AblationRecord))
+        contributions.ablation_drawings(AblationRecord.among(file))
     elif kind == "cost record":
         cost_growth([cost_records.read(file)])
     elif kind == "benchmark":

@@ -199,7 +199,7 @@ def test_the_committed_models(method: str) -> None:
 
 
 def test_the_records_of_the_ablations() -> None:
-    found = ablation_study.find(FIGURES / "records" / "ablation")
+    found = ablation_study.AblationRecord.find(FIGURES / "records" / "ablation")
     wanted = {("digits100", method, seed) for method in ("ia", "sta", "dne") for seed in (0, 1, 2)}
     wanted |= {("cifar100-small", method, 0) for method in ("sta", "dne")}
     assert {(one.preset, one.method, one.seed) for one in found if one.how == "mask"} >= wanted

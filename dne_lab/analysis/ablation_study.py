@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
@@ -32,6 +31,7 @@ from dne_lab.measure.comparison import ORDER, apart
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import (
     Classes,
+    Measurement,
     Name,
     Number,
     Percent,
@@ -39,9 +39,7 @@ from dne_lab.measure.record import (
     Seed,
     Simple,
     Whole,
-    find_kept,
     trained,
-    write,
 )
 from dne_lab.models.attention import CLASS, TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
@@ -51,7 +49,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-KIND, FORMAT = "ablation", 1
 OTHER_HEADS = ("SPDH", "DPDH")
 FIRST, EVERYTHING = "expert 1", "everything"
 TASKS = (TASK1, TASK2)
@@ -92,7 +89,7 @@ class Cut(_Loss):
 
 
 @document
-class AblationRecord:
+class AblationRecord(Measurement):
     """What `study` found; accuracies in percent, losses in percentage points, rounded to six digits.
 
     ``run`` is the id of the run's record, ``LA`` its accuracy; ``accuracy`` that of the intact network on ``images``
@@ -104,7 +101,7 @@ class AblationRecord:
     the weights come from (`record.trained`); records made before it was kept have none.
     """
 
-    AGAIN: ClassVar[str] = "Make it again: dne-lab report RUN --ablation N."
+    ADVICE: ClassVar[str] = "Make it again: dne-lab report RUN --ablation N."
 
     run: Name
     method: Name
@@ -124,26 +121,13 @@ class AblationRecord:
     groups: Annotated[list[dict[str, Any]], Like(list[Removed])]
     sweep: Annotated[list[dict[str, Any]], Like(list[Cut])]
     trained: Simple = field(default_factory=dict)
-    kind: str = KIND
-    format: int = FORMAT
+    kind: str = "ablation"
+    format: int = 1
 
     @property
     def name(self) -> str:
         """A file name that tells it from the others."""
         return f"{self.run}-{self.how}"
-
-    def write(self, path: Path) -> None:
-        """Writes the JSON file, atomically."""
-        write(self, path)
-
-
-def find(paths: Path | Iterable[Path]) -> list[AblationRecord]:
-    """All ablation records in files and, recursively, folders, in the order of their paths.
-
-    Raises:
-        LabError: none there, a damaged one, or one of another version.
-    """
-    return find_kept(paths, AblationRecord)
 
 
 def study(
@@ -286,7 +270,7 @@ def settings(found: Iterable[AblationRecord]) -> dict[Setting, list[AblationReco
         if len({(len(m.groups), len(m.sweep)) for m in members}) > 1:
             raise LabError(
                 f"ablation records of {members[0].preset}, {members[0].method}, {members[0].how}: different "
-                f"things were removed, so they cannot be averaged. {AblationRecord.AGAIN}"
+                f"things were removed, so they cannot be averaged. {AblationRecord.ADVICE}"
             )
     return made
 

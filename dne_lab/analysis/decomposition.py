@@ -1,8 +1,6 @@
 """The attention of one run sorted into groups at every moment of its training, as a record beside its own."""
 
-from collections.abc import Iterable
 from dataclasses import field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
@@ -13,7 +11,7 @@ from dne_lab.analysis.group_tables import LATER, PATCHES, AttentionGroups, Estim
 from dne_lab.analysis.hosts import CONTENT, POSITION, find_host
 from dne_lab.core.errors import LabError, shown
 from dne_lab.core.schema import Like, document
-from dne_lab.measure.record import Classes, Name, Number, Percent, Section, Seed, Simple, Whole, find_kept, write
+from dne_lab.measure.record import Classes, Measurement, Name, Number, Percent, Section, Seed, Simple, Whole
 from dne_lab.methods import base
 from dne_lab.models.attention import TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
@@ -62,7 +60,6 @@ def newcomer(run: Run, task: int) -> ExpandableViT:
     return network
 
 
-KIND, FORMAT = "attention", 1
 INITIAL, TRAINED, SHUFFLED = "initialisation", "trained", "shuffled"
 BRIEF = ("table", "rows", "table_by_expert")
 
@@ -116,7 +113,7 @@ Rows = list[dict[str, bool | Number | Name | list[Number | None] | None]]
 
 
 @document
-class Decomposition:
+class Decomposition(Measurement):
     """What `decompose` found; shares in percent.
 
     ``run`` is the id of the run's record, ``LA`` its accuracy. ``moments`` holds tables (see `AttentionGroups.to_dict`)
@@ -127,7 +124,7 @@ class Decomposition:
     the rows of `lambdas`; records made before it was kept have none.
     """
 
-    AGAIN: ClassVar[str] = "Make it again: dne-lab report RUN --attention N."
+    ADVICE: ClassVar[str] = "Make it again: dne-lab report RUN --attention N."
 
     run: Name
     method: Name
@@ -148,8 +145,8 @@ class Decomposition:
     before: Annotated[dict[str, list[Any]], Like(Table)] = field(default_factory=dict)
     flow: Annotated[dict[str, list[Any]], Like(Table)] = field(default_factory=dict)
     scale: Annotated[list[dict[str, Any]], Like(Rows)] = field(default_factory=list)
-    kind: str = KIND
-    format: int = FORMAT
+    kind: str = "attention"
+    format: int = 1
 
     def table(self, moment: str = TRAINED, name: str = "table") -> "pd.DataFrame":
         """One table of a moment; `LabError` if the record has none such."""
@@ -168,19 +165,6 @@ class Decomposition:
         for."""
         table = self.table(moment, name)
         return table[table["kind"].isin(PATCHES) & (table["scope"] == scope)].reset_index(drop=True)
-
-    def write(self, path: Path) -> None:
-        """Writes the JSON file, atomically."""
-        write(self, path)
-
-
-def find(paths: Path | Iterable[Path]) -> list[Decomposition]:
-    """All attention records in files and, recursively, folders, in the order of their paths.
-
-    Raises:
-        LabError: none there, a damaged one, or one of another version.
-    """
-    return find_kept(paths, Decomposition)
 
 
 def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True) -> Decomposition:

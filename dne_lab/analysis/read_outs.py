@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from dne_lab.measure.comparison import ORDER, apart
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import (
     Classes,
+    Measurement,
     Name,
     Number,
     Percent,
@@ -26,9 +26,7 @@ from dne_lab.measure.record import (
     Seed,
     Simple,
     Whole,
-    find_kept,
     trained,
-    write,
 )
 from dne_lab.measure.tables import brief
 from dne_lab.methods.base import Method
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from sklearn.pipeline import Pipeline
 
-KIND, FORMAT = "probe", 1
 ALL, FIRST, LATER, OWN = "all", "expert 1", "later", "the run's classifier"
 BATCH = 256  # images at a time
 DECAY = 1e-4  # L2 penalty of the weights, per image: decay / 2 |W|^2 beside the mean cross entropy
@@ -109,7 +106,7 @@ class Row(Section):
 
 
 @document
-class ProbeRecord:
+class ProbeRecord(Measurement):
     """What `study` found: `LinearProbe` of a run, with what is needed to believe it.
 
     ``run`` is the id of the run's record, ``LA`` its accuracy, ``trained`` tells which training the weights come from.
@@ -117,7 +114,7 @@ class ProbeRecord:
     both also ``by task``, ``train`` accuracy, and how the fit ended. ``fit`` are its settings.
     """
 
-    AGAIN: ClassVar[str] = "Make it again: dne-lab report RUN --probe."
+    ADVICE: ClassVar[str] = "Make it again: dne-lab report RUN --probe."
 
     run: Name
     method: Name
@@ -137,8 +134,8 @@ class ProbeRecord:
     torch: Name
     device: Name
     trained: Simple = field(default_factory=dict)
-    kind: str = KIND
-    format: int = FORMAT
+    kind: str = "probe"
+    format: int = 1
 
     def table(self) -> "pd.DataFrame":
         """`LinearProbe.table`."""
@@ -147,19 +144,6 @@ class ProbeRecord:
     def row(self, readouts: str) -> dict[str, Any]:
         """The row of a set of read-outs; `LabError` if there is none."""
         return _row(self.rows, readouts)
-
-    def write(self, path: Path) -> None:
-        """Writes the JSON file, atomically."""
-        write(self, path)
-
-
-def find(paths: Path | Iterable[Path]) -> list[ProbeRecord]:
-    """All probe records in files and, recursively, folders, in the order of their paths.
-
-    Raises:
-        LabError: none there, a damaged one, or one of another version.
-    """
-    return find_kept(paths, ProbeRecord)
 
 
 def probe_study(run: Run, progress: bool = True) -> ProbeRecord:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.analysis import decomposition
-from dne_lab.analysis.decomposition import Decomposition
+from dne_lab.analysis.decomposition import TRAINED, Decomposition
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import check_regular, inside
 from dne_lab.measure.comparison import later_heads, title
-from dne_lab.measure.record import RUN_FIRST, Record, among, is_record, trees
+from dne_lab.measure.record import RUN_FIRST, Record, is_record, trees
 from dne_lab.training.run_folder import CURVES
 
 if TYPE_CHECKING:
@@ -61,7 +60,8 @@ def find(folder: Path, attention: Path | None = None) -> list[RunView]:
     for file, tree in trees(folder):
         if is_record(tree):
             records[file] = Record.from_tree(tree, file)
-    for found in among([folder, *([attention] if attention is not None and attention.is_dir() else [])], Decomposition):
+    places = [folder, *([attention] if attention is not None and attention.is_dir() else [])]
+    for found in Decomposition.among(places):
         measured[found.run] = found
     if not records:
         raise LabError(f"{folder}: no run in this folder. {RUN_FIRST}")
@@ -133,7 +133,7 @@ def table(runs: Sequence[RunView]) -> "pd.DataFrame":
 
 def _same_patch(run: RunView) -> float:
     """NaN where nothing was measured, or a network has no later experts."""
-    if run.attention is None or decomposition.TRAINED not in run.attention.moments:
+    if run.attention is None or TRAINED not in run.attention.moments:
         return math.nan
     return run.attention.same_patch().value
 

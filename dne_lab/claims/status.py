@@ -9,7 +9,7 @@ from dne_lab.claims.claims import CLAIMS, Claim
 from dne_lab.claims.evidence import NOT_RUN, OUTCOMES, Evidence, Judgement
 from dne_lab.core.errors import LabError
 from dne_lab.measure import cost_records
-from dne_lab.measure.record import Record, among, is_record, trees, unique
+from dne_lab.measure.record import Record, is_record, trees, unique
 from dne_lab.measure.significance import SMALLEST
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def evidence(paths: str | Path | Iterable[str | Path]) -> Evidence:
         if not folder.exists():
             raise LabError(f"{folder} does not exist: name a folder that holds records, e.g. figures/records.")
     found = [Record.from_tree(tree, file) for file, tree in trees(folders) if is_record(tree)]
-    attention = among(folders, Decomposition)
+    attention = Decomposition.among(folders)
     return Evidence(unique(found), cost_records.find(folders), attention)
 
 

@@ -15,7 +15,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.core.files import file_name, inside
 from dne_lab.data.stream import from_config
 from dne_lab.measure import tables
-from dne_lab.measure.record import RUN_FIRST
+from dne_lab.measure.record import RUN_FIRST, Measurement
 from dne_lab.plots.attention import attention_groups, fragmentation
 from dne_lab.plots.attention_compared import SAME, along_training
 from dne_lab.training import archive
@@ -63,18 +63,18 @@ def open_with(path: Path, data: str | None) -> Run:
     return open_run(path, from_config(where), progress=False)
 
 
-M = TypeVar("M", Decomposition, AblationRecord, ProbeRecord)
+M = TypeVar("M", bound=Measurement)
 
 
 def _measure(
-    folders: Iterable[Path], data: str | None, out: Path, of: Callable[[Run], dict[str, M]]
+    folders: Iterable[Path], data: str | None, out: Path, of: Callable[[Run], list[M]]
 ) -> tuple[list[M], list[Path]]:
-    """What an instrument finds of every run, by name, one after another; each is written to ``out``/NAME.json at
+    """What an instrument finds of every run, one after another; each is written to ``out``/NAME.json at
     once."""
     made, written = [], []
     for folder in folders:
-        for name, found in of(open_with(folder, data)).items():
-            written.append(out / f"{file_name(name)}.json")
+        for found in of(open_with(folder, data)):
+            written.append(out / f"{file_name(found.name)}.json")
             found.write(written[-1])
             made.append(found)
     return made, written
@@ -89,7 +89,7 @@ def decompose_runs(
         What was found, and the files written.
     """
     folders = runs(paths, "--attention", images)
-    return _measure(folders, data, out / "records" / "attention", lambda run: {run.record.id: decompose(run, images)})
+    return _measure(folders, data, out / "records" / "attention", lambda run: [decompose(run, images)])
 
 
 def attention_overview(found: Iterable[Decomposition]) -> "pd.DataFrame":
@@ -168,7 +168,7 @@ def ablate_runs(
         folders,
         data,
         out / "records" / "ablation",
-        lambda run: {found.name: found for found in study(run, images, how)},
+        lambda run: study(run, images, how),
     )
 
 
@@ -214,9 +214,7 @@ def probe_runs(paths: Iterable[Path], out: Path, data: str | None = None) -> tup
     Returns:
         What was found, and the files written.
     """
-    return _measure(
-        runs(paths, "--probe"), data, out / "records" / "probe", lambda run: {run.record.id: probe_study(run)}
-    )
+    return _measure(runs(paths, "--probe"), data, out / "records" / "probe", lambda run: [probe_study(run)])
 
 
 def probe_overview(found: Iterable[ProbeRecord]) -> "pd.DataFrame":

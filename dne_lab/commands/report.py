@@ -64,13 +64,15 @@ def _packed(path: Path) -> bool:
 
 def _measurements_alone(path: Path) -> bool:
     """Whether a path holds counts, a benchmark, or records of attention, ablation or probes, and no record of a run."""
-    from dne_lab.analysis import ablation_study, decomposition, read_outs
+    from dne_lab.analysis.ablation_study import AblationRecord
+    from dne_lab.analysis.decomposition import Decomposition
+    from dne_lab.analysis.read_outs import ProbeRecord
     from dne_lab.measure.cost_records import is_cost
     from dne_lab.plots.cost_figures import is_bench
 
     if _packed(path) or not (path.is_dir() or path.is_file()):
         return False
-    known = (decomposition.KIND, ablation_study.KIND, read_outs.KIND)
+    known = (Decomposition.kind, AblationRecord.kind, ProbeRecord.kind)
     found = [tree for _, tree in records_of.trees(path)]
     if any(map(records_of.is_record, found)):
         return False
@@ -89,14 +91,13 @@ def _instruments(paths: Iterable[Path]) -> dict[str, Figure]:
     from dne_lab.analysis.ablation_study import AblationRecord
     from dne_lab.analysis.decomposition import Decomposition
     from dne_lab.analysis.read_outs import ProbeRecord
-    from dne_lab.measure.record import among
     from dne_lab.plots import attention
     from dne_lab.plots.contributions import ablation_drawings, read_out_drawings
 
     paths = [path for path in paths if path.is_dir() or path.suffix == ".json"]
-    measured = {one.run: one for one in among(paths, Decomposition)}  # a run counts once
-    ablated = {one.name: one for one in among(paths, AblationRecord)}
-    probed = {one.run: one for one in among(paths, ProbeRecord)}
+    measured = {one.run: one for one in Decomposition.among(paths)}  # a run counts once
+    ablated = {one.name: one for one in AblationRecord.among(paths)}
+    probed = {one.run: one for one in ProbeRecord.among(paths)}
     made = attention.drawings([*measured.values()]) | ablation_drawings([*ablated.values()])
     return made | read_out_drawings([*probed.values()])
 
@@ -167,11 +168,10 @@ def protocols_text(records: Sequence[Record], paths: Iterable[str | Path]) -> st
     from dne_lab.analysis.ablation_study import AblationRecord
     from dne_lab.analysis.decomposition import Decomposition
     from dne_lab.analysis.read_outs import ProbeRecord
-    from dne_lab.measure.record import among
 
     places = [path for path in map(Path, paths) if path.is_dir() or path.suffix == ".json"]
-    probes, attention = among(places, ProbeRecord), among(places, Decomposition)
-    ablations = among(places, AblationRecord)
+    probes, attention = ProbeRecord.among(places), Decomposition.among(places)
+    ablations = AblationRecord.among(places)
     lines, about = [], []
     for protocol, members in gates.protocols(records).items():
         found = gates.gates(members, probes, attention, ablations)

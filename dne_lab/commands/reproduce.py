@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 import dne_lab.methods
-from dne_lab.analysis.decomposition import Decomposition, decompose, find
+from dne_lab.analysis.decomposition import Decomposition, decompose
 from dne_lab.commands import report
 from dne_lab.commands.run_command import begins
 from dne_lab.core.config import Config
 from dne_lab.core.files import make_folder
-from dne_lab.measure import record as record_of
 from dne_lab.measure import tables
 from dne_lab.measure.comparison import groups
-from dne_lab.measure.record import Record
+from dne_lab.measure.record import Record, find
 from dne_lab.methods import base
 from dne_lab.plots.attention import drawings
 from dne_lab.training import grid
@@ -126,7 +125,7 @@ def reproduce(
     own = out / "records" / name  # a folder of their own: those of other seeds or machines are not mixed with them
     written = [own / f"{record.method}-s{record.seed}.json" for record in records]
     for record, path in zip(records, written, strict=True):
-        if not path.exists() or record_of.find(path) != [record]:
+        if not path.exists() or find(path) != [record]:
             record.write(path)
     order = {method: i for i, method in enumerate(("ia", "sta", "dne", "joint"))}
     records = sorted(records, key=lambda r: (order[r.method], r.seed))
@@ -134,11 +133,11 @@ def reproduce(
     experts = _with_experts(plan)
     found = []
     for run_folder in tqdm(experts, "attention", unit="run", leave=False, disable=None if progress else True):
-        of = record_of.find(run_folder / RECORD)[0]
+        of = find(run_folder / RECORD)[0]
         path = own / "attention" / f"{of.method}-s{of.seed}.json"
         if not path.exists() or path.stat().st_mtime < _newest([run_folder / RECORD]):
             decompose(Run.open(run_folder, progress=False), IMAGES, progress=False).write(path)
-        found += find(path)
+        found += Decomposition.find(path)
         written.append(path)
     since = _newest(written)  # figures that are younger stay
     written += report.figures(records, out, name, progress=progress, since=since)

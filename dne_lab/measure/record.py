@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -267,7 +267,7 @@ RECORD = "record.json"
 _OURS = (b'"seen_accuracy"', b'"config_sha256"', b'"flops_literal"', b'"train_step"')  # keys that this program writes
 _YOUNG = 2e9  # nanoseconds: a file just written may be written again at what its clock takes for the same time
 _seen: dict[Path, tuple[tuple[int, ...], Any]] = {}
-_KEPT = 20_000  # files that are remembered
+_REMEMBERED = 20_000  # files that are remembered
 
 
 def trees(paths: str | Path | Iterable[str | Path]) -> Iterator[tuple[Path, Any]]:
@@ -305,9 +305,9 @@ def read(path: Path) -> Any:
     """
     try:
         now = path.stat()
-        told = (now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino, now.st_dev)
+        stamp = (now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino, now.st_dev)
         place = path.absolute()
-        if place in _seen and _seen[place][0] == told:
+        if place in _seen and _seen[place][0] == stamp:
             return _seen[place][1]
         tree = read_json(path)
     except FileNotFoundError:
@@ -319,9 +319,9 @@ def read(path: Path) -> Any:
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error.strerror or error}. {RUN_FIRST}") from error
     if time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) > _YOUNG:
-        if len(_seen) >= _KEPT:
+        if len(_seen) >= _REMEMBERED:
             _seen.clear()
-        _seen[place] = told, tree
+        _seen[place] = stamp, tree
     return tree
 
 
@@ -339,67 +339,70 @@ def _ours(file: Path) -> bool:
     return any(key in start for key in _OURS)
 
 
-# Records of the instruments as JSON files: how they are written, found again and checked.
-
-R = TypeVar("R")
-
-
-def write(record: Any, path: Path) -> None:
-    """Writes a dataclass as a JSON file, atomically."""
-    write_text(path, json.dumps(dataclasses.asdict(record), separators=(",", ":"), allow_nan=False) + "\n")
-
-
 def trained(record: Record) -> dict[str, Any]:
     """What tells one training of a configuration from another, on another machine or version: last digits differ.
 
     ``digest`` is the start of the SHA-256 of the run's record without its clock.
     """
     tree = json.dumps(record.without_timing(), sort_keys=True)
-    told = {name: getattr(record, name) for name in ("LA", "code_version", "torch", "device", "threads")}
-    return {**told, "digest": hashlib.sha256(tree.encode()).hexdigest()[:16]}
+    known = {name: getattr(record, name) for name in ("LA", "code_version", "torch", "device", "threads")}
+    return {**known, "digest": hashlib.sha256(tree.encode()).hexdigest()[:16]}
 
 
-def among(paths: str | Path | Iterable[str | Path], of: type[R]) -> list[R]:
-    """All records of a class in files and, recursively, folders, in the order of their paths; other files are passed
-    over.
-
-    The class is a `document` with defaults for ``kind`` (which tells its files) and ``format`` (its version, raised
-    when the meaning of a field changes; fields with defaults may be missing), and names in ``AGAIN`` how to make a
-    record.
-
-    Raises:
-        LabError: a damaged file, or a record of another version.
-    """
-    known = {one.name: one.default for one in dataclasses.fields(of)}  # type: ignore[arg-type]
-    found = []
-    for file, tree in trees(paths):
-        if isinstance(tree, dict) and tree.get("kind") == known["kind"]:
-            found.append(of_tree(tree, file, of))
-    return found
+# Records of the instruments as JSON files: how they are written, found and checked.
 
 
-def of_tree(tree: dict[str, Any], file: Path, of: type[R]) -> R:
-    """One record of a class; ``file`` is named in errors."""
-    known = {one.name: one.default for one in dataclasses.fields(of)}  # type: ignore[arg-type]
-    again = of.AGAIN  # type: ignore[attr-defined]
-    if tree.get("format") != known["format"]:
-        raise LabError(
-            f"{file}: {known['kind']} record of another version (format {shown(tree.get('format'))} instead of "
-            f"{known['format']}). {again}"
-        )
-    try:
-        return load(of, tree)
-    except LabError as error:
-        raise LabError(
-            f"{file}: {known['kind']} record that is damaged or of another version: {error} {again}"
-        ) from error
+class Measurement:
+    """Base of the records of instruments, each a `document` with defaults for ``kind``, which tells its files, and
+    ``format``, its version, raised when the meaning of a field changes; fields with defaults may be missing."""
 
+    ADVICE: ClassVar[str]  # how to make one
+    run: str  # the id of the run's record
+    kind: str
+    format: int
 
-def find_kept(paths: str | Path | Iterable[str | Path], of: type[R]) -> list[R]:
-    """`among`, but none at all is a `LabError` too."""
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
-    found = among(given, of)
-    if not found:
-        kind = next(one.default for one in dataclasses.fields(of) if one.name == "kind")  # type: ignore[arg-type]
-        raise LabError(f"{', '.join(map(str, given))}: no {kind} record there. {of.AGAIN}")  # type: ignore[attr-defined]
-    return found
+    @property
+    def name(self) -> str:
+        """A file name that tells it from the others."""
+        return self.run
+
+    def write(self, path: Path) -> None:
+        """Writes the JSON file, atomically."""
+        tree = dataclasses.asdict(self)  # type: ignore[call-overload]  # of a subclass, which is a dataclass
+        write_text(path, json.dumps(tree, separators=(",", ":"), allow_nan=False) + "\n")
+
+    @classmethod
+    def among(cls, paths: str | Path | Iterable[str | Path]) -> list[Self]:
+        """All of this class in files and, recursively, folders, in the order of their paths; others are passed over.
+
+        Raises:
+            LabError: a damaged file, or a record of another version.
+        """
+        return [
+            cls._of_tree(tree, file)
+            for file, tree in trees(paths)
+            if isinstance(tree, dict) and tree.get("kind") == cls.kind
+        ]
+
+    @classmethod
+    def find(cls, paths: str | Path | Iterable[str | Path]) -> list[Self]:
+        """`among`, but none at all is a `LabError` too."""
+        given = [paths] if isinstance(paths, str | Path) else list(paths)
+        found = cls.among(given)
+        if not found:
+            raise LabError(f"{', '.join(map(str, given))}: no {cls.kind} record there. {cls.ADVICE}")
+        return found
+
+    @classmethod
+    def _of_tree(cls, tree: dict[str, Any], file: Path) -> Self:
+        if tree.get("format") != cls.format:
+            raise LabError(
+                f"{file}: {cls.kind} record of another version (format {shown(tree.get('format'))} instead of "
+                f"{cls.format}). {cls.ADVICE}"
+            )
+        try:
+            return load(cls, tree)
+        except LabError as error:
+            raise LabError(
+                f"{file}: {cls.kind} record that is damaged or of another version: {error} {cls.ADVICE}"
+            ) from error

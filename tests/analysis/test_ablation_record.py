@@ -82,7 +82,7 @@ def test_the_record_is_what_ablate_says(runs: dict[str, Run], tmp_path: Path) ->
         assert all(row[name] == other[name] for name in COLUMNS)
         assert [*row.values()][4:] == pytest.approx([*other.values()][4:], rel=1e-4, abs=1e-6)
     found.write(tmp_path / "here" / f"{found.name}.json")
-    assert ablation_study.find(tmp_path) == [found]
+    assert ablation_study.AblationRecord.find(tmp_path) == [found]
     told = found.trained
     assert told["LA"] == run.record.LA and told["torch"] == run.record.torch and len(told["digest"]) == 16
     assert told["digest"] != trained(dataclasses.replace(run.record, threads=99))["digest"]
@@ -108,10 +108,10 @@ def test_records_made_before_a_field_was_kept_can_be_read(tmp_path: Path) -> Non
     tree = dataclasses.asdict(invented())
     del tree["trained"]
     (tmp_path / "old.json").write_text(json.dumps(tree))
-    assert ablation_study.find(tmp_path) == [invented()]
+    assert ablation_study.AblationRecord.find(tmp_path) == [invented()]
     (tmp_path / "old.json").write_text(json.dumps({**tree, "later": 1}))
     with pytest.raises(LabError, match="of another version"):
-        ablation_study.find(tmp_path)
+        ablation_study.AblationRecord.find(tmp_path)
 
 
 def test_task_classes_come_with_the_model(runs: dict[str, Run]) -> None:
@@ -129,13 +129,13 @@ def test_what_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
     with pytest.raises(LabError, match="unknown how 'cut'"):
         study(runs["dne"], 10, "cut")
     with pytest.raises(LabError, match="no ablation record there"):
-        ablation_study.find(tmp_path)
+        ablation_study.AblationRecord.find(tmp_path)
     (tmp_path / "a.json").write_text('{"kind": "ablation", "config_sha256": "0')
     with pytest.raises(LabError, match="is damaged: not JSON"):
-        ablation_study.find(tmp_path)
+        ablation_study.AblationRecord.find(tmp_path)
     (tmp_path / "a.json").write_text(json.dumps({"kind": "ablation", "format": 0}))
     with pytest.raises(LabError, match="ablation record of another version"):
-        ablation_study.find(tmp_path)
+        ablation_study.AblationRecord.find(tmp_path)
 
 
 def invented(method: str = "dne", seed: int = 0, loss: float = 2.0, **changes: Any) -> AblationRecord:

@@ -71,7 +71,7 @@ def test_the_record_holds_what_the_groups_are(runs: dict[str, Run], tmp_path: Pa
     flow = decomposition.frame_of(found.flow)
     assert flow[["expert 1", "expert 2", "expert 3"]].sum(axis=1).tolist() == pytest.approx([100] * len(flow), abs=1e-2)
     found.write(tmp_path / "deep" / "a.json")
-    assert decomposition.find(tmp_path) == [found]
+    assert decomposition.Decomposition.find(tmp_path) == [found]
 
 
 def test_experts_that_do_not_read_each_other_have_no_null_model(runs: dict[str, Run]) -> None:
@@ -101,12 +101,12 @@ def test_an_unfinished_run_has_its_start_alone(tmp_path: Path) -> None:
 
 def test_what_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"no attention record there\. Make it again"):
-        decomposition.find(tmp_path)
+        decomposition.Decomposition.find(tmp_path)
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(LabError, match=r"no attention record there\. Make it again"):
-        decomposition.find(tmp_path)
+        decomposition.Decomposition.find(tmp_path)
     (tmp_path / "a.json").write_text(json.dumps({"kind": "attention", "format": 99}))
     with pytest.raises(LabError, match="attention record of another version"):
-        decomposition.find(tmp_path)
+        decomposition.Decomposition.find(tmp_path)
     with pytest.raises(LabError, match=r"no rows of .nothing.\. It has: initialisation"):
         decompose(runs["ia"], 20, progress=False).table("nothing", "rows")

@@ -155,12 +155,12 @@ def test_the_record_says_what_a_number_needs(runs: dict[str, Run], tmp_path: Pat
     assert (record.run, record.LA, record.trained["LA"]) == (run.record.id, run.record.LA, run.record.LA)
     assert record.fit["decay"] == DECAY and record.row(LATER)["width"] == 8
     record.write(tmp_path / "probe" / "one.json")
-    assert read_outs.find(tmp_path) == [record]
+    assert read_outs.ProbeRecord.find(tmp_path) == [record]
     with pytest.raises(LabError, match="no probe of read-outs 'expert 9'"):
         record.row("expert 9")
     (tmp_path / "probe" / "one.json").write_text(json.dumps({**dataclasses.asdict(record), "format": 0}))
     with pytest.raises(LabError, match=r"probe record of another version .*Make it again: dne-lab report RUN --probe"):
-        read_outs.find(tmp_path)
+        read_outs.ProbeRecord.find(tmp_path)
 
 
 class Fewer(ClassStream):
