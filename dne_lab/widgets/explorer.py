@@ -8,7 +8,7 @@ from torch import nn
 
 from dne_lab.core.errors import LabError
 from dne_lab.widgets import svg
-from dne_lab.widgets.panel import ExplorerTab, Images, Subject, slider
+from dne_lab.widgets.panel import ExplorerTab, Images, Subject, close_all, slider
 from dne_lab.widgets.spatial import SpatialExplorer
 from dne_lab.widgets.task import TaskExplorer
 from dne_lab.widgets.what_if import WhatIfExplorer
@@ -44,6 +44,12 @@ class Explorer(widgets.VBox):
     def part(self) -> ExplorerTab:
         """The explorer that is seen."""
         return list(self.parts.values())[self.tabs.selected_index or 0]
+
+    def close(self) -> None:
+        """Closes all its widgets, and lets go of models and images."""
+        close_all(self)
+        if hasattr(self, "subject"):
+            self.subject.forget()
 
     def _move(self, change: Any) -> None:
         self.caption.value = self.subject.captions[self.image.value]

@@ -73,6 +73,13 @@ class Subject:
         self._views: dict[Any, Views] = {}
         self._means: dict[Any, Means] = {}
 
+    def forget(self) -> None:
+        """Lets go of models and images, and of what was computed with them."""
+        for held in (self.models, self.images, self.labels, self.captions):
+            held.clear()
+        for computed in (self._maps, self._scores, self._views, self._means):
+            computed.clear()
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
@@ -193,6 +200,25 @@ def html(name: str) -> Any:
     made = widgets.HTML()
     made.add_class(name)
     return made
+
+
+def close_all(widget: widgets.Widget) -> None:
+    """Closes a widget and all that belong to it: a widget stays in the memory until it is closed, and keeps what its
+    callbacks know."""
+    found: dict[int, widgets.Widget] = {}
+    waiting: list[Any] = [widget]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, widgets.Widget) and id(one) not in found:
+            found[id(one)] = one
+            waiting += [*vars(one).values(), *one._trait_values.values()]
+        elif isinstance(one, list | tuple):
+            waiting += one
+        elif isinstance(one, dict):
+            waiting += one.values()
+    for one in found.values():
+        one.unobserve_all()
+        widgets.Widget.close(one)
 
 
 def described() -> dict[str, str]:

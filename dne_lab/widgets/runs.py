@@ -179,7 +179,13 @@ class LiveRun(widgets.VBox):
 
 
 def watch(run: Run) -> LiveRun:
-    """A view of a run that follows its training; `Run.watch` calls this."""
+    """A view of a run that follows its training, the same one each time; `Run.watch` calls this."""
+    there = [viewer for viewer in run.viewers if isinstance(getattr(viewer, "__self__", None), LiveRun)]
+    for viewer in there:
+        if (before := viewer.__self__).comm is not None:  # type: ignore[attr-defined]
+            before.show(run)
+            return before
+        run.viewers.remove(viewer)  # one that was closed
     live = LiveRun()
     live.show(run)
     run.viewers.append(live.show)

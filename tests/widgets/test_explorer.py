@@ -3,7 +3,9 @@ traceback."""
 
 import copy
 import datetime
+import gc
 import io
+import weakref
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from ipywidgets.widgets.widget import _instances
 from PIL import Image
 from tiny import AUTHORS, PAPER
 
@@ -299,3 +302,23 @@ def test_memory_is_bounded() -> None:
     for image in range(30):
         subject.map("dne", image, "task1", 0, 2)
     assert len(subject._maps) == 16
+
+
+def test_closing_frees_the_widgets_and_the_model() -> None:
+    before = set(_instances)
+    models = {variant.name: tiny.model(variant, HEADS, **AUTHORS) for variant in (DNE, STA)}
+    alive = [weakref.ref(model) for model in models.values()]
+    view = lab.explore(models, tiny.images(6))
+    assert isinstance(view, Explorer)
+    for place in range(3):
+        view.tabs.selected_index = place
+    view.image.value = 2
+    del models
+    gc.collect()
+    assert all(one() is not None for one in alive)  # the explorer has them
+    view.close()
+    gc.collect()
+    assert not any(one() is not None for one in alive)
+    view.close()  # once more does no harm
+    left = {type(_instances[name]).__name__ for name in set(_instances) - before}
+    assert left <= {"Layout"}  # ipywidgets itself makes one for a box that is then given another

@@ -105,6 +105,15 @@ def test_a_watched_run_is_shown_after_every_epoch_and_task() -> None:
     assert live.losses.value.count("<circle") == points
 
 
+def test_a_run_has_one_view_however_often_it_is_watched() -> None:
+    run = lab.start("dne", tiny.tiny_stream(), progress=False, **SMALL)
+    live = run.watch()
+    assert run.watch() is live and len(run.viewers) == 1
+    live.close()
+    other = run.watch()
+    assert other is not live and run.viewers == [other.show]
+
+
 def test_watching_changes_nothing_that_is_learned() -> None:
     watched, plain = (lab.start("dne", tiny.tiny_stream(), progress=False, **SMALL) for _ in range(2))
     watched.watch()
