@@ -26,6 +26,7 @@ from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import LEVEL, holm, p_value, residual
 from dne_lab.measure.tables import fixed
+from dne_lab.methods.base import title_of
 
 FIGURES = Path(__file__).parent
 RECORDS = FIGURES / "records"
@@ -374,8 +375,7 @@ def same_patch_gap(preset: str, one: str = "sta", other: str = "ia") -> Differen
 def used_keys(preset: str, method: str) -> float:
     """Effective keys in percent of those that a query of the later experts sees, mean over layers and seeds."""
     frame = instruments.summary(_attention(RECORDS)).set_index("attention of")
-    title = {"ia": "IA", "sta": "STA", "dne": "DNE"}[method]
-    row = frame.loc[f"{title}, {preset}"]
+    row = frame.loc[f"{title_of(method)}, {preset}"]
     return float(100 * row["effective keys"] / row["keys"])
 
 
@@ -386,6 +386,9 @@ def probe_tables() -> dict[str, str]:
     made = {}
     for preset in dict.fromkeys(one.preset for one in found):
         frame = instruments.probe_overview([one for one in found if one.preset == preset]).drop(columns="preset")
+        for name in ("accuracy", "told"):
+            pairs = zip(frame.pop(f"{name} %"), frame.pop(f"{name} +-"), strict=True)
+            frame[f"{name} %"] = [f"{n(value)} ± {n(width)}" for value, width in pairs]
         made[preset] = tables.to_markdown(frame)
     return made
 
@@ -467,11 +470,8 @@ class Ablations:
         whole = self.table[self.table["experts"] == "later"]
         rows = []
         for (method, kind, removed), some in whole.groupby(["method", "kind", "removed"], sort=False):
-            row: dict[str, Any] = {
-                "method": {"ia": "IA", "sta": "STA", "dne": "DNE"}.get(method, method),
-                "attention": kind,
-            }
-            row |= {"removed": removed, "its share %": f"{some['mass %'].mean():.1f}"}
+            row: dict[str, Any] = {"method": title_of(method), "attention": kind, "removed": removed}
+            row["its share %"] = f"{some['mass %'].mean():.1f}"
             for how in self.hows:
                 one = some[some["how"] == how]
                 row[f"`{how}`"] = f"{n(one['loss'].iloc[0])} ± {n(one['+-'].iloc[0])}" if len(one) else ""

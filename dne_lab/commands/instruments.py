@@ -16,6 +16,7 @@ from dne_lab.core.files import file_name, inside
 from dne_lab.data.stream import from_config
 from dne_lab.measure import tables
 from dne_lab.measure.record import RUN_FIRST, Measurement
+from dne_lab.methods.base import title_of
 from dne_lab.plots.attention import attention_groups, fragmentation
 from dne_lab.plots.attention_compared import SAME, along_training
 from dne_lab.training import archive
@@ -181,6 +182,7 @@ def ablation_overview(found: Iterable[AblationRecord]) -> "pd.DataFrame":
     whole = side_by_side(found)
     whole = whole[whole["experts"] == "later"].rename(columns={"mass %": "attention %"})
     ways = [name for how in HOW for name in (how, f"{how} +-") if how in whole]
+    whole = whole.assign(method=whole["method"].map(title_of))
     return whole[["preset", "method", "kind", "removed", "seeds", "attention %", "before %", *ways]]
 
 
@@ -199,7 +201,7 @@ def ablation_text(found: Iterable[AblationRecord]) -> str:
             last = rows[(rows["kind"] == rows["kind"].iloc[-1]) & (rows["layer"] == rows["layer"].iloc[-1])]
             matrix = last.pivot_table("loss", "expert", "reads", sort=False).round(2)
             lines += [
-                f"{method}, {preset}: lost when expert (row) reads expert (column) at no layer ({how})",
+                f"{title_of(str(method))}, {preset}: lost when expert (row) reads expert (column) at no layer ({how})",
                 str(matrix),
             ]
     return "\n".join(lines)
@@ -218,9 +220,14 @@ def probe_runs(paths: Iterable[Path], out: Path, data: str | None = None) -> tup
 
 
 def probe_overview(found: Iterable[ProbeRecord]) -> "pd.DataFrame":
-    """One row per method and set of read-outs: accuracy over all classes, and within the task when the task is told."""
+    """One row per method and set of read-outs: accuracy over all classes, and within the task when the task is told.
+
+    ``+-`` is half the width of the 95% interval over seeds; of one seed, over images.
+    """
+    table = probe_table(found)
     columns = ["preset", "method", "heads", "read-outs", "seeds", "width"]
-    return probe_table(found)[[*columns, "accuracy %", "accuracy +-", "told %", "told +-"]]
+    columns += ["accuracy %", "accuracy +-", "told %", "told +-"]
+    return table.assign(method=table["method"].map(title_of))[columns]
 
 
 def probe_text(found: Iterable[ProbeRecord]) -> str:

@@ -27,7 +27,7 @@ from dne_lab.plots.marks import (
     whole_ticks,
 )
 from dne_lab.plots.series import drawn, ids, one_dataset, over, room, scale, seeds, series, with_missing
-from dne_lab.plots.style import DASHES, Style, dashes_of, solid, style
+from dne_lab.plots.style import Style, line_of, solid, style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,14 +116,14 @@ def accuracy_matrix(record: Record) -> Figure:
 
 def _by_task(table: "pd.DataFrame") -> Drawing:
     marks: list[Mark] = []
-    for label, rows, look, (dash, _) in drawn(table, "seen accuracy %"):
+    for label, rows, line in drawn(table, "seen accuracy %"):
         mean, width = rows["seen accuracy %"].tolist(), rows["+-"].to_numpy(float)
         if len(rows) == 1:
-            dashed = "--" if dash == "-" else dash
-            marks.append(Level(label, mean[0], look.colour, dashed, half=float(width[0]), note=rows["record"].iloc[0]))
+            dash, half = "--" if line.dash == "-" else line.dash, float(width[0])
+            marks.append(Level(label, mean[0], line.look.colour, dash, half=half, note=rows["record"].iloc[0]))
             continue
-        notes, ends = rows["record"].tolist(), around(mean, width)
-        marks.append(Points(label, rows["classes"].tolist(), mean, look, dash, band=True, notes=notes, **ends))
+        more = {"filled": line.filled, "notes": rows["record"].tolist(), **around(mean, width)}
+        marks.append(Points(label, rows["classes"].tolist(), mean, line.look, line.dash, band=True, **more))
     x = Axis("classes seen", ticks=whole_ticks(table["classes"].dropna()))
     return one(marks, x, Axis("accuracy over the classes seen (%)"))
 
@@ -131,12 +131,12 @@ def _by_task(table: "pd.DataFrame") -> Drawing:
 def _against_cost(table: "pd.DataFrame") -> Drawing:
     unit, factor = _unit(table)
     shown = drawn(table, "F spent (G)", "params (M)")
-    methods = [str(rows["method"].iloc[0]) for _, rows, _, _ in shown]
+    methods = [str(rows["method"].iloc[0]) for _, rows, _ in shown]
     marks: list[Mark] = []
-    for label, rows, look, _ in shown:
+    for label, rows, line in shown:
         row = rows.iloc[0]
         spent, literal, last = row["F spent (G)"] * factor, row["F literal (G)"] * factor, row["LA %"]
-        look = solid(look)
+        look = solid(line.look)
         area = _area(row["params (M)"], table)
         notes = [f"{row['params (M)']:.2f} M parameters, {row['record']}"]
         if literal == literal:
@@ -168,36 +168,26 @@ def _area(params: float, table: "pd.DataFrame") -> float:
 
 
 class Series(NamedTuple):
-    """A named line: where its points are, its look and matplotlib's name of its dashes."""
+    """A named line: where its points are, its look, matplotlib's name of its dashes, and whether markers are filled."""
 
     name: str
     x: list[int]
     y: list[float]
     look: Style
     dash: str
+    filled: bool = True
 
 
 def run_series(runs: Sequence[RunView]) -> list[Series]:
-    """Accuracy over the classes seen, a line per run; runs of one method share its colour and differ in their dashes.
-
-    From the fifth run of a method on the same dashes come again, in a paler colour.
-    """
+    """Accuracy over the classes seen, a line per run; runs of one method differ as `line_of` says."""
     used: dict[str, int] = {}
     found = []
     for run in runs:
         method = run.record.method
         used[method] = used.get(method, -1) + 1
         x, y = accuracies(run)
-        look, times_used = style(method), used[method] // len(DASHES)
-        dash, _ = dashes_of(method, used[method])
-        found.append(Series(run.label, x, y, look._replace(colour=paler(look.colour, times_used)), dash))
+        found.append(Series(run.label, x, y, *line_of(method, used[method])))
     return found
-
-
-def paler(colour: str, times: int) -> str:
-    """A colour #rrggbb, mixed with white so many times."""
-    parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return "#" + "".join(f"{round(255 - (255 - part) * 0.55**times):02x}" for part in parts)
 
 
 def runs_figure(runs: Sequence[RunView]) -> Figure:
@@ -219,7 +209,7 @@ def _marks(table: "pd.DataFrame", lines: Sequence[Series], methods: Sequence[str
     cost: list[Mark] = []
     shares: list[Mark] = []
     for place, (line, (_, row)) in enumerate(zip(lines, table.iterrows(), strict=True)):
-        curves.append(Points(line.name, list(map(float, line.x)), line.y, line.look, line.dash))
+        curves.append(Points(line.name, list(map(float, line.x)), line.y, line.look, line.dash, filled=line.filled))
         if row["MFLOPs spent"] == row["MFLOPs spent"] and row["LA %"] == row["LA %"]:
             at = [row["MFLOPs spent"]], [row["LA %"]]
             cost.append(Points(line.name, *at, solid(line.look), area=50.0, listed=False))
@@ -228,10 +218,11 @@ def _marks(table: "pd.DataFrame", lines: Sequence[Series], methods: Sequence[str
             shares.append(Bars(line.name, [place], [share], line.look.colour, across=True, listed=False))
         else:
             shares.append(Words(" not measured", 0.0, place, beside="left"))
+    seen = whole_ticks((x for line in lines for x in line.x), 7)
     panels = [
-        Panel(curves, Axis("classes seen"), Axis("accuracy over the classes seen (%)"), wide=1.5),
-        Panel(cost, Axis("MFLOPs of one image", low=0.0), Axis("last accuracy (%)")),
-        Panel(shares, Axis("attention on own patch (%)", low=0.0), Axis("", "category", tuple(methods), reverse=True)),
+        Panel(curves, Axis("classes seen", ticks=seen), Axis("accuracy over the classes seen (%)"), wide=1.5),
+        Panel(cost, Axis("MFLOPs of one image", low=0.0), Axis("last accuracy (%)", least=LEAST_SPAN)),
+        Panel(shares, Axis("attention on\nown patch (%)", low=0.0), Axis("", "category", tuple(methods), reverse=True)),
     ]
     return Drawing([panels])
 
@@ -377,10 +368,10 @@ def _forgetting_marks(table: "pd.DataFrame") -> Drawing:
     shown = drawn(table, "forgetting")
     most = int(table["task"].max())
     marks: list[Mark] = [Level("nothing forgotten", 0.0, dash="-", listed=False)]
-    for number, (label, rows, look, (dash, _)) in enumerate(shown):
+    for number, (label, rows, line) in enumerate(shown):
         shift = 0.5 * ((number + 0.5) / len(shown) - 0.5) if most <= 12 else 0.0  # intervals side by side
         x, y = (rows["task"].to_numpy(float) + shift).tolist(), rows["forgetting"].tolist()
-        more = {"notes": rows["record"].tolist(), **around(y, rows["+-"])}
-        marks.append(Points(label, x, y, look, dash, width=0.9, **more))
+        more = {"filled": line.filled, "notes": rows["record"].tolist(), **around(y, rows["+-"])}
+        marks.append(Points(label, x, y, line.look, line.dash, width=0.9, **more))
     tasks = Axis("task", ticks=tuple(map(float, range(1, most + 1, max(1, -(-most // 13))))))
     return one(marks, tasks, Axis("forgetting (points of accuracy)"))

@@ -20,6 +20,7 @@ WRAP = 84  # letters of a line of the title in the narrowest cell
 LINE = 19  # pixels
 NARROW, TYPICAL = 560, 830  # pixels: a cell of JupyterLab in a window of 1000, and of 1280
 LEFT, RIGHT, GAP = 62, 16, 62  # pixels beside and between panels
+HANDLE, DASHED_HANDLE = 30, 48  # pixels of a legend's line; plotly's own, and where dashes are to be seen
 CELL, BAR = 34, 84  # pixels: the side of a matrix's cell at most, and the room of a colour bar
 HATCH = {"shape": "/", "fillmode": "overlay", "fgcolor": "white", "fgopacity": 1}
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
@@ -53,7 +54,8 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
     head = 20 + LINE * len(title.split("\n"))
     foot, left = max(map(_foot, drawing.rows[-1])), max(_left(row[0].y) for row in drawing.rows)
     right = BAR if matrices else RIGHT
-    rows = _legend_rows([name for name, _ in drawing.listed()], NARROW - left - right)
+    handle = DASHED_HANDLE if drawing.dashed else HANDLE
+    rows = _legend_rows([name for name, _ in drawing.listed()], NARROW - left - right, handle)
     room, places = _places(drawing, TYPICAL - left - right, INCH * height - head - foot)
     below = round(foot + LINE * rows + 12 * (rows > 0))
     total = head + room + below
@@ -61,10 +63,12 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
         "template": "none", "autosize": True, "height": round(total), "hovermode": "closest", "barmode": "overlay",
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": INK, "size": 12, "family": FONT},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": FAINT, "activecolor": INK},
         "margin": {"l": left, "r": right, "t": head, "b": below, "autoexpand": False},
         "showlegend": rows > 0,
         "legend": {"orientation": "h", "x": 0, "xref": "container", "y": -foot / room, "yanchor": "top",
-                   "itemsizing": "constant", "tracegroupgap": 0, "font": {"size": 12}, "bgcolor": "rgba(0,0,0,0)"},
+                   "itemsizing": "trace", "itemwidth": handle, "tracegroupgap": 0, "font": {"size": 12},
+                   "bgcolor": "rgba(0,0,0,0)"},
     }  # fmt: skip
     figure.add_annotation(
         text=_html(title), x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", xshift=8 - left,
@@ -113,12 +117,12 @@ def _foot(panel: Panel) -> float:
     return 14 + 15 * names + (4 + 16 * _lines(panel.x.title)) * bool(panel.x.title)
 
 
-def _legend_rows(names: Sequence[str], width: float) -> int:
+def _legend_rows(names: Sequence[str], width: float, handle: int) -> int:
     """Rows that a legend has below a plotting area of so many pixels, which plotly does not let it exceed; its columns
-    are as wide as the longest name."""
+    are as wide as a handle and the longest name."""
     if not names:
         return 0
-    across = max(1, int(width / (LETTER * max(map(len, names)) + 52)))
+    across = max(1, int(width / (LETTER * max(map(len, names)) + handle + 22)))
     return -(-len(names) // across)
 
 

@@ -117,6 +117,11 @@ class Points:
         """Whether there are markers."""
         return bool(np.any(np.asarray(self.area, dtype=float) > 0))
 
+    @property
+    def dashed(self) -> bool:
+        """Whether a marker would hide its dashes on a short line."""
+        return self.marked and self.dash not in ("", "-")
+
     def note(self, place: int) -> str:
         """The further words of one mark."""
         return self.notes[place] if self.notes else ""
@@ -292,6 +297,11 @@ class Drawing:
             axes = replace(panel.x, title=x if below else ""), replace(panel.y, title="" if number % across else y)
             rows[-1].append(replace(panel, x=axes[0], y=axes[1]))
         return replace(self, rows=rows)
+
+    @property
+    def dashed(self) -> bool:
+        """Whether its legend has dashed lines with markers, which need longer handles to be told from solid ones."""
+        return any(isinstance(mark, Points) and mark.dashed for _, mark in self.listed())
 
     def listed(self) -> list[tuple[str, Mark]]:
         """The legend: each name once, with the first mark of that name that is in it."""

@@ -179,6 +179,7 @@ def heads_read(maps: Maps) -> Figure:
     if len(experts) != 1:
         asked = f"maps of experts {sorted(experts)}" if found else "no map of task attention"
         raise LabError(f"heads_read: {asked}; must be of one: probe(model, kind=('task1', 'task2'), expert=2).")
+    (reader,) = experts
     axes = found[0].axes
     columns = [f"e{e} h{h}" for e, h in zip(axes.key_expert, axes.key_head, strict=True)]
     rows = [[m.kind, m.layer, *(100 * m.values.double().mean(dim=(0, 1, 2)).numpy())] for m in found]
@@ -189,12 +190,17 @@ def heads_read(maps: Maps) -> Figure:
     def marks(table: "pd.DataFrame") -> Drawing:
         panels: list[tuple[str, Any, dict[tuple[int, int], str]]] = []
         for kind, mine in table.groupby("block"):
+            block = BLOCKS[str(kind)]
             values = mine.set_index("layer")[columns].reindex(layers).to_numpy(float)
-            panels.append((BLOCKS[str(kind)], values, {}))
-        titles = ("head that is read (expert, head)", "layer")
-        return grid(panels, [str(n) for n in layers], columns, titles, "weight (%)", (0.0, top), across=2)
+            notes = {
+                (i, j): f"{block}, layer {layer}<br>expert {reader} reads head {head} of expert {read}"
+                for i, layer in enumerate(layers)
+                for j, (read, head) in enumerate(zip(axes.key_expert, axes.key_head, strict=True))
+            }
+            panels.append((block, values, notes))
+        titles, names = ("head that is read (expert, head)", "layer"), [name.replace(" ", "\n") for name in columns]
+        return grid(panels, [str(n) for n in layers], names, titles, "weight (%)", (0.0, top), across=2)
 
-    (expert,) = experts
-    heading = f"Whom expert {expert} reads: mean weight of each head, percent; uniform: {100 / len(columns):.1f}"
+    heading = f"Whom expert {reader} reads: mean weight of each head, percent; uniform: {100 / len(columns):.1f}"
     size = inches(table["block"].nunique(), len(layers), len(columns), 2)
     return Figure("heads_read", heading, table, [], marks, size)

@@ -7,7 +7,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.measure.comparison import Group, groups
 from dne_lab.measure.record import RUN_FIRST, Record
 from dne_lab.methods.base import title_of
-from dne_lab.plots.style import Style, dashes_of, style
+from dne_lab.plots.style import Line, line_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,14 +69,14 @@ def over(made: Sequence[Group]) -> str:
     return "one seed" if seeds(made) == "one seed" else f"mean and 95% interval over {seeds(made)}"
 
 
-def drawn(table: "pd.DataFrame", *needed: str) -> list[tuple[str, "pd.DataFrame", Style, tuple[str, str]]]:
-    """Label, rows, style and dashes of each series that has a record and the columns needed."""
-    found: list[tuple[str, pd.DataFrame, Style, tuple[str, str]]] = []
+def drawn(table: "pd.DataFrame", *needed: str) -> list[tuple[str, "pd.DataFrame", Line]]:
+    """Label, rows and look of each series that has a record and the columns needed."""
+    found: list[tuple[str, pd.DataFrame, Line]] = []
     used: dict[str, int] = {}
     for label, rows in table[table["record"] != NO_RECORD].dropna(subset=list(needed)).groupby("series", sort=False):
         method = str(rows["method"].iloc[0])
         used[method] = used.get(method, -1) + 1
-        found.append((str(label), rows, style(method), dashes_of(method, used[method])))
+        found.append((str(label), rows, line_of(method, used[method])))
     return found
 
 

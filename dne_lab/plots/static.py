@@ -20,6 +20,7 @@ SEABORN = {"cividis": "cividis", "rdbu_r": "RdBu_r"}
 THIN = ("_", "|", "x", "+", "1", "2", "3", "4")  # markers without an inside
 LONG, NARROW = 24, 5.0  # letters of a name, and inches: the legend stands below the axes
 SMALL, SMALL_FIGURE, LOW = 1.5, 4.5, 1.6  # inches: of a panel, a figure; titles there, and at low y axes, are wrapped
+HANDLE = 3.6  # of a legend with dashed lines, in letters' heights; otherwise matplotlib's own 2
 LETTER, BESIDE = 0.078, 0.6  # inches: a letter of a name under an axis, and what stands left of a panel
 MANY = 9  # cells of a row, above which their numbers are smaller
 
@@ -67,15 +68,16 @@ def _legend(axes: "Axes", drawing: Drawing, last: "Axes") -> None:
     width, longest = figure.get_figwidth(), max(len(name) for name, _ in names)
     letters = int((width - 0.6) / LETTER) if width < SMALL_FIGURE else longest
     keys = [_key(fill(name, letters), mark) for name, mark in names]
+    more = {"handlelength": HANDLE} if drawing.dashed else {}
     if longest <= LONG and width >= NARROW:
-        last.legend(handles=keys, loc="center left", bbox_to_anchor=(1.02, 0.5))
+        last.legend(handles=keys, loc="center left", bbox_to_anchor=(1.02, 0.5), **more)
         return
-    columns = max(1, int(width / (0.5 + 0.076 * longest)))
+    columns = max(1, int(width / (0.5 + 0.2 * drawing.dashed + 0.076 * longest)))
     columns = min(columns, len(keys))
     if figure.get_layout_engine() is None:  # axes of one's own in a figure that keeps no room for it
-        last.legend(handles=keys, loc="best", fontsize=7)
+        last.legend(handles=keys, loc="best", fontsize=7, **more)
     else:
-        figure.legend(handles=keys, loc="outside lower left", ncols=columns)
+        figure.legend(handles=keys, loc="outside lower left", ncols=columns, **more)
 
 
 def _places(axes: "Axes", drawing: Drawing) -> list[list["Axes"]]:

@@ -52,7 +52,7 @@ GROUP_WORDS = {
     for group in GROUPS
 }
 
-# Lines of one method that differ in a setting (heads, tasks) share its colour.
+# Lines of one method that differ in a setting (heads, tasks) share its colour: see `line_of`.
 DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"))
 
 TEXT = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
@@ -96,9 +96,30 @@ def other(number: int) -> Style:
     return Style(COLOURS[number % len(COLOURS)], *MARKERS[number % len(MARKERS)])
 
 
-def dashes_of(method: str, number: int) -> tuple[str, str]:
-    """The dashes of the ``number``-th (0, 1, ...) series of a method; a user's own begin with others."""
-    return DASHES[(number + (0 if method in STYLES else _place(method))) % len(DASHES)]
+class Line(NamedTuple):
+    """A line with markers: colour and marker, dashes as matplotlib names them, whether the markers are filled."""
+
+    look: Style
+    dash: str
+    filled: bool
+
+
+def line_of(method: str, number: int) -> Line:
+    """The ``number``-th (0, 1, ...) series of a method: its colour and marker, other dashes, every second one hollow.
+
+    From the fifth on the dashes come again, in a paler colour. Methods of a user's own begin with other dashes.
+    """
+    first = 0 if method in STYLES else _place(method)
+    dash, _ = DASHES[(number + first) % len(DASHES)]
+    look = style(method)
+    look = look._replace(colour=paler(look.colour, number // len(DASHES)))
+    return Line(look, dash, number % 2 == 0)
+
+
+def paler(colour: str, times: int) -> str:
+    """A colour #rrggbb, mixed with white so many times."""
+    parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(255 - (255 - part) * 0.55**times):02x}" for part in parts)
 
 
 def _place(method: str) -> int:

@@ -14,20 +14,18 @@ class Progress:
         self.title, self.wanted = title, wanted
         self.bar: Any = None
         if wanted and _has_bars():
-            from tqdm.auto import tqdm
-
-            self.bar = tqdm(total=total, initial=done, desc=title, unit="step", leave=True)
+            self.bar = _bar(title, total, done, leave=True)
 
     def stage(self, name: str) -> None:
         """Names what is done now."""
         if self.bar is not None:
             self.bar.set_description(f"{self.title} {name}")
 
-    def step(self, loss: float | None, rate: float) -> None:
+    def step(self, loss: float | None) -> None:
         """One more step."""
         if self.bar is not None:
-            values = {"lr": f"{rate:.1e}"} | ({} if loss is None else {"loss": f"{loss:.3f}"})
-            self.bar.set_postfix(values, refresh=False)
+            if loss is not None:
+                self.bar.set_postfix({"loss": f"{loss:.3f}"}, refresh=False)
             self.bar.update(1)
 
     def close(self, result: str = "") -> None:
@@ -51,10 +49,8 @@ class Board:
         """A run has learned ``done`` of ``total`` epochs."""
         if not (self.wanted and _has_bars()):
             return
-        from tqdm.auto import tqdm
-
         if title not in self.bars:
-            self.bars[title] = tqdm(total=total, initial=done, desc=title, unit="epoch", leave=False)
+            self.bars[title] = _bar(title, total, done, leave=False)
         self.bars[title].update(done - self.bars[title].n)
 
     def say(self, line: str) -> None:
@@ -77,6 +73,15 @@ class Board:
         """No run is trained any more."""
         for title in list(self.bars):
             self.end(title)
+
+
+def _bar(title: str, total: int, done: int, leave: bool) -> Any:
+    """A bar as wide as its terminal or its cell of a notebook: no more words than fit into one line of 80 letters, and
+    of a cell in a window of 1000 pixels. The learning rate is in the run's curves."""
+    from tqdm.auto import tqdm
+
+    words = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+    return tqdm(total=total, initial=done, desc=title, leave=leave, bar_format=words, dynamic_ncols=True)
 
 
 def _has_bars() -> bool:

@@ -111,7 +111,8 @@ class Run:
 
     def __repr__(self) -> str:
         done = "finished" if self.finished else f"at {self.state.place()}"
-        return f"Run({self.config.method}, {self.stream!r}, seed {self.config.seed}, {done}, in {self.files})"
+        what = f"{self.stream.name} {'+'.join(map(str, self.stream.tasks))}"
+        return f"Run({self.config.method}, {what}, seed {self.config.seed}, {done}, in {self.files})"
 
     # What it offers --------------------------------------------------------------------------------------------------
 
@@ -403,7 +404,7 @@ class Run:
             self.processes.add_gradients(self.state.optimisation.parameters.values())
             self.state.optimisation.step(rate)
             self.state.position.cursor = self.cursor._replace(step=self.cursor.step + 1)
-        self._bar.step(self.reader.latest, rate)
+        self._bar.step(self.reader.latest)
 
     def _end_epoch(self, where: tuple[int, str, int], rate: float) -> None:
         task, stage, epoch = where

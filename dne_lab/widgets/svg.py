@@ -276,11 +276,12 @@ def lines(found: Sequence[Series], x_label: str, title: str, size: tuple[int, in
         radius = 3.5 if len(points) <= 30 else 1.5
         for (x, y), value_x, value_y in zip(points, s.x, s.y, strict=True):
             hover = f"{s.name}: {x_label} {value_x:g}, {number(value_y, 4)}"
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{ink}"><title>{escape(hover)}</title>')
+            fill = f'fill="{ink}"' if s.filled else f'fill="{ink}" fill-opacity="0" stroke="{ink}"'  # still has a mouse
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" {fill}><title>{escape(hover)}</title>')
             parts.append("</circle>")
         y = height + 18 * row + 8
         parts.append(
-            f'<line x1="{LEFT}" x2="{LEFT + 26}" y1="{y}" y2="{y}" {pen}/>'
-            f'<text x="{LEFT + 32}" y="{y + 4}" {TEXT}>{escape(s.name)}</text>'
+            f'<line x1="{LEFT}" x2="{LEFT + 32}" y1="{y}" y2="{y}" {pen}/>'
+            f'<text x="{LEFT + 38}" y="{y + 4}" {TEXT}>{escape(s.name)}</text>'
         )
     return "".join([*parts, "</svg>"])

@@ -52,7 +52,7 @@ class WhatIfExplorer(ExplorerTab):
         self.layer = dropdown("in layer", [("all layers", ANY)])
         self.how = dropdown("weights", [(words, how) for how, words in HOW.items()])
         self.group = widgets.SelectMultiple(description="only groups", rows=4, style=described())
-        self.group.layout = widgets.Layout(width="340px")
+        self.how.layout, self.group.layout = widgets.Layout(width="430px"), widgets.Layout(width="340px")
         self.picture = widgets.HTML()
         self.classes = html("dne-classes")
         self.moved = html("dne-moved")
@@ -64,7 +64,7 @@ class WhatIfExplorer(ExplorerTab):
             self._fit()
         wrapped = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
         self.begin(
-            [[self.model, self.reads, self.expert], [self.kind, self.layer, self.how], [self.group]],
+            [[self.model, self.reads, self.expert], [self.kind, self.layer], [self.how, self.group]],
             [
                 widgets.HBox([self.picture, self.classes], layout=wrapped),
                 widgets.HBox([self.moved, self.accuracy], layout=wrapped),

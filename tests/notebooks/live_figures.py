@@ -78,6 +78,7 @@ def pictures(page: Any, name: str, folder: Path) -> list[str]:
     found = []
     folder.mkdir(parents=True, exist_ok=True)
     high = page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
+    top = "() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0; }"
     for theme, title in THEMES.items():
         change = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
         page.evaluate(change, title)
@@ -87,10 +88,12 @@ def pictures(page: Any, name: str, folder: Path) -> list[str]:
             found = [f"white in the dark theme: {what}" for what in page.evaluate(WHITE)]
         page.set_viewport_size({"width": WIDTHS[0], "height": min(high + 200, 16_000)})
         page.wait_for_timeout(1500)
+        page.evaluate(top)
         notebook = page.locator(".jp-NotebookPanel-notebook").first
         notebook.screenshot(path=folder / f"{name}-{theme}.png")
         for plot in page.locator(".js-plotly-plot").all():
             touch(page, plot)
+        page.evaluate(top)
         notebook.screenshot(path=folder / f"{name}-{theme}-touched.png")
     page.evaluate(change, THEMES["light"])
     return found

@@ -16,7 +16,7 @@ from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task, accu
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Level, Points
 from dne_lab.plots.series import NO_RECORD, scale
-from dne_lab.plots.style import DASHES, STYLES, dashes_of, style
+from dne_lab.plots.style import STYLES, line_of, style
 
 
 def runs() -> list:
@@ -133,6 +133,7 @@ def test_series_of_one_method_differ_in_their_line() -> None:
     both = [record("dne"), record("dne", heads=[4, 2, 2, 2])]
     lines = accuracy_by_task(both).marks().panels[0].marks
     assert len({line.dash for line in lines}) == 2 and {line.look for line in lines} == {STYLES["dne"]}
+    assert [line.filled for line in lines] == [True, False]
     assert len(drawn(accuracy_against_cost(both)).texts) == 2  # marks of one colour carry their name
 
 
@@ -153,7 +154,7 @@ def test_methods_of_ones_own_are_told_apart_in_one_figure() -> None:
     assert len({*looks} | {*STYLES.values()}) == len(names) + len(STYLES)
     assert len({look.colour for look in looks[:5]} | {s.colour for s in STYLES.values()}) == 5 + len(STYLES)
     assert [style(name) for name in reversed(names)] == looks[::-1]  # and keep their look
-    assert len({dashes_of(name, 0) for name in names[:4]}) == 4 and dashes_of("dne", 0) == DASHES[0]
+    assert len({line_of(name, 0).dash for name in names[:4]}) == 4 and line_of("dne", 0) == (STYLES["dne"], "-", True)
 
 
 def test_a_method_of_ones_own_has_its_title_in_tables_and_figures(monkeypatch: pytest.MonkeyPatch) -> None:
