@@ -234,6 +234,18 @@ def test_legend_names_and_labels_at_marks_are_the_same(both: tuple[Drawing, list
         assert all(text.replace("\n", "<br>") in texts for text in written)
 
 
+@pytest.mark.parametrize("dash", ["-", "--"])
+def test_the_handles_of_a_legend_show_dashes_beside_their_marker(dash: str) -> None:
+    pytest.importorskip("plotly")
+    lines = [Points(name, [0.0, 1.0], [1.0, 2.0], LOOK, style) for name, style in (("a", "-"), ("b", dash))]
+    figure = Figure("lines", "Lines", pd.DataFrame({"x": [1]}), [], lambda table: one(lines, Axis(), Axis()))
+    axes = Canvas(figsize=figure.size, layout="constrained").add_subplot()
+    figure.draw(axes)
+    legend = axes.get_legend()
+    assert legend is not None and (legend.handlelength > 3) == (dash == "--")
+    assert (figure.interactive().layout.legend.itemwidth > 40) == (dash == "--")
+
+
 def test_every_table_row_with_a_number_can_be_found_under_the_mouse() -> None:
     """Of the figure whose rows are its marks one by one."""
     figure = FIGURES["reproduce_digits_s0-4 forgetting"]
