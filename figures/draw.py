@@ -25,7 +25,7 @@ CHECKPOINTS = FIGURES / "checkpoints"
 # Folders of records on one data set: a table of all runs and every figure that they fill, called after the folder.
 RUNS = (
     "reproduce_digits_s0-4", "digits100", "digits100-steps", "digits100-baselines", "digits100-baselines-steps",
-    "digits100-widths", "cifar100-small", "cifar100-small-baselines",
+    "digits100-widths", "cifar100-small", "cifar100-small-baselines", "cifar100-medium",
 )  # fmt: skip
 # Searches of learning rates: the table alone.
 TUNING = ("digits-tuning", "digits100-tuning", "digits100-baselines-tuning")

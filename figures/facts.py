@@ -20,13 +20,14 @@ from dne_lab.claims import status
 from dne_lab.claims.evidence import Evidence
 from dne_lab.commands import instruments
 from dne_lab.core.errors import LabError
-from dne_lab.measure import budget, cost_records, paper, record, tables
+from dne_lab.measure import beside, budget, cost_records, paper, record, tables
 from dne_lab.measure.comparison import Group, groups
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import LEVEL, holm, p_value, residual
 from dne_lab.measure.tables import fixed
 from dne_lab.methods.base import title_of
+from dne_lab.training import run_list as runs_listed
 
 FIGURES = Path(__file__).parent
 RECORDS = FIGURES / "records"
@@ -163,6 +164,10 @@ class Runs:
             both = both.sort_values(sort, kind="stable")
         return tables.to_markdown(both[list(columns)])
 
+    def costs(self) -> str:
+        """What learning costs and what model and exemplars weigh, one row a method."""
+        return tables.to_markdown(beside.costs(self.records).drop(columns=["dataset", "seconds", "F spent (G)"]))
+
     def by_stream(self) -> str:
         """LA of every method (row) on every stream (column)."""
         return tables.to_markdown(tables.by_stream(self.records))
@@ -181,6 +186,38 @@ VARIANTS = (
     ("DNE (k = 1)", "STA (k = 1)"),
     ("DNE (k = 1)", "Progressive (k = 1)"),
 )
+
+
+def several(found: Runs, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs of which both methods have at least two seeds in common."""
+    there = [pair for pair in pairs if set(pair) <= found.groups.keys()]
+    return [(one, other) for one, other in there if len(found._by_seed(one, other)) > 1]
+
+
+def pictures(name: str) -> bool:
+    """Whether a figure has been drawn."""
+    return (FIGURES / f"{name}.png").exists()
+
+
+def run_list(folder: str) -> str:
+    """How far the list of runs of a folder of records is, in a sentence."""
+    listed = runs_listed.read(RECORDS / folder / "grid.json", RECORDS / folder)  # what is committed alone
+    missing = [one.entry.name for one in listed if one.state != runs_listed.FINISHED]
+    said = f"{len(listed) - len(missing)} of the {len(listed)} runs of `records/{folder}/grid.json` are in"
+    return f"{said}; next: {', '.join(missing[:4])}." if missing else f"{said}."
+
+
+def trials(folder: str) -> str:
+    """What a search of rates has found on validation images: a table, or that it has not been made."""
+    found = record.find(RECORDS / folder) if any((RECORDS / folder).glob("*-*.json")) else []
+    if not found:
+        return "those of the preset, the same for all methods; the search per method has not been made yet."
+    rows: dict[str, dict[str, Any]] = {}
+    for one in found:
+        row = rows.setdefault(one.method, {"method": title_of(one.method)})
+        row[f"lr {one.config['learn']['lr']:g}"] = n(one.LA or 0)
+    head = "LA on a fifth of the training images, one seed, 50 + 25 x 2 classes, 8 epochs of the stem and 4 per task."
+    return f"{head}\n\n{tables.to_markdown(pd.DataFrame(rows.values()))}"
 
 
 def results(networks: Mapping[str, Sequence[str]], **protocols: Runs) -> str:

@@ -1,10 +1,11 @@
 """What vision transformers of other libraries share: one sequence of tokens, one attention a block, one "expert"."""
 
 import contextlib
+import copy
 import functools
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -236,3 +237,110 @@ def _known_torchvision(attention: Any) -> bool:
         and attention.bias_k is None
         and not attention.add_zero_attn
     )
+
+
+# How `probe` reads and replaces in the vision models of transformers, which leave the choice of the kernel to a table.
+
+KERNEL = "dne_lab"  # the name of `_attend` in that table
+# Attention modules that probes hold open: what each hears, the outermost probe first.
+_listeners: WeakKeyDictionary[nn.Module, list[Callable[[Tensor], Tensor | None]]] = WeakKeyDictionary()
+
+
+class TransformersHost(ForeignViT):
+    """A ViT, DeiT, DINOv2, DINOv3, SigLIP or CLIP vision model of ``transformers`` (5 or newer).
+
+    Its attention modules ask a table for the kernel that their configuration names. One that is listened to is given a
+    kernel that computes the softmax in the open, with or without mask, before the dropout of training; the others, and
+    the configuration that they share, stay as they are. Tokens before the patches are what is left when the patches
+    are subtracted: class token, token of distillation, registers.
+    """
+
+    def __init__(self, network: Any) -> None:
+        title = f"transformers' {type(network).__name__}"
+        library = sys.modules["transformers.modeling_utils"]
+        if getattr(network, "is_gradient_checkpointing", False):
+            raise LabError(
+                f"probe cannot listen to {title}: with gradient checkpointing every block runs again in the backward "
+                "pass. Call model.gradient_checkpointing_disable()."
+            )
+        if not hasattr(library, "ALL_ATTENTION_FUNCTIONS"):
+            raise LabError(f"probe cannot listen to {title}: it needs transformers 5 or newer.")
+        library.ALL_ATTENTION_FUNCTIONS.register(KERNEL, _attend)
+        attentions: list[Any] = [part for part in network.modules() if hasattr(part, "is_causal")]
+        heads = [int(getattr(part, "num_attention_heads", 0) or part.num_heads) for part in attentions]
+        (self.patches,) = (part for part in network.embeddings.modules() if isinstance(part, nn.Conv2d))
+        side = network.config.image_size
+        rows, columns = (side, side) if isinstance(side, int) else side
+        high, wide = self.patches.stride
+        grid = (rows // int(high), columns // int(wide))
+        super().__init__(title, network, attentions, heads, 0, grid)
+
+    def listen(self, wanted: Mapping[Place, Set[int]], part: str, hear: Hear, hooks: contextlib.ExitStack) -> None:
+        """Another kernel for these attention modules, and a hook that learns the grid of images of any size."""
+
+        def measure(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.grid = (output.shape[-2], output.shape[-1])  # (b, width, rows, columns)
+
+        def listener(layer: int, values: Tensor) -> Tensor | None:
+            rows, columns = self.grid
+            self.classes = values.shape[-1] - rows * columns
+            return hear(values, self.axes(layer, values))
+
+        own(self.patches, self.patches.register_forward_hook(measure), hooks)
+        for _, layer in wanted:
+            hooks.enter_context(_in_the_open(self.attentions[layer], functools.partial(listener, layer)))
+
+
+class _Open:
+    """A configuration that names another kernel, and is the given one in all else."""
+
+    _attn_implementation = KERNEL
+
+    def __init__(self, config: Any) -> None:
+        self.before = config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.before, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the network is not listened to."""
+        return copy.deepcopy(self.before, memo)
+
+
+@contextlib.contextmanager
+def _in_the_open(attention: Any, listener: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Computes with `_attend` until the last of those who asked for it leaves, in whatever order they do."""
+    mine = _listeners.setdefault(attention, [])
+    if not mine:
+        attention.config = _Open(attention.config)
+    mine.append(listener)
+    try:
+        yield
+    finally:
+        mine.remove(listener)
+        if not mine:
+            attention.config = attention.config.before
+            del _listeners[attention]
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **rest: Any,
+) -> tuple[Tensor, Tensor]:
+    """softmax(q k^T) v as the library's eager kernel has it: (b, tokens, h, D), and weights (b, h, tokens, tokens)."""
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.softmax(-1, dtype=precise).to(query.dtype)
+    for listener in _listeners.get(module, ()):
+        new = listener(weights)
+        weights = weights if new is None else new
+    used = functional.dropout(weights, dropout, module.training)
+    return (used @ value).transpose(1, 2).contiguous(), weights

@@ -178,13 +178,25 @@ def _entries(network: ExpandableViT, point: AttentionPoint) -> list[Entry]:
 
 
 LITERAL = "dne_lab.models.literal"
-# Where another library defines its VisionTransformer, and the adapter. A library that is not loaded has made no model,
-# so that nothing here imports one.
+# Where another library defines its transformers, their class, and the adapter. A library that is not loaded has made no
+# model, so that nothing here imports one.
 FOREIGN = {
-    "torchvision.models.vision_transformer": ("dne_lab.analysis.foreign_hosts", "TorchvisionHost"),
-    "timm.models.vision_transformer": ("dne_lab.analysis.foreign_hosts", "TimmHost"),
-}
-READS = "an ExpandableViT, torchvision's VisionTransformer and timm's VisionTransformer"
+    "torchvision.models.vision_transformer": ("VisionTransformer", "TorchvisionHost"),
+    "timm.models.vision_transformer": ("VisionTransformer", "TimmHost"),
+    "transformers.models.vit.modeling_vit": ("ViTModel", "TransformersHost"),
+    "transformers.models.deit.modeling_deit": ("DeiTModel", "TransformersHost"),
+    "transformers.models.dinov2.modeling_dinov2": ("Dinov2Model", "TransformersHost"),
+    "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers": (
+        "Dinov2WithRegistersModel", "TransformersHost",
+    ),
+    "transformers.models.dinov3_vit.modeling_dinov3_vit": ("DINOv3ViTModel", "TransformersHost"),
+    "transformers.models.siglip.modeling_siglip": ("SiglipVisionModel", "TransformersHost"),
+    "transformers.models.clip.modeling_clip": ("CLIPVisionModel", "TransformersHost"),
+}  # fmt: skip
+READS = (
+    "an ExpandableViT, the VisionTransformer of torchvision and timm, and the ViT, DeiT, DINOv2, DINOv3, SigLIP and "
+    "CLIP vision models of transformers"
+)
 
 
 def find_host(model: Any) -> Host:
@@ -226,7 +238,7 @@ def find_network(model: Any, purpose: str = "this view") -> ExpandableViT:
         raise LabError(
             f"{purpose} takes an ExpandableViT, and this is {host.title}, whose logits and images are of other kinds "
             "and which has no experts. lab.probe and lab.attention_groups read it; where probe can replace its "
-            "attention (timm's), remove it with probe(model, replace=...) and call it."
+            "attention (not torchvision's), remove it with probe(model, replace=...) and call it."
         )
     return host.network
 
@@ -235,18 +247,18 @@ def _adapter(part: nn.Module) -> Any:
     """The class of the host for this module, or None."""
     if isinstance(part, ExpandableViT):
         return ExpandableHost
-    for library, (module, name) in FOREIGN.items():
-        kind = getattr(sys.modules.get(library), "VisionTransformer", None)
+    for library, (name, adapter) in FOREIGN.items():
+        kind = getattr(sys.modules.get(library), name, None)
         if kind is not None and isinstance(part, kind):
-            return getattr(import_module(module), name)
+            return getattr(import_module("dne_lab.analysis.foreign_hosts"), adapter)
     return None
 
 
 def _why(model: nn.Module) -> str:
-    """What to say of other models of the two libraries."""
+    """What to say of other models of these libraries."""
     for part in model.modules():
         library, _, rest = type(part).__module__.partition(".")
-        if library in ("torchvision", "timm") and rest.startswith("models."):
+        if library in ("torchvision", "timm", "transformers") and rest.startswith("models."):
             return (
                 f" Other architectures of {library}, such as {type(part).__name__}, have no attention or classes of "
                 "their own for it (windows in Swin, rotary positions in EVA, several resolutions), which no adapter "

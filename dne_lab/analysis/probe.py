@@ -124,12 +124,13 @@ def probe(
     Not seen: the literal path (`dne_lab.models.literal`), which has no hook points, and compiled networks.
 
     torchvision's VisionTransformer is read only, and its logits stay bit for bit; its weights are computed a second
-    time from what went into the attention. timm's is read and replaced; the blocks listened to leave its fused kernel
-    until the probe ends. Both have kind spatial and expert 1 alone, and maps without the dropout of training. They take
-    images as they were made to: floats, already normalised.
+    time from what went into the attention. timm's, and the vision models of transformers, are read and replaced; the
+    blocks listened to leave the fused kernel until the probe ends. All have kind spatial and expert 1 alone, and maps
+    without the dropout of training. They take images as they were made to: floats, already normalised.
 
     Args:
-        model: an `ExpandableViT`, torchvision's or timm's `VisionTransformer`, or a module that holds one.
+        model: an `ExpandableViT`, torchvision's or timm's `VisionTransformer`, a ViT, DeiT, DINOv2, DINOv3, SigLIP or
+            CLIP vision model of transformers, or a module that holds one.
         kind: spatial, joint, task1, task2, class; one or several. None: all, here and below.
         layer: blocks, from 0.
         expert: whose queries, from 1, as the network has them on entering.

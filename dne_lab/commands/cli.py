@@ -354,21 +354,16 @@ def export(
         typer.Argument(metavar="FILE", help="dne.zip: the whole run. dne.safetensors: the finished model and record."),
     ],
     half: Annotated[bool, typer.Option("--half", help="Of a .safetensors: keep weights as float16.")] = False,
-    every_task: Annotated[
-        bool, typer.Option("--every-task", help="Of a .safetensors: keep the models after every task.")
-    ] = False,
+    every_task: Annotated[bool, typer.Option("--every-task", help="Of a .safetensors: models of all tasks.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is no export.")] = False,
 ) -> None:
     """Pack a run into one portable file, which every command takes in place of the folder."""
     from dne_lab.training import archive
 
-    if file.suffix == archive.SUFFIX:
-        print(f"wrote {archive.export_model(run_folder, file, half, force, every_task)}")
-    elif half or every_task:
-        option = "--half" if half else "--every-task"
-        raise LabError(f"{option} is for a model alone: name a .safetensors file, not {file}.")
-    else:
-        print(f"wrote {archive.export(run_folder, file, force)}")
+    if (half or every_task) and file.suffix != archive.SUFFIX:
+        raise LabError(f"--half and --every-task are for a model alone: name a .safetensors file, not {file}.")
+    model = archive.export_model(run_folder, file, half, force, every_task) if file.suffix == archive.SUFFIX else None
+    print(f"wrote {model or archive.export(run_folder, file, force)}")
 
 
 @app.command(cls=Command, short_help="List the presets with what each sets.")
