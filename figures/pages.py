@@ -1,8 +1,8 @@
 """Writes the front page, the pages in this folder and the notebooks' thumbnails from the committed records.
 
 ``python figures/pages.py`` writes what has changed, ``--check`` only says what would change and ends with 1. A page is
-a template of the same name in ``templates/`` (Jinja), which takes every number from `facts`; ``front_page.md`` is the
-README of the repository. A new protocol needs its records and one template.
+a template of the same name in ``templates/`` (Jinja), which takes every number from `facts` and the modules ``facts_*``
+beside it; ``front_page.md`` is the README of the repository. A new protocol needs its records and one template.
 """
 
 import argparse
@@ -13,6 +13,9 @@ import sys
 from pathlib import Path
 
 import facts
+import facts_attention
+import facts_claims
+import facts_cost
 import jinja2
 import nbformat
 from PIL import Image, PngImagePlugin
@@ -40,7 +43,7 @@ def holds(condition: bool, what: str) -> None:
 
 
 def environment() -> jinja2.Environment:
-    """Templates that see the public names of `facts`; a name or number that is not there is an error."""
+    """Templates that see the public names of `facts` and ``facts_*``; a name or number not there is an error."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -49,7 +52,8 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         extensions=["jinja2.ext.do"],
     )
-    made.globals |= {name: value for name, value in vars(facts).items() if not name.startswith("_")}
+    for module in (facts, facts_attention, facts_claims, facts_cost):
+        made.globals |= {name: value for name, value in vars(module).items() if not name.startswith("_")}
     made.globals |= {"holds": holds, "grid": grid, "contents": contents, "zip": zip, "min": min, "max": max}
     return made
 
