@@ -92,6 +92,10 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="The runs of a list (JSON) in place of METHOD; --dry-run shows their state."),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="That run again, in place of METHOD: a config.json or record.json."),
+    ] = None,
     source: Annotated[
         Path | None,
         typer.Option("--from", metavar="RUN", help="With --after: go on from another run's state, with other --set."),
@@ -121,6 +125,8 @@ def run(
 
     Finished runs are skipped, and the expansion methods of a seed share their first task.
 
+    What a record says, with another seed: dne-lab run --config figures/records/digits100/dne-s0.json --seeds 7
+
     The last task in another way: dne-lab run --from runs/dne-digits-s0 --after 3 --set learn.epochs=60
 
     A table of many methods: dne-lab run ia,dne,icarl,dytox --preset digits100,small --seeds 0-2 --jobs auto
@@ -140,7 +146,7 @@ def run(
     if (source is None) != (after is None):
         raise LabError("--from RUN and --after T belong together: behind which task of which run?")
     if source is not None and after is not None:
-        if grid is not None or dry_run or download or jobs != "1" or given(context, "methods", "preset"):
+        if grid or config or dry_run or download or jobs != "1" or given(context, "methods", "preset"):
             raise LabError("--from RUN says which run: give --after, --set, --seeds, --out and how long, no more.")
         run_command.go_on(
             source, after, changes or [], numbers(seeds) if given(context, "seeds") else None, out or Path("runs"),
@@ -149,11 +155,16 @@ def run(
         )  # fmt: skip
         return
     if grid is not None:
-        if given(context, "methods", "preset", "changes", "seeds"):
-            raise LabError("--grid FILE says which runs: leave out METHOD, --preset, --set and --seeds.")
+        if given(context, "methods", "preset", "changes", "seeds", "config"):
+            raise LabError("--grid FILE says which runs: leave out METHOD, --preset, --config, --set and --seeds.")
         plan = run_command.plan_of_list(grid, out, dry_run, as_json)
         if dry_run:
             return
+    elif config is not None:
+        if given(context, "methods", "preset"):
+            raise LabError("--config FILE says which run: leave out METHOD and --preset; --set and --seeds change it.")
+        own = numbers(seeds) if given(context, "seeds") else None
+        plan = run_command.plan_again(config, changes or [], own, out or Path("runs"))
     elif methods is None:
         raise LabError("name one or more methods, e.g. dne-lab run ia,sta,dne, or a list of runs: --grid FILE.")
     else:
@@ -162,7 +173,7 @@ def run(
     if dry_run:
         rest = {"--device": device, "--stop-after": stop_after, "--requeue": requeue, "--download": download}
         rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None}
-        print("\n".join(run_command.commands(plan, changes or [], rest)))
+        print("\n".join(run_command.commands(plan, changes or [], rest, config)))
         return
     if download:
         run_command.download(plan)

@@ -13,8 +13,10 @@ from typing import Any
 
 import dne_lab.methods  # noqa: F401  (registers the methods)
 from dne_lab.commands.arguments import program, settings
+from dne_lab.core.config import from_dict
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import LONGEST
+from dne_lab.core.schema import read_json
 from dne_lab.data.datasets import open_source
 from dne_lab.measure import tables
 from dne_lab.measure.record import Record
@@ -36,6 +38,29 @@ def plan(methods: str, preset: str, changes: list[str], seeds: list[int], out: P
         if all(base.ignored(method, {name: changed[name]}) for method in chosen):
             base.refuse_ignored(chosen[0], {name: changed[name]})
     return grid.plan(chosen, lambda method: base.configure(method, preset, base.used(method, changed)), seeds, out)
+
+
+def plan_again(file: Path, changes: list[str], seeds: list[int] | None, out: Path) -> grid.Plan:
+    """The run of a record.json or config.json, with changes; its own seed, or each of several.
+
+    Raises:
+        LabError: no such file, or neither of both; a change that its method does not use.
+    """
+    try:
+        tree = read_json(file)
+    except FileNotFoundError:
+        raise LabError(f"--config {file}: no such file. Give a run's config.json or record.json.") from None
+    if isinstance(tree, dict) and isinstance(tree.get("config"), dict):  # a record
+        tree = tree["config"]
+    try:
+        config = from_dict(tree)
+    except LabError as error:
+        raise LabError(f"--config {file} is neither a run's config.json nor its record.json: {error}") from error
+    changed = settings(changes)
+    base.refuse_ignored(config.method, changed)
+    config = config.with_changes(changed)
+    each = [config.seed] if seeds is None else seeds
+    return grid.plan([config.method], config, each, out)
 
 
 def begins(runs: grid.Plan) -> str:
@@ -62,8 +87,9 @@ def tell_left_out(runs: grid.Plan, changes: list[str]) -> None:
             print(f"{method} does not use {', '.join(names)}: left out there.", file=sys.stderr)
 
 
-def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any]) -> list[str]:
-    """One command a run; ``rest`` are further options: True for a flag, None and False are left out."""
+def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any], again: Path | None = None) -> list[str]:
+    """One command per run; ``rest`` are further options: True for a flag, None and False are left out; ``again``: the
+    file that says which run (`plan_again`)."""
     words: list[str] = []
     for option, value in rest.items():
         if value is not None and value is not False:
@@ -71,7 +97,7 @@ def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any]) -> list[
     lines = []
     for config, folder in runs:
         mine = [f"{name}={value}" for name, value in base.used(config.method, settings(changes)).items()]
-        lines += grid.commands([(config, folder)], mine, [*program(), "run"])
+        lines += grid.commands([(config, folder)], mine, [*program(), "run"], again)
     return [" ".join([line, *map(shlex.quote, words)]) for line in lines]
 
 

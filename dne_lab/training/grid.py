@@ -42,12 +42,23 @@ def plan(
     return [(one, Path(out) / folder_name(one)) for one in configs]
 
 
-def commands(runs: Plan, settings: Sequence[str] = (), train: Sequence[str] = ("dne-lab", "run")) -> list[str]:
-    """One shell command a run. ``settings`` are the ``--set`` values that the plan was made with."""
+def commands(
+    runs: Plan,
+    settings: Sequence[str] = (),
+    train: Sequence[str] = ("dne-lab", "run"),
+    again: Path | None = None,
+) -> list[str]:
+    """One shell command per run.
+
+    Args:
+        settings: the ``--set`` values that the plan was made with.
+        train: the words that each command begins with.
+        again: the file (``--config``) that says which run, in place of a method and a preset.
+    """
     lines = []
     for config, folder in runs:
-        words = [*train, config.method]
-        words += ["--preset", config.preset] if config.preset else []
+        words = [*train, config.method] if again is None else [*train, "--config", str(again)]
+        words += ["--preset", config.preset] if config.preset and again is None else []
         words += [word for setting in settings for word in ("--set", setting)]
         words += ["--seeds", str(config.seed), "--out", str(folder.parent)]
         lines.append(shlex.join(words))

@@ -104,8 +104,7 @@ class Run:
             storage.load_model(path, run.state)
             return run
         unpacked = archive.unpack(path)
-        folder = Path(unpacked.name)
-        run = cls(read_config(folder), stream, folder, **settings)
+        run = cls(read_config(Path(unpacked.name)), stream, unpacked.name, **settings)
         run._archive = unpacked  # the folder lives as long as the run
         return run
 

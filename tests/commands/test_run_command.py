@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from shell import Here, Nursery, content, run_folder, sets, snapshot
 
+from dne_lab.commands import run_command
 from dne_lab.core import files
 from dne_lab.core.errors import LabError
 from dne_lab.measure.record import Record
@@ -192,3 +193,52 @@ def test_what_follows_a_task_is_learned_in_several_ways(here: Here, tmp_path: Pa
 def test_a_run_behind_another_says_which_one_and_after_which_task(words: list[str], said: str, here: Here) -> None:
     done = here("run", *words)
     assert done.code == 2 and said in done.err
+
+
+MEDIUM = Path(__file__).parents[2] / "figures" / "records" / "cifar100-medium" / "replay-s0.json"
+
+
+def test_a_record_says_which_run_it_was(here: Here, tmp_path: Path) -> None:
+    record = Record.from_json(MEDIUM)
+    ((config, folder),) = run_command.plan_again(MEDIUM, [], None, tmp_path)
+    assert config.sha256 == record.config_sha256 and folder.parent == tmp_path
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    several = run_command.plan_again(tmp_path / "config.json", ["learn.epochs=3"], [0, 2], tmp_path)
+    assert [(one.seed, one.data.order, one.learn.epochs) for one, _ in several] == [
+        (0, "podnet_1", 3),
+        (2, "podnet_3", 3),
+    ]
+    found = here("run", "--config", MEDIUM, "--set", "learn.epochs=3", "--seeds", "0,2", "--dry-run")
+    lines = found.out.splitlines()
+    assert found.code == 0 and len(lines) == 2
+    assert [
+        f"run --config {MEDIUM} --set learn.epochs=3 --seeds {seed} --out runs" in line
+        for seed, line in zip((0, 2), lines, strict=True)
+    ]
+
+
+def test_a_run_again_is_the_same_run(here: Here, tmp_path: Path) -> None:
+    words = sets(data__tasks="4,2,2,2", learn__epochs=1, tune__epochs=1)
+    assert here("run", "ia", *words, "--device", "cpu").code == 0
+    first = run_folder(tmp_path / "runs", "ia")
+    assert here("run", "--config", first / "record.json", "--device", "cpu", "--out", "twice").code == 0
+    second = run_folder(tmp_path / "twice", "ia")
+    ours, theirs = (Record.from_json(folder / "record.json") for folder in (first, second))
+    assert (ours.config_sha256, ours.accuracy) == (theirs.config_sha256, theirs.accuracy)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nowhere.json"], "no such file"),
+        (["list.json"], "is neither a run's config.json nor its record.json"),
+        ([str(MEDIUM), "--preset", "digits"], "leave out METHOD and --preset"),
+        ([str(MEDIUM), "--set", "learn.epoch=2"], "learn.epoch"),
+        ([str(MEDIUM), "--grid", "list.json"], "leave out METHOD, --preset, --config"),
+    ],
+    ids=["missing", "no run", "preset too", "unknown field", "grid too"],
+)
+def test_what_is_no_run_to_do_again_is_named(here: Here, tmp_path: Path, words: list[str], says: str) -> None:
+    (tmp_path / "list.json").write_text("[1, 2]")
+    found = here("run", "--config", *words)
+    assert found.code == 2 and says in found.err and not (tmp_path / "runs").exists()
