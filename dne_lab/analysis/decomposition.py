@@ -145,6 +145,7 @@ class Decomposition(Measurement):
     before: Annotated[dict[str, list[Any]], Like(Table)] = field(default_factory=dict)
     flow: Annotated[dict[str, list[Any]], Like(Table)] = field(default_factory=dict)
     scale: Annotated[list[dict[str, Any]], Like(Rows)] = field(default_factory=list)
+    images_sha256: Name = ""
     kind: str = "attention"
     format: int = 1
 
@@ -211,7 +212,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
         run=record.id, method=record.method, preset=record.preset, dataset=record.dataset, seed=record.seed,
         epochs=record.epochs, tasks=record.tasks, heads=list(start.heads), network=record.network, LA=record.LA,
         finished=record.finished, images=len(batch.index), config_sha256=record.config_sha256,
-        code_version=record.code_version, torch=record.torch, moments=moments,
+        images_sha256=record.images_sha256, code_version=record.code_version, torch=record.torch, moments=moments,
         before=plain(pd.concat(before)) if before else {}, flow=flow, scale=lambdas(run.model) if done else [],
     )  # fmt: skip
 

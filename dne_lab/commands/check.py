@@ -34,21 +34,23 @@ def check(
 
 
 def examined(data: str, path: str | None = None, size: int | None = None) -> dict[str, Any]:
-    """What `check` reports: ``source``, ``path``, ``classes``, ``shape``, ``images`` by split, ``digest`` (None where a
-    file is damaged) and ``damaged``, a sentence per file.
+    """What `check` reports: ``source``, ``path``, ``classes``, ``shape``, ``images`` by split, ``digest`` by split and
+    ``images_sha256``, as the records of runs have it (both None where a file is damaged), and ``damaged``, a sentence
+    per file.
 
     Raises:
         LabError: what cannot be opened as a data set at all.
     """
     from dne_lab.data.datasets import open_source
-    from dne_lab.data.identity import fingerprint
+    from dne_lab.data.identity import fingerprint, images_sha256
     from dne_lab.data.image_folder import FolderSource
     from dne_lab.data.source import SPLITS
     from dne_lab.data.stream import ClassStream
 
     source = open_source(data, path=path, size=size)
     damaged = source.damaged() if isinstance(source, FolderSource) else []
-    whole = None if damaged else fingerprint(ClassStream(source, (len(source.classes),)))
+    stream = ClassStream(source, (len(source.classes),))
+    whole = None if damaged else fingerprint(stream)
     return {
         "source": source.name,
         "path": source.path,
@@ -56,6 +58,7 @@ def examined(data: str, path: str | None = None, size: int | None = None) -> dic
         "shape": list(source.shape),
         "images": {split: len(source.labels(split)) for split in SPLITS},
         "digest": None if whole is None else {split: whole[f"{split}_images"] for split in SPLITS},
+        "images_sha256": None if whole is None else images_sha256(stream),
         "damaged": damaged,
     }
 
@@ -70,5 +73,5 @@ def text(found: dict[str, Any]) -> str:
         more = len(found["damaged"]) - SHOWN
         lines += found["damaged"][:SHOWN] + ([f"and {more:,} more"] if more > 0 else [])
     else:
-        lines.append("all images can be decoded; digest " + " ".join(found["digest"].values()))
+        lines.append(f"all images can be decoded; records of runs on them say images_sha256 {found['images_sha256']}")
     return "\n".join(lines)

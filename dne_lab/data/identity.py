@@ -180,6 +180,14 @@ def data_sha256(stream: ClassStream) -> str:
     return _hash(known[name].encode() for name in YOUNGER)
 
 
+def images_sha256(stream: ClassStream) -> str:
+    """One hash of the images of a stream and of the names of its classes, in whatever order and tasks these come."""
+    known = fingerprint(stream)
+    names = [stream.source.classes[number] for number in sorted(stream.order)]
+    parts = [known["train_images"], known["test_images"], *names]
+    return _hash(part.encode("utf-8", "surrogatepass") + b"\0" for part in parts)
+
+
 def _hash(parts: Iterable[bytes]) -> str:
     found = hashlib.sha256()
     for part in parts:

@@ -5,13 +5,13 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import dne_lab.methods  # noqa: F401  (registers the methods, which have the titles)
 from dne_lab.core import presets
 from dne_lab.core.errors import LabError
 from dne_lab.measure.metrics import interval
-from dne_lab.measure.record import Record
+from dne_lab.measure.record import M, Record, by_images
 from dne_lab.measure.significance import Deviation, residual
 from dne_lab.methods.base import title_of
 
@@ -34,6 +34,7 @@ SETTINGS = (
     "class order",
     "validation",
     "behind",
+    "images",
     "settings",
 )
 
@@ -138,8 +139,10 @@ def groups(records: Iterable[Record]) -> list[Group]:
     """
     by_key: dict[str, list[Record]] = {}
     for record in records:
-        by_key.setdefault(json.dumps([record.method, record.heads, *_settings(record).values()]), []).append(record)
-    sets = [sorted(members, key=lambda r: r.seed) for members in by_key.values()]
+        setting = _settings(record) | {"images": None}
+        by_key.setdefault(json.dumps([record.method, record.heads, setting]), []).append(record)
+    alike = [members for found in by_key.values() for members in by_images(found).values()]
+    sets = [sorted(members, key=lambda r: r.seed) for members in alike]
     sets = [members for members in sets if any(record.finished for record in members)]
     order = list(ORDER)
     sets.sort(key=lambda m: (order.index(m[0].method) if m[0].method in order else len(order), m[0].method, m[0].heads))
@@ -167,6 +170,7 @@ def joint_of(group: Group, others: Sequence[Group], same_network: bool = True) -
         for other in others
         if other.first.joint
         and _data(other.first) == _data(group.first)
+        and not _other_images(other.first, group.first)
         and (_network(other.first) == _network(group.first)) == same_network
     ]
     for alike in (_recipe, _epochs):
@@ -179,6 +183,10 @@ def _data(record: Record) -> list[Any]:
     """Images, classes, split and objective; not how the classes are cut into tasks, which Joint ignores."""
     how = record.config.get("loss") if record.config else record.preset
     return [record.dataset, sorted(record.class_order), record.validation, how]
+
+
+def _other_images(one: Record, other: Record) -> bool:
+    return len(by_images([one, other])) > 1
 
 
 def _epochs(record: Record) -> int:
@@ -208,6 +216,7 @@ def _settings(record: Record) -> dict[str, Any]:
         "validation": record.validation,
         "behind": start_of(record) or None,
         **_flat(seedless(record)),
+        "images": record.images_sha256[:8] or None,
         "settings": record.settings_sha256[:8],
     }
 
@@ -256,11 +265,9 @@ def _network_text(network: dict[str, Any], others: Sequence[dict[str, Any]]) -> 
     return ", ".join(texts) or "another network"
 
 
-M = TypeVar("M")
-
-
 def apart(members: Sequence[M]) -> dict[str, list[M]]:
-    """Measurements of runs of one method and preset, split where several are of one seed: runs of other settings.
+    """Measurements of runs of one method and preset, split by their images, and where several are of one seed: runs of
+    other settings.
 
     Args:
         members: records of the instruments, with ``seed``, ``run`` and ``config_sha256``.
@@ -271,7 +278,8 @@ def apart(members: Sequence[M]) -> dict[str, list[M]]:
     Raises:
         LabError: two measurements of one configuration and seed.
     """
-    parts = {"": list(members)}
+    data = by_images(members)
+    parts = {f", images {sha[:8] or 'unknown'}" if len(data) > 1 else "": alike for sha, alike in data.items()}
     for name in ("epochs", "tasks", "heads", "network", "config_sha256"):
         split: dict[str, list[M]] = {}
         for difference, alike in parts.items():
@@ -422,6 +430,8 @@ def stream_of(record: Record) -> str:
 
 def _same_experiment(one: Record, other: Record) -> bool:
     if stream_of(one) != stream_of(other) or presets.schedule(one.preset) != presets.schedule(other.preset):
+        return False
+    if _other_images(one, other):
         return False
     return one.epochs == other.epochs or all(r.epochs == presets.epochs_of(r.preset) for r in (one, other))
 

@@ -5,10 +5,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-YOUNGER = ("data_sha256", "data_changes", "task_sha256")  # left out where older records do not have them
+YOUNGER = ("data_sha256", "images_sha256", "data_changes", "task_sha256")  # left out where unknown
 FORMAT = 1  # of record.json; raised when the meaning of a key changes
 RUN_FIRST = "Train one first, e.g. `dne-lab run dne --preset digits`, or name a folder that holds record.json files."
 
@@ -100,6 +100,7 @@ class Record:
     matrix products were computed: a CPU's library, a GPU's type ("" if unknown: MKL on x86; on a GPU bf16, if
     ``precision`` is "auto"). ``flops_training`` is what learning all tasks took
     (`measure.learning_cost`). ``data_sha256`` tells class names and images from others ("" if unknown),
+    ``images_sha256`` does so whatever the order of the classes: only equal ones are averaged,
     ``data_changes`` says where a run went on with changed data, ``task_sha256`` are the digests of its tasks' files.
 
     Raises:
@@ -143,6 +144,7 @@ class Record:
     forked_from: Annotated[dict[str, Any], Like(_Origin)] = field(default_factory=dict)
     flops_training: Whole | None = None
     data_sha256: Name = ""
+    images_sha256: Name = ""
     data_changes: list[dict[str, Any]] = field(default_factory=list)
     task_sha256: list[Name] = field(default_factory=list)
     format: int = FORMAT
@@ -346,7 +348,28 @@ def trained(record: Record) -> dict[str, Any]:
     """
     tree = json.dumps(record.without_timing(), sort_keys=True)
     known = {name: getattr(record, name) for name in ("LA", "code_version", "torch", "device", "threads")}
+    known |= {"images_sha256": record.images_sha256} if record.images_sha256 else {}
     return {**known, "digest": hashlib.sha256(tree.encode()).hexdigest()[:16]}
+
+
+M = TypeVar("M")
+
+
+def images_of(one: Any) -> str:
+    """The digest of the images that a record, of a run or of an instrument, is about; "" where it does not say."""
+    return str(getattr(one, "images_sha256", "") or getattr(one, "trained", {}).get("images_sha256", ""))
+
+
+def by_images(members: Sequence[M]) -> dict[str, list[M]]:
+    """Records that are about the same images, by their digest. One that does not say is taken for the others, unless
+    they are about several."""
+    known = set(filter(None, map(images_of, members)))
+    if len(known) < 2:
+        return {"": list(members)}
+    found: dict[str, list[M]] = {}
+    for member in members:
+        found.setdefault(images_of(member), []).append(member)
+    return found
 
 
 # Records of the instruments as JSON files: how they are written, found and checked.

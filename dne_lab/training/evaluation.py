@@ -14,7 +14,7 @@ import torch
 
 from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
-from dne_lab.data.identity import data_sha256
+from dne_lab.data.identity import data_sha256, images_sha256
 from dne_lab.data.memory import herd
 from dne_lab.data.stream import Task
 from dne_lab.measure import cost, learning_cost, metrics
@@ -104,6 +104,7 @@ def record_of(state: RunState) -> Record:
         forked_from=dict(position.forked_from),
         flops_training=position.flops_training,
         data_sha256=data_sha256(stream),
+        images_sha256=images_sha256(stream),
         data_changes=[dict(change) for change in position.data_changes],
         task_sha256=list(position.task_sha256),
     )

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dne_lab.data.datasets import open_source
-from dne_lab.data.identity import YOUNGER, Images, fingerprint, numbers_now, unlike
+from dne_lab.data.identity import YOUNGER, Images, fingerprint, images_sha256, numbers_now, unlike
 from dne_lab.data.source import ArraySource
 from dne_lab.data.stream import ClassStream, stream
 
@@ -133,3 +133,11 @@ def test_a_fingerprint_is_that_of_the_streams_own_images() -> None:
     assert fingerprint(held)["test"] == 3 and fingerprint(held) == fingerprint(
         ClassStream(arrays(), (2, 1), "identity", 0.25)
     )
+
+
+def test_one_digest_whatever_the_order_of_classes_and_tasks() -> None:
+    one = stream("digits", tasks="4,6")
+    digest = images_sha256(one)
+    assert digest == images_sha256(one.joint())
+    assert digest == images_sha256(stream("digits", tasks="5,5", order=3))
+    assert digest != images_sha256(one[:1]) != images_sha256(stream("digits100", tasks="50,50"))

@@ -1,11 +1,14 @@
 """Tables over records: who is averaged with whom, D against the right joint model, the paper's rows beside ours."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pandas as pd
 import pytest
 from invented import record
 
 from dne_lab.core.errors import LabError
-from dne_lab.measure.comparison import groups, heads_text, joint_of, tasks_text, title
+from dne_lab.measure.comparison import apart, groups, heads_text, is_method, joint_of, pairs, tasks_text, title
 from dne_lab.measure.tables import Sentences, compare, printed_as, summary, to_latex, to_markdown, to_text
 
 
@@ -29,6 +32,29 @@ def test_summary_is_mean_and_interval_over_seeds() -> None:
     assert (dne["seconds"], dne["forgetting"], dne["memory"]) == (11.0, 6.0, "100 shared")
     assert row(frame, "Joint")["D"] == 0
     assert "unfinished" not in frame
+
+
+def test_runs_on_other_images_of_the_same_names_have_rows_of_their_own() -> None:
+    here, there = "a" * 16, "b" * 16
+    runs = [record("dne", seed, 80.0, images_sha256=here) for seed in (0, 1)]
+    runs += [record("dne", 2, 60.0, images_sha256=there), record("joint", 0, 95.0, images_sha256=there)]
+    frame = summary(runs)
+    assert frame["method"].tolist() == ["Joint", "DNE (k = 1), images aaaaaaaa", "DNE (k = 1), images bbbbbbbb"]
+    assert frame["seeds"].tolist() == [1, 2, 1] and frame["LA"].tolist() == [95.0, 80.0, 60.0]
+    assert pd.isna(row(frame, "DNE (k = 1), images aaaaaaaa")["D"])  # Joint has learned from other images
+    older = [record("dne", 3, 80.0), *runs[:2]]  # of a time when records did not say it: taken for the others
+    assert summary(older)["seeds"].tolist() == [3]
+    assert not pairs(groups([record("ia", 0, images_sha256=there), *runs[:2]]), is_method("dne"), is_method("ia"))
+    assert pairs(groups([record("ia", 0, images_sha256=here), *runs[:2]]), is_method("dne"), is_method("ia"))
+
+
+def test_measurements_on_other_images_are_not_averaged() -> None:
+    def measured(seed: int, digest: str) -> Any:
+        return SimpleNamespace(seed=seed, run=f"dne-s{seed}", trained={"images_sha256": digest})
+
+    assert list(apart([measured(0, "a" * 16), measured(1, "a" * 16)])) == [""]
+    parts = apart([measured(0, "a" * 16), measured(1, "b" * 16), measured(2, "b" * 16)])
+    assert {name: len(alike) for name, alike in parts.items()} == {", images aaaaaaaa": 1, ", images bbbbbbbb": 2}
 
 
 def test_one_seed_has_no_interval_and_no_joint_no_difference() -> None:
