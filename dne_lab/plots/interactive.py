@@ -129,7 +129,8 @@ def _legend_rows(names: Sequence[str], width: float, handle: int) -> int:
 def _places(drawing: Drawing, width: float, height: float) -> tuple[float, list[Place]]:
     """Pixels of the plotting area from top to bottom, and the place of each panel in it."""
     columns = max(len(row) for row in drawing.rows)
-    free = width - GAP * (columns - 1)
+    gap = _gap(drawing, width)
+    free = width - gap * (columns - 1)
     sizes: list[list[tuple[float, float]]] = []
     for row in drawing.rows:
         wide = sum(panel.wide for panel in row) + columns - len(row)
@@ -149,9 +150,16 @@ def _places(drawing: Drawing, width: float, height: float) -> tuple[float, list[
         y -= above[i]
         for wide, mine in boxes:
             places.append(Place((x / width, min(1.0, (x + wide) / width)), ((y - mine) / room, y / room), (wide, mine)))
-            x += wide + GAP
+            x += wide + gap
         y -= max(high for _, high in boxes) + (between[i] if i < len(between) else 0)
     return room, places
+
+
+def _gap(drawing: Drawing, width: float) -> float:
+    """Pixels between panels of a plotting area of so many: names beside a later panel fit in the narrowest cell too."""
+    named = [panel.y for row in drawing.rows for panel in row[1:] if panel.y.shown and panel.y.names]
+    narrow = width - (TYPICAL - NARROW)
+    return max([GAP, *(_left(axis) * width / narrow for axis in named if narrow > 0)])
 
 
 def _shape(panel: Panel) -> tuple[int, int] | None:
