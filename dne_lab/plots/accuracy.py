@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dne_lab.analysis.run_views import RunView, accuracies, table
 from dne_lab.core.errors import LabError
@@ -167,18 +167,7 @@ def _area(params: float, table: "pd.DataFrame") -> float:
 # Runs side by side as a figure: accuracy as classes arrive, accuracy against cost, attention on the own patch.
 
 
-class Series(NamedTuple):
-    """A named line: where its points are, its look, matplotlib's name of its dashes, and whether markers are filled."""
-
-    name: str
-    x: list[int]
-    y: list[float]
-    look: Style
-    dash: str
-    filled: bool = True
-
-
-def run_series(runs: Sequence[RunView]) -> list[Series]:
+def run_series(runs: Sequence[RunView]) -> list[Points]:
     """Accuracy over the classes seen, a line per run; runs of one method differ as `line_of` says."""
     used: dict[str, int] = {}
     found = []
@@ -186,8 +175,15 @@ def run_series(runs: Sequence[RunView]) -> list[Series]:
         method = run.record.method
         used[method] = used.get(method, -1) + 1
         x, y = accuracies(run)
-        found.append(Series(run.label, x, y, *line_of(method, used[method])))
+        look, dash, filled = line_of(method, used[method])
+        found.append(Points(run.label, list(map(float, x)), y, look, dash, filled=filled))
     return found
+
+
+def runs_panel(lines: Sequence[Points]) -> Panel:
+    """The lines of `run_series` on their axes."""
+    seen = whole_ticks((x for line in lines for x in line.x), 7)
+    return Panel(lines, Axis("classes seen", ticks=seen), Axis("accuracy over the classes seen (%)"), wide=1.5)
 
 
 def runs_figure(runs: Sequence[RunView]) -> Figure:
@@ -203,13 +199,11 @@ def runs_figure(runs: Sequence[RunView]) -> Figure:
     return Figure("runs", heading, table(runs), [run.record.id for run in runs], draw, (8.4, 3.8))
 
 
-def _marks(table: "pd.DataFrame", lines: Sequence[Series], methods: Sequence[str]) -> Drawing:
+def _marks(table: "pd.DataFrame", lines: Sequence[Points], methods: Sequence[str]) -> Drawing:
     """Three panels: accuracy over the classes seen, last accuracy against cost, attention on the own patch."""
-    curves: list[Mark] = []
     cost: list[Mark] = []
     shares: list[Mark] = []
     for place, (line, (_, row)) in enumerate(zip(lines, table.iterrows(), strict=True)):
-        curves.append(Points(line.name, list(map(float, line.x)), line.y, line.look, line.dash, filled=line.filled))
         if row["MFLOPs spent"] == row["MFLOPs spent"] and row["LA %"] == row["LA %"]:
             at = [row["MFLOPs spent"]], [row["LA %"]]
             cost.append(Points(line.name, *at, solid(line.look), area=50.0, listed=False))
@@ -218,9 +212,8 @@ def _marks(table: "pd.DataFrame", lines: Sequence[Series], methods: Sequence[str
             shares.append(Bars(line.name, [place], [share], line.look.colour, across=True, listed=False))
         else:
             shares.append(Words(" not measured", 0.0, place, beside="left"))
-    seen = whole_ticks((x for line in lines for x in line.x), 7)
     panels = [
-        Panel(curves, Axis("classes seen", ticks=seen), Axis("accuracy over the classes seen (%)"), wide=1.5),
+        runs_panel(lines),
         Panel(cost, Axis("MFLOPs of one image", low=0.0), Axis("last accuracy (%)", least=LEAST_SPAN)),
         Panel(shares, Axis("attention on\nown patch (%)", low=0.0), Axis("", "category", tuple(methods), reverse=True)),
     ]

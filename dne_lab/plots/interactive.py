@@ -8,7 +8,7 @@ import numpy as np
 
 from dne_lab.measure.tables import fixed
 from dne_lab.plots import labels
-from dne_lab.plots.marks import Axis, Bars, Cells, Drawing, Level, Panel, Points, Spread, Words
+from dne_lab.plots.marks import Axis, Bars, Cells, Drawing, Level, Panel, Points, Spread, Words, hover
 from dne_lab.plots.style import DASHES, GRID, INK
 
 DASH = dict(DASHES)
@@ -255,7 +255,7 @@ def _points(figure: Any, mark: Points, panel: Panel, common: dict[str, Any]) -> 
                 "opacity": 1, "line": {"color": colour, "width": 2 if thin else 1}},
         error_x=_interval(mark, mark.x) if mark.across else None,
         error_y=None if mark.across or mark.band else _interval(mark, mark.y),
-        hovertext=[_hover_text(mark, panel, i) for i in range(len(mark.x))], hoverinfo="text",
+        hovertext=["<br>".join(hover(mark, panel, i)) for i in range(len(mark.x))], hoverinfo="text",
         cliponaxis=False, **common,
     )  # fmt: skip
     crossed = [i for i, cross in enumerate(mark.crossed) if cross]
@@ -291,7 +291,7 @@ def _bars(figure: Any, mark: Bars, panel: Panel, common: dict[str, Any]) -> None
         orientation="h" if mark.across else "v", opacity=mark.opacity,
         marker={"color": colour, "pattern": HATCH if mark.hatched else {}},
         **{f"error_{along}": interval},
-        hovertext=[_hover_text_of_bar(mark, panel, i) for i in range(len(ends))], hoverinfo="text", **common,
+        hovertext=["<br>".join(hover(mark, panel, i)) for i in range(len(ends))], hoverinfo="text", **common,
     )  # fmt: skip
 
 
@@ -307,9 +307,7 @@ def _spread(figure: Any, mark: Spread, common: dict[str, Any]) -> None:
 def _level(figure: Any, mark: Level, panel: Panel, common: dict[str, Any], ends: Any) -> None:
     along = list(ends[1] if mark.upright else ends[0])
     at = [mark.at] * 2
-    unit = _plain((panel.x if mark.upright else panel.y).title)
-    text = f"{mark.name}<br>{unit}: {_number(mark.at)}"
-    text += f" ± {_number(mark.half)} (95% interval)" if mark.half == mark.half else ""
+    text = "<br>".join(hover(mark, panel))
     text += f"<br>{mark.note}" if mark.note else ""
     if mark.half == mark.half:
         low, high = mark.at - mark.half, mark.at + mark.half
@@ -379,43 +377,6 @@ def _tags(figure: Any, panel: Panel, on: dict[str, str], ends: Any, size: tuple[
 def _place(value: float, axis: Axis) -> float:
     """As plotly wants the place of an annotation: on a logarithmic axis the logarithm."""
     return math.log10(value) if axis.kind == "log" else float(value)
-
-
-# What is said under the mouse ---------------------------------------------------------------------------------------
-
-
-def _hover_text(mark: Points, panel: Panel, i: int) -> str:
-    lines = [mark.name]
-    for axis, value, mine in ((panel.x, mark.x[i], mark.across), (panel.y, mark.y[i], not mark.across)):
-        text = _value(axis, value)
-        if mine and len(mark.low) and math.isfinite(mark.low[i]):
-            text += f" (95% interval {_number(mark.low[i])} to {_number(mark.high[i])})"
-        lines.append(text)
-    return "<br>".join(filter(None, [*lines, mark.note(i)]))
-
-
-def _hover_text_of_bar(mark: Bars, panel: Panel, i: int) -> str:
-    stands, along = (panel.y, panel.x) if mark.across else (panel.x, panel.y)
-    text = f"{_plain(along.title)}: {_number(mark.lengths[i])}"
-    if len(mark.low) and math.isfinite(mark.low[i]):
-        text += f" (95% interval {_number(mark.low[i])} to {_number(mark.high[i])})"
-    return "<br>".join(filter(None, [mark.name, _value(stands, mark.places[i]), text, mark.note(i)]))
-
-
-def _value(axis: Axis, value: float) -> str:
-    if axis.kind == "category":
-        return axis.name_at(value).replace("\n", " ")
-    if axis.ticks is not None and all(tick == round(tick) for tick in axis.ticks):
-        value = round(value)  # of whole numbers; several marks at one stand side by side
-    return f"{_plain(axis.title)}: {_number(value)}"
-
-
-def _plain(title: str) -> str:
-    return title.split("\n")[0]
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}" if abs(value) < 10 else f"{value:,.2f}"
 
 
 def _faint(colour: str, opacity: float) -> str:

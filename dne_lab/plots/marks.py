@@ -344,6 +344,48 @@ def _log_ticks(low: float, high: float) -> tuple[float, ...]:
     return tuple(tick for tick in found if low <= tick <= high)
 
 
+# What is said under the mouse ---------------------------------------------------------------------------------------
+
+
+def hover(mark: Points | Bars | Level, panel: Panel, i: int = 0) -> list[str]:
+    """The lines about a point, bar or level: its series, its values with their interval, further words."""
+    if isinstance(mark, Level):
+        half = f" ± {_number(mark.half)} (95% interval)" if mark.half == mark.half else ""
+        return [mark.name, f"{_plain((panel.x if mark.upright else panel.y).title)}: {_number(mark.at)}{half}"]
+    if isinstance(mark, Bars):
+        stands, along = (panel.y, panel.x) if mark.across else (panel.x, panel.y)
+        lines = [
+            _value(stands, mark.places[i]),
+            f"{_plain(along.title)}: {_number(mark.lengths[i])}{_interval(mark, i)}",
+        ]
+    else:
+        ends = ("", _interval(mark, i)) if not mark.across else (_interval(mark, i), "")
+        lines = [_value(panel.x, mark.x[i]) + ends[0], _value(panel.y, mark.y[i]) + ends[1]]
+    return list(filter(None, [mark.name, *lines, mark.note(i)]))
+
+
+def _interval(mark: Points | Bars, i: int) -> str:
+    if not len(mark.low) or not math.isfinite(mark.low[i]):
+        return ""
+    return f" (95% interval {_number(mark.low[i])} to {_number(mark.high[i])})"
+
+
+def _value(axis: Axis, value: float) -> str:
+    if axis.kind == "category":
+        return axis.name_at(value).replace("\n", " ")
+    if axis.ticks is not None and all(tick == round(tick) for tick in axis.ticks):
+        value = round(value)  # of whole numbers; several marks at one stand side by side
+    return f"{_plain(axis.title)}: {_number(value)}"
+
+
+def _plain(title: str) -> str:
+    return title.split("\n")[0]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}" if abs(value) < 10 else f"{value:,.2f}"
+
+
 # Ends of the axes -------------------------------------------------------------------------------------------------
 
 

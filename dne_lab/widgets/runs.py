@@ -11,9 +11,11 @@ import ipywidgets as widgets
 from dne_lab.analysis import run_views
 from dne_lab.analysis.run_views import RunView
 from dne_lab.core.errors import LabError
-from dne_lab.plots.accuracy import Series, run_series, runs_figure
+from dne_lab.plots.accuracy import run_series, runs_figure, runs_panel
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.marks import Axis, Panel, Points
 from dne_lab.plots.style import DASHES, STYLES, other, style
+from dne_lab.plots.vector import chart
 from dne_lab.training.run import Run
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Download
@@ -92,7 +94,7 @@ class RunsExplorer(widgets.VBox):
                 self.message.value = svg.sentence("Choose one or more runs above.")
             return
         self.message.value = ""
-        self.curves.value = svg.lines(run_series(shown), "classes seen", "accuracy over the classes seen (%)")
+        self.curves.value = chart(runs_panel(run_series(shown)))
         self.losses.value = _losses(shown)
         title = (
             "runs side by side (same patch: share of attention on the query's own patch, by dne-lab report --attention)"
@@ -137,14 +139,19 @@ def _losses(shown: Sequence[RunView]) -> str:
         lines += (
             loss_lines(frame, run.name, DASHES[place % len(DASHES)][0], style(run.record.method)) if len(frame) else []
         )
-    return svg.lines(lines, "epoch of the run", "training loss, all terms together") if lines else ""
+    return chart(epochs_panel(lines, "training loss, all terms together")) if lines else ""
 
 
-def loss_lines(frame: "pd.DataFrame", name: str, dash: str, look: Any) -> list[Series]:
+def epochs_panel(lines: Sequence[Points], title: str) -> Panel:
+    """Losses over the epochs of a run."""
+    return Panel(lines, Axis("epoch of the run"), Axis(title))
+
+
+def loss_lines(frame: "pd.DataFrame", name: str, dash: str, look: Any) -> list[Points]:
     """The sum of the losses of each epoch as a line."""
     terms = [column for column in frame.columns if column not in ("epoch of the run", "task", "stage", "epoch", "lr")]
     total = frame[terms].sum(axis=1)
-    return [Series(name, frame["epoch of the run"].tolist(), total.tolist(), look, dash)]
+    return [Points(name, frame["epoch of the run"].tolist(), total.tolist(), look, dash)]
 
 
 class LiveRun(widgets.VBox):
@@ -172,10 +179,10 @@ class LiveRun(widgets.VBox):
         for place, name in enumerate(terms):
             there = frame[frame[name].notna()]
             x, y = there["epoch of the run"].tolist(), there[name].tolist()
-            lines.append(Series(name, x, y, looks[(place + 1) % len(looks)], DASHES[place % len(DASHES)][0]))
-        self.losses.value = svg.lines(lines, "epoch of the run", "training losses")
+            lines.append(Points(name, x, y, looks[(place + 1) % len(looks)], DASHES[place % len(DASHES)][0]))
+        self.losses.value = chart(epochs_panel(lines, "training losses"))
         view = RunView(run.config.method, run.record)
-        self.accuracy.value = svg.lines(run_series([view]), "classes seen", "accuracy over the classes seen (%)")
+        self.accuracy.value = chart(runs_panel(run_series([view])))
 
 
 def watch(run: Run) -> LiveRun:

@@ -102,7 +102,7 @@ def test_task_attention_shows_the_numbers_of_the_view() -> None:
         str(n) for n in view.most_read
     ]
     for name, value in zip(view.names, view.weights[5], strict=True):
-        assert f"{name}: attention {value:.4g}, uniform 0.1667" in part.bars.value
+        assert f"{name}, attention: {value:.4g}, uniform 0.1667" in part.bars.value
     pixels = np.frombuffer(part.maps.scene["pixels"], dtype=np.uint8).reshape(6, 6, 3)
     top = float(part.scale.value.split("</text></svg>")[0].rsplit(">", 1)[1])
     assert np.abs(pixels.astype(int) - heat(view.weights.T, top).astype(int)).max() <= 1

@@ -13,7 +13,7 @@ from invented import record
 
 import dne_lab as lab
 from dne_lab.core.errors import LabError
-from dne_lab.widgets import runs, svg
+from dne_lab.widgets import runs
 from dne_lab.widgets.runs import RunsExplorer
 
 SMALL: dict[str, Any] = {
@@ -38,7 +38,7 @@ def test_chosen_runs_are_drawn_and_saved(folder: Path) -> None:
     for name in ("dne-s0", "dne-s1", "ia-s0"):
         assert name in made.table.value
     assert made.curves.value.count("<polyline") == 3 and made.losses.value.count("<polyline") == 1
-    assert "dne-s0: epoch of the run 2, 1.75" in made.losses.value
+    assert "dne-s0, epoch of the run: 2, training loss, all terms together: 1.75" in made.losses.value
     made.chosen.value = ("ia-s0",)
     assert made.curves.value.count("<polyline") == 1 and made.losses.value == "" and "dne-s1" not in made.table.value
     name, _, text = made._csv()
@@ -129,14 +129,3 @@ def test_watching_without_widgets_says_what_is_missing(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "dne_lab.widgets.runs", None)
     with pytest.raises(LabError, match=r"watch\(\).*ipywidgets.*run\.curves"):
         run.watch()
-
-
-def test_ticks_are_round_and_inside() -> None:
-    assert svg.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-    assert svg.ticks(26.1, 35.2) == [28, 30, 32, 34]
-    assert svg.ticks(0.001, 0.0042) == [0.001, 0.002, 0.003, 0.004]
-    assert svg.ticks(3, 3) == [3]
-
-
-def test_a_chart_without_a_point_is_still_a_chart() -> None:
-    assert svg.lines([], "x", "nothing yet").startswith("<svg") and "nothing yet" in svg.lines([], "x", "nothing yet")
