@@ -15,6 +15,7 @@ from dne_lab.core import shown as _shown
 if TYPE_CHECKING:
     from dne_lab.analysis.ablation import ablate as ablate
     from dne_lab.analysis.attention_groups import attention_groups as attention_groups
+    from dne_lab.analysis.connections import with_most_read as with_most_read
     from dne_lab.analysis.labelling import Labelling as Labelling
     from dne_lab.analysis.probe import probe as probe
     from dne_lab.analysis.read_outs import linear_probe as linear_probe
@@ -38,6 +39,7 @@ _WHERE = {
     "open": "dne_lab.commands.api",
     "Record": "dne_lab.measure.record",
     "ablate": "dne_lab.analysis.ablation",
+    "with_most_read": "dne_lab.analysis.connections",
     "ablation_sweep": "dne_lab.analysis.sweep",
     "attention_groups": "dne_lab.analysis.attention_groups",
     "linear_probe": "dne_lab.analysis.read_outs",
@@ -75,6 +77,7 @@ __all__ = [
     "start",
     "stream",
     "train",
+    "with_most_read",
 ]
 
 

@@ -125,6 +125,26 @@ def softmax(scores: Sequence[float]) -> Vector:
     return weights / sum(weights)
 
 
+def row_of(variant: Any, scores: Sequence[float]) -> Vector:
+    """Softmax at the variant's temperature, or at that at which the row has the variant's entropy (by bisection)."""
+    if variant.entropy is None:
+        return softmax([s / variant.temperature for s in scores])
+    there = [s for s in scores if s > -math.inf]
+    low, high = 1e-8, 1e8
+    for _ in range(200):
+        middle = math.sqrt(low * high)
+        row = softmax([s / middle for s in there])
+        entropy = -sum(a * math.log(a) for a in row if a > 0)
+        low, high = (middle, high) if entropy < variant.entropy * math.log(len(there)) else (low, middle)
+    return softmax([s / high if s > -math.inf else -math.inf for s in scores])
+
+
+def experts_read(variant: Any, t: int) -> list[int]:
+    """The experts (from 1) that expert t reads, itself last."""
+    others = {"all": list(range(1, t)), "first": [1], "previous": [t - 1], "own": []}[variant.experts]
+    return [*others, t] if t > 1 else [1]
+
+
 def heads_of(x: Vector, heads: int) -> list[Vector]:
     """A token cut into its heads, eq. 16."""
     return [np.array(part) for part in np.split(x, heads)]
@@ -169,7 +189,8 @@ class Layer:
         x = self.raw[t - 1]
         if t > 1 and variant.mixes == "linear":
             lateral = array(w.lateral)
-            x = [np.concatenate([own[p] for own in self.raw[:t]]) @ lateral for p in range(len(x))]
+            read = [self.raw[e - 1] for e in experts_read(variant, t)]
+            x = [np.concatenate([own[p] for own in read]) @ lateral for p in range(len(x))]
         self.inputs.append(x)
 
         asking = range(1) if self.only_class else range(len(x))
@@ -208,7 +229,8 @@ class Layer:
             parts = []
             for h in range(heads):
                 width = len(q[p][h])
-                row = softmax([float(q[p][h] @ k[other][h]) / math.sqrt(width) for other in range(len(u))])
+                scores = [float(q[p][h] @ k[other][h]) / math.sqrt(width) for other in range(len(u))]
+                row = softmax(scores) if t == 1 or self.only_class else row_of(self.model.variant, scores)
                 if gated and p >= self.classes:
                     gate = self.gate(w, h)
                     places = position_row(array(w.attention.position)[h], self.model.grid, p - self.classes)
@@ -230,10 +252,11 @@ class Layer:
 
     def joint_attention(self, t: int, w: Any, asking: list[int]) -> Tokens:
         """Spatial-task attention: one head's token is the unit, keys are the tokens of all heads of experts 1..t."""
-        experts = self.model.experts[:t]
+        read = experts_read(self.model.variant, t)
+        experts = [self.model.experts[e - 1] for e in read]
         qkv, heads = array(w.attention.qkv), experts[-1].place.heads
         units = []  # one list of normalised tokens for each of the H heads; the last ones are this expert's
-        for expert, tokens in zip(experts, self.inputs, strict=True):
+        for expert, tokens in zip(experts, [self.inputs[e - 1] for e in read], strict=True):
             cut = [heads_of(token, expert.place.heads) for token in tokens]
             units += [[layer_norm(w.norm1, token[j]) for token in cut] for j in range(expert.place.heads)]
         keys = [[qkv[1] @ u for u in unit] for unit in units]
@@ -247,20 +270,37 @@ class Layer:
                 if self.only_class:
                     parts.append(self.class_of_all(t, h, first + h, q, keys, values))
                 else:
-                    parts.append(self.joint_row(t, w, h, p, q, keys, values))
+                    parts.append(self.joint_row(t, w, h, p, q, keys, values, first + h))
             out.append(linear(w.attention.out, np.concatenate(parts)))
         return out
 
-    def joint_row(self, t: int, w: Any, h: int, p: int, q: Vector, keys: Any, values: Any) -> Vector:
-        """One query of spatial-task attention over (H heads) x (all positions)."""
-        scores = [float(q @ key) / math.sqrt(len(q)) for unit in keys for key in unit]
-        row = softmax(scores).reshape(len(keys), -1)
+    def joint_row(self, t: int, w: Any, h: int, p: int, q: Vector, keys: Any, values: Any, own: int) -> Vector:
+        """One query of spatial-task attention over (H heads) x (all positions); ``own``: its head among the H."""
+        masked = self.model.variant.masked
+        left = [
+            [j == own or masked not in ("both", "SPDH" if other == p else "DPDH") for other in range(len(keys[j]))]
+            for j in range(len(keys))
+        ]
+        scores = [
+            float(q @ key) / math.sqrt(len(q)) if left[j][other] else -math.inf
+            for j, unit in enumerate(keys)
+            for other, key in enumerate(unit)
+        ]
+        row = row_of(self.model.variant, scores).reshape(len(keys), -1)
+        if self.model.variant.mass == "ia":
+            table = np.array(scores).reshape(len(keys), -1)
+            share = softmax(list(table[own]))[p]
+            other = [i for i in range(table.shape[1]) if i != p]
+            row = np.zeros_like(table)
+            row[:, p] = share * softmax(list(table[:, p]))
+            row[:, other] = (1 - share) * softmax(list(table[:, other].ravel())).reshape(len(keys), -1)
         if self.gated and p >= self.classes:
             gate = self.gate(w, h)
             places = position_row(array(w.attention.position)[h], self.model.grid, p - self.classes)
             for j in range(len(keys)):
                 for other in range(len(keys[j])):
-                    place = places[other - self.classes] / len(keys) if other >= self.classes else 0.0
+                    split = sum(left[i][other] for i in range(len(keys)))
+                    place = places[other - self.classes] / split if other >= self.classes and left[j][other] else 0.0
                     row[j, other] = (1 - gate) * row[j, other] + gate * place
         row = self.row("joint", t, h, p, row)
         total = np.zeros(len(q))
@@ -271,7 +311,9 @@ class Layer:
 
     def class_of_all(self, t: int, h: int, own: int, q: Vector, keys: Any, values: Any) -> Vector:
         """One class query over its own head's class token, then every patch of head 0, of head 1, ..."""
-        chosen = [(own, 0)] + [(j, other) for j in range(len(keys)) for other in range(1, len(keys[j]))]
+        only = self.model.variant.masked in ("DPDH", "both")
+        heads = [own] if only else range(len(keys))
+        chosen = [(own, 0)] + [(j, other) for j in heads for other in range(1, len(keys[j]))]
         row = softmax([float(q @ keys[j][other]) / math.sqrt(len(q)) for j, other in chosen])
         row = self.row("class", t, h, 0, row)
         total = np.zeros(len(q))
@@ -281,13 +323,18 @@ class Layer:
 
     def task_attention(self, kind: str, t: int, w: Any, sources: list[list[list[Vector]]], p: int) -> Vector:
         """One task attention block at one position, eq. 19-23: the H_t outputs side by side (before GELU)."""
-        z = [unit for expert in sources[:t] for unit in expert[p]]  # z_j for all H heads
+        z = [unit for e in experts_read(self.model.variant, t) for unit in sources[e - 1][p]]  # z_j for all H heads
         heads = len(sources[t - 1][p])
-        w_q, w_k, w_v, b_v, scale = (array(m) for m in (w.w_q, w.w_k, w.w_v, w.b_v, w.scale))
+        uniform = self.model.variant.weights == "uniform"
+        w_v, b_v, scale = (array(m) for m in (w.w_v, w.b_v, w.scale))
+        w_q, w_k = (None, None) if uniform else (array(w.w_q), array(w.w_k))
         out = []
         for i in range(heads):
-            q = z[len(z) - heads + i] @ w_q
-            row = softmax([float(q @ (unit @ w_k)) / math.sqrt(len(unit)) for unit in z])
+            if uniform:
+                row = np.full(len(z), 1 / len(z))
+            else:
+                q = z[len(z) - heads + i] @ w_q
+                row = softmax([float(q @ (unit @ w_k)) / math.sqrt(len(unit)) for unit in z])
             row = self.row(kind, t, i, p, row)
             total = np.zeros(w_v.shape[2])
             for j, unit in enumerate(z):

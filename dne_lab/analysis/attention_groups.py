@@ -26,7 +26,8 @@ from dne_lab.analysis.probe import (
 from dne_lab.analysis.row_statistics import REPLICATES, Accumulator
 from dne_lab.core.errors import LabError
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2, Axes
-from dne_lab.models.block import AttentionPoint, Context
+from dne_lab.models.bank import Context
+from dne_lab.models.block import AttentionPoint
 
 # A null model: what experts would attend to if the other experts looked at another picture.
 

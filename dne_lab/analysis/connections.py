@@ -1,14 +1,20 @@
 """Who reads whom in a network: its connections and its parts as rows, read off its own modules."""
 
+import copy
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from dne_lab.analysis.hosts import ExpandableHost
-from dne_lab.core.errors import LabError
-from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
+from dne_lab.analysis.hosts import ExpandableHost, find_network
+from dne_lab.analysis.probe import Images, Numbers, evaluating, image_batches, probe
+from dne_lab.core.errors import LabError, unknown
+from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2, Axes
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.expert import Expert, ExpertBlock, TaskAttentionParameters
+from dne_lab.models.variants import WEIGHTS, Variant
 
 LATERAL, LINEAR1, LINEAR2 = "lateral", "linear1", "linear2"
 ATTENTIONS = (SPATIAL, JOINT, CLASS)
@@ -30,8 +36,8 @@ def connections(network: ExpandableViT) -> list[dict[str, Any]]:
 
     Returns:
         Dictionaries: layer; kind; reader and heads (of it); read and heads read; patches, "all" or "same" as the patch
-        that reads; keys, the tokens of the expert read that one reading token sees (class tokens not counted); state of
-        the reader, "trains" or "frozen".
+        that reads, or "others", and of which picture, if not of its own; keys, the tokens of the expert read that one
+        reading token sees (class tokens not counted); state of the reader, "trains" or "frozen".
     """
     experts = experts_of(network)
     heads, patches = network.heads, network.grid[0] * network.grid[1]
@@ -48,17 +54,92 @@ def connections(network: ExpandableViT) -> list[dict[str, Any]]:
                 for kind in (k for k in there if k in step):
                     alone = kind in (SPATIAL, LINEAR1, LINEAR2) or (kind == CLASS and not block.joint)
                     everywhere = kind in ATTENTIONS
-                    for other in [number] if alone else range(1, number + 1):
+                    read = {number: heads[number - 1]} if alone else heads_read(expert, block, kind, heads)
+                    for other, seen in read.items():
                         own = kind in ATTENTIONS and alone  # head by head
-                        count = 1 if own else heads[other - 1]
+                        where, each = "all" if everywhere else "same", patches if everywhere else 1
+                        if other != number and kind in (JOINT, CLASS):
+                            where, each = _foreign(network.variant, kind, patches)
+                        if where == "none":
+                            continue
                         rows.append(
                             {"layer": layer, "kind": kind, "reader": number, "heads": heads[number - 1]}
-                            | {"read": other, "heads read": heads[other - 1]}
-                            | {"patches": "all" if everywhere else "same"}
-                            | {"keys": count * (patches if everywhere else 1)}
+                            | {"read": other, "heads read": seen}
+                            | {"patches": where}
+                            | {"keys": (1 if own else seen) * each}
                             | {"state": state(expert)}
                         )
     return rows
+
+
+def heads_read(expert: Expert, block: ExpertBlock, kind: str, heads: Sequence[int]) -> dict[int, int]:
+    """How many heads of each expert one expert reads, those alone of which it reads any; ``heads``: of all experts."""
+    number = expert.place.number
+    tab = block.task_attention.get({TASK1: "mix1", TASK2: "mix2"}.get(kind, ""))
+    places = expert.read if tab is None else tab.read
+    if places is None:
+        return dict(enumerate(heads[:number], start=1))
+    owners = [t for t, count in enumerate(heads[:number], start=1) for _ in range(count)]
+    found = Counter(owners[place] for place in places.tolist())
+    return {t: found[t] for t in sorted(found)} | {number: heads[number - 1]}
+
+
+def _foreign(variant: Variant, kind: str, patches: int) -> tuple[str, int]:
+    """Which patches of another expert's head a patch (a class token, for kind "class") reads, and how many."""
+    masked, picture = variant.masked, {"same": "", "shuffled": " of another picture"}.get(variant.pictures)
+    picture = ", its own of other pictures" if picture is None else picture
+    if masked == "both" or (masked == "DPDH" and kind == CLASS):
+        return "none", 0
+    if masked == "none" or kind == CLASS:
+        return f"all{picture}", patches
+    return (f"others{picture}", patches - 1) if masked == "SPDH" else (f"same{picture}", 1)
+
+
+def with_most_read(
+    model: nn.Module, images: Images, most: int | None = None, weights: str = "learned", expert: Numbers = None
+) -> ExpandableViT:
+    """A copy of a model whose task attention blocks read their own heads and the ``most`` others that they read most.
+
+        sparse = lab.with_most_read(run.model, stream.test_images(500), most=2)
+
+    What is read most is the mean attention over the images; heads that are not read lose their value maps. Expert by
+    expert, the earlier ones first, each measured in the model as it was.
+
+    Args:
+        model: an `ExpandableViT` with task attention, or a module that holds one.
+        images: what `attention_groups` takes.
+        most: heads of other experts; None: all, to change the weights alone.
+        weights: "learned"; "means": the mean attention, whatever the image; "uniform": 1/H.
+        expert: whose blocks; None: of all experts from 2 on.
+
+    Raises:
+        LabError: no task attention there, a number or a name that is not allowed.
+    """
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 0):
+        raise LabError(f"most = {most!r}: must be a whole number of heads from 0, or None for all.")
+    if weights not in WEIGHTS:
+        raise unknown("weights", weights, WEIGHTS)
+    network = copy.deepcopy(find_network(model, "with_most_read"))
+    sums: dict[tuple[int, int, str], Tensor] = {}
+    count = 0
+
+    def read(part: Tensor, axes: Axes) -> None:
+        place = axes.query_expert[0], axes.layer, axes.kind.replace("task", "mix")
+        seen = part.sum(0, dtype=torch.float64).mean(0)  # (b, p, h, kh) -> (h, kh)
+        sums[place] = sums.get(place, 0) + seen
+
+    kinds = [kind for kind in (TASK1, TASK2) if getattr(network.variant, kind)] or TASK1
+    with evaluating(network) as device, probe(network, kind=kinds, expert=expert, keep=False, read=read):
+        for some in image_batches(images, 256):
+            count += len(some.images)
+            network(some.images.to(device))
+    for (number, layer, name), mass in sums.items():
+        block = network.experts[number - 1].blocks[layer]
+        before = block.task_attention[name]
+        after = before.settled(most, weights)
+        after.settle(before, (mass / count).to(before.w_v.device))
+        setattr(block, name, after)
+    return network
 
 
 def state(expert: nn.Module) -> str:
@@ -94,9 +175,16 @@ def parts(network: ExpandableViT) -> list[dict[str, Any]]:
                     {"layer": layer, "expert": number, "part": part, "what": what}
                     | {"shapes": ", ".join(f"{n} {' x '.join(map(str, p.shape))}" for n, p in named.items())}
                     | {"parameters": sum(p.numel() for p in named.values())}
-                    | {"reads": str(who[0]) if len(who) == 1 else f"{who[0]}-{who[-1]}", "state": state(expert)}
+                    | {"reads": _listed(who), "state": state(expert)}
                 )
     return rows
+
+
+def _listed(who: list[int]) -> str:
+    """``1-3``, or ``1, 3`` where some between are not read."""
+    if (len(who) > 2 and who == list(range(who[0], who[-1] + 1))) or (len(who) == 2 and who[1] == who[0] + 1):
+        return f"{who[0]}-{who[-1]}"
+    return ", ".join(map(str, who))
 
 
 def _parts_of(block: ExpertBlock, kinds: dict[str, list[int]]) -> list[tuple[str, str, Any]]:

@@ -1,5 +1,6 @@
 """Attention maps with their axes: what `probe` yields, joined over forward passes, as NumPy and pandas."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -45,6 +46,14 @@ class Pairs(NamedTuple):
     def same_head(self) -> NDArray[np.bool_]:
         """Query and key are of the same head of the same expert."""
         return (self.query_expert == self.key_expert) & (self.query_head == self.key_head)
+
+    def masked(self, column: str) -> NDArray[np.bool_]:
+        """Which pairs are no connection under a variant's ``masked``."""
+        groups = {"none": [], "SPDH": [self.same_patch], "DPDH": [~self.same_patch]}
+        groups["both"] = groups["SPDH"] + groups["DPDH"]
+        chosen = [~self.same_head & group for group in groups[column]]
+        none = np.zeros_like(self.same_head & self.same_patch)
+        return functools.reduce(np.logical_or, chosen, none)
 
     def offsets(self) -> tuple[Index, Index]:
         """Rows and columns from the query's patch to the key's (of class tokens: as if they were the first patch)."""
@@ -245,7 +254,7 @@ def _join(parts: list[AttentionMap]) -> list[AttentionMap]:
 def _signature(attention_map: AttentionMap) -> tuple[Any, ...]:
     a = attention_map.axes
     labels = (a.query_expert, a.query_head, a.key_expert, a.key_head)
-    return (a.layout, labels, a.grid, a.classes, attention_map.values.shape[1:])
+    return (a.layout, labels, a.grid, a.classes, a.masked, a.pictures, attention_map.values.shape[1:])
 
 
 # Where the rows of one expert stand in what an attention point computes for a whole bank.
@@ -308,5 +317,6 @@ def cut(axes: Axes, expert: int, chosen: Callable[[int], bool]) -> Cut | None:
         visible = sum(owner <= expert for owner in axes.key_expert)
         labels = axes.key_expert[:visible], axes.key_head[:visible]
         keys = visible if names[key_dim] == "kh" else axes.classes + visible * axes.grid[0] * axes.grid[1]
-    mine = Axes(axes.kind, axes.layout, axes.layer, *own, *labels, None, axes.grid, axes.classes)
+    columns = (axes.masked, axes.pictures)
+    mine = Axes(axes.kind, axes.layout, axes.layer, *own, *labels, None, axes.grid, axes.classes, *columns)
     return Cut(mine, rows, names.index("h"), keys, key_dim)

@@ -60,6 +60,7 @@ class Plan(NamedTuple):
     weights: Tensor  # (Q, K, L + 2) float64: one-hot labels, the class-token keys, distance in patches
     connections: Tensor  # (Q, L): connections of a row by label
     mean_distance: Tensor  # (Q,)
+    keys: Tensor  # (Q, 1): connections of a row, class tokens too
     labels: int
 
     @property
@@ -95,9 +96,12 @@ def plan(axes: Axes, shape: tuple[int, ...], labelling: Labelling) -> Plan | Non
     one_hot = torch.zeros((*place.shape, labels + 2), dtype=torch.float64)
     one_hot.scatter_(-1, place.unsqueeze(-1), 1.0)
     one_hot[..., -1] = torch.from_numpy(flat(distance)[:, counted].copy()).flatten(0, 1)  # (h x kept rows, keys)
+    there = torch.from_numpy(flat(~pairs.masked(axes.masked))[:, counted].copy()).flatten(0, 1)  # (h x kept rows, keys)
+    one_hot[~there] = 0.0
     count = one_hot[..., :labels].sum(1)
     mean_distance = one_hot[..., -1].sum(1) / count.sum(1).clamp(min=1)
-    return Plan(torch.from_numpy(counted.copy()), one_hot, count, mean_distance, labels)
+    keys = there.sum(1, keepdim=True).to(torch.float64)
+    return Plan(torch.from_numpy(counted.copy()), one_hot, count, mean_distance, keys, labels)
 
 
 def sums_of(attention: Tensor, axes: Axes, plan: Plan) -> Iterator[Tensor]:
@@ -144,7 +148,7 @@ def _reduce(a: Tensor, plan: Plan) -> Tensor:
     share = weight.unsqueeze(-1)
     whole = inside.sum(-1)
     count = plan.connections.unsqueeze(1)
-    every = torch.full_like(weight, float(keys))
+    every = plan.keys.expand_as(weight)
     by_label = [
         mass,
         entropy,
@@ -246,7 +250,7 @@ class Accumulator:
 
     def _plan(self, axes: Axes, shape: tuple[int, ...]) -> Plan | None:
         key = (axes.layout, axes.query_expert, axes.query_head, axes.key_expert, axes.key_head, axes.grid, axes.classes)
-        key = (*key, *shape[1:])  # type: ignore[assignment]
+        key = (*key, axes.masked, *shape[1:])  # type: ignore[assignment]
         if key not in self._plans:
             self._plans[key] = plan(axes, shape, self.labelling)
             while len(self._plans) > 1 and sum(p.bytes for p in self._plans.values() if p is not None) > PLANS:

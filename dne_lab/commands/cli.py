@@ -290,11 +290,13 @@ def cost(
     heads: Annotated[str | None, typer.Option(help="Heads: k (later experts), first,later, or one per task.")] = None,
     preset: Preset = "cifar100-b50-10",
     changes: Settings = None,
+    match: Annotated[str | None, typer.Option(metavar="METHOD", help="Widen the network to the cost of this.")] = None,
     as_json: Json = False,
 ) -> None:
     """FLOPs of one image and parameters after each task, without training.
 
-    F = 2 x multiply-accumulate. Literal: as the equations are written; spent: as it runs here.
+    F = 2 x multiply-accumulate. Literal: as the equations are written; spent: as it runs here. With --match: what to
+    set for METHOD so that it costs what the other method costs after the last task, and how close that comes.
     """
     import dne_lab.methods  # noqa: F401
     from dne_lab.data.stream import sizes
@@ -309,6 +311,13 @@ def cost(
     config = base.configure(method, preset, changed)
     shape = shape_of(config.data)
     stream = blank_stream(wanted, shape)
+    if match is not None:
+        from dne_lab.measure import matching
+
+        same = {name: value for name, value in base.used(match, changed).items() if not name.startswith("options.")}
+        found = matching.match_method(config, base.configure(match, preset, same), stream)
+        print(json.dumps([m.to_dict() for m in found], indent=1) if as_json else matching.text(found, match))
+        return
     rows = of_tasks(config, stream.joint() if base.find(method).joint else stream)
     if as_json:
         print(json.dumps(rows, indent=1))

@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,6 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from dne_lab.core import chance
 from dne_lab.core.config import Config, Data
 from dne_lab.core.errors import LabError
-from dne_lab.core.schema import build
 from dne_lab.data.source import Source
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure import cost_formula
@@ -169,8 +166,7 @@ def _with_formula(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
     cls = base.find(config.method)
     for known, grows in ((Expansion, True), (FineTuning, False)):
         if issubclass(cls, known) and all(getattr(cls, name) is getattr(known, name) for name in COSTS):
-            build(cls.Options, config.options, "options.")  # an unknown one is an error here too
-            return _by_formula(config, stream, cls.variant, grows)
+            return _by_formula(config, stream, cls.variant_of(config), grows)
     return []
 
 
@@ -188,12 +184,18 @@ def refuse_too_large(config: Config, stream: ClassStream, memory: int) -> None:
             )
 
 
+@functools.lru_cache(maxsize=16)
+def _stem_flops(shape: tuple[int, int, int], patch: int) -> int:
+    """FLOPs of a convolutional stem for one image."""
+    return flops(ConvStem(shape, patch).eval(), shape)
+
+
 def _by_formula(config: Config, stream: ClassStream, variant: Variant, grows: bool) -> list[dict[str, Any]]:
     network, shape = config.network, stream.shape
     seen, stem = cost_formula.pixels(network, shape), None
     if network.stem == "conv":
         stem = ConvStem(shape, network.patch)
-        seen = seen._replace(values=stem.patch_values, before=flops(stem.eval(), shape))
+        seen = seen._replace(values=stem.patch_values, before=_stem_flops(shape, network.patch))
     rows = cost_formula.rows(network, variant, stream.tasks, seen, grows)
     if stem is not None:
         permanent = count(stem)
@@ -245,55 +247,3 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
             f" {row['params_total']:>12,} {row['params_added']:>11,} {row['params_trainable']:>11,}"
         )
     return "\n".join(lines)
-
-
-# Networks of equal cost: the width with which a method costs what another one does (figure 6 a and b).
-
-MATCHED = ("flops_literal", "flops_spent", "params_total")
-
-
-def field_of(method: str) -> str:
-    """The field that widens a method's network: channels of a residual network, heads of a transformer's first expert.
-
-    A transformer's heads have a fixed width, so more heads are a wider network.
-    """
-    cls = base.find(method)
-    return "options.width" if "width" in {f.name for f in fields(cls.Options)} else "network.heads"
-
-
-def widened(config: Config, width: int) -> Config:
-    """The configuration with that many channels, or heads in the first expert (later experts keep theirs)."""
-    field = field_of(config.method)
-    if field == "options.width":
-        return config.with_changes({field: width})
-    return config.with_changes({field: [width, *config.network.heads[1:]]})
-
-
-def matched_width(config: Config, stream: ClassStream, wanted: float, by: str = "flops_literal") -> int:
-    """The width whose cost after the last task is nearest to ``wanted``, at least 1 (`field_of` says of what).
-
-    Args:
-        config: the method and everything but its width.
-        stream: its tasks; no image is read.
-        wanted: F of one image (2 x multiply-accumulate) or a number of parameters.
-        by: one of `COSTS`.
-
-    Raises:
-        LabError: an unknown cost, a wanted one that is not above 0.
-    """
-    if by not in MATCHED or not 0 < wanted < math.inf:
-        raise LabError(f"by = {by!r}, wanted = {wanted}: give one of {', '.join(MATCHED)} and a number above 0.")
-
-    @functools.cache
-    def at(width: int) -> int:
-        with torch.device("meta"):  # counted, not computed: the search may pass by networks of any size
-            return int(of_tasks(widened(config, width), stream)[-1][by])
-
-    high = 1
-    while at(high) < wanted:
-        high *= 2
-    low = high // 2 or 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if at(middle) < wanted else (low, middle)
-    return min((low, high), key=lambda width: abs(at(width) - wanted))

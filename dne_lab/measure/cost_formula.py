@@ -5,6 +5,7 @@ padded to its widest, no key is projected, frozen products of weights are prepar
 where their weights would take 100 GB.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -51,6 +52,8 @@ def expert_terms(
     * a task attention block from a to b numbers per head: m (H_t a^2 + A a^2 + H_t A a + A a b + H_t A b);
     * a lateral map (eq. 11): n A D C.
 
+    Under a control A counts the heads that are read; fixed task weights leave m (A a b + H_t A b) of a block.
+
     Args:
         heads: of every expert.
         shape: (channels, height, width) of the images.
@@ -62,7 +65,8 @@ def expert_terms(
     class_attention = network.readout == "class_attention"
     found = []
     for number, own in enumerate(heads, start=1):
-        channels, everyone, later = width * own, sum(heads[:number]), number > 1
+        channels, later = width * own, number > 1
+        everyone, settled = variant.heads_read(heads[:number]), variant.settled(heads[:number])
         attention = mixing = task = lateral = 0
         for layer in range(network.depth):
             reads_out = class_attention and layer == network.depth - 1
@@ -71,14 +75,17 @@ def expert_terms(
             if later and variant.joint:
                 keys = patches if reads_out else tokens
                 attention += 2 * keys * everyone * width**2 + asking * own * width**2 + asking * channels**2
-                attention += 2 * asking * keys * everyone * channels + reads_out * (2 * width + 2) * channels
+                seen = 1 if reads_out and variant.masked in ("DPDH", "both") else everyone
+                attention += 2 * asking * keys * seen * channels + reads_out * (2 * width + 2) * channels
             elif reads_out:
                 attention += 2 * channels**2 + 2 * tokens * channels**2 + 2 * tokens * channels
             else:
                 attention += 4 * tokens * channels**2 + 2 * tokens**2 * channels
             for block, a, b in ((variant.task1, width, ratio * width), (variant.task2, ratio * width, width)):
                 if later and block:
-                    task += asking * (own * a**2 + everyone * a**2 + own * everyone * (a + b) + everyone * a * b)
+                    task += asking * (settled * a * b + own * settled * b)
+                    if variant.weights == "learned":
+                        task += asking * ((own + settled) * a**2 + own * settled * a)
                 else:
                     mixing += asking * ratio * channels**2
             if later and variant.lateral:
@@ -165,33 +172,41 @@ def pixels(network: Network, shape: tuple[int, int, int]) -> Images:
     return Images(shape, rows * columns, shape[0] * network.patch**2)
 
 
-def bank_macs(network: Network, variant: Variant, heads: Sequence[int], total: int, seen: Images, first: bool) -> int:
+def bank_macs(
+    network: Network, variant: Variant, heads: Sequence[int], total: int, seen: Images, first: bool, settled: int
+) -> int:
     """Multiply-adds of one bank for one image, on the normal path.
 
     Args:
         heads: of its experts; it is padded to K, the most of them.
-        total: heads of all experts up to its last one.
+        total: heads that are read: of all experts up to its last one, where nothing is controlled.
         first: whether it is expert 1, a plain transformer.
+        settled: heads that its task attention blocks read.
     """
     width, ratio, depth = network.head_width, network.ratio, network.depth
     size, most, real = len(heads), max(heads), sum(heads)
     channels, padded = width * most, size * most
     class_attention = network.readout == "class_attention"
     joint, lateral = variant.joint and not first, variant.lateral and not first
+    each = variant.projections == "each"
+    in_the_open = not first and (variant.entropy is not None or variant.mass != "free")
+    alike = variant.weights == "uniform" or (variant.weights == "means" and most == 1)
     found = size * seen.patches * seen.values * channels  # patch embedding
     for layer in range(depth):
         reads_out = class_attention and layer == depth - 1
         tokens = seen.patches + (not class_attention or reads_out)
         asking = 1 if reads_out else tokens
-        gated = network.spatial == "gpsa" and layer < depth - 1
+        gated = network.spatial == "gpsa" and layer < depth - 1 and not in_the_open
         if lateral:
             found += size * tokens * total * width * channels
         if reads_out and joint:  # query and value maps; scores and mixture over the patches of all heads
-            found += 2 * padded * width**2 + 2 * padded * width * total * seen.patches
+            found += (2 + each) * padded * width**2 + 2 * padded * width * total * seen.patches
+            found += each * 2 * seen.patches * total * width**2
         elif reads_out:  # query; W_k^T q and W_v a head; scores and mixture over raw tokens
             found += size * channels**2 + 2 * padded * width * channels + 2 * padded * channels * tokens
         elif joint:
-            found += 2 * tokens * padded * width**2 + 2 * padded * tokens * total * tokens * width
+            found += 2 * padded * tokens * total * tokens * width
+            found += tokens * width**2 * (padded + 2 * total if each else 2 * padded)
             if gated:  # the mean of the heads that may be read, a product for several experts; then at positions
                 found += (size > 1) * padded * total * tokens * width + padded * tokens**2 * width
         else:
@@ -201,10 +216,14 @@ def bank_macs(network: Network, variant: Variant, heads: Sequence[int], total: i
             if first or not task:
                 found += size * asking * most * a * most * b
                 continue
-            found += asking * (padded * a**2 + real * a * total + padded * total * b)  # queries, scores, a @ b_v
-            found += asking * size * total * a * b  # one product, or values projected once
+            found += asking * size * settled * a * b  # one product, or values projected once
+            if alike:
+                continue
+            found += asking * padded * settled * b  # a @ b_v
+            if variant.weights == "learned":
+                found += asking * (padded * a**2 + real * a * settled)  # queries, scores
             if most > 1 or a > b:
-                found += asking * padded * total * b  # and mixed
+                found += asking * padded * settled * b  # and mixed
     return found
 
 
@@ -214,28 +233,39 @@ def experts_flops(
     """FLOPs of one image through the first 1, 2, ... experts, without stem and classifier: literal and spent."""
     literal = itertools.accumulate(t.total for t in expert_terms(network, variant, heads, seen.shape, seen.values))
     ends = [0, *itertools.accumulate(heads)]
+    if variant.controls:  # one expert at a time
+        alone = [
+            bank_macs(network, variant, heads[t : t + 1], variant.heads_read(heads[: t + 1]), seen, t == 0,
+                      variant.settled(heads[: t + 1]))
+            for t in range(len(heads))
+        ]  # fmt: skip
+        return list(literal), [2 * macs for macs in itertools.accumulate(alone)]
     normal = []
     for done in range(1, len(heads) + 1):
         macs, start = 0, 0
         for size in bank_sizes(done):
             end = start + size
-            macs += bank_macs(network, variant, heads[start:end], ends[end], seen, start == 0)
+            macs += bank_macs(network, variant, heads[start:end], ends[end], seen, start == 0, ends[end])
             start = end
         normal.append(2 * macs)
     return list(literal), normal
 
 
-def parameters(network: Network, variant: Variant, number: int, own: int, everyone: int, seen: Images) -> int:
-    """Parameters of expert ``number`` (from 1) with ``own`` heads; ``everyone``: those of experts 1..number."""
-    width, ratio, later = network.head_width, network.ratio, number > 1
+def parameters(network: Network, variant: Variant, heads: Sequence[int], seen: Images) -> int:
+    """Parameters of the last of experts with these ``heads``."""
+    width, ratio, later, own = network.head_width, network.ratio, len(heads) > 1, heads[-1]
+    everyone, settled = variant.heads_read(heads), variant.settled(heads)
+    others = {"all": len(heads) - 1, "own": 0}.get(variant.experts, 1)  # experts
     channels = width * own
     attention = width if later and variant.joint else channels
     found = channels * (seen.values + 1 + seen.patches + 1 + 2)  # embedding, positions, class token, last norm
     for layer in range(network.depth):
         gated = network.spatial == "gpsa" and layer < network.depth - 1
         found += 2 * attention + 3 * attention**2 + channels**2 + channels + 4 * own * gated + 2 * channels
+        found += 2 * others * width**2 * (later and variant.projections == "each")
         for task, a, b in ((variant.task1, width, ratio * width), (variant.task2, ratio * width, width)):
-            found += 2 * a**2 + everyone * (a + 1) * b + own if later and task else own * (own * a + 1) * b
+            maps = 2 * a**2 * (variant.weights == "learned")
+            found += maps + settled * (a + 1) * b + own if later and task else own * (own * a + 1) * b
         found += 2 * ratio * channels * network.hidden_norm
         found += everyone * width * channels * (later and variant.lateral)
     return found
@@ -253,10 +283,10 @@ def rows(
     heads = [network.heads_of(number) for number in range(1, len(tasks) + 1)] if grows else [network.heads_of(1)]
     literal, normal = experts_flops(network, variant, heads, seen)
     ends = list(itertools.accumulate(heads))
-    weights = [
-        parameters(network, variant, number, own, end, seen)
-        for number, (own, end) in enumerate(zip(heads, ends, strict=True), start=1)
-    ]
+    weights = [parameters(network, variant, heads[:number], seen) for number in range(1, len(heads) + 1)]
+    # a warm-up trains all that is fixed in part behind it
+    first = dataclasses.replace(variant, most=None, weights="learned") if variant.settles else variant
+    trained = [parameters(network, first, heads[:number], seen) for number in range(1, len(heads) + 1)]
     so_far = list(itertools.accumulate(weights))
     found: list[dict[str, Any]] = []
     for task, classes in enumerate(itertools.accumulate(tasks), start=1):
@@ -273,7 +303,7 @@ def rows(
                 "flops_spent": seen.before + normal[last] + 2 * width * classes,
                 "macs_spent": (seen.before + normal[last]) // 2 + width * classes,
                 "params_total": total,
-                "params_trainable": weights[last] + classes * (width + 1) + expertise,
+                "params_trainable": trained[last] + classes * (width + 1) + expertise,
                 "params_added": total - (found[-1]["params_total"] if found else 0),
             }
         )

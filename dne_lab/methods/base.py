@@ -141,6 +141,11 @@ class Method(nn.Module):
     def finish(self, task: Task, exemplars: Iterator[Batch]) -> None:
         """Called after a task's last stage with clean exemplars of all classes, under no_grad. Default: nothing."""
 
+    @classmethod
+    def options_of_task_1(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Those of a run's ``options`` that change what task 1 learns. Default: all."""
+        return options
+
     def network_settings(self) -> dict[str, Any]:
         """What names the network in records, JSON-able: runs with equal ones share a joint model. Default: nothing."""
         return {}

@@ -1,40 +1,84 @@
 """Network expansion: one task expert per task, the rest frozen. IA, STA, DNE and progressive are rows of one switch."""
 
+import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from dne_lab.core.config import Config
+from dne_lab.core.errors import LabError
+from dne_lab.core.schema import OneOf, build, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import BASE, Cached, Method, Stage
 from dne_lab.models import literal, variants
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.variants import Variant
 
+WARM_UP = 4  # the part of the epochs, one in so many, before task attention is fixed in part
 CACHED_BYTES = 2**29  # of what frozen experts compute for the images of a stage; beyond that they run in every step
+
+
+@settings
+class Controls:
+    """Columns of `Variant` that a run sets for itself; None: as the method's variant has it."""
+
+    reads: Annotated[str, OneOf(variants.READS)] | None = None
+    mixes: Annotated[str, OneOf(variants.MIXES)] | None = None
+    experts: Annotated[str, OneOf(variants.EXPERTS)] | None = None
+    most: Annotated[int, Field(ge=0, le=10**6)] | None = None
+    weights: Annotated[str, OneOf(variants.WEIGHTS)] | None = None
+    masked: Annotated[str, OneOf(variants.GROUPS)] | None = None
+    mass: Annotated[str, OneOf(variants.MASS)] | None = None
+    pictures: Annotated[str, OneOf(variants.PICTURES)] | None = None
+    projections: Annotated[str, OneOf(variants.PROJECTIONS)] | None = None
+    temperature: Annotated[float, Field(gt=0, le=10**6)] | None = None
+    entropy: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 class Expansion(Method):
     """Learns each task with a new expert under the paper's objective; a subclass names the variant.
 
     Stage "stem" of task 1, with a convolutional stem: its cross entropy on the classes of task 1, nothing else.
+    Stage "warm-up" from task 2 on, where a control fixes task attention in part: as "learn", at a constant rate, for
+    the first quarter of its epochs.
     Stage "learn": (1 - l) classification + l KL to the old logits + 0.1 task expertise, l = old / (old + new) classes;
     stage "tune": classification alone on balanced exemplars, the classifier alone.
     """
 
     variant: ClassVar[Variant] = variants.IA
     shares_first_task: ClassVar[bool] = True
+    Options: ClassVar[type] = Controls
     training_only: ClassVar[tuple[str, ...]] = ("model.teacher", "model.expertise", "model.stem.classifier")
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__(config, stream)
-        self.model = ExpandableViT(config.network, stream.shape, self.variant, stream.mean, stream.std)
+        self.model = ExpandableViT(config.network, stream.shape, self.variant_of(config), stream.mean, stream.std)
         self.set_precision()
         self._cached: Cached | None = None  # read-outs, side by side
         self._offered: Cached | None = None  # what frozen experts offer
+
+    @classmethod
+    def variant_of(cls, config: Config) -> Variant:
+        """The variant of a run: the method's own, with what the run's options change.
+
+        Raises:
+            LabError: a column that does not exist, or that this variant cannot have.
+        """
+        options: Any = build(cls.Options, config.options, "options.")
+        columns = {name: getattr(options, name, None) for name in variants.COLUMNS}
+        try:
+            return dataclasses.replace(cls.variant, **{n: value for n, value in columns.items() if value is not None})
+        except LabError as error:
+            raise LabError(str(error).replace("Variant.", "options.")) from None
+
+    @classmethod
+    def options_of_task_1(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Without the columns of `Variant`: expert 1 is a plain transformer under all of them."""
+        return {name: value for name, value in options.items() if name not in variants.COLUMNS}
 
     def set_precision(self) -> None:
         """Tells the stem whether it runs in bfloat16."""
@@ -48,13 +92,26 @@ class Expansion(Method):
             if task.number == 1 and self.model.stem is not None
             else []
         )
-        return stem + super().stages(task)
+        stages = super().stages(task)
+        if self.model.variant.settles and task.number > 1:
+            learn, *rest = stages
+            first = max(1, learn.recipe.epochs // WARM_UP)
+            left = max(0, learn.recipe.epochs - first)
+            warm_up = dataclasses.replace(learn.recipe, epochs=first, schedule="constant")
+            stages = [
+                Stage("warm-up", warm_up),
+                Stage("learn", dataclasses.replace(learn.recipe, epochs=left, warmup=0.0), keep_optimizer=True),
+                *rest,
+            ]
+        return stem + stages
 
     def enter(self, task: Task, stage: Stage) -> None:
-        """The stem alone in "stem"; a new expert for "learn"; only the classifier trains in "tune"."""
+        """The stem alone in "stem"; a new expert for "learn" or "warm-up"; the classifier alone trains in "tune"."""
         if stage.name == "stem":
             self.model.learn_stem(self._base)
-        elif stage.name == "learn":
+        elif stage.name == "learn" and self.model.variant.settles and task.number > 1:
+            self.model.settle()
+        elif stage.name in ("learn", "warm-up"):
             self.model.expand(self.config.network.heads_of(task.number), len(task.new))
         else:
             self.model.tune_classifier()
@@ -65,9 +122,16 @@ class Expansion(Method):
         return self.config.data.tasks[0]
 
     def initialise(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
-        """Behind the stem's own stage: the mean and deviation of its maps over the images that it has learned."""
+        """Behind the stem's own stage the mean and deviation of its maps over the images that it has learned; behind a
+        warm-up what task attention read; before the second expert the pictures that are kept to be read."""
         if task.number == 1 and stage.name == "learn" and self.model.stem is not None:
             self.model.stem.measure(b.images[b.labels < self._base] for b in batches)
+        if task.number == 2 and stage.name in ("learn", "warm-up") and self.model.pictures is not None:
+            first, *rest = list(batches)
+            self.model.show(torch.cat([first.images, *(b.images for b in rest)]))
+            batches = iter([first, *rest])
+        if task.number > 1 and stage.name == "learn" and self.model.variant.settles:
+            self.model.look(b.images for b in batches)
 
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
         """Without augmentation what frozen experts compute is computed once: in stage 2, where the classifier alone
@@ -77,7 +141,7 @@ class Expansion(Method):
             return
         if stage.name == "tune":
             self._cached = Cached(batches, self.features)
-        elif stage.name == "learn" and self.model.may_offer:
+        elif stage.name in ("learn", "warm-up") and self.model.may_offer:
             self._offered = Cached.within(CACHED_BYTES, batches, self.model.offer)
 
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
@@ -98,7 +162,7 @@ class Expansion(Method):
         return {"classification": F.cross_entropy(self.model.stem.logits(batch.images).float(), batch.labels)}
 
     def _logits(self, batch: Batch, stage: Stage) -> Tensor:
-        if stage.name != "tune" or self._cached is None:
+        if stage.name != "tune" or self._cached is None or self.model.hooked:  # a hook hears what runs
             return self.model(batch.images).logits
         widths = [weight.shape[1] for weight in self.model.classifier.weights]
         return self.model.classifier(self._cached(batch.index).split(widths, 1))
@@ -165,7 +229,7 @@ class Expansion(Method):
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The task's expert and the classifier as they are now; the stem with task 1."""
         prefixes = [f"model.experts.{task.number - 1}.", "model.classifier.", "model.mean", "model.std"]
-        prefixes += ["model.stem."] if task.number == 1 else []
+        prefixes += ["model.stem."] if task.number == 1 else ["model.pictures"] if task.number == 2 else []
         return {name: value for name, value in self.state_dict().items() if name.startswith(tuple(prefixes))}
 
 

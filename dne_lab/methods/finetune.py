@@ -1,12 +1,12 @@
 """The lower bound: one transformer that goes on training on each new task alone."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from dne_lab.core.config import LATER_HEADS
 from dne_lab.data.stream import Batch, Task
-from dne_lab.methods.base import Method, Stage
+from dne_lab.methods.base import Method, NoOptions, Stage
 from dne_lab.methods.expansion import Expansion
 
 
@@ -17,6 +17,7 @@ class FineTuning(Expansion):
     title = "Finetune"
     uses_memory = False
     shares_first_task = False
+    Options: ClassVar[type[Any]] = NoOptions
     ignores: ClassVar[tuple[str, ...]] = (LATER_HEADS,)
 
     def enter(self, task: Task, stage: Stage) -> None:
@@ -52,6 +53,7 @@ class Joint(Expansion):
     uses_memory = False
     joint = True
     shares_first_task = False
+    Options: ClassVar[type[Any]] = NoOptions
     ignores: ClassVar[tuple[str, ...]] = (LATER_HEADS,)
 
 

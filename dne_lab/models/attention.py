@@ -24,6 +24,8 @@ class Axes:
         allowed: (h, kh) bool or None; False is a later expert: exactly 0, no connection, not in the uniform reference.
         grid: (rows, columns) of patches.
         classes: leading class tokens on the patch axes (queries and keys; in layout "b h k" and "b h kp" on the keys).
+        masked, pictures: columns of `Variant`: which pairs are no connection, exactly 0 and not in the uniform
+            reference; and on which picture the keys of other experts are.
     """
 
     kind: str
@@ -36,6 +38,8 @@ class Axes:
     allowed: Tensor | None
     grid: tuple[int, int]
     classes: int
+    masked: str = "none"
+    pictures: str = "same"
 
 
 class AttentionWeights(nn.Module):
@@ -76,8 +80,7 @@ class AttentionWeights(nn.Module):
         placed = self.placed(scores, axes, position).to(content.dtype)
         return torch.lerp(content, placed, gate.to(content.dtype))
 
-    @staticmethod
-    def content(scores: Tensor, axes: Axes) -> Tensor:
+    def content(self, scores: Tensor, axes: Axes) -> Tensor:
         """What the content alone attends to: the softmax of the scores over the keys that are allowed."""
         if axes.allowed is not None:
             shape = {"b h p kh kp": (1, -1, 1, axes.allowed.shape[1], 1), "b p h kh": (1, 1, *axes.allowed.shape)}
@@ -92,8 +95,7 @@ class AttentionWeights(nn.Module):
             return scores.flatten(-2).softmax(-1).view_as(scores)  # over all (kh, kp) keys at once
         return scores.softmax(-1)
 
-    @staticmethod
-    def placed(scores: Tensor, axes: Axes, position: Tensor) -> Tensor:
+    def placed(self, scores: Tensor, axes: Axes, position: Tensor) -> Tensor:
         """What positions alone attend to, without the image axis: ``position``, split over the allowed key heads."""
         if axes.layout == "b h p kh kp":
             return position.unsqueeze(-2) * _share(axes, scores)

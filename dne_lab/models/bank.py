@@ -38,10 +38,12 @@ def stack(tensors: Sequence[Tensor]) -> Tensor:
 class TaskWeights:
     """A stacked task attention block, with the product of its query and key maps."""
 
-    w_qk: Tensor  # (E, D_in, D_in) = w_q w_k^T
+    w_qk: Tensor | None  # (E, D_in, D_in) = w_q w_k^T; None where the weights are fixed
     w_v: Tensor  # (E, H, D_in, D_out)
     b_v: Tensor  # (E, H, D_out)
     scale: Tensor  # (E, K)
+    read: Tensor | None = None  # of a bank of one: places of the earlier heads that it reads; None: all
+    fixed: Tensor | None = None  # of a bank of one: its weights (K or 1, H) where they do not depend on the image
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,8 @@ class LayerWeights:
     mix2: TaskWeights | LinearWeights
     lateral: Tensor | None  # (E, all widths, width)
     joint: Tensor | None  # (E, D, D) = W_q^T W_k in spatial-task attention, which reads all experts; else None
+    read: Tensor | None = None  # of a bank of one: places of the earlier heads that it reads; None: all
+    others: Tensor | None = None  # of a bank of one: (H, 2, D, D), W_k and W_v for each head read, where they differ
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +91,7 @@ class Bank:
     counts: Tensor | None  # (E, 1, 1, 1) true heads, on the device (a copy in every norm would wait), or None as `real`
     real: Tensor | None  # positions of the real heads among E x K, None if no head is padding
     allowed: Tensor | None  # (E x K, total): False for heads of later experts; None for a bank of one
+    pictures: int = 0  # how many of the images, the last ones, are there to be read by other images alone
 
     @property
     def size(self) -> int:
@@ -108,20 +113,20 @@ class Bank:
         return None if self.counts is None else self.counts * channels_a_head
 
 
-def build(experts: Sequence[Expert], network: Network, heads: tuple[int, ...]) -> Bank:
+def build(experts: Sequence[Expert], network: Network, heads: tuple[int, ...], pictures: int = 0) -> Bank:
     """Stacks consecutive experts into a bank; differentiable, so that a bank of one can train.
 
-    ``heads``: of all experts of the network, expert 1 first.
+    ``heads``: of all experts of the network, expert 1 first; ``pictures``: see `Bank`.
 
     Products of weights are formed in the weights' own type whatever the autocast type: an exact rewriting must not lose
     digits twice, and a bank of frozen experts outlives the autocast under which it happened to be prepared.
     """
     device = experts[0].position.device.type
     with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
-        return _build(experts, network, heads[: experts[-1].place.number])
+        return _build(experts, network, heads[: experts[-1].place.number], pictures)
 
 
-def _build(experts: Sequence[Expert], network: Network, heads_so_far: tuple[int, ...]) -> Bank:
+def _build(experts: Sequence[Expert], network: Network, heads_so_far: tuple[int, ...], pictures: int) -> Bank:
     heads = tuple(e.place.heads for e in experts)
     most, total = max(heads), sum(heads_so_far)
     device = experts[0].position.device
@@ -145,12 +150,11 @@ def _build(experts: Sequence[Expert], network: Network, heads_so_far: tuple[int,
         position=stack([e.position for e in experts]),
         class_token=stack([e.class_token for e in experts]),
         norm=_norm([e.norm for e in experts]),
-        layers=tuple(
-            _layer([e.blocks[i] for e in experts], experts[0].place.grid, classes) for i in range(network.depth)
-        ),
+        layers=tuple(_layer([e.blocks[i] for e in experts], experts[0], classes) for i in range(network.depth)),
         counts=counts,
         real=real,
         allowed=allowed,
+        pictures=pictures,
     )
 
 
@@ -170,11 +174,14 @@ def _mixing(layers: Sequence[TaskAttentionParameters | torch.nn.Linear]) -> Task
     task = [f for f in layers if isinstance(f, TaskAttentionParameters)]  # all of them or none: expert 1 is alone
     if not task:
         return _linear([f for f in layers if isinstance(f, torch.nn.Linear)])
+    products = [f.w_q @ f.w_k.T for f in task if f.w_q is not None and f.w_k is not None]
     return TaskWeights(
-        stack([f.w_q @ f.w_k.T for f in task]),
+        stack(products) if products else None,
         stack([f.w_v for f in task]),
         stack([f.b_v for f in task]),
         stack([f.scale for f in task]),
+        task[0].read,
+        task[0].fixed,
     )
 
 
@@ -183,10 +190,10 @@ def _present(parts: Iterable[T | None]) -> list[T]:
     return [part for part in parts if part is not None]
 
 
-def _layer(blocks: Sequence[ExpertBlock], grid: tuple[int, int], classes: int) -> LayerWeights:
+def _layer(blocks: Sequence[ExpertBlock], first: Expert, classes: int) -> LayerWeights:
     position = gate = None
     if positions := _present(b.attention.position for b in blocks):
-        position = position_probabilities(stack(positions), grid, classes)
+        position = position_probabilities(stack(positions), first.place.grid, classes)
         gate = torch.sigmoid(stack(_present(b.attention.gate for b in blocks)))
         gate = gate[..., None].expand(*gate.shape, position.shape[-1])
         if classes:
@@ -194,6 +201,10 @@ def _layer(blocks: Sequence[ExpertBlock], grid: tuple[int, int], classes: int) -
     hidden = _present(b.norm_hidden for b in blocks)
     lateral = _present(b.lateral for b in blocks)
     joint = [b.attention.qkv[0].T @ b.attention.qkv[1] for b in blocks if b.joint]
+    others: Tensor | None = blocks[0].attention.others
+    if others is not None:
+        owners = torch.tensor(first.place.owners, device=others.device)
+        others = torch.cat([others, blocks[0].attention.qkv[None, 1:]]).index_select(0, owners)  # (H, 2, D, D)
     return LayerWeights(
         norm1=_norm([b.norm1 for b in blocks]),
         qkv=stack([b.attention.qkv for b in blocks]),
@@ -206,7 +217,80 @@ def _layer(blocks: Sequence[ExpertBlock], grid: tuple[int, int], classes: int) -
         mix2=_mixing([b.mix2 for b in blocks]),
         lateral=stack(lateral) if lateral else None,
         joint=stack(joint) if joint else None,
+        read=first.read,
+        others=others,
     )
+
+
+# What later experts read.
+
+
+class Context:
+    """What the experts computed so far offer to later ones at one layer, by name.
+
+    Args:
+        heads: of all experts that will come, so that room is made once; adding a bank by concatenation would copy all
+            earlier ones.
+        so_far: what was computed before.
+    """
+
+    def __init__(self, heads: int, so_far: dict[str, Tensor] | None = None) -> None:
+        self.heads = heads
+        self._rooms: dict[str, Tensor] = {}
+        self._so_far: dict[str, Tensor] = so_far or {}
+
+    def extend(self, name: str, own: Tensor, dim: int) -> Tensor:
+        """Appends ``own`` along the head axis ``dim`` and returns all heads so far."""
+        before = self._so_far.get(name)
+        start = 0 if before is None else before.shape[dim]
+        end = start + own.shape[dim]
+        live = own.requires_grad or (before is not None and name not in self._rooms)
+        if before is None and (live or end == self.heads):
+            self._so_far[name] = own
+        elif live:
+            assert before is not None
+            self._so_far[name] = torch.cat([before, own], dim)
+            self._rooms.pop(name, None)
+        else:
+            if before is None:
+                shape = list(own.shape)
+                shape[dim] = self.heads
+                self._rooms[name] = own.new_empty(shape)
+            room = self._rooms[name]
+            room.narrow(dim, start, end - start).copy_(own)
+            self._so_far[name] = room.narrow(dim, 0, end)
+        return self._so_far[name]
+
+    def mark(self) -> dict[str, Tensor]:
+        """What is there now, to come `back` to."""
+        return dict(self._so_far)
+
+    def back(self, mark: dict[str, Tensor]) -> None:
+        """Forgets what came after a `mark`; what comes next may be written over it in the same memory."""
+        self._so_far = dict(mark)
+
+    def so_far(self, name: str) -> Tensor:
+        """All heads so far."""
+        return self._so_far[name]
+
+    def parts(self, name: str, own: Tensor, dim: int) -> list[Tensor]:
+        """All heads so far in one tensor; of an expert that trains, and that nobody reads, [earlier ones, its own].
+
+        So autograd computes no gradient for frozen heads and copies none of them.
+        """
+        before = self._so_far.get(name)
+        if before is None or not own.requires_grad or before.shape[dim] + own.shape[dim] < self.heads:
+            return [self.extend(name, own, dim)]
+        return [before, own]
+
+    def read(self, name: str, own: Tensor, dim: int, places: Tensor | None) -> list[Tensor]:
+        """What an expert in a bank of its own reads: [the earlier heads at ``places`` (None: all), its own], or [its
+        own] where there are none."""
+        parts = self.parts(name, own, dim)
+        if places is not None and not len(places):
+            return [own]
+        earlier = parts[0] if len(parts) > 1 else parts[0].narrow(dim, 0, parts[0].shape[dim] - own.shape[dim])
+        return [earlier if places is None else earlier.index_select(dim, places), own]
 
 
 # Layer norm, linear maps and head shuffling on stacked experts: tensors (E, B, n, width), weights with a leading E.

@@ -5,6 +5,8 @@ bank, K the heads of the widest of them, H all heads up to an expert, n the toke
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from dne_lab.core.config import Network
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2, AttentionWeights, Axes
 from dne_lab.models.bank import (
     Bank,
+    Context,
     LayerWeights,
     LinearWeights,
     TaskWeights,
@@ -30,82 +33,48 @@ from dne_lab.models.bank import (
 )
 from dne_lab.models.variants import Variant
 
-# What the four attentions of the normal path share: a hook point with its axes, and what later experts read.
-
-
-class Context:
-    """What the experts computed so far offer to later ones at one layer, by name.
-
-    Args:
-        heads: of all experts that will come, so that room is made once; adding a bank by concatenation would copy all
-            earlier ones.
-        so_far: what was computed before.
-    """
-
-    def __init__(self, heads: int, so_far: dict[str, Tensor] | None = None) -> None:
-        self.heads = heads
-        self._rooms: dict[str, Tensor] = {}
-        self._so_far: dict[str, Tensor] = so_far or {}
-
-    def extend(self, name: str, own: Tensor, dim: int) -> Tensor:
-        """Appends ``own`` along the head axis ``dim`` and returns all heads so far."""
-        before = self._so_far.get(name)
-        start = 0 if before is None else before.shape[dim]
-        end = start + own.shape[dim]
-        live = own.requires_grad or (before is not None and name not in self._rooms)
-        if before is None and (live or end == self.heads):
-            self._so_far[name] = own
-        elif live:
-            assert before is not None
-            self._so_far[name] = torch.cat([before, own], dim)
-            self._rooms.pop(name, None)
-        else:
-            if before is None:
-                shape = list(own.shape)
-                shape[dim] = self.heads
-                self._rooms[name] = own.new_empty(shape)
-            room = self._rooms[name]
-            room.narrow(dim, start, end - start).copy_(own)
-            self._so_far[name] = room.narrow(dim, 0, end)
-        return self._so_far[name]
-
-    def mark(self) -> dict[str, Tensor]:
-        """What is there now, to come `back` to."""
-        return dict(self._so_far)
-
-    def back(self, mark: dict[str, Tensor]) -> None:
-        """Forgets what came after a `mark`; what comes next may be written over it in the same memory."""
-        self._so_far = dict(mark)
-
-    def so_far(self, name: str) -> Tensor:
-        """All heads so far."""
-        return self._so_far[name]
-
-    def parts(self, name: str, own: Tensor, dim: int) -> list[Tensor]:
-        """All heads so far in one tensor; of an expert that trains, and that nobody reads, [earlier ones, its own].
-
-        So autograd computes no gradient for frozen heads and copies none of them.
-        """
-        before = self._so_far.get(name)
-        if before is None or not own.requires_grad or before.shape[dim] + own.shape[dim] < self.heads:
-            return [self.extend(name, own, dim)]
-        return [before, own]
+# What the four attentions of the normal path share: a hook point with its axes.
 
 
 class AttentionPoint(nn.Module):
     """Base of the four attentions: a hook point and the axes of what passes through it."""
+
+    masked, pictures = "none", "same"  # columns of the variant
 
     def __init__(self, kind: str, layer: int, grid: tuple[int, int], classes: int) -> None:
         super().__init__()
         self.weights = AttentionWeights()
         self.kind, self.layer, self.grid, self.classes = kind, layer, grid, classes
 
-    def axes(self, layout: str, bank: Bank, reads_all: bool = False) -> Axes:
-        """The axes of this point for a bank, with ``reads_all`` one that reads all heads so far, else its own."""
+    def axes(self, layout: str, bank: Bank, reads_all: bool = False, read: Tensor | None = None) -> Axes:
+        """The axes of this point for a bank, with ``reads_all`` one that reads all heads so far (of the earlier ones
+        those at ``read``, if it is given), else its own."""
         own = _labels(bank.numbers, bank.heads)
         keys = _labels(range(1, len(bank.heads_so_far) + 1), bank.heads_so_far) if reads_all else own
+        if read is not None:
+            places = [*read.tolist(), *range(len(keys[0]) - len(own[0]), len(keys[0]))]
+            keys = tuple(keys[0][i] for i in places), tuple(keys[1][i] for i in places)
+        columns = (self.masked, self.pictures) if bank.numbers[0] > 1 else ()
         allowed = keep_real(bank.allowed, bank, 0) if reads_all and bank.allowed is not None else None
-        return Axes(self.kind, layout, self.layer, *own, *keys, allowed, self.grid, self.classes)
+        return Axes(self.kind, layout, self.layer, *own, *keys, allowed, self.grid, self.classes, *columns)
+
+    def weigh(
+        self, bank: Bank, scores: Tensor, axes: Axes, position: Tensor | None = None, gate: Tensor | None = None
+    ) -> Tensor:
+        """`AttentionWeights`, whose hooks hear the images that were asked for alone."""
+        if not bank.pictures:
+            return self.weights(scores, axes, position, gate)
+        count = len(scores) - bank.pictures
+        rest = self.weights.forward(scores[count:], axes, position, gate)
+        return torch.cat([self.weights(scores[:count], axes, position, gate), rest])
+
+    def in_the_open(self, bank: Bank) -> bool:
+        """Whether the probabilities are computed, so that hooks hear them; else they stay in a fused kernel."""
+        return self.weights.listens_to(bank.numbers)
+
+    def scale(self, bank: Bank) -> float:
+        """What scores over patches are multiplied by."""
+        return bank.head_width**-0.5
 
     def flat(self, values: Tensor | None, bank: Bank) -> Tensor | None:
         """(E, K, ...) -> (real heads, ...)."""
@@ -138,12 +107,12 @@ class SpatialAttention(AttentionPoint):
         heads = bank.most_heads
         qkv = product(x, w.qkv.flatten(1, 2).mT).unflatten(-1, (3, heads, -1))  # (E, B, n, 3, K, D)
         q, k, v = qkv.permute(3, 1, 0, 4, 2, 5).flatten(2, 3).unbind()  # (B, E x K, n, D) each
-        scale = bank.head_width**-0.5
-        if self.weights.listens_to(bank.numbers):
+        scale = self.scale(bank)
+        if self.in_the_open(bank):
             q, k, v = (keep_real(part, bank, 1) for part in (q, k, v))
             scores = q @ k.mT * scale
             axes = self.axes("b h p kp", bank)
-            out = self.weights(scores, axes, self.flat(w.position, bank), self.flat(w.gate, bank)) @ v
+            out = self.weigh(bank, scores, axes, self.flat(w.position, bank), self.flat(w.gate, bank)) @ v
             out = restore(out, bank, 1)
         else:
             out = F.scaled_dot_product_attention(q, k, v, scale=scale)
@@ -165,29 +134,40 @@ class JointAttention(AttentionPoint):
         own = F.layer_norm(by_head(x, bank.most_heads), (bank.head_width,))
         keys = context.extend("joint", keep_real(queries(own), bank, 1), 1)
         q, affine = joint_query(own, w)
-        q = queries(q)
+        mixed, mass = self.attend(queries(q), keys, keys, w, bank)
+        return joint_value(mixed, mass, affine, w, bank)
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, w: LayerWeights, bank: Bank) -> tuple[Tensor, Tensor]:
+        """(B, E x K, n, D) queries, (B, H, n, D) keys and values -> what the attention mixed, (B, E x K, n, D), and the
+        sum of its rows (without axes where it is 1)."""
         batch, heads, n, width = q.shape
-        scale = width**-0.5
-        if self.weights.listens_to(bank.numbers):
+        scale = self.scale(bank)
+        if self.in_the_open(bank):
             q = keep_real(q, bank, 1)
             scores = torch.einsum("bhpd,bjkd->bhpjk", q, keys) * scale  # (B, h, n, H, n)
-            axes = self.axes("b h p kh kp", bank, reads_all=True)
-            a = self.weights(scores, axes, self.flat(w.position, bank), self.flat(w.gate, bank))
-            mixed = restore(torch.einsum("bhpjk,bjkd->bhpd", a, keys), bank, 1)  # (B, E x K, n, D)
-            mass = restore(a.sum((-1, -2))[..., None], bank, 1)
-        else:
-            mask = None
-            if bank.allowed is not None:
-                mask = bank.allowed.repeat_interleave(n, 0).repeat_interleave(n, 1)
-            flat = keys.reshape(batch, 1, -1, width)  # (B, 1, H x n, D)
-            # (B, 1, E x K x n, D)
-            mixed = F.scaled_dot_product_attention(q.reshape(batch, 1, -1, width), flat, flat, mask, scale=scale)
-            mixed = mixed.view(batch, heads, n, width)  # (B, E x K, n, D)
-            if w.position is not None and w.gate is not None:
-                placed = look(w.position, _mean_allowed(keys, bank))
-                mixed = torch.lerp(mixed, placed, w.gate.flatten(0, 1)[..., None].to(mixed.dtype))  # gate (E x K, n, 1)
-            mass = mixed.new_ones(())
-        return joint_value(mixed, mass, affine, w, bank)
+            axes = self.axes("b h p kh kp", bank, reads_all=True, read=w.read)
+            a = self.weigh(bank, scores, axes, self.flat(w.position, bank), self.flat(w.gate, bank))
+            mixed = restore(torch.einsum("bhpjk,bjkd->bhpd", a, values), bank, 1)  # (B, E x K, n, D)
+            return mixed, restore(a.sum((-1, -2))[..., None], bank, 1)
+        flat, flat_values = (part.reshape(batch, 1, -1, width) for part in (keys, values))  # (B, 1, H x n, D)
+        q = q.reshape(batch, 1, -1, width)  # (B, 1, E x K x n, D)
+        mixed = F.scaled_dot_product_attention(q, flat, flat_values, self.mask(bank, keys), scale=scale)
+        mixed = mixed.view(batch, heads, n, width)  # (B, E x K, n, D)
+        if w.position is not None and w.gate is not None:
+            placed = self.placed(w.position, values, bank)
+            mixed = torch.lerp(mixed, placed, w.gate.flatten(0, 1)[..., None].to(mixed.dtype))  # gate (E x K, n, 1)
+        return mixed, mixed.new_ones(())
+
+    def mask(self, bank: Bank, keys: Tensor) -> Tensor | None:
+        """(E x K x n, H x n): what may be read of (B, H, n, D) keys; None: all."""
+        if bank.allowed is None:
+            return None
+        n = keys.shape[2]
+        return bank.allowed.repeat_interleave(n, 0).repeat_interleave(n, 1)
+
+    def placed(self, position: Tensor, values: Tensor, bank: Bank) -> Tensor:
+        """What attention to positions alone mixes of (B, H, n, D) values: (B, E x K, n, D)."""
+        return look(position, _mean_allowed(values, bank))
 
 
 def joint_query(own: Tensor, w: LayerWeights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -231,17 +211,36 @@ class TaskAttention(AttentionPoint):
     def forward(self, z: Tensor, w: TaskWeights, bank: Bank, context: Context) -> Tensor:
         """(E, B, n, K, D_in) -> (E, B, n, K x D_out)."""
         batch, n, inputs = z.shape[1], z.shape[2], z.shape[-1]
-        keys = context.parts(self.kind, keep_real(by_patch(z), bank, 2), 2)  # (B, n, heads, D_in) each
-        q = keep_real(by_patch(product(z, w.w_qk)), bank, 2)
-        scores = [q @ part.mT * inputs**-0.5 for part in keys]
-        joined = torch.cat(scores, -1) if len(scores) > 1 else scores[0]
-        a = restore(self.weights(joined, self.axes("b p h kh", bank, reads_all=True)), bank, 2)
+        own = keep_real(by_patch(z), bank, 2)
+        # (B, n, heads, D_in) each
+        keys = context.parts(self.kind, own, 2) if w.read is None else context.read(self.kind, own, 2, w.read)
+        if w.w_qk is None:
+            assert w.fixed is not None
+            if len(w.fixed) == 1 and not self.in_the_open(bank):
+                return _alike(keys, w)
+            joined = w.fixed.log().expand(batch, n, z.shape[3], -1)  # their softmax gives them back
+        else:
+            q = keep_real(by_patch(product(z, w.w_qk)), bank, 2)
+            scores = [q @ part.mT * inputs**-0.5 for part in keys]
+            joined = torch.cat(scores, -1) if len(scores) > 1 else scores[0]
+        a = restore(self.weigh(bank, joined, self.axes("b p h kh", bank, reads_all=True, read=w.read)), bank, 2)
         a = a.view(batch, n, *w.scale.shape, -1) * w.scale[..., None]  # (B, n, E, K, H)
         out = product(a.permute(2, 0, 1, 3, 4), w.b_v)  # (E, B, n, K, D_out)
         heads = [part.shape[2] for part in keys]
         for a_part, part, w_v in zip(a.split(heads, -1), keys, w.w_v.split(heads, 1), strict=True):
             out = out + (_mix_in_parts if bank.frozen else mix_values)(a_part, part, w_v)
         return out.flatten(3)  # (E, B, n, K x D_out)
+
+
+def _alike(keys: list[Tensor], w: TaskWeights) -> Tensor:
+    """Fixed weights that are the same for all heads: one product for all -> (1, B, n, K x D_out)."""
+    assert w.fixed is not None
+    row, heads = w.fixed[0], [part.shape[2] for part in keys]
+    folded = (w.w_v[0] * row[:, None, None]).split(heads)
+    # (1, B, n, heads x D_in) times (1, heads x D_in, D_out) each
+    mixed = [product(z.flatten(2)[None], v.flatten(0, 1)[None]) for z, v in zip(keys, folded, strict=True)]
+    out = sum(mixed[1:], mixed[0]) + row @ w.b_v[0]
+    return (out.unsqueeze(3) * w.scale[0][:, None]).flatten(3)  # (1, B, n, K, D_out) -> (1, B, n, K x D_out)
 
 
 def mix_values(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
@@ -292,7 +291,7 @@ class ClassAttention(AttentionPoint):
         q = by_head(product(x[:, :, :1], w_q.mT), heads)[:, :, 0]  # (E, B, K, D)
         absorbed = torch.einsum("ebkd,ekdc->ebkc", q, w_k.view(size, heads, -1, width))
         scores = (absorbed @ x.mT * bank.head_width**-0.5).permute(1, 0, 2, 3).flatten(1, 2)  # (B, E x K, 1 + n)
-        a = self.weights(keep_real(scores, bank, 1), self.axes("b h kp", bank))
+        a = self.weigh(bank, keep_real(scores, bank, 1), self.axes("b h kp", bank))
         a = restore(a, bank, 1).view(batch, size, heads, n).transpose(0, 1)  # (E, B, K, 1 + n)
         value = torch.einsum("ebkc,ekdc->ebkd", a @ x, w_v.view(size, heads, -1, width))  # (E, B, K, D)
         return linear(value.reshape(size, batch, 1, width), w.out)  # (E, B, 1, K x D)
@@ -304,26 +303,40 @@ class ClassAttention(AttentionPoint):
         q, affine = joint_query(own[:, :, :1], w)
         q = queries(q)
         scores = torch.cat([(q * token).sum(-1), q.squeeze(2) @ keys.mT], dim=-1) * bank.head_width**-0.5
-        a = restore(self.weights(keep_real(scores, bank, 1), self.axes("b h k", bank, reads_all=True)), bank, 1)
+        axes = self.axes("b h k", bank, reads_all=True)
+        a = restore(self.weigh(bank, keep_real(scores, bank, 1), axes), bank, 1)
         mixed = a[..., :1] * token.squeeze(2) + a[..., 1:] @ keys
         return joint_value(mixed.unsqueeze(2), a.sum(-1)[..., None, None], affine, w, bank)
+
+
+class Points(NamedTuple):
+    """What makes the attentions of a block: each takes kind, layer, grid and the number of class tokens."""
+
+    spatial: Callable[..., Any] = SpatialAttention
+    joint: Callable[..., Any] = JointAttention
+    class_attention: Callable[..., Any] = ClassAttention
+
+
+PUBLISHED = Points()
 
 
 class Block(nn.Module):
     """One block for any bank of experts: attention, then feature mixing, each added to its input (eq. 12-18)."""
 
-    def __init__(self, layer: int, network: Network, variant: Variant, grid: tuple[int, int]) -> None:
+    def __init__(
+        self, layer: int, network: Network, variant: Variant, grid: tuple[int, int], points: Points = PUBLISHED
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.reads_out = network.readout == "class_attention" and layer == network.depth - 1
         classes = 1 if network.readout == "cls_token" or self.reads_out else 0
         self.drop = network.drop_path * layer / max(1, network.depth - 1)
         if self.reads_out:
-            self.class_attention = ClassAttention(CLASS, layer, grid, classes)
+            self.class_attention = points.class_attention(CLASS, layer, grid, classes)
         else:
-            self.spatial = SpatialAttention(SPATIAL, layer, grid, classes)
+            self.spatial = points.spatial(SPATIAL, layer, grid, classes)
             if variant.joint:
-                self.joint = JointAttention(JOINT, layer, grid, classes)
+                self.joint = points.joint(JOINT, layer, grid, classes)
         # A class token is mixed as a patch is; behind class attention it is the only one.
         if variant.task1:
             self.task1 = TaskAttention(TASK1, layer, grid, classes)
@@ -370,8 +383,11 @@ class Block(nn.Module):
         return linear(z, w)
 
     def _lateral(self, x: Tensor, w: LayerWeights, bank: Bank, context: Context) -> Tensor:
-        heads = by_patch(by_head(x, bank.most_heads))
-        tokens = context.extend("tokens", keep_real(heads, bank, 2), 2).flatten(2)  # (B, n, H x D)
+        heads = keep_real(by_patch(by_head(x, bank.most_heads)), bank, 2)
+        if w.read is None:
+            tokens = context.extend("tokens", heads, 2).flatten(2)  # (B, n, H x D)
+        else:
+            tokens = torch.cat(context.read("tokens", heads, 2, w.read), 2).flatten(2)  # (B, n, H x D)
         if w.lateral is None:
             return x
         return product(tokens.unsqueeze(0).expand(bank.size, -1, -1, -1), w.lateral)
@@ -380,6 +396,7 @@ class Block(nn.Module):
         """The residual sum; in training a branch of the newest expert is dropped for some images (stochastic depth)."""
         if not bank.training or not self.drop:
             return x + branch
-        draw = chance.for_batch(f"block {self.layer} {name}", branch, branch.shape[1])
+        draw = chance.for_batch(f"block {self.layer} {name}", branch, branch.shape[1] - bank.pictures)
+        draw = F.pad(draw, (0, bank.pictures), value=1.0)
         keep = (draw >= self.drop).to(branch.dtype) / (1 - self.drop)
         return x + branch * keep[:, None, None]

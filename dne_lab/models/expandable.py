@@ -1,7 +1,8 @@
 """The one network: a vision transformer that grows by a task expert at a time. A `Variant` says how experts connect."""
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,16 +10,18 @@ from torch import Tensor, nn
 
 from dne_lab.core.config import Network
 from dne_lab.core.errors import LabError
-from dne_lab.models.attention import AttentionWeights
-from dne_lab.models.bank import Bank, build, linear, norm
-from dne_lab.models.block import Block, Context
+from dne_lab.models.attention import AttentionWeights, Axes
+from dne_lab.models.bank import Bank, Context, build, linear, norm
+from dne_lab.models.block import Block
 from dne_lab.models.classifier import ExpandableClassifier
-from dne_lab.models.expert import Expert, ModulesOf, Place, small_linear
+from dne_lab.models.controls import points
+from dne_lab.models.expert import Expert, ModulesOf, Place, TaskAttentionParameters, small_linear
 from dne_lab.models.image_model import ImageModel, cut, patch_grid
 from dne_lab.models.stem import ConvStem
 from dne_lab.models.variants import IA, Variant
 
 FROZEN_BANKS = 4  # beside expert 1 and the newest expert
+PICTURES = 16  # kept with a model whose experts read other pictures
 
 
 class Output(NamedTuple):
@@ -41,8 +44,12 @@ class ExpandableViT(ImageModel):
         variant: a row of `dne_lab.models.variants`.
         mean, std: of the training images per channel, in units of [0, 1]; the model normalises.
 
-    Attributes: ``task_classes``, the number of classes that each `expand` or `widen` brought, in their order.
+    Attributes: ``task_classes``, the number of classes that each `expand` or `widen` brought, in their order;
+    ``pictures`` (16, C, H, W) uint8, what experts of ``variant.pictures`` other than "same" read from the second one
+    on, else None.
     """
+
+    pictures: Tensor | None
 
     def __init__(
         self,
@@ -56,12 +63,16 @@ class ExpandableViT(ImageModel):
         self.network, self.variant = network, variant
         self.grid = patch_grid(shape, network.patch)
         self.stem = ConvStem(shape, network.patch, mean, std) if network.stem == "conv" else None
-        self.blocks: ModulesOf[Block] = ModulesOf(Block(i, network, variant, self.grid) for i in range(network.depth))
+        self.blocks: ModulesOf[Block] = ModulesOf(
+            Block(i, network, variant, self.grid, points(variant)) for i in range(network.depth)
+        )
         self.experts: ModulesOf[Expert] = ModulesOf()
         self.task_classes: tuple[int, ...] = ()
         self.classifier = ExpandableClassifier()
         self.teacher: ExpandableClassifier | None = None
         self.expertise: nn.Linear | None = None
+        self.register_buffer("pictures", None)
+        self._before: dict[tuple[int, str], TaskAttentionParameters] = {}  # of the newest expert, before `settle`
         self._banks: tuple[tuple[Any, ...], list[Bank]] | None = None
         self._banks_of: list[Tensor] = []
 
@@ -78,19 +89,81 @@ class ExpandableViT(ImageModel):
         self._freeze()
         if self.stem is not None:
             self.stem.end()
+        read = self.variant.read((*self.heads, heads))
+        owners = [t for t, count in enumerate((*self.heads, heads)) for _ in range(count)]
+        if read is not None:
+            owners = [owners[i] for i in (*read, *range(sum(self.heads), len(owners)))]
         place = Place(
             len(self.experts) + 1,
             heads,
             sum(self.heads) + heads,
             self.grid,
             self.shape[0] * self.network.patch**2 if self.stem is None else self.stem.patch_values,
+            read,
+            tuple(sorted({*owners}).index(t) for t in owners),
         )
         width = heads * self.network.head_width
         if len(self.experts):
             self.remember()
             self.expertise = small_linear(width, classes + 1)
+            if self.variant.pictures != "same" and self.pictures is None:
+                self.pictures = torch.zeros((PICTURES, *self.shape), dtype=torch.uint8)
+        self._before = {}
         self.experts.append(Expert(self.network, self.variant, place))
         self._grow(classes, width)
+
+    def show(self, images: Tensor) -> None:
+        """Keeps (n, C, H, W) uint8 images as the other pictures, evenly spaced ones of more than `PICTURES`."""
+        assert self.pictures is not None
+        chosen = torch.arange(PICTURES, device=images.device) * len(images) // PICTURES
+        self.pictures.copy_(images[chosen])
+
+    def settle(self) -> None:
+        """Task attention of the newest expert is fixed in part, as ``variant.most`` and ``variant.weights`` say; in
+        which part follows from data: `look`. Structure only."""
+        for layer, block in enumerate(self.experts[-1].blocks):
+            for name, tab in block.task_attention.items():
+                self._before[layer, name] = tab
+                setattr(block, name, tab.settled(self.variant.most, self.variant.weights))
+
+    @torch.no_grad()
+    def look(self, batches: Iterable[Tensor]) -> None:
+        """After `settle`: what the newest expert read most until then, over (B, C, H, W) uint8 images."""
+        blocks, before = self.experts[-1].blocks, self._before
+        after = {(layer, name): blocks[layer].task_attention[name] for layer, name in before}
+        for (layer, name), tab in before.items():
+            setattr(blocks[layer], name, tab)
+        try:
+            mass = self.mean_task_attention(batches)
+        finally:
+            for (layer, name), tab in after.items():
+                setattr(blocks[layer], name, tab)
+        for place, tab in after.items():
+            tab.settle(before[place], mass[place])
+        self._before = {}
+
+    @torch.no_grad()
+    def mean_task_attention(self, batches: Iterable[Tensor]) -> dict[tuple[int, str], Tensor]:
+        """Mean over images and patches of the newest expert's task attention, (H_t, H) for each block's number and
+        "mix1" or "mix2"."""
+        sums: dict[tuple[int, str], Tensor] = {}
+        count, number = 0, len(self.experts)
+
+        def hear(module: AttentionWeights, inputs: tuple[Any, ...], output: Tensor) -> None:
+            axes: Axes = inputs[1]
+            if axes.query_expert[-1] == number and axes.kind in ("task1", "task2"):
+                seen = output.sum(0, dtype=torch.float64).mean(0)  # (B, n, h, H) -> (h, H)
+                place = axes.layer, axes.kind.replace("task", "mix")
+                sums[place] = sums.get(place, 0) + seen
+
+        with contextlib.ExitStack() as hooks:
+            for part in self.blocks.modules():
+                if isinstance(part, AttentionWeights):
+                    hooks.callback(part.register_forward_hook(hear).remove)
+            for images in batches:
+                count += len(images)
+                self.readouts(images)
+        return {place: total / count for place, total in sums.items()}
 
     def widen(self, classes: int) -> None:
         """Adds classes without an expert (fine-tuning, replay)."""
@@ -181,7 +254,7 @@ class ExpandableViT(ImageModel):
         contexts = [
             Context(sum(self.heads), {n: next(heads) for n in self._offers} if old else {}) for _ in self.blocks
         ]
-        newest = build([self.experts[-1]], self.network, self.heads)
+        newest = self._build([self.experts[-1]])
         return [*offered[:old], *self._run(newest, patches, contexts)]
 
     @property
@@ -193,12 +266,18 @@ class ExpandableViT(ImageModel):
 
     @property
     def may_offer(self) -> bool:
-        """Whether `forward_newest` does what `forward` does: there are experts before the newest, all frozen, and no
-        hook hears or changes what they compute."""
+        """Whether `forward_newest` does what `forward` does: there are experts before the newest, all frozen, which
+        read the same picture, and no hook hears or changes what they compute."""
         old = self.experts[:-1]
-        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (self, *self.blocks.modules()))
         same = type(self).forward is ExpandableViT.forward and type(self).readouts is ExpandableViT.readouts
-        return same and len(old) > 0 and not hooked and not any(p.requires_grad for p in old.parameters())
+        same = same and self.pictures is None and not self.hooked
+        same = same and not self._forward_hooks and not self._forward_pre_hooks
+        return same and len(old) > 0 and not any(p.requires_grad for p in old.parameters())
+
+    @property
+    def hooked(self) -> bool:
+        """Whether a hook hears or changes what is computed within a block, as those of a probe do."""
+        return any(m._forward_hooks or m._forward_pre_hooks for m in self.blocks.modules())
 
     def _run(self, bank: Bank, patches: Tensor, contexts: Sequence[Context]) -> list[Tensor]:
         """All blocks of a bank: (B, N, values of a patch) -> its read-outs."""
@@ -228,7 +307,7 @@ class ExpandableViT(ImageModel):
 
     def read_out(self, bank: Bank, x: Tensor) -> list[Tensor]:
         """The bank's tokens behind the last block -> one (B, width_t) read-out per expert."""
-        out = norm(x[:, :, :1], bank.norm, bank.widths(bank.head_width))
+        out = norm(x[:, : x.shape[1] - bank.pictures, :1], bank.norm, bank.widths(bank.head_width))
         found = out.squeeze(2).unbind()
         if bank.real is None:
             return list(found)
@@ -236,10 +315,12 @@ class ExpandableViT(ImageModel):
 
     def patches(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> what experts embed, (B, N, values of a patch), in the type of the weights: normalised
-        pixels, or what the stem makes of them."""
+        pixels, or what the stem makes of them; behind them those of `pictures`, if there are any."""
+        self.check(images)
+        if self.pictures is not None:
+            images = torch.cat([images, self.pictures])
         if self.stem is None:
             return cut(self.normalised(images), self.network.patch)
-        self.check(images)
         return self.stem(images)
 
     def check(self, images: Tensor) -> None:
@@ -257,22 +338,30 @@ class ExpandableViT(ImageModel):
         """
         *old, newest = self.experts
         if any(not e.frozen for e in old):
-            return [build([e], self.network, self.heads) for e in self.experts]
-        used = [p for e in old for p in e.parameters()]
+            return [self._build([e]) for e in self.experts]
+        used = [p for e in old for p in (*e.parameters(), *e.buffers())]
         hooked = [m.only for block in self.blocks for m in block.modules() if isinstance(m, AttentionWeights)]
         listened_to = frozenset(n for only in hooked for experts_of in only.values() for n in experts_of)
         key = (listened_to, *((p.data_ptr(), p._version, p.dtype) for p in used))
         if self._banks is None or self._banks[0] != key:
             with torch.no_grad():
-                frozen = [build(group, self.network, self.heads) for group in _groups(old, listened_to)]
+                frozen = [self._build(group) for group in _groups(old, listened_to)]
             self._banks = (key, frozen)
             # held, so that no other tensor can come to lie at one of these addresses
             self._banks_of = [p.detach() for p in used]
-        return [*self._banks[1], build([newest], self.network, self.heads)]
+        return [*self._banks[1], self._build([newest])]
+
+    def _build(self, experts: list[Expert]) -> Bank:
+        return build(experts, self.network, self.heads, 0 if self.pictures is None else len(self.pictures))
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__() if hasattr(super(), "__getstate__") else self.__dict__
-        return {**state, "_banks": None, "_banks_of": []}  # prepared products are no state: a copy prepares its own
+        return {
+            **state,
+            "_banks": None,
+            "_banks_of": [],
+            "_before": {},
+        }  # prepared products are no state: a copy prepares its own
 
 
 def bank_sizes(experts: int) -> list[int]:
@@ -287,9 +376,10 @@ def _sizes(later: int) -> list[int]:
 
 
 def _groups(old: list[Expert], listened_to: frozenset[int]) -> list[list[Expert]]:
-    """Expert 1 alone, the others in up to `FROZEN_BANKS` runs of like length; who is listened to leaves its own."""
+    """Expert 1 alone, the others in up to `FROZEN_BANKS` runs of like length; who is listened to, or reads otherwise
+    than the others, leaves its own."""
     later = old[1:]
     cuts = [0, *itertools.accumulate(_sizes(len(later)))]
-    alone = [i for i, expert in enumerate(later) if expert.place.number in listened_to]
+    alone = [i for i, expert in enumerate(later) if expert.place.number in listened_to or expert.alone]
     cuts = sorted({*cuts, *alone, *(i + 1 for i in alone)})
     return [old[:1]][: len(old)] + [later[a:b] for a, b in itertools.pairwise(cuts)]

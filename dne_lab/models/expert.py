@@ -3,8 +3,9 @@
 All weights that split into heads are stored head by head, so that expert t's head i is the slice i of them.
 """
 
+import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import torch
@@ -40,6 +41,13 @@ class Place(NamedTuple):
     all_heads: int
     grid: tuple[int, int]
     patch_values: int  # numbers in one patch: channels x patch x patch
+    read: tuple[int, ...] | None = None  # places of the earlier experts' heads that it reads; None: all
+    owners: tuple[int, ...] = ()  # for each head of experts 1..number that it reads its expert, from 0
+
+    @property
+    def heads_read(self) -> int:
+        """Heads of experts 1..number that it reads."""
+        return self.all_heads if self.read is None else len(self.read) + self.heads
 
 
 def small(*shape: int) -> nn.Parameter:
@@ -61,9 +69,13 @@ class AttentionParameters(nn.Module):
     ``width`` is the expert's own width C_t (eq. 12), or the head width D in spatial-task attention, where one map
     serves all heads. With ``gated`` (GPSA): V starts as the identity; ``position`` (heads, 3) scores
     (dx, dy, dx^2 + dy^2); ``gate`` (heads,), the sigmoid of which is the share of the position part, starts at 1.
+
+    ``others`` (projections, 2, width, width): key and value maps for each other expert that is read, or None.
     """
 
-    def __init__(self, width: int, heads: int, outputs: int, gated: bool, neighbourhood: bool) -> None:
+    def __init__(
+        self, width: int, heads: int, outputs: int, gated: bool, neighbourhood: bool, projections: int = 0
+    ) -> None:
         super().__init__()
         self.qkv = small(3, width, width)
         self.out = small_linear(outputs, outputs)
@@ -76,6 +88,13 @@ class AttentionParameters(nn.Module):
             self.gate = nn.Parameter(torch.ones(heads))
             if neighbourhood:
                 self._look_around(heads)
+        self.others: nn.Parameter | None = None
+        if projections:
+            with torch.random.fork_rng(devices=[]):  # all that follows starts as it does without them
+                self.others = small(projections, 2, width, width)
+            if gated:
+                with torch.no_grad():
+                    self.others[:, 1] = torch.eye(width)
 
     @torch.no_grad()
     def _look_around(self, heads: int) -> None:
@@ -92,15 +111,82 @@ class TaskAttentionParameters(nn.Module):
     ``w_q``, ``w_k`` (D_in, D_in), ``w_v`` (H, D_in, D_out), ``b_v`` (H, D_out), ``scale`` = lambda (H_t,), read as
     q = z @ w_q, k = z @ w_k, v_j = z_j @ w_v[j] + b_v[j]. lambda starts at H, so that uniform attention starts as one
     linear layer over all heads.
+
+    Of a control: ``read`` holds the places of the earlier heads that are read (None: all), and H counts these and the
+    expert's own; without learned weights there are no ``w_q`` and ``w_k``, and ``means`` (H_t, H) are the weights
+    (None: 1/H). All else starts as it does without the control.
     """
 
-    def __init__(self, heads: int, all_heads: int, inputs: int, outputs: int) -> None:
+    w_q: nn.Parameter | None
+    w_k: nn.Parameter | None
+    read: Tensor | None
+    means: Tensor | None
+
+    def __init__(
+        self,
+        heads: int,
+        all_heads: int,
+        inputs: int,
+        outputs: int,
+        read: Sequence[int] | None = None,
+        learned: bool = True,
+    ) -> None:
         super().__init__()
-        self.w_q = small(inputs, inputs)
-        self.w_k = small(inputs, inputs)
-        self.w_v = small(all_heads, inputs, outputs)
-        self.b_v = nn.Parameter(torch.zeros(all_heads, outputs))
-        self.scale = nn.Parameter(torch.full((heads,), float(all_heads)))
+        w_q, w_k = small(inputs, inputs), small(inputs, inputs)
+        w_v = small(all_heads, inputs, outputs)
+        if read is not None:
+            w_v = nn.Parameter(w_v.detach()[[*read, *range(all_heads - heads, all_heads)]])
+        self.w_q, self.w_k = (w_q, w_k) if learned else (None, None)
+        self.w_v = w_v
+        self.b_v = nn.Parameter(torch.zeros(len(w_v), outputs))
+        self.scale = nn.Parameter(torch.full((heads,), float(len(w_v))))
+        # which they are follows from the variant, so it is no part of a file
+        self.register_buffer("read", None if read is None else torch.tensor(read, dtype=torch.long), persistent=False)
+        self.register_buffer("means", None)
+
+    @property
+    def fixed(self) -> Tensor | None:
+        """The weights where they do not depend on the image: (H_t, H), or (1, H) for all heads alike; else None."""
+        if self.w_q is not None:
+            return None
+        return torch.full_like(self.b_v[:, 0], 1 / len(self.w_v))[None] if self.means is None else self.means
+
+    def settled(self, most: int | None, weights: str) -> "TaskAttentionParameters":
+        """A copy that reads its own heads and ``most`` others (None: as many as now), with weights "learned",
+        "uniform" or "means"; which others and what means, `settle` says."""
+        made = copy.deepcopy(self)
+        own = len(self.scale)
+        others = len(self.w_v) - own
+        count = others if most is None else min(most, others)
+        made.w_v = nn.Parameter(self.w_v.detach()[others - count :].clone(), self.w_v.requires_grad)
+        made.b_v = nn.Parameter(self.b_v.detach()[others - count :].clone(), self.b_v.requires_grad)
+        if most is not None:
+            del made.read
+            made.register_buffer("read", torch.arange(count, device=self.w_v.device))
+        if weights != "learned":
+            made.w_q = made.w_k = None
+        if weights == "means":
+            made.means = self.b_v.new_full((own, own + count), 1 / (own + count))
+        return made
+
+    @torch.no_grad()
+    def settle(self, before: "TaskAttentionParameters", mass: Tensor) -> None:
+        """Takes over from what it was before `settled` the heads that were read most.
+
+        Args:
+            mass: (H_t, H before) mean attention over images, patches and nothing else.
+        """
+        own = len(self.scale)
+        others, count = len(before.w_v) - own, len(self.w_v) - own
+        most = mass[:, :others].sum(0).topk(count).indices.sort().values
+        places = torch.cat([most, torch.arange(others, others + own, device=most.device)])
+        self.w_v.copy_(before.w_v[places])
+        self.b_v.copy_(before.b_v[places])
+        if self.read is not None:
+            self.read.copy_(most if before.read is None else before.read[most])
+        if self.means is not None:
+            left = mass[:, places]
+            self.means.copy_(left / left.sum(1, keepdim=True))
 
 
 class ExpertBlock(nn.Module):
@@ -119,26 +205,40 @@ class ExpertBlock(nn.Module):
         gated = network.spatial == "gpsa" and not last
         attention_width = head if joint else width
         self.norm1 = nn.LayerNorm(attention_width)
-        self.attention = AttentionParameters(attention_width, heads, width, gated, neighbourhood=not later)
+        self.attention = AttentionParameters(
+            attention_width, heads, width, gated, neighbourhood=not later,
+            projections=len({*place.owners}) - 1 if joint and variant.projections == "each" else 0,
+        )  # fmt: skip
         self.norm2 = nn.LayerNorm(width)
-        self.mix1 = self._mixing(later and variant.task1, place, head, ratio * head)
+        learned = variant.weights != "uniform"
+        self.mix1 = self._mixing(later and variant.task1, place, head, ratio * head, learned)
         self.norm_hidden = nn.LayerNorm(ratio * width) if network.hidden_norm else None
-        self.mix2 = self._mixing(later and variant.task2, place, ratio * head, head)
+        self.mix2 = self._mixing(later and variant.task2, place, ratio * head, head, learned)
         self.lateral: nn.Parameter | None = None
         if later and variant.lateral:
-            start = torch.zeros(head * place.all_heads, width)
+            start = torch.zeros(head * place.heads_read, width)
             start[-width:] = torch.eye(width)
             self.lateral = nn.Parameter(start)
 
     @staticmethod
-    def _mixing(task: bool, place: Place, inputs: int, outputs: int) -> "TaskAttentionParameters | nn.Linear":
+    def _mixing(
+        task: bool, place: Place, inputs: int, outputs: int, learned: bool
+    ) -> "TaskAttentionParameters | nn.Linear":
         if task:
-            return TaskAttentionParameters(place.heads, place.all_heads, inputs, outputs)
+            return TaskAttentionParameters(place.heads, place.all_heads, inputs, outputs, place.read, learned)
         return small_linear(inputs * place.heads, outputs * place.heads)
+
+    @property
+    def task_attention(self) -> dict[str, TaskAttentionParameters]:
+        """Its task attention blocks by name."""
+        layers = {"mix1": self.mix1, "mix2": self.mix2}
+        return {name: layer for name, layer in layers.items() if isinstance(layer, TaskAttentionParameters)}
 
 
 class Expert(nn.Module):
     """The parameters of one task expert: patch and position embedding, class token, blocks, last norm."""
+
+    read: Tensor | None
 
     def __init__(self, network: Network, variant: Variant, place: Place) -> None:
         super().__init__()
@@ -151,6 +251,15 @@ class Expert(nn.Module):
             ExpertBlock(network, variant, place, layer == network.depth - 1) for layer in range(network.depth)
         )
         self.norm = nn.LayerNorm(width)
+        self.controlled = place.number > 1 and bool(variant.controls)
+        read = None if place.read is None else torch.tensor(place.read, dtype=torch.long)
+        self.register_buffer("read", read, persistent=False)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it runs in a bank of its own: it reads, or looks, in a way that the others do not."""
+        tabs = [tab for block in self.blocks for tab in block.task_attention.values()]
+        return self.controlled or any(tab.read is not None or tab.fixed is not None for tab in tabs)
 
     @property
     def frozen(self) -> bool:

@@ -1,16 +1,19 @@
 """The same function as `ExpandableViT`, computed as the equations are written: the oracle and the yardstick of cost.
 
 Expert by expert, keys and values projected, one linear map per head, scores and probabilities in the open, nothing
-cached or batched. It reads the parameters of an `ExpandableViT` and has no hook points.
+cached or batched. It reads the parameters of an `ExpandableViT` and has no hook points. What a `Variant` controls
+beside the paper's ideas is asked of `literal_controls`.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dne_lab.models import literal_controls as controls
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.expert import (
@@ -66,7 +69,7 @@ def readouts(model: ExpandableViT, images: Tensor) -> list[Tensor]:
     r: list[Tensor] = []
     for layer in layers(model, images):
         r = layer.r
-    return [e.norm(x[:, 0]) for e, x in zip(model.experts, r, strict=True)]
+    return [e.norm(x[: len(images), 0]) for e, x in zip(model.experts, r, strict=True)]
 
 
 def layers(model: ExpandableViT, images: Tensor) -> Iterator[Layer]:
@@ -95,17 +98,21 @@ def block(model: ExpandableViT, experts: list[Expert], layer: int, x: list[Tenso
     blocks = [e.blocks[layer] for e in experts]
     before = x
     x = [
-        r if b.lateral is None else torch.cat(before[: t + 1], -1) @ b.lateral
-        for t, (b, r) in enumerate(zip(blocks, x, strict=True))
+        # (B, n, H, D) -> (B, n, H x D), times (H x D, C_t)
+        r if b.lateral is None else controls.read(_cut(before[: t + 1], width), e.read).flatten(2) @ b.lateral
+        for t, (e, b, r) in enumerate(zip(experts, blocks, x, strict=True))
     ]
     s = []
-    for t, (b, r) in enumerate(zip(blocks, x, strict=True)):
-        if b.joint:
+    for t, (e, b, r) in enumerate(zip(experts, blocks, x, strict=True)):
+        if b.joint and e.controlled:
+            branch = controls.joint(model, e, b, x[: t + 1], reads_out)
+        elif b.joint:
             branch = _joint(b, r, x[: t + 1], width, model.grid, reads_out)
         elif reads_out:
             branch = _class(b.attention, b.norm1(r), width)
         else:
-            branch = _spatial(b.attention, b.norm1(r), width, model.grid)
+            weigh = functools.partial(controls.own_patches, model.variant) if e.controlled else _softmax
+            branch = _spatial(b.attention, b.norm1(r), width, model.grid, weigh)
         s.append((r[:, :1] if reads_out else r) + branch)
     z = [_heads(b.norm2(r), width) for b, r in zip(blocks, s, strict=True)]
     o = [F.gelu(_mix(b.mix1, z[: t + 1])) for t, b in enumerate(blocks)]
@@ -119,10 +126,24 @@ def _heads(x: Tensor, width: int) -> Tensor:
     return x.unflatten(-1, (-1, width))
 
 
-def _spatial(p: AttentionParameters, x: Tensor, width: int, grid: tuple[int, int]) -> Tensor:
+def _cut(x: list[Tensor], width: int) -> list[Tensor]:
+    return [_heads(r, width) for r in x]
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    return scores.softmax(-1)
+
+
+def _spatial(
+    p: AttentionParameters,
+    x: Tensor,
+    width: int,
+    grid: tuple[int, int],
+    weigh: Callable[[Tensor], Tensor] = _softmax,
+) -> Tensor:
     """Eq. 12 on (B, n, C), with the gate of ConViT if there is one."""
     q, k, v = (_heads(F.linear(x, w), width).transpose(1, 2) for w in p.qkv)  # (B, heads, n, D) each
-    a = (q @ k.mT * width**-0.5).softmax(-1)
+    a = weigh(q @ k.mT * width**-0.5)
     if p.position is not None and p.gate is not None:
         classes = x.shape[1] - grid[0] * grid[1]
         gate = torch.sigmoid(p.gate)[:, None, None].repeat(1, x.shape[1], 1)
@@ -174,8 +195,11 @@ def _mix(layer: torch.nn.Module, z: list[Tensor]) -> Tensor:
     """An MLP layer on the expert's own heads ``z[-1]``, or eq. 19-23 on the heads of all experts (B, n, H_j, D_in)."""
     if not isinstance(layer, TaskAttentionParameters):
         return layer(z[-1].flatten(2))  # (B, n, H_t x D_in)
-    heads = torch.cat(z, 2)
-    q, k = z[-1] @ layer.w_q, heads @ layer.w_k
-    a = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (B, n, H_t, H)
+    heads = controls.read(z, layer.read)
+    if layer.w_q is None or layer.w_k is None:
+        a = controls.fixed_weights(layer).expand(*heads.shape[:2], -1, -1)  # (B, n, H_t, H)
+    else:
+        q, k = z[-1] @ layer.w_q, heads @ layer.w_k
+        a = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (B, n, H_t, H)
     v = torch.stack([heads[:, :, j] @ layer.w_v[j] + layer.b_v[j] for j in range(heads.shape[2])], 2)
     return (layer.scale[:, None] * (a @ v)).flatten(2)  # (B, n, H_t, D_out) -> (B, n, H_t x D_out)

@@ -10,6 +10,7 @@ from dne_lab.analysis.connections import STEPS, connections, parts
 from dne_lab.core.errors import LabError
 from dne_lab.methods.base import title_of
 from dne_lab.models.expandable import ExpandableViT
+from dne_lab.models.variants import Variant
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import INK, STYLES
 
@@ -90,7 +91,7 @@ def figure_2(network: ExpandableViT, layer: int = 0) -> Figure:
     depth = network.network.depth
     if not 0 <= layer < depth:
         raise LabError(f"layer {layer}: this network has blocks 0 to {depth - 1}.")
-    name = title_of(network.variant.name)
+    name = named(network.variant)
     title = f"{name}: who reads whom in block {layer + 1} of {depth}\n{heads_text(network.heads)}; {PATCHES} of "
     title += f"{network.grid[0] * network.grid[1]} patches drawn; "
     title += "dark: trains, light: frozen" if (table["state"] == "trains").any() else "finished: all experts are frozen"
@@ -98,6 +99,12 @@ def figure_2(network: ExpandableViT, layer: int = 0) -> Figure:
     size = (max(6.4, 1.6 + 0.26 * plan.width), 1.6 + 0.85 * len(plan.levels))
     draw = functools.partial(_draw, layer=layer)
     return Figure(f"figure_2_{network.variant.name}", title, table, [], picture=draw, size=size)
+
+
+def named(variant: Variant) -> str:
+    """The variant's title, and the columns of controls that it sets: ``DNE (weights uniform)``."""
+    told = ", ".join(f"{name} {value}" for name, value in variant.controls.items())
+    return f"{title_of(variant.name)} ({told})" if told else title_of(variant.name)
 
 
 def heads_text(heads: Sequence[int]) -> str:
@@ -159,10 +166,13 @@ def _links(
     kind: str, patches: str, source: float, target: float, level: int, lateral: bool, strong: bool
 ) -> list[Link]:
     below, above = _spread(source, level, lateral), _spread(target, level + 1, lateral)
-    if patches == "same" and len(below) == len(above):
-        ends = list(zip(below, above, strict=True))
-    else:
-        ends = [(a, b) for a in below for b in above]
+    ends = [(a, b) for a in below for b in above]
+    if patches.startswith("same"):
+        ends = (
+            list(zip(below, above, strict=True)) if len(below) == len(above) else [(below[len(below) // 2], above[0])]
+        )
+    elif patches.startswith("others"):
+        ends = [(a, b) for i, a in enumerate(below) for b in above if i != len(below) // 2]
     return [Link((a, b), (float(level), float(level + 1)), kind, strong) for a, b in ends]
 
 
@@ -251,7 +261,7 @@ def figure_5(network: ExpandableViT, layer: int = 0) -> Figure:
     depth = network.network.depth
     if not 0 <= layer < depth:
         raise LabError(f"layer {layer}: this network has blocks 0 to {depth - 1}.")
-    name = title_of(network.variant.name)
+    name = named(network.variant)
     experts = _shown(table)
     title = (
         f"{name}: inside block {layer + 1} of {depth}, {heads_text(network.heads)} of {network.network.head_width}\n"
@@ -288,8 +298,7 @@ def block_layout(table: "pd.DataFrame", layer: int) -> tuple[list[Box], list[Arr
         boxes.append(Box(x, y, _text(row), colour, row["state"] == "trains"))
         if y > 0:
             arrows.append(Arrow((x, y - 1 + HIGH / 2), (x, y - HIGH / 2), "#606060"))
-        first, _, last = row["reads"].partition("-")
-        for other in range(int(first), int(last or first) + 1):
+        for other in _numbers(row["reads"]):
             if other != row["expert"] and other in columns:
                 # The reader's own norm of joint attention is applied to the tokens of all.
                 at = levels["norm1"] if row["what"] == "joint" else y
@@ -303,6 +312,12 @@ def block_layout(table: "pd.DataFrame", layer: int) -> tuple[list[Box], list[Arr
         boxes.append(Box(x, -1.0, f"expert {expert}: tokens", "#ffffff", False))
         arrows.append(Arrow((x, -1 + HIGH / 2), (x, -HIGH / 2), "#606060"))
     return boxes, arrows
+
+
+def _numbers(listed: str) -> list[int]:
+    """``1-3`` -> 1, 2, 3; ``1, 3`` -> 1, 3."""
+    first, _, last = listed.partition("-")
+    return list(range(int(first), int(last) + 1)) if last else [int(one) for one in listed.split(",")]
 
 
 def _text(row: Mapping[Any, Any]) -> str:

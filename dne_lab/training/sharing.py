@@ -11,6 +11,7 @@ from dne_lab.data.identity import fingerprint
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure import budget, cost
 from dne_lab.methods import base
+from dne_lab.methods.expansion import Expansion
 from dne_lab.training import storage
 from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import key, record_of, total_parameters
@@ -31,7 +32,7 @@ def identity(config: Config, stream: ClassStream) -> dict[str, Any]:
     memory |= {"classes": stream.classes} if config.memory.policy == "fixed" else {}
     return {
         "method": _teacher(cls).__qualname__ if cls.shares_first_task else config.method,
-        "options": tree["options"],
+        "options": cls.options_of_task_1(tree["options"]),
         "seed": config.seed,
         "precision": config.precision,
         "data": tree["data"] | {"tasks": stream.tasks[0], "order": list(stream.order[: len(task.new)])},
@@ -136,8 +137,11 @@ def structure(config: Config, stream: ClassStream, tasks: int) -> dict[str, Any]
     data |= {"tasks": list(stream.tasks[:tasks]), "order": list(stream.order[:classes])}
     data |= {"images": fingerprint(stream[:tasks])}
     memory = {"budget": budget.exemplars(config, stream), "policy": config.memory.policy}
-    memory = memory if base.find(config.method).uses_memory else {}
-    return {"method": config.method, "network": network, "data": data, "memory": memory}
+    cls = base.find(config.method)
+    memory = memory if cls.uses_memory else {}
+    found = {"method": config.method, "network": network, "data": data, "memory": memory}
+    controls = cls.variant_of(config).controls if issubclass(cls, Expansion) else {}
+    return found | ({"controls": controls} if controls else {})
 
 
 def _check_task(source: RunState, files: RunFolder, after: int | None) -> None:

@@ -5,7 +5,7 @@ import pytest
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
 from dne_lab.measure import cost
-from dne_lab.measure.cost import MATCHED, field_of, matched_width, widened
+from dne_lab.measure.matching import MATCHED, field_of, match, match_method, matched_width, text, widened
 
 TASKS, SHAPE = [5, 2, 2], (3, 8, 8)
 
@@ -51,3 +51,43 @@ def test_what_is_widened() -> None:
 def test_what_is_refused(wanted: float, by: str) -> None:
     with pytest.raises(LabError, match=f"give one of {', '.join(MATCHED)} and a number above 0"):
         matched_width(config("der"), cost.blank_stream(TASKS, SHAPE), wanted, by)
+
+
+# Later heads and head width of the methods that grow ------------------------------------------------------------------
+
+
+def growing(method: str, **options: object) -> Config:
+    tree = {"method": method, "network": {"patch": 4, "depth": 2, "head_width": 8, "heads": [3, 1]}}
+    return from_dict(tree | {"options": options})
+
+
+@pytest.mark.parametrize("by", ["params_total", "flops_spent"])
+@pytest.mark.parametrize("method", ["ia", "sta", "progressive"])
+def test_a_variant_is_widened_to_dne(method: str, by: str) -> None:
+    stream = cost.blank_stream(TASKS, SHAPE)
+    (found,) = match_method(growing(method), growing("dne"), stream, [by])
+    rows = cost.of_tasks(growing(method).with_changes(found.settings), stream)
+    assert found.wanted == cost.of_tasks(growing("dne"), stream)[-1][by] and found.cost == rows[-1][by]
+    near = {
+        (k, width): cost.of_tasks(
+            growing(method).with_changes({"network.heads": [3, k], "network.head_width": width}), stream
+        )
+        for k in range(1, 5)
+        for width in range(4, 15)
+    }
+    closest = min(abs(costs[-1][by] / found.wanted - 1) for costs in near.values())
+    assert abs(found.difference) <= max(2.0, 100 * closest) + 1e-9
+    assert f"({found.difference:+.1f}%)" in text([found], "dne")
+
+
+def test_a_network_that_costs_as_much_stays() -> None:
+    stream, own = cost.blank_stream(TASKS, SHAPE), growing("dne", weights="uniform")
+    found = match(own, stream, cost.of_tasks(own, stream)[-1]["params_total"], "params_total")
+    assert found.settings == {} and found.difference == 0
+    wider = match(own, stream, cost.of_tasks(own.with_changes({"k": 3}), stream)[-1]["params_total"], "params_total")
+    assert wider.settings == {"network.heads": "3,3"}  # the head width stays where it can
+
+
+def test_what_cannot_be_widened() -> None:
+    with pytest.raises(LabError, match="no later experts"):
+        match(growing("replay"), cost.blank_stream(TASKS, SHAPE), 1000, "params_total")

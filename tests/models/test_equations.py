@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dne_lab.models import block, literal
 from dne_lab.models.attention import AttentionWeights
-from dne_lab.models.block import Context
+from dne_lab.models.bank import Context
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.variants import DNE, STA, Variant
 
