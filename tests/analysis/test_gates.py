@@ -19,8 +19,8 @@ from dne_lab.models.variants import DNE, IA
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "plots"))
 sys.path.insert(0, str(Path(__file__).parent))
-from test_ablation_record import invented as ablation
-from test_read_outs_figure import invented as probe
+from test_ablation_study import invented as ablation
+from test_contributions_read_outs import invented as probe
 
 
 def runs(**last: tuple[float, ...]) -> list[Any]:

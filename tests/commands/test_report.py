@@ -13,7 +13,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.plots.series import NO_RECORD
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "plots"))
-from test_read_outs_figure import invented as invented_probe
+from test_contributions_read_outs import invented as invented_probe
 
 FIGURES = Path(__file__).parents[2] / "figures"
 RECORDS = FIGURES / "records"

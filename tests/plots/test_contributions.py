@@ -16,7 +16,7 @@ from dne_lab.plots.marks import Cells, Points
 from dne_lab.plots.style import style
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "analysis"))
-from test_ablation_record import invented
+from test_ablation_study import invented
 
 
 def cells(figure: Figure) -> dict[str, Cells]:

@@ -15,7 +15,7 @@ from dne_lab.models.variants import DNE, IA, STA
 from dne_lab.plots.groups import entropy_over_images
 from dne_lab.plots.matrices import heads_read
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "figures" / "records"
 
 
