@@ -50,8 +50,10 @@ class Claim:
 
     def judge(self, evidence: Evidence) -> list[Judgement]:
         """Its comparisons; each is told apart only where it is after Holm's correction within the family."""
-        found = self.judges(evidence)
-        return corrected(found, found if self.family is None else self.family(evidence))
+        if self not in evidence.judged:
+            found = self.judges(evidence)
+            evidence.judged[self] = corrected(found, found if self.family is None else self.family(evidence))
+        return evidence.judged[self]
 
 
 def step_of(record: Record) -> int | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.measure.comparison import Group, groups
@@ -14,12 +15,16 @@ AGREES, CONTRADICTS, OPEN, NOT_RUN = OUTCOMES = ("agrees", "contradicts", "not t
 
 @dataclass(frozen=True)
 class Evidence:
-    """What claims are judged by: records of runs, cost records, and attention records."""
+    """What claims are judged by: records of runs, cost records, and attention records.
+
+    ``judged``: what each claim has already been judged to be, since a page asks more than once.
+    """
 
     records: Sequence[Record] = ()
     costs: Sequence[CostRecord] = ()
     attention: Sequence[Decomposition] = ()
     groups: list[Group] = field(init=False)
+    judged: dict[Any, list["Judgement"]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         used = [record for record in self.records if record.finished and not record.validation]

@@ -7,6 +7,7 @@ last, "published" and "small" stand for each method's own (`of_method`).
 """
 
 import copy
+import functools
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -295,13 +296,15 @@ def names_dataset(presets: str) -> str | None:
     return found[-1] if found else None
 
 
+@functools.cache
 def schedule(presets: str) -> Tree:
-    """How long and at what rates the presets of an experiment train: not what one method brings."""
+    """How long and at what rates the presets of an experiment train: not what one method brings. Not to be changed."""
     names = [name for name in presets.split(",") if "data" in PRESETS.get(name, {}) or name == "paper-schedule"]
     tree = _merge(*(PRESETS[name] for name in names))
     return {stage: tree.get(stage) for stage in ("learn", "tune")}
 
 
+@functools.cache
 def epochs_of(presets: str) -> int | None:
     """The epochs of a task's first stage that the presets ask for; None where one of them is unknown."""
     names = presets.split(",")
