@@ -16,8 +16,8 @@ from dne_lab.methods.base import Method, Stage, frozen
 from dne_lab.methods.expansion import Expansion
 from dne_lab.models import literal
 from dne_lab.models.attention import CLASS, Axes
-from dne_lab.models.bank import Bank, LayerWeights, linear, norm
-from dne_lab.models.block import ClassAttention, Context
+from dne_lab.models.bank import Bank, Context, LayerWeights, linear, norm
+from dne_lab.models.block import ClassAttention
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.expert import ModulesOf, small, small_linear
 from dne_lab.models.variants import IA

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import controlled
 import pytest
 import tiny
 
@@ -79,3 +80,13 @@ def test_a_thousand_tasks_take_two_seconds() -> None:
     rows = cost.of_tasks(made, stream)
     assert time.process_time() - start < 2
     assert len(rows) == 1000 and rows[-1]["flops_spent"] < rows[-1]["flops_literal"]
+
+
+@pytest.mark.parametrize("style", STYLES, ids=tiny.names)
+@pytest.mark.parametrize("variant", [*controlled.CONTROLS, *controlled.SETTLING], ids=tiny.names)
+def test_every_control(variant: tiny.Variant, style: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Method, "registry", dict(Method.registry))
+    type("Mine", (Expansion,), {"name": "mine", "variant": variant, "__module__": "notebook"})
+    changes = {f"network.{name}": value for name, value in style.items()} | {"network.heads": [3, 1, 2]}
+    config_, stream = config("mine", 3, **changes)
+    assert cost.of_tasks(config_, stream) == cost.count_tasks(config_, stream)

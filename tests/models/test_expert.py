@@ -9,8 +9,8 @@ import torch
 from dne_lab.core.config import Network
 from dne_lab.models import literal
 from dne_lab.models.attention import AttentionWeights
-from dne_lab.models.bank import TaskWeights, build
-from dne_lab.models.block import Context, TaskAttention
+from dne_lab.models.bank import Context, TaskWeights, build
+from dne_lab.models.block import TaskAttention
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.expert import TaskAttentionParameters, position_probabilities
 from dne_lab.models.variants import DNE, PROGRESSIVE, Variant

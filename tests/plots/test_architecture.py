@@ -93,3 +93,17 @@ def test_wrong_blocks_and_empty_networks() -> None:
             make(model, 2)
         with pytest.raises(LabError, match="no expert yet"):
             make(empty)
+
+
+@pytest.mark.parametrize("columns", [{"masked": "SPDH"}, {"masked": "DPDH"}, {"masked": "both"}, {"pictures": "own"}])
+def test_what_a_control_masks_is_not_drawn(columns: dict[str, str]) -> None:
+    """Of joint attention between two heads: all three patches, two, one or none; the title names the control."""
+    model = tiny.model(tiny.Variant("sta", "all", "mlp", **columns), (1, 1), **tiny.PAPER)  # type: ignore[arg-type]
+    figure = architecture.figure_2(model)
+    foreign = [
+        link
+        for link in architecture.layout(figure.table, 0).links
+        if link.kind == "joint" and link.x[0] < link.x[1] - 2
+    ]
+    assert len(foreign) == {"SPDH": 2, "DPDH": 1, "both": 0, "own": 3}[next(iter(columns.values()))]
+    assert next(iter(columns)) in figure.title
