@@ -46,6 +46,8 @@ class Stored(Section):
     timing: Timing = Field(default_factory=Timing)
     forked_from: dict[str, Any] = Field(default_factory=dict)
     products: Name = ""
+    threads: Whole = 0
+    processes: Whole = 0
     flops_training: Whole | None = None
     data_changes: list[dict[str, Any]] = Field(default_factory=list)
     task_sha256: list[Name] = Field(default_factory=list)
@@ -61,6 +63,7 @@ class Position:
     ``forked_from``, ``flops_training``: see `Record`.
     ``untuned``: the last task whose predictions before stage 2 were made.
     ``data_changes``: where the run went on with changed data, ``task_sha256``: digests of its tasks' files.
+    ``threads``, ``processes``: how many it was last trained with (0: not known, or a GPU's threads).
     ``products``: how matrix products are computed (`products.CHOICES`, `products.ON_GPU`).
     """
 
@@ -81,6 +84,8 @@ class Position:
     timing: dict[str, Any] = field(default_factory=dict)
     forked_from: dict[str, Any] = field(default_factory=dict)
     products: str = ""
+    threads: int = 0
+    processes: int = 0
     flops_training: int | None = None
     data_changes: list[dict[str, Any]] = field(default_factory=list)
     task_sha256: list[str] = field(default_factory=list)

@@ -21,6 +21,7 @@ from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.methods.base import Method, Stage
 from dne_lab.models import products
+from dne_lab.training.distributed import Processes
 from dne_lab.training.position import Clock, Cursor, Position
 from dne_lab.training.run_folder import Arrays
 from dne_lab.training.step import Optimisation
@@ -127,6 +128,7 @@ class RunState:
     def multiplying(self, where: str) -> Iterator[None]:
         """Matrix products by what is fastest here, but by what the run (``where``: its folder) began with if it has."""
         before, begun = self.position.products, self.position.begun or self.cursor != Cursor()
+        self._compare_workers(where)
         context: AbstractContextManager[None]
         if self.device.type == "cuda":
             self.position.products = products.resumed_on_gpu(before, begun, self.config.precision)
@@ -141,6 +143,19 @@ class RunState:
             warnings.warn(text + f"by {self.multiplies_by}, and the last digits may differ.", stacklevel=2)
         with context:
             yield
+
+    def _compare_workers(self, where: str) -> None:
+        """Names another number of threads or processes than before: sums are rounded otherwise."""
+        position = self.position
+        now = {"threads": torch.get_num_threads() if self.device.type == "cpu" else 0, "processes": Processes().world}
+        for name, count in now.items():
+            before = getattr(position, name)
+            if before and count and before != count:
+                text = f"{where} was trained with {before} {name} so far and goes on with {count}: sums are rounded "
+                warnings.warn(
+                    f"{text}otherwise, so its last digits will differ from a run with {before}.", stacklevel=3
+                )
+            setattr(position, name, count)
 
     @property
     def multiplies_by(self) -> str:

@@ -141,14 +141,14 @@ def test_runs_of_before_there_were_digests_still_open(tree: Path, tmp_path: Path
     folder = tmp_path / "run"
     (folder / "data.safetensors").unlink()
     record = json.loads((folder / "record.json").read_text())
-    for name in ("data_sha256", "task_sha256"):
+    for name in ("data_sha256", "images_sha256", "task_sha256"):
         del record[name]
     (folder / "record.json").write_text(json.dumps(record))
     for file in folder.glob("*.safetensors"):
         tensors, info = load(file)
         for name in ("train_images", "test_images", "class_names"):
             del info["stream"][name]
-        for name in ("data_changes", "task_sha256"):
+        for name in ("data_changes", "task_sha256", "threads", "processes"):
             info.get("state", {}).pop(name, None)
         rewritten_without_digest(file, tensors, info)
     old = lab.open(folder)
@@ -283,3 +283,15 @@ def test_a_task_file_of_another_training_is_refused(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "run" / "task_01.safetensors", tmp_path / "run" / "task_02.safetensors")
     with pytest.raises(LabError, match="holds task 1"):
         folder.read_task(2)
+
+
+def test_another_number_of_threads_is_named(tree: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        start(tree, tmp_path / "run").next_task()
+        torch.set_num_threads(2)
+        with pytest.warns(UserWarning, match="trained with 1 threads so far and goes on with 2"):
+            start(tree, tmp_path / "run").next_task()
+    finally:
+        torch.set_num_threads(before)
