@@ -12,6 +12,7 @@ import torch
 import dne_lab as lab
 from dne_lab.analysis import ablation_study
 from dne_lab.commands import report
+from dne_lab.commands.bench import AUTHORS_CODE
 from dne_lab.core import presets
 from dne_lab.measure import record, tables
 from dne_lab.models import literal
@@ -223,5 +224,8 @@ def test_the_benchmarks() -> None:
         assert bench["calls_per_forward"]["11"] == bench["calls_per_forward"]["26"]
         assert min(*bench["train_step"].values(), *bench["inference"].values()) > 1
     assert min(json.loads((timing / "bench.json").read_text())["product_share"].values()) >= 0.7
+    theirs = json.loads((timing / "authors_code.json").read_text())
+    ratios = {"train_step": theirs["training_step_ratio"], "inference": theirs["prediction_ratio"]}
+    assert ratios == AUTHORS_CODE
     sorting = json.loads((timing / "bench_attention.json").read_text())["attention_groups"]
     assert sorting["images"] >= 2000 and sorting["ratio"] <= 2.5 and sorting["peak_memory_mb"] < 300

@@ -5,13 +5,15 @@ A benchmark, not a test: ratios are the median over pairs, so that a noisy machi
 
 import copy
 import gc
+import itertools
 import platform
 import resource
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,7 +33,14 @@ from dne_lab.methods.expansion import Expansion
 from dne_lab.models import literal, products
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training import parallel_runs
-from dne_lab.training.feed import fetched
+from dne_lab.training.feed import Feed, fetched
+
+# How many times as fast as the authors' released code this was at each task: their step with their copied teacher and
+# losses over ours. Their files are no part of this repository: figures/records/timing/authors_code.json says how.
+AUTHORS_CODE = {
+    "train_step": {"1": 1.08, "6": 4.86, "11": 5.95, "26": 6.64},
+    "inference": {"1": 1.13, "6": 1.85, "11": 2.29, "26": 3.01},
+}
 
 # Parts of the names of operators and kernels that multiply matrices or attend.
 PRODUCTS = ["aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "scaled_dot_product"]
@@ -95,48 +104,61 @@ def _products(device: str) -> str:
     return products.choose() if torch.device(device).type == "cpu" else products.MKL
 
 
-def _stepper(
-    method: Expansion, task: Task, batch: int, device: str
-) -> tuple[Tensor, Callable[[Callable[[], Any]], None]]:
-    """Images, and a training step (forward, backward, optimiser) from a function that gives their output.
+Output = Callable[[Tensor], Any]  # what a training step computes from its images
 
-    Products on a CPU are computed as a run computes them (`products.choose`), with stochastic depth.
+
+@contextmanager
+def _training(
+    config: Config, task: int, batch: int, device: str
+) -> Iterator[tuple[Expansion, ExpandableViT | None, Callable[[Output], None]]]:
+    """A method at ``task``, its teacher, and a training step from a function that gives the step's output.
+
+    It is the step of a run: the next images fetched and augmented as the recipe says, stochastic depth, forward,
+    backward, optimiser; products on a CPU are computed as a run computes them (`products.choose`).
     """
-    images, labels = images_of(method, batch, device)
-    optimizer = torch.optim.AdamW(method.parameters_to_train().values(), lr=1e-6)
+    method, teacher, current = grown(config, task, device)
+    place, by = torch.device(device), _products(device)
+    data = random_images(method.stream.shape, max(1000, batch), method.model.classifier.classes)
+    feed = Feed(data, torch.arange(max(1000, batch)), config.learn, place)
+    orders = itertools.cycle(chance.permutation(max(1000, batch), "bench").split(batch)[: max(1000, batch) // batch])
+    optimizer = torch.optim.AdamW(method.parameters_to_train().values(), lr=1e-6, fused=True)
 
-    place = torch.arange(batch, device=device)
-    by = _products(device)
-
-    def step(output: Callable[[], Any]) -> None:
+    def step(output: Output) -> None:
         optimizer.zero_grad(set_to_none=True)
         with products.by(by):
-            with chance.batch(("bench", "depth"), place):
-                out = output()
-            torch.stack(list(method.objective(out, labels, task).values())).sum().backward()
+            images, labels, index = feed.batch(next(orders))
+            with chance.batch(("bench", "depth"), index):
+                out = output(images)
+            torch.stack(list(method.objective(out, labels, current).values())).sum().backward()
         optimizer.step()
 
-    return images, step
+    with feed.epoch(("bench", "augment")):
+        yield method, teacher, step
+
+
+def random_images(shape: tuple[int, ...], count: int, classes: int) -> ClassStream:
+    """Random images in memory, as a stream of one task."""
+    images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=chance.generator("bench data"))
+    labels = torch.arange(count) % classes
+    return ClassStream(ArraySource(images, labels, images[:classes], labels[:classes]), (classes,))
 
 
 def train_step(config: Config, task: int, batch: int, device: str, pairs: int) -> tuple[float, float]:
-    """Ratio literal / normal of a training step (forward, backward, optimiser), and the normal path's seconds."""
-    method, teacher, current = grown(config, task, device)
-    images, step = _stepper(method, current, batch, device)
-    slow = lambda: step(lambda: literal.forward(method.model, images, teacher))  # noqa: E731
-    return _pairs(slow, lambda: step(lambda: method.model(images)), device, pairs)
+    """Ratio literal / normal of a training step with its data, and the normal path's seconds."""
+    with _training(config, task, batch, device) as (method, teacher, step):
+        slow = lambda: step(lambda images: literal.forward(method.model, images, teacher))  # noqa: E731
+        return _pairs(slow, lambda: step(method.model), device, pairs)
 
 
 def bf16_step(config: Config, task: int, batch: int, device: str, pairs: int) -> float:
     """Ratio float32 / bf16 autocast of a training step on the normal path."""
-    method, _, current = grown(config, task, device)
-    images, step = _stepper(method, current, batch, device)
+    with _training(config, task, batch, device) as (method, _, step):
 
-    def output() -> Any:
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            return method.model(images)
+        def output(images: Tensor) -> Any:
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
+                return method.model(images)
 
-    return _pairs(lambda: step(lambda: method.model(images)), lambda: step(output), device, pairs)[0]
+        return _pairs(lambda: step(method.model), lambda: step(output), device, pairs)[0]
 
 
 def product_share(config: Config, task: int, batch: int, device: str) -> float:
@@ -146,22 +168,20 @@ def product_share(config: Config, task: int, batch: int, device: str) -> float:
     """
     from torch.profiler import ProfilerActivity, profile
 
-    method, _, current = grown(config, task, device)
-    images, step = _stepper(method, current, batch, device)
     cuda = device.startswith("cuda")
-    step(lambda: method.model(images))
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as seen:
-        step(lambda: method.model(images))
+    with _training(config, task, batch, device) as (method, _, step):
+        step(method.model)
+        with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as seen:
+            step(method.model)
     times = {e.key: float(e.self_device_time_total if cuda else e.self_cpu_time_total) for e in seen.key_averages()}
     return sum(t for name, t in times.items() if any(word in name for word in PRODUCTS)) / sum(times.values())
 
 
 def step_flops(config: Config, task: int, batch: int) -> int:
     """FLOPs of a training step on the normal path: forward, backward, every operation that multiplies matrices."""
-    method, _, current = grown(config, task, "cpu")
-    images, step = _stepper(method, current, batch, "cpu")
-    step(lambda: method.model(images))  # what is prepared once is prepared here
-    return counted(lambda: step(lambda: method.model(images)))
+    with _training(config, task, batch, "cpu") as (method, _, step):
+        step(method.model)  # what is prepared once is prepared here
+        return counted(lambda: step(method.model))
 
 
 def rate(dtype: torch.dtype, device: str) -> float:
@@ -198,11 +218,8 @@ def calls(config: Config, task: int) -> int:
 
 def data_seconds(config: Config, batch: int, device: str) -> float:
     """Median seconds to fetch, move and augment one batch as the training loop does, from random images in memory."""
-    shape, generator = shape_of(config.data), chance.generator("bench data")
-    images = torch.randint(0, 256, (max(1000, batch), *shape), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(len(images)) % 10
-    data = ClassStream(ArraySource(images, labels, images[:10], labels[:10]), (10,))
-    order, place = chance.permutation(len(images), "bench")[:batch], torch.device(device)
+    data = random_images(shape_of(config.data), max(1000, batch), 10)
+    order, place = chance.permutation(max(1000, batch), "bench")[:batch], torch.device(device)
 
     def fetch(step: int) -> object:
         return fetched(data, order, config.learn, ("bench", step), place)
@@ -253,6 +270,7 @@ def measure(
     return {
         "train_step": ratios,
         "inference": {str(last): ratio},
+        "authors_code": AUTHORS_CODE,
         "calls_per_forward": counted,
         "images_per_second": batch / times[f"train_step_{first}"],
         "data_share": data_seconds(config, batch, device) / times["train_step_1"],  # the shortest step there is
@@ -277,6 +295,11 @@ def text(result: dict[str, Any]) -> str:
     """What `run` measured, for the terminal."""
     lines = [f"training step at task {t}: {r:.2f} times as fast as literal" for t, r in result["train_step"].items()]
     lines += [f"inference at task {t}: {r:.2f} times as fast" for t, r in result["inference"].items()]
+    theirs = {kind: ", ".join(f"{r} at {t}" for t, r in AUTHORS_CODE[kind].items()) for kind in AUTHORS_CODE}
+    lines.append(
+        f"the authors' code, by the same measure: training step {theirs['train_step']}, inference {theirs['inference']}"
+        " (measured once on their released files, one thread, the step without augmentation, batch 64, 32 at task 26)"
+    )
     counted = ", ".join(f"{n} at T = {t}" for t, n in result["calls_per_forward"].items())
     lines.append(f"operator calls per forward: {counted}")
     lines.append(f"{result['images_per_second']:.1f} images/s, data {result['data_share']:.1%} of a step")
