@@ -59,19 +59,19 @@ class _Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def grown(config: Config, task: int, device: str) -> tuple[Expansion, ExpandableViT | None, Task]:
-    """A method at stage 1 of ``task``, a copy of its model before it (the literal path's teacher), and the task."""
+def grown(config: Config, task: int, device: str, teacher: bool = True) -> tuple[Expansion, ExpandableViT | None, Task]:
+    """A method at stage 1 of ``task``, a copy of its model before it (the literal path's ``teacher``), and the task."""
     method = create(config, blank_stream(config.data.tasks, shape_of(config.data)))
     if not isinstance(method, Expansion):
         raise TypeError(f"bench measures the expansion methods; {config.method} has no literal path of its own")
-    teacher, current = None, method.stream.task(1)
+    before, current = None, method.stream.task(1)
     for current in list(method.stream)[:task]:
-        if current.number == task and task > 1:
-            teacher = copy.deepcopy(method.model).eval().requires_grad_(False).to(device)
+        if teacher and current.number == task and task > 1:
+            before = copy.deepcopy(method.model).eval().requires_grad_(False).to(device)
         with chance.seeded(0, "enter", current.number):
             method.enter(current, Stage("learn", config.learn))
     method.to(device).train()
-    return method, teacher, current
+    return method, before, current
 
 
 def images_of(method: Expansion, batch: int, device: str) -> tuple[Tensor, Tensor]:
@@ -108,15 +108,15 @@ Output = Callable[[Tensor], Any]  # what a training step computes from its image
 
 
 @contextmanager
-def _training(
-    config: Config, task: int, batch: int, device: str
+def training(
+    config: Config, task: int, batch: int, device: str, teacher: bool = True
 ) -> Iterator[tuple[Expansion, ExpandableViT | None, Callable[[Output], None]]]:
-    """A method at ``task``, its teacher, and a training step from a function that gives the step's output.
+    """A method at ``task``, its ``teacher`` if wanted, and a training step from a function that gives its output.
 
     It is the step of a run: the next images fetched and augmented as the recipe says, stochastic depth, forward,
     backward, optimiser; products on a CPU are computed as a run computes them (`products.choose`).
     """
-    method, teacher, current = grown(config, task, device)
+    method, before, current = grown(config, task, device, teacher)
     place, by = torch.device(device), _products(device)
     data = random_images(method.stream.shape, max(1000, batch), method.model.classifier.classes)
     feed = Feed(data, torch.arange(max(1000, batch)), config.learn, place)
@@ -133,7 +133,7 @@ def _training(
         optimizer.step()
 
     with feed.epoch(("bench", "augment")):
-        yield method, teacher, step
+        yield method, before, step
 
 
 def random_images(shape: tuple[int, ...], count: int, classes: int) -> ClassStream:
@@ -145,14 +145,14 @@ def random_images(shape: tuple[int, ...], count: int, classes: int) -> ClassStre
 
 def train_step(config: Config, task: int, batch: int, device: str, pairs: int) -> tuple[float, float]:
     """Ratio literal / normal of a training step with its data, and the normal path's seconds."""
-    with _training(config, task, batch, device) as (method, teacher, step):
+    with training(config, task, batch, device) as (method, teacher, step):
         slow = lambda: step(lambda images: literal.forward(method.model, images, teacher))  # noqa: E731
         return _pairs(slow, lambda: step(method.model), device, pairs)
 
 
 def bf16_step(config: Config, task: int, batch: int, device: str, pairs: int) -> float:
     """Ratio float32 / bf16 autocast of a training step on the normal path."""
-    with _training(config, task, batch, device) as (method, _, step):
+    with training(config, task, batch, device) as (method, _, step):
 
         def output(images: Tensor) -> Any:
             with torch.autocast(torch.device(device).type, torch.bfloat16):
@@ -169,7 +169,7 @@ def product_share(config: Config, task: int, batch: int, device: str) -> float:
     from torch.profiler import ProfilerActivity, profile
 
     cuda = device.startswith("cuda")
-    with _training(config, task, batch, device) as (method, _, step):
+    with training(config, task, batch, device) as (method, _, step):
         step(method.model)
         with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as seen:
             step(method.model)
@@ -179,7 +179,7 @@ def product_share(config: Config, task: int, batch: int, device: str) -> float:
 
 def step_flops(config: Config, task: int, batch: int) -> int:
     """FLOPs of a training step on the normal path: forward, backward, every operation that multiplies matrices."""
-    with _training(config, task, batch, "cpu") as (method, _, step):
+    with training(config, task, batch, "cpu") as (method, _, step):
         step(method.model)  # what is prepared once is prepared here
         return counted(lambda: step(method.model))
 

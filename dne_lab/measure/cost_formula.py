@@ -232,7 +232,6 @@ def experts_flops(
 ) -> tuple[list[int], list[int]]:
     """FLOPs of one image through the first 1, 2, ... experts, without stem and classifier: literal and spent."""
     literal = itertools.accumulate(t.total for t in expert_terms(network, variant, heads, seen.shape, seen.values))
-    ends = [0, *itertools.accumulate(heads)]
     if variant.controls:  # one expert at a time
         alone = [
             bank_macs(network, variant, heads[t : t + 1], variant.heads_read(heads[: t + 1]), seen, t == 0,
@@ -240,15 +239,18 @@ def experts_flops(
             for t in range(len(heads))
         ]  # fmt: skip
         return list(literal), [2 * macs for macs in itertools.accumulate(alone)]
-    normal = []
-    for done in range(1, len(heads) + 1):
-        macs, start = 0, 0
-        for size in bank_sizes(done):
-            end = start + size
-            macs += bank_macs(network, variant, heads[start:end], ends[end], seen, start == 0, ends[end])
-            start = end
-        normal.append(2 * macs)
-    return list(literal), normal
+    return list(literal), [normal_flops(network, variant, heads[:done], seen) for done in range(1, len(heads) + 1)]
+
+
+def normal_flops(network: Network, variant: Variant, heads: Sequence[int], seen: Images) -> int:
+    """FLOPs of one image through all experts on the normal path, without stem and classifier; not of controls."""
+    macs, start, total = 0, 0, 0
+    for size in bank_sizes(len(heads)):
+        mine = heads[start : start + size]
+        total += sum(mine)
+        macs += bank_macs(network, variant, mine, total, seen, start == 0, total)
+        start += size
+    return 2 * macs
 
 
 def parameters(network: Network, variant: Variant, heads: Sequence[int], seen: Images) -> int:
