@@ -66,18 +66,19 @@ def reproduce(
         Path | None,
         typer.Option(help="Folder of the runs, table, figures and records. Default: runs/reproduce-PRESET."),
     ] = None,
+    jobs: Jobs = "auto",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Train IA, STA, DNE and Joint on real images, and write the table, figures and records.
 
-    Without arguments: scikit-learn's handwritten digits, no download, one to four minutes on two CPU cores. The same
-    command goes on where it was stopped.
+    Without arguments: scikit-learn's handwritten digits, no download, one to four minutes on two CPU cores, a run on
+    each. The same command goes on where it was stopped.
     """
     from dne_lab.commands.api import usable
     from dne_lab.commands.reproduce import reproduce as work
 
-    result = work(preset, numbers(seeds), out, settings(changes), usable(device))
+    result = work(preset, numbers(seeds), out, settings(changes), usable(device), jobs=count(jobs))
     print(json.dumps(result.to_json(), indent=1) if as_json else result.text())
 
 

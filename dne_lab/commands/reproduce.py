@@ -110,17 +110,19 @@ def reproduce(
     changes: Settings | None = None,
     device: str | None = None,
     progress: bool = True,
+    jobs: int | str = 1,
 ) -> Result:
     """Trains what is left of the runs, then writes table, figures and records, all below ``out`` (default: `folder`).
 
     The run folders are ``out``/runs/..., the records ``out``/records/<name>/..., figures and tables
-    ``out``/<name>*.png and .csv, where <name> is reproduce_<preset>_s<seeds>.
+    ``out``/<name>*.png and .csv, where <name> is reproduce_<preset>_s<seeds>. ``jobs``: as in `grid.execute`.
     """
     out = folder(preset, changes) if out is None else out
     changes = changes or {}
     plan = grid.plan(METHODS, lambda m: base.configure(m, preset, base.used(m, changes)), seeds, out / "runs")
     make_folder(out)  # a place that cannot be written to is found before the training
-    records = grid.execute(plan, first=begins(plan) if progress else "", device=device, progress=progress)
+    first = begins(plan) if progress else ""
+    records = grid.execute(plan, jobs=jobs, first=first, device=device, progress=progress)
     name = f"reproduce_{preset.replace(',', '+')}_s{_seeds_text(seeds)}"
     own = out / "records" / name  # a folder of their own: those of other seeds or machines are not mixed with them
     written = [own / f"{record.method}-s{record.seed}.json" for record in records]

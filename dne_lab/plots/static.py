@@ -15,6 +15,7 @@ from dne_lab.plots.style import INK
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
+    from numpy.typing import NDArray
 
 SEABORN = {"cividis": "cividis", "rdbu_r": "RdBu_r"}
 THIN = ("_", "|", "x", "+", "1", "2", "3", "4")  # markers without an inside
@@ -245,14 +246,21 @@ def _level(axes: "Axes", mark: Level) -> None:
 
 
 def _cells(axes: "Axes", mark: Cells, panel: Panel) -> None:
-    import seaborn
-
-    hidden = np.isnan(mark.values)
-    seaborn.heatmap(
-        mark.values, mask=hidden, vmin=mark.low, vmax=mark.high, cmap=SEABORN[mark.scale], square=True, cbar=False,
-        annot=mark.digits is not None, fmt=f".{mark.digits or 0}f", ax=axes,
-        annot_kws={"fontsize": 6 if mark.values.shape[1] < MANY else 5.5}, xticklabels=False, yticklabels=False,
-    )  # fmt: skip
+    # What seaborn.heatmap draws, without the whole figure that it draws first to see whether names overlap.
+    height, width = mark.values.shape
+    axes.spines[:].set_visible(False)
+    mesh = axes.pcolormesh(np.ma.masked_invalid(mark.values), cmap=SEABORN[mark.scale], vmin=mark.low, vmax=mark.high)
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+    if mark.digits is not None:
+        mesh.update_scalarmappable()
+        colours: Any = mesh.get_facecolor()
+        colours, size = np.reshape(colours, (height, width, -1)), 6 if width < MANY else 5.5
+        for row, column in np.argwhere(~np.isnan(mark.values)):
+            light = _luminance(colours[row, column]) > 0.408
+            axes.text(
+                column + 0.5, row + 0.5, f"{mark.values[row, column]:.{mark.digits}f}", fontsize=size,
+                color=".15" if light else "w", ha="center", va="center",
+            )  # fmt: skip
     for text in axes.texts:  # a rounded -0.04 is nothing
         text.set_text(text.get_text() if float(text.get_text()) else text.get_text().lstrip("-"))
     for axis, side in ((panel.x, axes.xaxis), (panel.y, axes.yaxis)):
@@ -260,6 +268,13 @@ def _cells(axes: "Axes", mark: Cells, panel: Panel) -> None:
         side.set_tick_params(length=0, labelsize=7)
         side.set_label_text(axis.title, fontsize=8)
         side.grid(visible=False)
+
+
+def _luminance(colour: "NDArray[np.float64]") -> float:
+    """How light a colour (R, G, B, ...) in [0, 1] is, by the definition of WCAG 2."""
+    rgb = colour[:3]
+    linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def _colour_bar(axes: "Axes", drawing: Drawing, places: list[list["Axes"]]) -> None:

@@ -360,7 +360,7 @@ class Run:
             with feed.epoch((self.config.seed, "augment", *where)):
                 while self.cursor.step < steps:
                     rate = stage.recipe.rate(self.cursor.epoch + self.cursor.step / steps)
-                    self._step(task, stage, feed, parts[self.cursor.step], where, rate)
+                    self._step(task, stage, feed, parts[self.cursor.step], rate)
                     self._pause()
             self._end_epoch(where, rate=stage.recipe.rate(self.cursor.epoch + (steps - 1) / steps))
         with self.state.changing():  # torn weights are not gone on from
@@ -386,10 +386,9 @@ class Run:
         self.state.spend("preparation")
         self._pause()
 
-    def _step(
-        self, task: Task, stage: Stage, feed: Feed, order: Tensor, where: tuple[int, str, int], rate: float
-    ) -> None:
+    def _step(self, task: Task, stage: Stage, feed: Feed, order: Tensor, rate: float) -> None:
         """One batch: losses, gradients, update. The cursor moves with the weights."""
+        where = (task.number, stage.name, self.cursor.epoch)
         assert self.state.optimisation is not None
         mine, share = self.processes.share(order)
         batch = feed.batch(mine)
