@@ -108,6 +108,9 @@ def run(
     ] = None,
     jobs: Jobs = "1",
     accept_changed_data: Accept = False,
+    capture: Annotated[
+        bool, typer.Option("--capture", help="On a GPU replay whole training steps as CUDA graphs (IA, STA, DNE, ...).")
+    ] = False,
     device: Device = None,
     stop_after: Annotated[float | None, typer.Option(help="Checkpoint after that many seconds and exit 0.")] = None,
     requeue: Annotated[
@@ -173,6 +176,7 @@ def run(
         run_command.tell_left_out(plan, changes or [])
     if dry_run:
         rest = {"--device": device, "--stop-after": stop_after, "--requeue": requeue, "--download": download}
+        rest |= {"--capture": capture}
         rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None}
         print("\n".join(run_command.commands(plan, changes or [], rest, config)))
         return
@@ -181,7 +185,7 @@ def run(
     run_command.execute(
         plan, as_json, requeue,
         seconds=stop_after, jobs=at_a_time, device=usable(device), checkpoint_seconds=checkpoint_every,
-        accept_changed_data=accept_changed_data,
+        accept_changed_data=accept_changed_data, capture=capture,
     )  # fmt: skip
 
 

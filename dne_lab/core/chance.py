@@ -6,7 +6,7 @@ resumed run draws what an uninterrupted one draws, and two processes draw for th
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from torch import Tensor
 Key = tuple[int | str, ...]
 
 _ahead: list["Images"] = []  # the images of the epoch being trained on
-_active: list[tuple[Key, Tensor]] = []  # the batch being trained on: its key and its image numbers
+Numbers = Callable[[str], Tensor]  # for the layer of a name one number per image of the batch
+_active: list[tuple[Key, Tensor, Numbers | None]] = []  # the batch being trained on: its key, image numbers, `Numbers`
 
 
 def integer(*key: int | str) -> int:
@@ -125,9 +126,12 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @contextlib.contextmanager
-def batch(key: Key, index: Tensor) -> Iterator[None]:
-    """Names the batch that is being trained on, so that layers can draw one number per image (`for_batch`)."""
-    _active.append((key, index))
+def batch(key: Key, index: Tensor, numbers: Numbers | None = None) -> Iterator[None]:
+    """Names the batch that is being trained on, so that layers can draw one number per image (`for_batch`).
+
+    ``numbers`` gives what was drawn before in place of drawing (a captured step draws nothing).
+    """
+    _active.append((key, index, numbers))
     try:
         yield
     finally:
@@ -140,7 +144,9 @@ def for_batch(name: str, like: Tensor, size: int) -> Tensor:
     Outside `batch` (a model used by hand) the numbers come from torch's own generator.
     """
     if _active:
-        key, index = _active[-1]
+        key, index, numbers = _active[-1]
+        if len(index) == size and numbers is not None:
+            return numbers(name)
         if len(index) == size:
             return uniform((*key, name), index, 1)[:, 0].to(like.device)
     return torch.rand(size, device=like.device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Feed:
             self._bring()
         self._key: chance.Key = ()
         self._drawn: list[Drawn] = []
-        self._ahead: chance.Images | None = None
+        self.ahead: chance.Images | None = None  # of the running epoch
 
     @property
     def _bytes(self) -> int:
@@ -58,23 +59,34 @@ class Feed:
     def epoch(self, key: chance.Key) -> Iterator[None]:
         """Inside, batches are augmented as ``key`` draws it, and stochastic depth draws for all images at once."""
         self._key = key
-        with chance.ahead(self._numbers) as self._ahead:
+        with chance.ahead(self._numbers) as self.ahead:
             if self.resident:
-                shape = self.stream.shape
-                self._drawn = draw(self.recipe.augment, key, self._numbers, shape, self.device)
+                drawn = draw(self.recipe.augment, key, self._numbers, self.stream.shape, self.device)
+                if not self._drawn:
+                    self._drawn = drawn
+                for old, new in zip(chain(*self._drawn), chain(*drawn), strict=True):
+                    old.copy_(new)  # where a captured step looks for them
             yield
-        self._ahead = None
+        self.ahead = None
 
     def batch(self, order: Tensor) -> Batch:
         """The images ``order`` (B,) of the stage in an `epoch`."""
         if not self.resident:
             return fetched(self.stream, order, self.recipe, self._key, self.device)
-        places = chance.upload(torch.searchsorted(self._numbers, order), self.device)  # (B,)
-        index = self._index[places]
-        if self._ahead is not None:
-            self._ahead.name(index, places)
+        places = self.places(order)
+        batch = self.at(places)
+        if self.ahead is not None:
+            self.ahead.name(batch.index, places)
+        return batch
+
+    def places(self, order: Tensor) -> Tensor:
+        """Where the images ``order`` (B,) stand among those that are resident, (B,) on the device."""
+        return chance.upload(torch.searchsorted(self._numbers, order), self.device)
+
+    def at(self, places: Tensor) -> Batch:
+        """The resident images at ``places`` (B,), augmented: operations on the device alone."""
         drawn = [tuple(part[places] for part in parts) for parts in self._drawn]
-        return Batch(apply(self._images[places], self.recipe.augment, drawn), self._labels[places], index)
+        return Batch(apply(self._images[places], self.recipe.augment, drawn), self._labels[places], self._index[places])
 
 
 def fetched(stream: ClassStream, order: Tensor, recipe: Recipe, key: chance.Key, device: torch.device) -> Batch:

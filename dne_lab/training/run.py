@@ -21,6 +21,7 @@ from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.methods.base import BALANCED, BASE, Stage
 from dne_lab.training import archive, distributed, evaluation, sharing, stems, step, storage
+from dne_lab.training.captured import Captured
 from dne_lab.training.feed import Feed
 from dne_lab.training.position import Cursor
 from dne_lab.training.progress import Progress, Signals
@@ -43,6 +44,7 @@ class Run:
         checkpoint_seconds: a checkpoint is written when that much time has passed since the last one.
         progress: show a bar (a line per task where there is no terminal).
         accept_changed_data: go on where images or names of classes are others than before; the record says so.
+        capture: on a GPU replay training steps as CUDA graphs (`captured.Captured`).
 
     Raises:
         LabError: a folder of another configuration, a damaged or foreign checkpoint (which stay untouched), bad input.
@@ -59,6 +61,7 @@ class Run:
         checkpoint_seconds: float = 60.0,
         progress: bool = True,
         accept_changed_data: bool = False,
+        capture: bool = False,
     ) -> None:
         cls = base.find(config.method)
         mine = distributed.start()
@@ -77,7 +80,7 @@ class Run:
             )
         self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
         self.config = storage.placed(budget.resolved(config, self.stream), self.stream)
-        self.accept_changed_data = accept_changed_data
+        self.accept_changed_data, self.capture = accept_changed_data, capture
         self.viewers: list[Callable[[Any], None]] = []  # shown the run after every epoch and task
         self._archive: TemporaryDirectory[str] | None = None  # the folder that this run was unpacked into
         self._load()
@@ -321,7 +324,7 @@ class Run:
         stages = self.method.stages(task)
         if len({stage.name for stage in stages}) < len(stages):
             raise LabError(f"method {self.config.method}: the stages of task {task.number} need different names.")
-        sizes = [stage.recipe.epochs * stage.recipe.steps(self._size(task, stage)) for stage in stages]
+        sizes = [stage.recipe.epochs * stage.recipe.steps(self.state.size(task, stage)) for stage in stages]
         done = sum(sizes[: self.cursor.stage])
         title = f"{self.config.method} s{self.config.seed} task {task.number}/{len(self.stream)}"
         self._bar = Progress(self.progress, title, sum(sizes), done)
@@ -346,11 +349,12 @@ class Run:
         shared = bool(stage.shares) and self.cursor[2:] == (0, 0) and stems.take(self.folder, self.state, stage)
         if shared:
             self.state.position.cursor = self.cursor._replace(epoch=stage.recipe.epochs)
-        index = self._index(task, stage)
+        index = self.state.index(task, stage)
         with torch.no_grad(), self.state.autocast():
             self.method.eval().prepare(task, stage, step.clean(self.stream, "train", index, self.device))
         steps = stage.recipe.steps(len(index))
         feed = Feed(self.stream, index, stage.recipe, self.device)
+        self._captured = Captured.of(self.state, task, stage, feed) if self.capture else None
         self._bar.stage(stage.name)
         self.method.train()
         while self.cursor.epoch < stage.recipe.epochs:
@@ -373,7 +377,7 @@ class Run:
         """Enters a stage: structure first, then what needs data, then the optimiser."""
         with self.state.changing():
             self.state.enter(self.method, task, stage)
-            plain = step.clean(self.stream, "train", self._index(task, stage), self.device)
+            plain = step.clean(self.stream, "train", self.state.index(task, stage), self.device)
             with chance.seeded(self.config.seed, "initialise", task.number, stage.name), torch.no_grad():
                 self.method.eval().initialise(task, stage, plain)
             self.processes.same(self.method)
@@ -390,12 +394,19 @@ class Run:
         """One batch: losses, gradients, update. The cursor moves with the weights."""
         where = (task.number, stage.name, self.cursor.epoch)
         assert self.state.optimisation is not None
+        place = f"task {where[0]}, stage {where[1]}, epoch {where[2] + 1}, step {self.cursor.step + 1}"
+        if self._captured is not None and self._captured.takes(order):
+            with self.state.changing():
+                losses = self._captured.step(order, rate, where)
+                self.reader.add(losses, 1.0, len(order), place, self.state.position)
+                self.state.position.cursor = self.cursor._replace(step=self.cursor.step + 1)
+            self._bar.step(self.reader.latest)
+            return
         mine, share = self.processes.share(order)
         batch = feed.batch(mine)
         with self.state.changing():
             with chance.batch((self.config.seed, "depth", *where), batch.index), self.state.autocast():
                 losses = self.method.losses(batch, task, stage)
-            place = f"task {where[0]}, stage {where[1]}, epoch {where[2] + 1}, step {self.cursor.step + 1}"
             self.reader.add(losses, share, len(order), place, self.state.position)
             total = torch.stack(list(losses.values())).sum() * share
             total.backward()
@@ -412,21 +423,6 @@ class Run:
             self.state.position.cursor = Cursor(task, self.cursor.stage, epoch + 1)
         self.state.spend("learning", stage)
         self._show()
-
-    def _index(self, task: Task, stage: Stage) -> Tensor:
-        """The numbers of the training images of a stage, (n,) int64."""
-        if stage.data == BALANCED:
-            return self.memory.balanced(task.new.stop)
-        if stage.data == BASE:
-            return self.stream.index("train", range(self.config.data.tasks[0]))
-        new = self.stream.index("train", task.new)
-        return torch.cat([new, self.memory.index(task.old)]) if self.state.keeps_exemplars else new
-
-    def _size(self, task: Task, stage: Stage) -> int:
-        """How many images a stage will have, also before its exemplars are chosen (for the progress bar)."""
-        if stage.data == BALANCED and self.state.position.chosen < task.number:
-            return min(self.memory.quota(task.new.stop) * task.new.stop, self.memory.budget)
-        return len(self._index(task, stage))
 
     # Stopping ------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from dne_lab.data.stream import ClassStream, Task
 from dne_lab.measure import cost
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.methods.base import Method, Stage
+from dne_lab.methods.base import BALANCED, BASE, Method, Stage
 from dne_lab.models import products
 from dne_lab.training.distributed import Processes
 from dne_lab.training.position import Clock, Cursor, Position
@@ -101,6 +101,21 @@ class RunState:
                 f"weights hold NaN or Inf at {self.place()}. The last good checkpoint, if there is one, is kept. Lower "
                 "the learning rate (learn.lr) or set learn.clip, and give another folder (--out)."
             )
+
+    def index(self, task: Task, stage: Stage) -> Tensor:
+        """The numbers of the training images of a stage, (n,) int64."""
+        if stage.data == BALANCED:
+            return self.memory.balanced(task.new.stop)
+        if stage.data == BASE:
+            return self.stream.index("train", range(self.config.data.tasks[0]))
+        new = self.stream.index("train", task.new)
+        return torch.cat([new, self.memory.index(task.old)]) if self.keeps_exemplars else new
+
+    def size(self, task: Task, stage: Stage) -> int:
+        """How many images a stage will have, also before its exemplars are chosen (for the progress bar)."""
+        if stage.data == BALANCED and self.position.chosen < task.number:
+            return min(self.memory.quota(task.new.stop) * task.new.stop, self.memory.budget)
+        return len(self.index(task, stage))
 
     # Changing it -----------------------------------------------------------------------------------------------------
 

@@ -41,8 +41,11 @@ class Optimisation:
                 if parameter in before.optimizer.state:
                     self.optimizer.state[parameter] = before.optimizer.state[parameter]
 
-    def step(self, rate: float) -> None:
-        """One update with this learning rate; gradients are clamped element by element where the recipe says so."""
+    def step(self, rate: float | Tensor) -> None:
+        """One update with this learning rate, a tensor () where the step is captured.
+
+        Gradients are clamped element by element where the recipe says so.
+        """
         if self.recipe.clip is not None:
             nn.utils.clip_grad_value_(self.parameters.values(), self.recipe.clip)
         for group in self.optimizer.param_groups:
@@ -107,8 +110,11 @@ class Reader:
 
     def add(self, losses: dict[str, Tensor], weight: float, images: int, place: str, position: Position) -> None:
         """One step's losses; ``weight`` is this process's share of the batch of ``images``, ``place`` the step."""
-        values = torch.stack([loss.detach().float() for loss in losses.values()]) * weight
-        self._waiting.append((place, list(losses), values, images))
+        self.add_values([*losses], stacked(losses) * weight, images, place, position)
+
+    def add_values(self, names: list[str], values: Tensor, images: int, place: str, position: Position) -> None:
+        """`add` of losses that are in one tensor."""
+        self._waiting.append((place, names, values, images))
         if values.device.type == "cpu" or len(self._waiting) >= READ_EVERY:
             self.look(position)
 
@@ -119,8 +125,10 @@ class Reader:
             LabError: the first NaN or Inf, with its step and name.
         """
         waiting, self._waiting = self._waiting, []
-        for place, names, values, images in waiting:
-            numbers = dict(zip(names, self.processes.add(values).double().tolist(), strict=True))
+        # one look for all of them: each would wait for the GPU
+        read = self.processes.add(torch.cat([step[2] for step in waiting])).double().tolist() if waiting else []
+        for place, names, _, images in waiting:
+            numbers, read = dict(zip(names, read, strict=False)), read[len(names) :]
             for name, value in numbers.items():
                 if not math.isfinite(value):
                     raise LabError(
@@ -139,6 +147,11 @@ class Reader:
         means = {name: total / position.images for name, total in position.sums.items()}
         position.sums, position.images = {}, 0
         return means
+
+
+def stacked(losses: dict[str, Tensor]) -> Tensor:
+    """Losses in one tensor, without their graph."""
+    return torch.stack([loss.detach().float() for loss in losses.values()])
 
 
 # What is said when a step does not fit into memory.
