@@ -102,6 +102,29 @@ def speed_table(name: str, places: int = 2) -> str:
     )
 
 
+def growth_table(method: str) -> str:
+    """What a method costs after so many tasks: counted, and where it was measured CPU seconds."""
+    found = bench("growth")
+    rows = [
+        {
+            "tasks": f"{row['tasks']:,}",
+            "F literal (G)": f"{row['flops_literal'] / 1e9:,.1f}",
+            "F spent (G)": f"{row['flops_spent'] / 1e9:,.1f}",
+            "parameters (M)": f"{row['parameters'] / 1e6:,.0f}",
+            "weights (GB)": f"{row['bytes'] / 1e9:,.2f}",
+            "training step (s)": f"{row['seconds']['step']:.2f}" if "seconds" in row else "",
+            "prediction (s)": f"{row['seconds']['prediction']:.2f}" if "seconds" in row else "",
+        }
+        for row in found["rows"][method]
+    ]
+    return tables.to_markdown(pd.DataFrame(rows))
+
+
+def growth(method: str, tasks: int, field: str) -> float:
+    """One number of `growth_table`: flops_literal, flops_spent, parameters or bytes."""
+    return float(next(row[field] for row in bench("growth")["rows"][method] if row["tasks"] == tasks))
+
+
 def printed_above(k: int, tasks: str) -> float:
     """How far the paper's F of DNE lies above the count of its authors' code, percent."""
     step = {"50+10x5": 10, "50+5x10": 5}[tasks]

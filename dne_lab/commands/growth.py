@@ -72,7 +72,10 @@ def last_that_fits(config: Config, variant: Variant, memory: int) -> int:
 
 
 def seconds(config: Config, tasks: int, batch: int, rounds: int) -> dict[str, float]:
-    """CPU seconds of a training step and of a prediction, a batch each: the median of some rounds after one."""
+    """CPU seconds of a training step and of a prediction, a batch each: the median of some rounds after one.
+
+    The step is that of a run, with its products; the prediction is a model's used by hand, so by MKL.
+    """
     with bench.training(config, tasks, batch, "cpu", teacher=False) as (method, _, step):
         learning = _median(lambda: step(method.model), rounds)
     method.eval().requires_grad_(False)
