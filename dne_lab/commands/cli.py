@@ -176,8 +176,7 @@ def run(
         run_command.tell_left_out(plan, changes or [])
     if dry_run:
         rest = {"--device": device, "--stop-after": stop_after, "--requeue": requeue, "--download": download}
-        rest |= {"--capture": capture}
-        rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None}
+        rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None, "--capture": capture}
         print("\n".join(run_command.commands(plan, changes or [], rest, config)))
         return
     if download:
