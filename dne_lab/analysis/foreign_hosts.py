@@ -60,6 +60,17 @@ class ForeignViT:
                 "What it attends to is part = 'attention', and 'content' is the same."
             )
 
+    def prefix(self, count: int) -> list[str]:
+        """The names of the ``count`` tokens before the patches, in order."""
+        parts = (self.network, getattr(self.network, "embeddings", None))
+
+        def has(*names: str) -> bool:
+            return any(getattr(part, name, None) is not None for part in parts for name in names)
+
+        names = ["class token"] if has("cls_token", "class_token", "class_embedding") else []
+        names += ["distillation token"] if has("dist_token", "distillation_token") else []
+        return [*names, *(f"register {number}" for number in range(1, count - len(names) + 1))][:count]
+
     def axes(self, layer: int, values: Tensor) -> Axes:
         """The axes of ``values`` (b, h, tokens, tokens) at a block.
 

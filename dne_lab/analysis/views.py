@@ -1,18 +1,20 @@
 """What an explorer shows, as numbers: the attention of one head of one expert, for one image."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dne_lab.analysis.hosts import ExpandableHost, find_network
+from dne_lab.analysis.hosts import Entry, ExpandableHost, find_network
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.maps import AttentionMap
 from dne_lab.analysis.probe import evaluating, probe
 from dne_lab.core.errors import LabError
-from dne_lab.models.attention import JOINT, SPATIAL, TASK1, TASK2
+from dne_lab.models.attention import JOINT, SPATIAL, TASK1, TASK2, Axes
 from dne_lab.models.expandable import ExpandableViT
 
 if TYPE_CHECKING:
@@ -51,6 +53,43 @@ def read(model: nn.Module, image: Tensor, kind: str, layer: int, expert: int) ->
     with evaluating(network) as device, probe(network, kind, layer, expert) as maps:
         network(image[None].to(device))
     return maps.get()
+
+
+def structure(model: nn.Module, image: Tensor, kinds: tuple[str, ...]) -> dict[Entry, Values]:
+    """How far the attention of every patch of one image is from uniform, by (kind, layer, expert, head).
+
+    Args:
+        model: a network that `find_network` finds.
+        image: (C, H, W) uint8.
+        kinds: of `PATCHWISE` or of `TASKWISE`.
+
+    Returns:
+        (N,) 1 - entropy / log(number of keys) of each patch's row: 0 is uniform, 1 is a single key.
+    """
+    network = find_network(model)
+    layers = {layer for experts in points(network, kinds).values() for found in experts.values() for layer in found}
+    found: dict[Entry, Values] = {}
+
+    def keep(values: Tensor, axes: Axes) -> None:
+        rows = values[0].double()
+        rows = rows if axes.layout.startswith("b h p") else rows.transpose(0, 1)  # (h, p, ...)
+        rows = rows.flatten(2)[:, axes.classes :]  # (h, n, keys)
+        entropy = -torch.special.xlogy(rows, rows).sum(-1)
+        far = 1 - entropy.cpu().numpy() / np.log(max(rows.shape[-1], 2))
+        for place, (expert, head) in enumerate(zip(axes.query_expert, axes.query_head, strict=True)):
+            found[axes.kind, axes.layer, expert, head] = far[place]
+
+    there = [kind for kind in kinds if any(entry[0] == kind for entry in entries(network))]
+    if layers and there:
+        with evaluating(network) as device, probe(network, there, layers, keep=False, read=keep):
+            network(image[None].to(device))
+    return found
+
+
+def most_structured(found: Mapping[Any, Values]) -> tuple[Any, int]:
+    """The head whose patches are furthest from uniform on average, and its patch that is furthest."""
+    head = max(found, key=lambda name: float(found[name].mean()))
+    return head, int(found[head].argmax())
 
 
 def head_names(experts: tuple[int, ...], heads: tuple[int, ...]) -> list[str]:
@@ -104,6 +143,13 @@ class TaskView:
         """(N,) the expert that gets most attention for each of its heads at each patch: more heads alone do not win."""
         heads = [self.key_expert.count(expert) for expert in self.experts]
         return np.asarray(self.experts)[(self.by_expert / heads).argmax(1)]
+
+    @property
+    def margin(self) -> Values:
+        """(N,) by how much the expert read most is ahead of the next one, for each of its heads: 1 is twice as much."""
+        heads = [self.key_expert.count(expert) for expert in self.experts]
+        second, first = np.sort(self.by_expert / heads, axis=1)[:, -2:].T
+        return first / np.maximum(second, np.finfo(float).tiny) - 1
 
     def summary(self, patch: int) -> "pd.DataFrame":
         """A row for each key head: attention at one patch, its mean and its range over all patches, uniform."""

@@ -1,4 +1,4 @@
-"""One head's attention as a figure: the static form of what the explorers show, and the colours that both use."""
+"""One head's attention as a figure: the static form of what the explorers show."""
 
 import functools
 import textwrap
@@ -7,14 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dne_lab.analysis.ablation import WhatIf
 from dne_lab.analysis.labelling import GROUPS
+from dne_lab.analysis.token_views import TokenView
 from dne_lab.analysis.views import LookView, TaskView
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream
+from dne_lab.plots.attention_colours import (
+    ABSOLUTE,
+    RELATIVE,
+    Pixels,
+    Scale,
+    heat,
+    laid_over,
+    look_scales,
+    most_read,
+    picture,
+    ramp,
+    scale_ends,
+    scale_of,
+    scale_top,
+    task_scale,
+    tinted,
+)
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import GROUP_COLOURS, INK
 
@@ -23,56 +40,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-Pixels = NDArray[np.uint8]
 SIZE = (8.4, 4.2)  # inches
 AXES = (8.2, 3.8)  # what is left of it below the title
-
-
-def heat(values: NDArray[Any], top: float) -> Pixels:
-    """(...) -> (..., 3): the scale cividis from 0 to ``top``, which colour-blind readers see as others do."""
-    place = np.clip(np.nan_to_num(values) / top, 0, 1)
-    return _cividis()[np.rint(place * 255).astype(int)]
-
-
-@functools.cache
-def _cividis() -> Pixels:
-    from matplotlib import colormaps
-
-    return np.rint(colormaps["cividis"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
-
-
-def age(numbers: NDArray[np.int64], experts: int) -> Pixels:
-    """(...) expert numbers -> (..., 3): from dark for expert 1 to light for the newest."""
-    return heat(np.asarray(numbers, dtype=float) - 1 + 0.35, max(experts - 1, 1) + 0.7)
-
-
-def tinted(values: NDArray[Any], groups: NDArray[np.int64], top: float) -> Pixels:
-    """(...) -> (..., 3): white for 0, the colour of the key's group for ``top`` and above."""
-    share = np.clip(values / top, 0, 1)[..., None]
-    return np.rint(255 * (1 - share) + share * group_colours()[groups]).astype(np.uint8)
-
-
-def group_colours() -> NDArray[np.float64]:
-    """(4, 3) the colours of the groups, 0 to 255, in the order SPSH, SPDH, DPSH, DPDH."""
-    return np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in GROUP_COLOURS.values()], dtype=float)
-
-
-def scale_top(largest: float, uniform: float) -> float:
-    """The end of a colour scale: the largest value, rounded up to two digits, and never below twice the uniform one."""
-    largest = max(largest, 2 * uniform)
-    step = 10.0 ** (np.floor(np.log10(largest)) - 1)
-    return float(np.ceil(largest / step - 1e-9) * step)
-
-
-def look_top(views: Mapping[str, LookView]) -> float:
-    """The end of the colour scale that several views share, in multiples of the uniform weight."""
-    return scale_top(max(float(view.times_uniform.max()) for view in views.values()), 1.0)
-
-
-def picture(image: Any) -> Pixels:
-    """A (C, H, W) uint8 image, grey or in colour, as (H, W, 3)."""
-    pixels = np.asarray(image).transpose(1, 2, 0)
-    return np.ascontiguousarray(np.repeat(pixels[..., :1], 3, 2) if pixels.shape[2] != 3 else pixels)
 
 
 def task_title(view: TaskView) -> str:
@@ -94,28 +63,30 @@ def place_name(patch: int, grid: tuple[int, int]) -> str:
     return f"patch {patch} (row {row}, column {column})"
 
 
-def task_figure(view: TaskView, image: Any, patch: int) -> Figure:
+def task_figure(view: TaskView, image: Any, patch: int, scale: str = ABSOLUTE) -> Figure:
     """Task attention of one head: the picture, the expert read most at each patch, each key head's map, one patch.
 
     Args:
         view: see `dne_lab.analysis.views.task_view`.
         image: (C, H, W) uint8.
         patch: whose weights are drawn as bars, from 0 row by row.
+        scale: one of `SCALES`.
     """
     pixels = picture(image)
 
     def on_axes(axes: "Axes", table: "pd.DataFrame") -> None:
-        _draw_task(axes, view, pixels, patch)
+        _draw_task(axes, view, pixels, patch, task_scale(view, scale))
 
     return Figure("task_attention", task_title(view), view.summary(patch), [], picture=on_axes, size=SIZE)
 
 
-def look_figure(views: Mapping[str, LookView], image: Any) -> Figure:
+def look_figure(views: Mapping[str, LookView], image: Any, scale: str = RELATIVE) -> Figure:
     """Where one patch looks, for one or more models side by side: maps of every key head, coloured by group, shares.
 
     Args:
         views: by the name of the model, see `dne_lab.analysis.views.look_view`.
         image: (C, H, W) uint8.
+        scale: one of `SCALES`.
     """
     import pandas as pd
 
@@ -124,10 +95,49 @@ def look_figure(views: Mapping[str, LookView], image: Any) -> Figure:
     table = table[["model", *table.columns[:-1]]]
 
     def on_axes(axes: "Axes", _: "pd.DataFrame") -> None:
-        _draw_look(axes, views, pixels)
+        _draw_look(axes, views, pixels, look_scales(views, scale))
 
     title = "\n".join(f"{name}: {look_title(view)}" for name, view in views.items())
     return Figure("looking", title, table, [], picture=on_axes, size=SIZE)
+
+
+def token_figure(
+    view: TokenView, pixels: Pixels, layer: int, query: int | str, model: str = "", scale: str = ABSOLUTE
+) -> Figure:
+    """What one patch or named token attends to: the picture, the mean of the heads, rollout, and each head.
+
+    Args:
+        view: see `dne_lab.analysis.token_views.read_tokens`.
+        pixels: (H, W, 3) uint8.
+        layer: from 0; rollout is that of the layers up to it.
+        query: a patch, from 0 row by row, or the name of a token.
+        model: its name in the title.
+        scale: one of `dne_lab.plots.attention_colours.SCALES`, of the heads.
+    """
+    first, uniform = len(view.prefix), 1 / view.weights[layer].shape[-1]
+    rows = view.rows(layer, query)[:, first:]
+    rollout = view.rollout(layer)[view.token(query)][first:]
+    where = query if isinstance(query, str) else place_name(query, view.grid)
+    patch = None if isinstance(query, str) else query
+
+    def on_axes(axes: "Axes", table: "pd.DataFrame") -> None:
+        axes.set_axis_off()
+        mean = rows.mean(0)
+        drawn = {
+            "picture": pixels,
+            "mean, over it": laid_over(pixels, mean.reshape(view.grid)),
+            "mean of the heads": heat(mean.reshape(view.grid), max(float(mean.max()), 1e-12)),
+            f"rollout, layers 0 to {layer}": heat(rollout.reshape(view.grid), max(float(rollout.max()), 1e-12)),
+        }
+        for place, (title, shown) in enumerate(drawn.items()):
+            _image(axes.inset_axes((0.25 * place, 0.54, 0.22, 0.4)), shown, view.grid, patch, title)
+        colours = scale_of(rows, uniform, scale)
+        for number, cell in enumerate(_cells(axes, len(rows), (0, 0, 0.8, 0.46), AXES)):
+            _image(cell, colours.colours(rows[number].reshape(view.grid)), view.grid, patch, f"head {number}")
+        _scale(axes.inset_axes((0.82, 0.2, 0.16, 0.035)), colours)
+
+    title = f"{model}: what {where} attends to, layer {layer}" if model else f"what {where} attends to, layer {layer}"
+    return Figure("attention_by_head", title, view.summary(layer, query), [], picture=on_axes, size=SIZE)
 
 
 # Drawings -------------------------------------------------------------------------------------------------------------
@@ -149,22 +159,28 @@ def _mark(axes: "Axes", grid: tuple[int, int], patch: int, pixels: tuple[int, in
         axes.add_patch(Rectangle(corner, wide, high, fill=False, edgecolor=colour, linewidth=width))
 
 
-def _image(axes: "Axes", pixels: Pixels, grid: tuple[int, int], patch: int, title: str) -> None:
+def _image(axes: "Axes", pixels: Pixels, grid: tuple[int, int], patch: int | None, title: str) -> None:
+    """Pixels with a title, and a frame around a patch."""
     axes.imshow(pixels, interpolation="nearest")
-    _mark(axes, grid, patch, pixels.shape[:2])
+    if patch is not None:
+        _mark(axes, grid, patch, pixels.shape[:2])
     _blank(axes)
     axes.set_title(title, fontsize=8, loc="center", pad=3)
 
 
-def _scale(axes: "Axes", top: float, uniform: float, label: str, ramp: Pixels) -> None:
-    """A colour scale with 0, the uniform value and the end marked."""
-    axes.imshow(ramp[None], aspect="auto", extent=(0, top, 0, 1))
-    axes.axvline(uniform, color="black", linewidth=2.4)
-    axes.axvline(uniform, color="white", linewidth=1)
+def _scale(axes: "Axes", scale: Scale) -> None:
+    """A colour scale with its ends and the uniform value marked."""
+    axes.imshow(ramp(scale)[None], aspect="auto", extent=(0, 1, 0, 1))
+    ticks = {0.0: f"{scale.low:.2g}", 1.0: f"{scale.high:.2g}"}
+    if scale.uniform is not None:
+        place = float(scale.place(np.array(scale.uniform * scale.unit)))
+        ticks[place] = f"uniform {scale.uniform:.2g}"
+        axes.axvline(place, color="black", linewidth=2.4)
+        axes.axvline(place, color="white", linewidth=1)
     axes.set_yticks([])
     axes.grid(visible=False)
-    axes.set_xticks([0, uniform, top], ["0", f"uniform {uniform:.2g}", f"{top:.2g}"], fontsize=7)
-    axes.set_title(label, fontsize=8, loc="center", pad=3)
+    axes.set_xticks(list(ticks), list(ticks.values()), fontsize=7)
+    axes.set_title(f"attention to a head,\n{scale.kind}", fontsize=8, loc="center", pad=3)
 
 
 def _cells(
@@ -184,57 +200,57 @@ def _cells(
     ]
 
 
-def _draw_task(axes: "Axes", view: TaskView, pixels: Pixels, patch: int) -> None:
+def _draw_task(axes: "Axes", view: TaskView, pixels: Pixels, patch: int, scale: Scale) -> None:
     axes.set_axis_off()
-    names, newest = view.names, view.experts[-1]
-    top = scale_top(float(view.weights.max()), view.uniform)
+    names = view.names
     _image(axes.inset_axes((0, 0.52, 0.22, 0.42)), pixels, view.grid, patch, "picture")
     read = axes.inset_axes((0.24, 0.52, 0.22, 0.42))
-    most = view.most_read.reshape(view.grid)
-    _image(read, age(most, newest), view.grid, patch, "expert read most, for each head")
+    most, colours = view.most_read.reshape(view.grid), most_read(view)
+    _image(read, colours, view.grid, patch, "expert read most, for each head")
     for (row, column), number in np.ndenumerate(most):
-        dark = age(np.array([number]), newest).mean() < 128
-        read.text(column, row, str(number), ha="center", va="center", fontsize=6, color="white" if dark else "black")
+        ink = "white" if colours[row, column].mean() < 128 else "black"
+        read.text(column, row, str(number), ha="center", va="center", fontsize=6, color=ink)
     bars = axes.inset_axes((0.62, 0.54, 0.37, 0.4))
     values = view.weights[patch]
-    bars.barh(range(len(names)), values, color=heat(values, top) / 255, edgecolor="#555555", linewidth=0.5)
+    bars.barh(range(len(names)), values, color=scale.colours(values) / 255, edgecolor="#555555", linewidth=0.5)
     bars.axvline(view.uniform, color=INK, linestyle="--", linewidth=1)
     bars.set_yticks(range(len(names)), names, fontsize=7 if len(names) < 14 else 4)
     bars.invert_yaxis()
-    bars.set_xlim(0, top)
+    bars.set_xlim(0, scale_top(float(view.weights.max()), view.uniform))
     bars.tick_params(axis="x", labelsize=7)
     bars.set_title(f"{place_name(patch, view.grid)} reads (dashed: uniform)", fontsize=8, loc="center", pad=3)
-    cells = _cells(axes, len(names), (0, 0, 0.8, 0.44), AXES)
-    for cell, name, column in zip(cells, names, view.weights.T, strict=True):
-        _image(cell, heat(column.reshape(view.grid), top), view.grid, patch, name.replace(" head", "\nhead"))
-    ramp = heat(np.linspace(0, top, 128), top)
-    _scale(axes.inset_axes((0.82, 0.2, 0.16, 0.035)), top, view.uniform, "attention to a head", ramp)
+    places = _cells(axes, len(names), (0, 0, 0.8, 0.44), AXES)
+    for cell, name, column in zip(places, names, view.weights.T, strict=True):
+        _image(cell, scale.colours(column.reshape(view.grid)), view.grid, patch, name.replace(" head", "\nhead"))
+    _scale(axes.inset_axes((0.82, 0.2, 0.16, 0.035)), scale)
 
 
-def _draw_look(axes: "Axes", views: Mapping[str, LookView], pixels: Pixels) -> None:
+def _draw_look(axes: "Axes", views: Mapping[str, LookView], pixels: Pixels, scales: Mapping[str, Scale]) -> None:
     axes.set_axis_off()
-    top, wide = look_top(views), 0.84 / len(views)
+    wide = 0.84 / len(views)
     first = next(iter(views.values()))
     _image(axes.inset_axes((0, 0.5, 0.14, 0.42)), pixels, first.grid, first.patch, "picture")
-    _group_scale(axes.inset_axes((0.03, 0.08, 0.1, 0.2)), top)
+    _group_scale(axes.inset_axes((0.03, 0.08, 0.1, 0.2)), list(scales.values()))
     for place, (name, view) in enumerate(views.items()):
         left = 0.17 + place * wide
-        cells = _cells(axes, len(view.names), (left, 0.36, wide * 0.95, 0.6), AXES)
-        for number, (cell, head) in enumerate(zip(cells, view.names, strict=True)):
-            colours = tinted(view.times_uniform[number], view.groups[number], top).reshape(*view.grid, 3)
+        places = _cells(axes, len(view.names), (left, 0.36, wide * 0.95, 0.6), AXES)
+        for number, (cell, head) in enumerate(zip(places, view.names, strict=True)):
+            colours = tinted(scales[name].place(view.weights[number]), view.groups[number], 1).reshape(*view.grid, 3)
             _image(cell, colours, view.grid, view.patch, head.replace(" head", "\nhead"))
         _shares(axes.inset_axes((left + 0.05, 0.06, wide * 0.95 - 0.05, 0.2)), view, name)
 
 
-def _group_scale(axes: "Axes", top: float) -> None:
-    ramp = np.linspace(0, top, 64)
-    rows = [tinted(ramp, np.full(64, number), top) for number in range(4)]
-    axes.imshow(np.stack(rows), aspect="auto", extent=(0, top, 3.5, -0.5), interpolation="nearest")
+def _group_scale(axes: "Axes", scales: Sequence[Scale]) -> None:
+    rows = [tinted(np.linspace(0, 1, 64), np.full(64, number), 1) for number in range(4)]
+    axes.imshow(np.stack(rows), aspect="auto", extent=(0, 1, 3.5, -0.5), interpolation="nearest")
     axes.set_yticks(range(4), GROUPS, fontsize=7)
-    axes.set_xticks([0, 1, top], ["0", "1", f"{top:.2g}"], fontsize=7)
-    axes.axvline(1, color="black", linewidth=1.5)
+    low, high, uniform = scale_ends(scales)
+    ticks = {0.0: low, 1.0: high} | ({} if uniform is None else {uniform: f"{scales[0].uniform:.2g}"})
+    axes.set_xticks(list(ticks), list(ticks.values()), fontsize=7)
+    if uniform is not None:
+        axes.axvline(uniform, color="black", linewidth=1.5)
     axes.grid(visible=False)
-    axes.set_title("attention,\ntimes uniform", fontsize=8, loc="center", pad=3)
+    axes.set_title(f"attention,\n{scales[0].kind}", fontsize=8, loc="center", pad=3)
 
 
 def _shares(axes: "Axes", view: LookView, name: str) -> None:

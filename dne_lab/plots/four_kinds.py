@@ -11,7 +11,8 @@ from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.views import head_names
 from dne_lab.core.errors import LabError
 from dne_lab.data.datasets import photographs
-from dne_lab.plots.attention_views import group_colours, picture, place_name
+from dne_lab.plots.attention_colours import group_colours, picture
+from dne_lab.plots.attention_views import place_name
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import GROUP_COLOURS, GROUP_WORDS, INK
 

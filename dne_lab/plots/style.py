@@ -52,6 +52,12 @@ GROUP_WORDS = {
     for group in GROUPS
 }
 
+# Experts, which are categories: Okabe and Ito and Tol, ten before the first comes again (the number stands beside it).
+EXPERT_COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"),
+    *("#56b4e9", "#6a5acd", "#999933", "#b03060", "#8c6d31"),
+)
+
 # Lines of one method that differ in a setting (heads, tasks) share its colour: see `line_of`.
 DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"))
 

@@ -49,6 +49,7 @@ function render({ model, el }) {
 
   function value(panel, patch) {
     const cells = grid()[0] * grid()[1];
+    if (panel.words.length) return `: ${panel.words[patch]}`;
     if (panel.numbers < 0) return "";
     const all = new Float32Array(bytes(scene().numbers));
     const number = all[panel.numbers * cells + patch];
@@ -215,6 +216,7 @@ class Panel:
         unit: what the numbers are.
         lines: draw the patch grid.
         texts: a word in each patch.
+        words: what is told where the pointer is in place of the number, one a patch.
     """
 
     title: str
@@ -224,6 +226,7 @@ class Panel:
     unit: str = "attention"
     lines: bool = False
     texts: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 def scene(panels: Sequence[Panel], grid: tuple[int, int]) -> dict[str, Any]:
@@ -233,9 +236,11 @@ def scene(panels: Sequence[Panel], grid: tuple[int, int]) -> dict[str, Any]:
     for panel in panels:
         place = -1 if panel.numbers is None else sum(p["numbers"] >= 0 for p in listed)
         dark = panel.pixels.reshape(-1, 3).mean(1) < 128 if panel.texts else ()
+        texts = {"texts": list(panel.texts), "words": list(panel.words)}
         listed.append(
             {"title": panel.title, "side": panel.side, "size": list(panel.pixels.shape[:2]), "numbers": place}
-            | {"unit": panel.unit, "lines": panel.lines, "texts": list(panel.texts), "dark": [bool(d) for d in dark]}
+            | {"unit": panel.unit, "lines": panel.lines, "dark": [bool(d) for d in dark]}
+            | texts
         )
     pixels = b"".join(np.ascontiguousarray(panel.pixels, dtype=np.uint8).tobytes() for panel in panels)
     return {

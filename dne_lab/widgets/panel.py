@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from dne_lab.analysis import views
 from dne_lab.analysis.ablation import means_of
-from dne_lab.analysis.hosts import find_network
+from dne_lab.analysis.hosts import Entry, find_network
 from dne_lab.analysis.maps import AttentionMap
 from dne_lab.analysis.probe import evaluating
 from dne_lab.analysis.removal import Means, Views, views_of
+from dne_lab.analysis.views import Values
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import file_name
 from dne_lab.data import image_file
@@ -34,7 +35,39 @@ MEANT = 256  # images over which attention is averaged
 Images = Batch | Tensor
 
 
-class Subject:
+class Shown:
+    """Pictures with or without labels, and what was chosen last in any tab.
+
+    Args:
+        images: one tensor each, as the models take them.
+        labels: ranks, or None.
+        names: of the classes by rank; default: their ranks.
+    """
+
+    takes_files = True
+
+    def __init__(self, images: list[Tensor], labels: Sequence[int | None], names: Sequence[str] | None = ()) -> None:
+        self.images = images
+        self.labels: list[int | None] = list(labels)
+        self.names = [str(name) for name in names or ()]
+        self.captions = ["" if label is None else f"truth: {self.name(label)}" for label in self.labels]
+        self.shared: dict[str, Any] = {}  # model, expert, layer, head and patch
+
+    def forget(self) -> None:
+        """Lets go of models and images, and of what was computed with them."""
+        for held in (self.images, self.labels, self.captions, self.shared):
+            held.clear()
+
+    def add(self, content: bytes, name: str) -> int:
+        """Takes an image file; its number."""
+        raise LabError("files of one's own are taken where the network itself normalises pixels.")
+
+    def name(self, rank: int) -> str:
+        """A class in words."""
+        return self.names[rank] if rank < len(self.names) else f"class {rank}"
+
+
+class Subject(Shown):
     """Models by name, and the images that they are shown.
 
     Args:
@@ -59,24 +92,20 @@ class Subject:
         shapes = {name: tuple(network.shape) for name, network in self.models.items()}
         if len(set(shapes.values())) > 1:
             raise LabError(f"the models take images of different sizes, {shapes}: explore them one at a time.")
-        self.names = [str(name) for name in names or ()]
         pixels, labels = (images.images, images.labels.tolist()) if isinstance(images, Batch) else (images, None)
         if not isinstance(pixels, Tensor) or not len(pixels):
             raise LabError("there is no image to look at: give stream.test_images(16), or a uint8 tensor (B, C, H, W).")
         for network in self.models.values():
             network.check(pixels)
-        self.images: list[Tensor] = list(pixels.cpu())
-        self.labels: list[int | None] = [None] * len(pixels) if labels is None else list(labels)
-        self.captions: list[str] = [""] * len(pixels)
+        super().__init__(list(pixels.cpu()), [None] * len(pixels) if labels is None else list(labels), names)
         self._maps: dict[Any, AttentionMap] = {}
         self._scores: dict[Any, Tensor] = {}
         self._views: dict[Any, Views] = {}
         self._means: dict[Any, Means] = {}
 
     def forget(self) -> None:
-        """Lets go of models and images, and of what was computed with them."""
-        for held in (self.models, self.images, self.labels, self.captions):
-            held.clear()
+        super().forget()
+        self.models.clear()
         for computed in (self._maps, self._scores, self._views, self._means):
             computed.clear()
 
@@ -114,6 +143,10 @@ class Subject:
             self._maps[key] = views.read(self.models[model], self.images[image], kind, layer, expert)
         return self._maps[key]
 
+    def structure(self, model: str, image: int, kinds: tuple[str, ...]) -> dict[Entry, Values]:
+        """How far from uniform each head's patches are, see `dne_lab.analysis.views.structure`."""
+        return views.structure(self.models[model], self.images[image], kinds)
+
     def connections(self, model: str) -> Views:
         """What each expert of a model looks at, remembered; a model that is still learning gets more experts."""
         network = self.models[model]
@@ -139,10 +172,6 @@ class Subject:
             with evaluating(network) as device:
                 self._scores[key] = network(self.images[image][None].to(device)).logits[0].float().cpu()
         return self._scores[key]
-
-    def name(self, rank: int) -> str:
-        """A class in words."""
-        return self.names[rank] if rank < len(self.names) else f"class {rank}"
 
     def prediction(self, model: str, image: int) -> str:
         """Prediction of one image in words, and the truth where it is known."""
@@ -244,7 +273,9 @@ class ExplorerTab(widgets.VBox):
 
     title = ""
 
-    def __init__(self, subject: Subject) -> None:
+    subject: Any  # a `Shown`, of the kind that the tab is for
+
+    def __init__(self, subject: Shown) -> None:
         super().__init__()
         self.subject = subject
         self.image = 0
@@ -258,6 +289,12 @@ class ExplorerTab(widgets.VBox):
         )
         self._quiet = False
         self.stale = True
+        self._followed: dict[str, Any] = {}  # what was chosen in any tab when this one was last seen
+
+    @property
+    def behind(self) -> bool:
+        """Another image, or something that the tabs share, was chosen since the view was computed."""
+        return self.stale or any(self._followed.get(name) != self.subject.shared.get(name) for name in self.links())
 
     def begin(self, rows: Sequence[Sequence[Any]], view: Sequence[Any]) -> None:
         """Puts the parts in their places and follows the controls (those with a value)."""
@@ -269,8 +306,37 @@ class ExplorerTab(widgets.VBox):
         self.patches.observe(self._changed, "patch")
 
     def _changed(self, change: Any) -> None:
-        if not self._quiet:
-            self.refresh()
+        if self._quiet:
+            return
+        for name, (control, trait) in self.links().items():
+            if change["owner"] is control and change["name"] == trait:
+                self.subject.shared[name] = change["new"]
+        self.refresh()
+
+    def links(self) -> dict[str, tuple[Any, str]]:
+        """The controls that all tabs share and their traits, by name, the ones first on which the others depend."""
+        return {}
+
+    def fit(self) -> None:
+        """Makes the controls offer what there is."""
+
+    def aim(self) -> None:
+        """Moves the controls to where most is to be seen; called before anything was chosen."""
+
+    def _follow(self) -> None:
+        """Takes over what was chosen in another tab, as far as it is there in this one."""
+        links, shared = self.links(), self.subject.shared
+        self.fit()
+        if "patch" in links and "patch" not in shared:
+            self.aim()
+            # each tab begins with the models that it can show
+            shared |= {name: getattr(*link) for name, link in links.items() if name != "model"}
+        for name, (control, trait) in links.items():
+            chosen = shared.get(name, getattr(control, trait))
+            if chosen != getattr(control, trait) and (not hasattr(control, "options") or chosen in control.options):
+                setattr(control, trait, chosen)
+                self.fit()
+        self._followed = dict(shared)
 
     @contextmanager
     def quietly(self) -> Iterator[None]:
@@ -291,6 +357,7 @@ class ExplorerTab(widgets.VBox):
         self.stale = False
         try:
             with self.quietly():
+                self._follow()
                 self.update()
         except LabError as error:
             self.message.value = svg.sentence(str(error), wrong=True)

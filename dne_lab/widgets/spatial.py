@@ -1,13 +1,14 @@
 """Spatial and joint attention by hand: where a patch looks, by the four groups of keys, two models side by side."""
 
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
+import numpy as np
 
 from dne_lab.analysis import views
 from dne_lab.core.errors import LabError
-from dne_lab.plots import attention_views
+from dne_lab.plots import attention_colours, attention_views
 from dne_lab.plots.figure import Figure
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Panel, Patches, scene
@@ -37,6 +38,7 @@ class SpatialExplorer(ExplorerTab):
         self.expert = slider("task (expert)", 1, 1, 1)
         self.layer = slider("layer", 0, 0, 0)
         self.head = slider("query head", 0, 0, 0)
+        self.colours = dropdown("colours", attention_colours.SCALES, attention_colours.RELATIVE)
         self.maps = [Patches(), Patches()]
         self.tables = [html("dne-shares"), html("dne-shares")]
         self.names = [widgets.HTML(), widgets.HTML()]
@@ -49,15 +51,12 @@ class SpatialExplorer(ExplorerTab):
         for maps in self.maps:
             maps.label, maps.hint = "Where the chosen patch looks, head by head; arrow keys choose the patch", ""
         with self.quietly():
-            self._fit()
-            self.expert.value = self.expert.max
-            rows, columns = subject.grid(first)
-            self.patches.patch = rows // 2 * columns + columns // 2
+            self.fit()
         for maps in self.maps:
             widgets.link((self.patches, "patch"), (maps, "patch"))
         above = widgets.HBox([self.patches, self.scale], layout=widgets.Layout(flex_flow="row wrap"))
         both = widgets.HBox(self.columns, layout=widgets.Layout(flex_flow="row wrap"))
-        self.begin([[self.left, self.right], [self.expert, self.layer, self.head]], [above, both])
+        self.begin([[self.left, self.right, self.colours], [self.expert, self.layer, self.head]], [above, both])
 
     def shown(self) -> list[str]:
         """The names of the models on the screen."""
@@ -68,7 +67,30 @@ class SpatialExplorer(ExplorerTab):
         found = views.points(self.subject.models[name], views.PATCHWISE)
         return {expert: (kind, layers) for kind, experts in found.items() for expert, layers in experts.items()}
 
-    def _fit(self) -> None:
+    def links(self) -> dict[str, tuple[Any, str]]:
+        controls = {"model": self.left, "expert": self.expert, "layer": self.layer, "head": self.head}
+        return {name: (control, "value") for name, control in controls.items()} | {"patch": (self.patches, "patch")}
+
+    def aim(self) -> None:
+        """Where the models on the screen are furthest from uniform together; an expert on which they differ, if any."""
+        found = [self.subject.structure(name, self.image, views.PATCHWISE) for name in self.shown()]
+        kinds: dict[tuple[int, int, int], set[str]] = {}
+        rows: dict[tuple[int, int, int], list[views.Values]] = {}
+        for each in found:
+            for (kind, *place), far in each.items():
+                kinds.setdefault((place[0], place[1], place[2]), set()).add(kind)
+                rows.setdefault((place[0], place[1], place[2]), []).append(far)
+        means = {place: np.mean(each, axis=0) for place, each in rows.items() if len(each) >= len(found)}
+        differ = {place: mean for place, mean in means.items() if len(kinds[place]) > 1}
+        if not means:
+            return
+        (layer, expert, head), patch = views.most_structured(differ or means)
+        for control, value in ((self.expert, expert), (self.layer, layer), (self.head, head)):
+            self.fit()
+            control.value = value
+        self.patches.patch = patch
+
+    def fit(self) -> None:
         """Makes the controls offer what all models on the screen have."""
         shown = self.shown()
         per_model = [self._layers(name) for name in shown]
@@ -88,7 +110,7 @@ class SpatialExplorer(ExplorerTab):
 
     def current(self) -> dict[str, views.LookView]:
         """The numbers on the screen, by model; a `LabError` where models cannot be shown side by side."""
-        self._fit()
+        self.fit()
         expert, layer = self.expert.value, self.layer.value
         found = {}
         for name in self.shown():
@@ -101,24 +123,32 @@ class SpatialExplorer(ExplorerTab):
         predictions = [self.subject.prediction(name, self.image) for name in self.shown()]
         self.said.value = "".join(svg.sentence(text) for text in predictions)
         seen = self.current()
-        top = attention_views.look_top(seen)
-        pixels = attention_views.picture(self.subject.images[self.image])
-        self.patches.scene = scene([Panel("picture", pixels, 150, lines=True)], self.subject.grid(self.left.value))
+        scales = attention_colours.look_scales(seen, self.colours.value)
+        pixels = attention_colours.picture(self.subject.images[self.image])
+        over = [
+            Panel(
+                f"{name}: all heads, over it", attention_colours.laid_over(pixels, total.reshape(view.grid)), 150, total
+            )
+            for name, view in seen.items()
+            for total in [view.weights.sum(0)]
+        ]
+        picture = Panel("picture", pixels, 150, lines=True)
+        self.patches.scene = scene([picture, *over], self.subject.grid(self.left.value))
         for place, (name, view) in enumerate(seen.items()):
             side = 150 if len(view.names) == 1 else 70 if len(view.names) <= 18 else 52
             panels = []
             for head, weights, groups in zip(view.names, view.weights, view.groups, strict=True):
-                colours = attention_views.tinted(weights / view.uniform, groups, top).reshape(*view.grid, 3)
+                colours = attention_colours.tinted(scales[name].place(weights), groups, 1).reshape(*view.grid, 3)
                 panels.append(Panel(head, colours, side, weights))
             self.maps[place].scene = scene(panels, view.grid)
             self.names[place].value = f"<b>{escape(name)}</b>: {view.kind} attention of expert {view.expert}"
             title = f"attention of {attention_views.place_name(view.patch, view.grid)} by group"
             self.tables[place].value = svg.shares(view.frame(), title)
         self.columns[1].layout.display = "none" if len(seen) == 1 else ""
-        self.scale.value = svg.group_scale(top)
+        self.scale.value = svg.group_scale(list(scales.values()))
 
     def figure(self) -> Figure:
-        return attention_views.look_figure(self.current(), self.subject.images[self.image])
+        return attention_views.look_figure(self.current(), self.subject.images[self.image], self.colours.value)
 
     def numbers(self) -> "pd.DataFrame":
         import pandas as pd

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dne_lab.analysis.labelling import GROUPS
-from dne_lab.plots.attention_views import heat, tinted
+from dne_lab.plots.attention_colours import Scale, ramp, scale_ends, tinted
 from dne_lab.plots.marks import Axis, Bars, Level, Mark, Panel
 from dne_lab.plots.style import GROUP_COLOURS, GROUP_WORDS
 from dne_lab.plots.vector import INK, TEXT, chart, opening
@@ -42,9 +42,10 @@ def sentence(text: str, wrong: bool = False) -> str:
     return f'<div role="{role}" style="{mark}; line-height: 18px; max-width: 920px">{escape(text)}</div>'
 
 
-def bars(names: Sequence[str], values: NDArray[Any], uniform: float, top: float, title: str) -> str:
-    """Attention to each key head as bars on the scale from 0 to ``top``, with the uniform value as a dashed line."""
-    inks = [colour(heat(np.array(value), top)) for value in values]
+def bars(names: Sequence[str], values: NDArray[Any], uniform: float, top: float, title: str, scale: Scale) -> str:
+    """Attention to each key head as bars from 0 to ``top`` in the colours of a scale, with the uniform value as a
+    dashed line."""
+    inks = [colour(rgb) for rgb in scale.colours(values)]
     notes = [f"uniform {number(uniform, 4)}"] * len(names)
     marks: list[Mark] = [
         Bars("", range(len(names)), values.tolist(), inks, thick=0.8, across=True, notes=notes),
@@ -55,39 +56,43 @@ def bars(names: Sequence[str], values: NDArray[Any], uniform: float, top: float,
     return chart(Panel(marks, x, y, title), row=20 if len(names) <= 12 else 13)
 
 
-def heat_scale(top: float, uniform: float, label: str) -> str:
-    """The colour scale of attention with 0, the uniform value and the end marked."""
-    ramp = heat(np.linspace(0, top, 33), top)
-    return _scale([ramp], [label], top, uniform, f"uniform {number(uniform, 2)}", "attention")
+def heat_scale(scale: Scale, label: str) -> str:
+    """A colour scale of attention with its ends and the uniform value marked; which one it is stands in words."""
+    return _scale([ramp(scale, 33)], [label], [scale], f"attention, {scale.words}")
 
 
-def group_scale(top: float) -> str:
-    """The four groups' colours from 0 to ``top`` times the uniform weight, 1 marked."""
-    line = np.linspace(0, top, 33)
-    ramps = [tinted(line, np.full(33, place), top) for place in range(4)]
+def group_scale(scales: Sequence[Scale]) -> str:
+    """The four groups' colours on the scale of the views beside it; which one it is stands in words."""
+    ramps = [tinted(np.linspace(0, 1, 33), np.full(33, place), 1) for place in range(4)]
     names = [f"{name} {GROUP_WORDS[name]}" for name in GROUPS]
-    return _scale(ramps, names, top, 1.0, "1 = uniform", "attention in multiples of the uniform weight")
+    words = scales[0].kind if scale_ends(scales)[0] == "smallest" else scales[0].words
+    return _scale(ramps, names, scales, f"attention, {words}")
 
 
-def _scale(ramps: Sequence[Any], names: Sequence[str], top: float, mark: float, hover: str, title: str) -> str:
+def _scale(ramps: Sequence[Any], names: Sequence[str], scales: Sequence[Scale], title: str) -> str:
     left, width, step = (230 if len(ramps) > 1 else 130), 180, 16
     height = step * len(ramps)
-    parts = [opening(left + width + 40, height + 36, title)]
-    for row, (ramp, name) in enumerate(zip(ramps, names, strict=True)):
+    parts = [opening(left + width + 40, height + 54, title)]
+    for row, (colours, name) in enumerate(zip(ramps, names, strict=True)):
         parts.append(f'<text x="{left - 6}" y="{row * step + 12}" text-anchor="end" {TEXT}>{escape(name)}</text>')
-        size = width / len(ramp)
-        for place, rgb in enumerate(ramp):
+        size = width / len(colours)
+        for place, rgb in enumerate(colours):
             x = left + place * size
             parts.append(
                 f'<rect x="{x:.1f}" y="{row * step}" width="{size + 0.5:.1f}" height="{step}" fill="{colour(rgb)}"/>'
             )
-    x = left + width * mark / top
-    for ink, wide in (("black", 3), ("white", 1)):
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}" stroke="{ink}" stroke-width="{wide}"/>')
+    low, high, uniform = scale_ends(scales)
     y = height + 14
-    parts.append(f'<text x="{left}" y="{y}" text-anchor="middle" {TEXT}>0</text>')
-    parts.append(f'<text x="{x:.1f}" y="{y + 14}" text-anchor="middle" {TEXT}>{escape(hover)}</text>')
-    parts.append(f'<text x="{left + width}" y="{y}" text-anchor="middle" {TEXT}>{number(top, 2)}</text></svg>')
+    if uniform is not None:
+        x = left + width * uniform
+        for ink, wide in (("black", 3), ("white", 1)):
+            parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height}" stroke="{ink}" stroke-width="{wide}"/>')
+        value = number(scales[0].uniform or 0.0, 2)
+        text = "1 = uniform" if value == "1" else f"uniform {value}"
+        parts.append(f'<text x="{x:.1f}" y="{y + 14}" text-anchor="middle" {TEXT}>{text}</text>')
+    parts.append(f'<text x="{left}" y="{y}" text-anchor="middle" {TEXT}>{low}</text>')
+    parts.append(f'<text x="{left}" y="{y + 30}" {TEXT}>{escape(title)}</text>')
+    parts.append(f'<text x="{left + width}" y="{y}" text-anchor="middle" {TEXT}>{high}</text></svg>')
     return "".join(parts)
 
 

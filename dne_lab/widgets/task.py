@@ -1,12 +1,12 @@
 """Task attention by hand: which heads of which experts a task reads at each patch."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
 from dne_lab.analysis import views
 from dne_lab.core.errors import LabError
-from dne_lab.plots import attention_views
+from dne_lab.plots import attention_colours, attention_views
 from dne_lab.plots.figure import Figure
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Panel, Patches, scene
@@ -32,6 +32,7 @@ class TaskExplorer(ExplorerTab):
         self.layer = slider("layer", 0, 0, 0)
         self.block = dropdown("task attention", [(words, kind) for kind, words in BLOCKS.items()])
         self.head = slider("query head", 0, 0, 0)
+        self.colours = dropdown("colours", attention_colours.SCALES, attention_colours.ABSOLUTE)
         self.bars = html("dne-bars")
         self.scale = html("dne-scale")
         self.maps = Patches()
@@ -39,12 +40,10 @@ class TaskExplorer(ExplorerTab):
         self.maps.label = "Attention to each head; arrow keys choose the patch"
         self.maps.hint = ""
         with self.quietly():
-            self._fit()
-            self.expert.value = self.expert.max
-            self.patches.patch = self._middle()
+            self.fit()
         widgets.link((self.patches, "patch"), (self.maps, "patch"))
         self.begin(
-            [[self.model, self.block], [self.expert, self.layer, self.head]],
+            [[self.model, self.block, self.colours], [self.expert, self.layer, self.head]],
             [
                 widgets.HBox([self.patches, self.bars], layout=widgets.Layout(flex_flow="row wrap")),
                 self.maps,
@@ -52,11 +51,20 @@ class TaskExplorer(ExplorerTab):
             ],
         )
 
-    def _middle(self) -> int:
-        rows, columns = self.subject.grid(self.model.value)
-        return rows // 2 * columns + columns // 2
+    def links(self) -> dict[str, tuple[Any, str]]:
+        controls = {"model": self.model, "expert": self.expert, "layer": self.layer, "head": self.head}
+        return {name: (control, "value") for name, control in controls.items()} | {"patch": (self.patches, "patch")}
 
-    def _fit(self) -> None:
+    def aim(self) -> None:
+        found = self.subject.structure(self.model.value, self.image, views.TASKWISE)
+        if found:
+            (block, layer, expert, head), patch = views.most_structured(found)
+            for control, value in ((self.block, block), (self.expert, expert), (self.layer, layer), (self.head, head)):
+                self.fit()
+                control.value = value
+            self.patches.patch = patch
+
+    def fit(self) -> None:
         """Makes the controls offer what the model has."""
         found = views.points(self.subject.models[self.model.value], views.TASKWISE)
         if not found:
@@ -88,44 +96,51 @@ class TaskExplorer(ExplorerTab):
                 f"{name} ({network.variant.name}) has no task attention: its experts mix features by "
                 f"{network.variant.mixes}. Look at a DNE model, or at the other tabs."
             )
-        self._fit()
+        self.fit()
         found = self.subject.map(name, self.image, self.block.value, self.layer.value, self.expert.value)
         return views.task_view(found, self.head.value)
 
     def update(self) -> None:
         self.said.value = svg.sentence(self.subject.prediction(self.model.value, self.image))
         view = self.current()
-        patch, newest = self.patches.patch, view.experts[-1]
-        top = attention_views.scale_top(float(view.weights.max()), view.uniform)
-        most = view.most_read
+        patch, most = self.patches.patch, view.most_read
+        scale = attention_colours.task_scale(view, self.colours.value)
+        top = attention_colours.scale_top(float(view.weights.max()), view.uniform)
         panels = [
-            Panel("picture", attention_views.picture(self.subject.images[self.image]), 180, lines=True),
+            Panel("picture", attention_colours.picture(self.subject.images[self.image]), 180, lines=True),
             Panel(
                 "expert read most, for each head",
-                attention_views.age(most.reshape(view.grid), newest),
+                attention_colours.most_read(view),
                 180,
                 most,
                 unit="expert",
                 texts=tuple(str(number) for number in most),
+                words=tuple(
+                    f"expert {number}, {100 * margin:.3g}% above the next"
+                    for number, margin in zip(most, view.margin, strict=True)
+                ),
             ),
         ]
         self.patches.scene = scene(panels, view.grid)
         side = 78 if len(view.names) <= 18 else 56
-        maps = [attention_views.heat(weights.reshape(view.grid), top) for weights in view.weights.T]
+        maps = [scale.colours(weights.reshape(view.grid)) for weights in view.weights.T]
         heads = [Panel(*each[:2], side, each[2]) for each in zip(view.names, maps, view.weights.T, strict=True)]
         self.maps.scene = scene(heads, view.grid)
         where = attention_views.place_name(patch, view.grid)
         title = f"what {where} of expert {view.expert} reads"
-        self.bars.value = svg.bars(view.names, view.weights[patch], view.uniform, top, title)
+        self.bars.value = svg.bars(view.names, view.weights[patch], view.uniform, top, title, scale)
         total = view.by_expert[patch]
         shares = ", ".join(f"expert {e}: {100 * v:.1f}%" for e, v in zip(view.experts, total, strict=True))
         self.scale.value = (
-            svg.heat_scale(top, view.uniform, "attention to a head")
-            + f'<div style="line-height: 18px; margin-top: 6px">All heads together: {shares}.</div>'
+            svg.heat_scale(scale, "attention to a head")
+            + f'<div style="line-height: 18px; margin-top: 6px">All heads together: {shares}. Colour of the expert '
+            "read most: white where the next one is read as much, full where it is read half as much or less.</div>"
         )
 
     def figure(self) -> Figure:
-        return attention_views.task_figure(self.current(), self.subject.images[self.image], self.patches.patch)
+        return attention_views.task_figure(
+            self.current(), self.subject.images[self.image], self.patches.patch, self.colours.value
+        )
 
     def numbers(self) -> "pd.DataFrame":
         return self.current().frame()

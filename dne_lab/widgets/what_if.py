@@ -10,7 +10,7 @@ from dne_lab.analysis.ablation import Selection, WhatIf, accuracy, what_if
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.data.stream import Batch
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
-from dne_lab.plots import attention_views
+from dne_lab.plots import attention_colours
 from dne_lab.plots.attention_views import AFTER, BEFORE, moved_words, what_if_figure
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import GROUP_WORDS
@@ -61,7 +61,7 @@ class WhatIfExplorer(ExplorerTab):
         self._counted: pd.DataFrame | None = None
         self._fitted = ""
         with self.quietly():
-            self._fit()
+            self.fit()
         wrapped = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
         self.begin(
             [[self.model, self.reads, self.expert], [self.kind, self.layer], [self.how, self.group]],
@@ -71,7 +71,10 @@ class WhatIfExplorer(ExplorerTab):
             ],
         )
 
-    def _fit(self) -> None:
+    def links(self) -> dict[str, tuple[Any, str]]:
+        return {"model": (self.model, "value")}
+
+    def fit(self) -> None:
         """Makes the controls offer what the model has."""
         if self._fitted == self.model.value:
             return
@@ -97,13 +100,13 @@ class WhatIfExplorer(ExplorerTab):
         return Selection(**chosen, group=self.group.value, how=self.how.value)
 
     def update(self) -> None:
-        self._fit()
+        self.fit()
         selection, name = self.selection(), self.model.value
         network, image = self.subject.models[name], self.subject.images[self.image]
         self.said.value = svg.sentence(self.subject.prediction(name, self.image))
         self.result = what_if(network, image[None], selection, self.subject.connections(name), self.subject.means(name))
         self.said.value += svg.sentence(self.result.what)
-        self.picture.value = svg.image(attention_views.picture(image), 150, "the image")
+        self.picture.value = svg.image(attention_colours.picture(image), 150, "the image")
         table = self.result.classes()
         table.insert(0, "name", [self.subject.name(rank) for rank in table.pop("class")])
         before, after = (int(logits[0].argmax()) for logits in (self.result.before, self.result.after))

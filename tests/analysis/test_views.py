@@ -37,6 +37,8 @@ def test_task_attention_equals_what_the_probe_reads(style: dict, kind: str) -> N
         totals = [view.weights[p, owner == e].sum() for e in (1, 2, 3)]
         assert np.allclose(view.by_expert[p], totals)
         assert view.most_read[p] == 1 + int(np.argmax([t / n for t, n in zip(totals, (3, 1, 2), strict=True)]))
+        second, first = sorted(t / n for t, n in zip(totals, (3, 1, 2), strict=True))[1:]
+        assert view.margin[p] == pytest.approx(first / second - 1)
     frame = view.frame()
     assert len(frame) == 36 and set(frame["row"]) == {0, 1} and set(frame["column"]) == {0, 1, 2}
     row = frame[(frame["row"] == 1) & (frame["column"] == 2) & (frame["key expert"] == 3) & (frame["key head"] == 1)]

@@ -15,31 +15,49 @@ from dne_lab.analysis.run_views import RunView
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
 from dne_lab.models.variants import DNE, IA, STA
-from dne_lab.plots import attention_views
+from dne_lab.plots import attention_colours, attention_views
 from dne_lab.plots.accuracy import run_series, runs_figure
 from dne_lab.plots.attention_views import moved_words, what_if_figure
-from dne_lab.plots.style import GROUP_COLOURS
+from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS
 
 HEADS = (3, 1, 2)
 
 
 def test_heat_gets_lighter_with_attention_and_stops_at_the_end() -> None:
-    colours = attention_views.heat(np.array([0.0, 0.1, 0.2, 0.3, 0.9]), 0.3).astype(int)
+    colours = attention_colours.heat(np.array([0.0, 0.1, 0.2, 0.3, 0.9]), 0.3).astype(int)
     grey = colours @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(grey)[:3] > 10).all() and (colours[3] == colours[4]).all()
-    assert attention_views.heat(np.full((2, 3), np.nan), 1.0).shape == (2, 3, 3)
+    assert attention_colours.heat(np.full((2, 3), np.nan), 1.0).shape == (2, 3, 3)
 
 
 def test_tints_go_from_white_to_the_colour_of_the_group() -> None:
     groups = np.arange(4)
-    assert (attention_views.tinted(np.zeros(4), groups, 1.0) == 255).all()
-    full = attention_views.tinted(np.full(4, 2.0), groups, 1.0)
+    assert (attention_colours.tinted(np.zeros(4), groups, 1.0) == 255).all()
+    full = attention_colours.tinted(np.full(4, 2.0), groups, 1.0)
     assert ["#" + "".join(f"{part:02x}" for part in rgb) for rgb in full] == list(GROUP_COLOURS.values())
+
+
+def test_the_expert_read_most_is_as_strong_as_its_margin() -> None:
+    weights = np.array([[0.5, 0.5, 0.0], [0.2, 0.4, 0.4], [0.0, 0.9, 0.1], [0.3, 0.25, 0.45]])
+    view = views.TaskView("task1", 0, 3, 0, (2, 2), weights, (1, 2, 3), (0, 0, 0))
+    colours = attention_colours.most_read(view)
+    assert colours.shape == (2, 2, 3) and (colours[0] == 255).all()
+    full = np.array([int(EXPERT_COLOURS[1][i : i + 2], 16) for i in (1, 3, 5)])
+    assert (colours[1, 0] == full).all()
+    half = np.array([int(EXPERT_COLOURS[2][i : i + 2], 16) for i in (1, 3, 5)])
+    assert np.abs(colours[1, 1] - (255 + half) / 2).max() <= 1
+
+
+def test_what_lies_over_a_picture_is_brightest_where_attention_is_largest() -> None:
+    pixels = np.full((4, 6, 3), 100, dtype=np.uint8)
+    over = attention_colours.laid_over(pixels, np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.9]])).astype(int)
+    assert over.shape == (4, 6, 3) and (over[:2, :2] == over[0, 0]).all()
+    assert over[3, 5].sum() == over.sum(-1).max() and over[0, 0].sum() == over.sum(-1).min()
 
 
 def test_the_groups_differ_for_colour_blind_readers_too() -> None:
     """Brettel-like matrices for missing red, green and blue cones: every pair stays apart."""
-    rgb = attention_views.group_colours() / 255
+    rgb = attention_colours.group_colours() / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     simulated = {
         "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -58,15 +76,15 @@ def test_the_groups_differ_for_colour_blind_readers_too() -> None:
 def test_the_scale_ends_at_a_round_number_that_shows_the_uniform_value(
     largest: float, uniform: float, wanted: float
 ) -> None:
-    assert attention_views.scale_top(largest, uniform) == pytest.approx(wanted)
+    assert attention_colours.scale_top(largest, uniform) == pytest.approx(wanted)
 
 
 def test_pictures_are_rgb() -> None:
     colour, grey = tiny.images(1)[0], tiny.images(1, (1, 8, 12))[0]
-    assert (attention_views.picture(colour) == colour.permute(1, 2, 0).numpy()).all()
+    assert (attention_colours.picture(colour) == colour.permute(1, 2, 0).numpy()).all()
     assert (
-        attention_views.picture(grey).shape == (8, 12, 3)
-        and (attention_views.picture(grey)[..., 2] == grey[0].numpy()).all()
+        attention_colours.picture(grey).shape == (8, 12, 3)
+        and (attention_colours.picture(grey)[..., 2] == grey[0].numpy()).all()
     )
 
 

@@ -19,10 +19,11 @@ from tiny import AUTHORS, PAPER
 
 import dne_lab as lab
 from dne_lab.analysis.ablation import Selection
+from dne_lab.analysis.views import PATCHWISE, TASKWISE
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
-from dne_lab.plots.attention_views import heat
+from dne_lab.plots.attention_colours import RELATIVE, SCALES, STRETCHED, heat, task_scale
 from dne_lab.widgets.explorer import Explorer
 from dne_lab.widgets.panel import Subject, fit
 
@@ -91,7 +92,8 @@ def test_every_control_works_to_its_ends_and_the_view_follows(tab: str, style: d
 def test_task_attention_shows_the_numbers_of_the_view() -> None:
     made = explorer()
     part: Any = made.part
-    assert part.model.options == ("dne",) and part.expert.value == 3 and (part.expert.min, part.expert.max) == (2, 3)
+    assert part.model.options == ("dne",) and (part.expert.min, part.expert.max) == (2, 3)
+    part.expert.value = 3
     part.head.value, part.patches.patch = 1, 5
     view = part.current()
     numbers = np.frombuffer(part.maps.scene["numbers"], dtype="<f4").reshape(6, 6)
@@ -104,8 +106,10 @@ def test_task_attention_shows_the_numbers_of_the_view() -> None:
     for name, value in zip(view.names, view.weights[5], strict=True):
         assert f"{name}, attention: {value:.4g}, uniform 0.1667" in part.bars.value
     pixels = np.frombuffer(part.maps.scene["pixels"], dtype=np.uint8).reshape(6, 6, 3)
-    top = float(part.scale.value.split("</text></svg>")[0].rsplit(">", 1)[1])
-    assert np.abs(pixels.astype(int) - heat(view.weights.T, top).astype(int)).max() <= 1
+    scale = task_scale(view)
+    assert (pixels == heat(view.weights.T, scale.high)).all() and f">{scale.high:.2g}</text></svg>" in part.scale.value
+    words = part.patches.scene["panels"][1]["words"]
+    assert words[5] == f"expert {view.most_read[5]}, {100 * view.margin[5]:.3g}% above the next"
     part.expert.value = 2
     assert part.head.value == 0 and part.head.disabled and len(part.current().names) == 4
 
@@ -121,6 +125,64 @@ def test_the_image_changes_what_is_seen_and_hidden_tabs_wait() -> None:
     assert not looking.stale and looking.message.value == ""
     truth = "truth class 3" in looking.said.value
     assert truth and ("right" in looking.said.value or "wrong" in looking.said.value)
+
+
+def test_the_explorer_opens_where_attention_is_furthest_from_uniform() -> None:
+    made = explorer()
+    part: Any = made.part
+    model, image = made.subject.models["dne"], made.subject.images[0]
+    shown = part.block.value, part.layer.value, part.expert.value, part.head.value
+    far = {}
+    with torch.no_grad(), lab.probe(model, kind=TASKWISE) as maps:
+        model(image[None])
+    for found in maps:
+        skip = found.axes.classes
+        for head in range(len(found.axes.query_head)):
+            rows = found.values[0, skip:, head].double()  # (n, kh)
+            entropy = -(rows * rows.log()).sum(-1) / np.log(rows.shape[-1])
+            far[found.kind, found.layer, found.expert, head] = 1 - entropy
+    assert shown == max(far, key=lambda place: far[place].mean())
+    assert part.patches.patch == int(far[shown].argmax())
+    assert made.subject.structure("ia", 0, TASKWISE) == {}
+    assert len(made.subject.structure("sta", 0, PATCHWISE)) == sum(HEADS)
+
+
+def test_tabs_share_what_was_chosen_in_one() -> None:
+    made = explorer(variants=(DNE, STA), **PAPER)
+    task, looking, what = (made.parts[name] for name in ("task", "looking", "what_if"))
+    task.expert.value, task.layer.value, task.head.value, task.patches.patch = 3, 1, 1, 4
+    made.tabs.selected_index = 1
+    assert (looking.expert.value, looking.layer.value, looking.head.value, looking.patches.patch) == (3, 1, 1, 4)
+    assert looking.shown() == ["dne", "sta"]
+    looking.expert.value, looking.patches.patch = 1, 2
+    made.tabs.selected_index = 0
+    assert (task.expert.value, task.patches.patch) == (2, 2)  # nobody reads others before expert 2
+    made.tabs.selected_index = 1
+    assert looking.expert.value == 1
+    looking.right.value, looking.left.value = "", "sta"
+    made.tabs.selected_index = 2
+    assert what.model.value == "sta"
+    made.tabs.selected_index = 0
+    assert task.model.value == "dne" and task.message.value == ""
+
+
+@pytest.mark.parametrize("tab", ["task", "looking"])
+def test_the_colours_say_which_scale_they_are(tab: str) -> None:
+    part: Any = explorer(tab=tab, heads=(1, 1, 1)).part
+    pixels = set()
+    for kind in SCALES:
+        part.colours.value = kind
+        maps = [part.maps] if tab == "task" else part.maps
+        pixels.add(b"".join(bytes(each.scene["pixels"]) for each in maps))
+        assert kind in part.scale.value and part.message.value == "" and part.figure().image()
+    assert len(pixels) == 3
+    part.colours.value = STRETCHED
+    if tab == "task":
+        view = part.current()
+        scale = task_scale(view, STRETCHED)
+        assert scale.place(view.weights).min() == 0 and scale.place(view.weights).max() == 1
+        even = task_scale(view, RELATIVE)
+        assert even.place(np.array(view.uniform)) == 0.5
 
 
 def test_ia_and_sta_look_side_by_side() -> None:
@@ -207,6 +269,7 @@ def test_a_run_without_sta_and_a_variant_with_linear_connections() -> None:
 def test_26_experts() -> None:
     made = explorer(variants=(DNE, STA), heads=(3, *[1] * 25), labels=False)
     part: Any = made.part
+    part.expert.value = 26
     assert part.expert.max == 26 and len(part.maps.scene["panels"]) == 28
     for tab in (1, 2):
         made.tabs.selected_index = tab
@@ -282,7 +345,7 @@ def test_a_file_of_ones_own_is_fitted_and_seen() -> None:
     )
     assert "predicts" in made.part.said.value and "truth" not in made.part.said.value and made.upload.value == ()
     made.image.value = 0
-    assert made.caption.value == ""
+    assert made.caption.value == "truth: cat"
     made.upload.value = (uploaded("cat.txt", b"cat"),)
     assert "cat.txt: this file cannot be decoded" in made.caption.value and made.image.value == 0
     made.upload.value = (uploaded("dog.png", png(12, 8)),)
