@@ -46,9 +46,6 @@ class _Elsewhere(Context):
         before = whole.narrow(dim, 0, whole.shape[dim] - own.shape[dim])
         return torch.cat([before.roll(len(own) // 2, 0), own], dim)
 
-    def image_batches(self, name: str, own: Tensor, dim: int) -> list[Tensor]:
-        return [self.extend(name, own, dim)]
-
 
 @contextmanager
 def shuffled_reader(host: Host, read: Read) -> Iterator[Read]:

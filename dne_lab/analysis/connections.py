@@ -32,7 +32,7 @@ def connections(network: ExpandableViT) -> list[dict[str, Any]]:
     """One row for each block, kind of connection, expert that reads and expert that is read.
 
     Attention (spatial, joint, class, task1, task2) is where the network has an attention point that fires for the
-    expert (`hosts.expandable`); linear1 and linear2 are the layers of an MLP, lateral is eq. 11's map.
+    expert (`hosts.ExpandableHost`); linear1 and linear2 are the layers of an MLP, lateral is eq. 11's map.
 
     Returns:
         Dictionaries: layer; kind; reader and heads (of it); read and heads read; patches, "all" or "same" as the patch

@@ -107,7 +107,7 @@ class Row(Section):
 
 @document
 class ProbeRecord(Measurement):
-    """What `study` found: `LinearProbe` of a run, with what is needed to believe it.
+    """What `probe_study` found: `LinearProbe` of a run, with what is needed to believe it.
 
     ``run`` is the id of the run's record, ``LA`` its accuracy, ``trained`` tells which training the weights come from.
     ``rows`` hold for each set of read-outs ``accuracy`` with ``+-``, ``told`` (within the task when the task is told),

@@ -185,7 +185,7 @@ Expert = tuple[str, int, int]
 
 
 class Accumulator:
-    """Sums over images of the statistics of `rows`, and Poisson-bootstrap replicates of them for every expert.
+    """Sums over images of the statistics of `sums_of`, and Poisson-bootstrap replicates of them for every expert.
 
     Memory depends on the network and the labelling, not on the number of images, unless ``by_image``. All sums are
     float64.

@@ -234,7 +234,7 @@ def _connection(views: dict[Key, View], source: int) -> Removal:
 def removals(
     network: ExpandableViT, images: Images, wanted: Sequence[tuple[Removal, str]], batch_size: int, progress: bool
 ) -> list[tuple[Tally, Intervention]]:
-    """The effect of each removal, in one of the ways (`HOW`), on its own, over labelled images.
+    """The effect of each removal, in one of the ways (`removal.HOW`), on its own, over labelled images.
 
     Removals at the same points share the intact pass, and each goes on from where it differs; all that put means in
     place of attention share one pass that finds them.
@@ -260,7 +260,7 @@ def removals(
         if means is not None:
             learn(network, images, means, batch_size, bar)
         for places, members in sessions.items():
-            # from the newest expert down, as `Again` wants it
+            # from the newest expert down, as `SharedPass` wants it
             members = sorted(members, key=lambda pair: -pair[1].removal.experts[0])
             kinds, layers = ([*dict.fromkeys(column)] for column in zip(*sorted(places), strict=True))
             with probe(network, kinds, layers, keep=False, replace=replace):  # of all experts: no batch is undone

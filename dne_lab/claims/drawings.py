@@ -159,7 +159,7 @@ def kinds_of_key(evidence: Evidence) -> list[Judgement]:
 
 
 def block_parts(record: Record) -> tuple[int, bool]:
-    """The parameters of all blocks as `blocks.figure_5` lists them, and whether the mixing is as the paper states.
+    """Parameters of all blocks as `architecture.figure_5` lists them, and whether the mixing is as the paper states.
 
     That is, two linear layers in IA; in DNE, for every later expert, two task attention blocks that read its own heads
     and those of all experts before it.

@@ -194,7 +194,7 @@ class Commands(typer.core.TyperGroup):
     """The commands, and how all of them end: `LabError` is one message and status 2, Ctrl-C 130, SIGTERM 143, another
     signal 128 and its number.
 
-    Here and not around `app`, because typer itself turns every KeyboardInterrupt into a silent 130.
+    Here and not around `cli.app`, because typer itself turns every KeyboardInterrupt into a silent 130.
     """
 
     context_class = HelpContext

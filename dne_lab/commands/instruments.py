@@ -145,7 +145,7 @@ def summary(found: Iterable[Decomposition]) -> "pd.DataFrame":
 
 
 def attention_text(found: Iterable[Decomposition]) -> str:
-    """`overview` for the terminal."""
+    """`attention_overview` for the terminal."""
     table = attention_overview(found)
     if table.empty:
         return "These runs have one expert each: there is no attention of later experts to sort."
@@ -231,7 +231,7 @@ def probe_overview(found: Iterable[ProbeRecord]) -> "pd.DataFrame":
 
 
 def probe_text(found: Iterable[ProbeRecord]) -> str:
-    """`overview` for the terminal, and what it is."""
+    """`probe_overview` for the terminal, and what it is."""
     text = "Linear probes of frozen read-outs, trained with all training images of every class\n"
     text += "  told: accuracy within the task when the task is told\n"
     return text + tables.to_text(probe_overview(found))

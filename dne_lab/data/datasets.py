@@ -264,7 +264,7 @@ PHOTOGRAPHS = tuple(name for name, _, _ in CUTS)
 
 
 def photographs(size: int = 32) -> Tensor:
-    """Four square cuts of scikit-learn's two sample photographs, in the order of `NAMES`.
+    """Four square cuts of scikit-learn's two sample photographs, in the order of `PHOTOGRAPHS`.
 
     They belong to no class of any data set here: they show what a model computes, not how well.
 

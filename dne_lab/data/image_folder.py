@@ -41,7 +41,7 @@ class FolderSource(Source):
         keep: decoded images stay in memory when all of them together take at most this many bytes.
 
     The mean and deviation are ImageNet's, but CIFAR-100's for images of 32 pixels, so that CIFAR-100 as a folder is
-    normalised as `cifar100` is.
+    normalised as CIFAR-100 is.
 
     Raises:
         LabError: a missing, half-unpacked or unreadable folder, images of different sizes, a file whose header cannot

@@ -1,6 +1,6 @@
 """Cost of the transformers in closed form: what `measure.cost` counts, to the last operation, without a model.
 
-Literal FLOPs are those of `complexity`. Spent ones follow the normal path (`models.block`): experts run in banks, each
+Literal FLOPs are those of `total`. Spent ones follow the normal path (`models.block`): experts run in banks, each
 padded to its widest, no key is projected, frozen products of weights are prepared once. A thousand tasks take a second,
 where their weights would take 100 GB.
 """

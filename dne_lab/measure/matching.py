@@ -45,7 +45,7 @@ def matched_width(config: Config, stream: ClassStream, wanted: float, by: str = 
         config: the method and everything but its width.
         stream: its tasks; no image is read.
         wanted: F of one image (2 x multiply-accumulate) or a number of parameters.
-        by: one of `COSTS`.
+        by: one of `MATCHED`.
 
     Raises:
         LabError: an unknown cost, a wanted one that is not above 0.

@@ -20,7 +20,8 @@ class Axes:
             token, then all patches of key head 0, 1, ...
         layer: block number, from 0.
         query_expert, query_head: for each h the expert (from 1) and the head within it (from 0).
-        key_expert, key_head: the same for each key head; for layouts without kh they equal the query's own.
+        key_expert, key_head: the same for each key head; in layouts without kh they equal the query's own, except in
+            the "b h k" of spatial-task attention, whose k runs over all key heads.
         allowed: (h, kh) bool or None; False is a later expert: exactly 0, no connection, not in the uniform reference.
         grid: (rows, columns) of patches.
         classes: leading class tokens on the patch axes (queries and keys; in layout "b h k" and "b h kp" on the keys).
@@ -46,8 +47,8 @@ class AttentionWeights(nn.Module):
     """Turns scores into the final attention probabilities.
 
     A forward hook reads them, or replaces them by returning a tensor. While nobody listens, spatial attention runs in
-    fused kernels and this module is not called for it; task and class attention always come through here. It may fire
-    several times per forward pass, each time with its own `Axes`.
+    fused kernels and this module is not called for it, except where a `Variant` sets mass or entropy; task and class
+    attention always come through here. It may fire several times per forward pass, each time with its own `Axes`.
     """
 
     def __init__(self) -> None:

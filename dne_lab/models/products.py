@@ -2,8 +2,8 @@
 TF32 unless a run asks for another precision.
 
 torch gives float32 products on x86 to MKL. On AMD with AVX-512 oneDNN, in the same torch, is faster, and torch has no
-setting for it: `set_float32_matmul_precision` and `torch.backends.mkldnn.matmul.fp32_precision` reach oneDNN only with
-fewer digits; a 1 x 1 convolution reaches it, but copies (0.8 to 1.1 times MKL's rate where this has 1.1 to 1.4);
+setting for it: `torch.set_float32_matmul_precision` and `torch.backends.mkldnn.matmul.fp32_precision` reach oneDNN only
+with fewer digits; a 1 x 1 convolution reaches it, but copies (0.8 to 1.1 times MKL's rate where this has 1.1 to 1.4);
 `torch.compile` costs more than it gains; another kernel for `aten::mm` by `torch.library` costs 20 microseconds for
 every product, also for small ones (a training step on the digits took 1.1 times as long). So the large products of the
 network are asked for here, and inside `by` they go to the operator that torch's own compiler uses for linear layers.

@@ -38,7 +38,7 @@ WORDS |= {RELEASE: "authors' code, counted"}
 def cost_growth(costs: Sequence[CostRecord]) -> Figure:
     """F after each task at the CIFAR-100 geometry: by the complexity formula, counted (literal, spent) and printed.
 
-    One curve per method and k, of the cost record with most tasks. The formula is `measure.complexity`; printed numbers
+    One curve per method and k, of the cost record with most tasks. The formula is `cost_formula.total`; printed numbers
     that a remark of ``paper.tables()`` questions are crossed out, the remark is in the table. DNE and the methods that
     the paper prints are named "no record" where no cost record counts them.
 
@@ -113,7 +113,7 @@ def _counted(cost: CostRecord) -> list[dict[str, Any]]:
 
 
 def _by_formula(cost: CostRecord) -> list[dict[str, Any]]:
-    """F by `complexity.total`; methods that are no variant of the one network have no such formula here."""
+    """F by `cost_formula.total`; methods that are no variant of the one network have no such formula here."""
     if cost.method not in VARIANTS or cost.k is None:
         return []
     network = presets.resolve(GEOMETRY).network
