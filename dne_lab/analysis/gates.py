@@ -228,7 +228,7 @@ def _of_ablation(dne: Group | None, ablations: dict[str, AblationRecord], attent
 
 def _of_seeds(made: Sequence[Group]) -> Gate:
     """G6: how much chance there is in the result, pooled over methods."""
-    several = [group for group in made if len(group.records) > 1]
+    several = [group for group in made if len(group.records) > 1 and not group.first.joint]  # which knows no tasks
     deviation = spread({group.label: group.last_by_seed() for group in several})
     if deviation is None:
         return _missing("G6", "a method with several seeds")

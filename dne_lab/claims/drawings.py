@@ -42,9 +42,10 @@ def rebuilt(record: Decomposition | Record, device: str = "cpu") -> ExpandableVi
 def _built(method: str, network: str, heads: tuple[int, ...], device: str) -> ExpandableViT:
     settings = json.loads(network)
     made = Network(**{**settings, "heads": tuple(settings["heads"])})
-    # Who reads whom does not depend on the size of the image.
+    # Who reads whom does not depend on the image: the smallest that the patches, or the stem, can take.
+    shape = (3, 32, 32) if made.stem == "conv" else (1, 2 * made.patch, 2 * made.patch)
     with chance.seeded(0, "initialisation"), torch.device(device):
-        model = ExpandableViT(made, (1, 2 * made.patch, 2 * made.patch), VARIANTS[method])
+        model = ExpandableViT(made, shape, VARIANTS[method])
         for own in heads:
             model.expand(heads=own, classes=1)
     return model

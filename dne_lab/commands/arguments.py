@@ -211,6 +211,8 @@ class Commands(typer.core.TyperGroup):
                 raise
             print(f"dne-lab: {too_long(error.filename)}", file=sys.stderr)
             sys.exit(2)
+        except typer.Exit:  # a RuntimeError too, and the end of every --help, which need not wait for torch
+            raise
         except (MemoryError, RuntimeError) as error:
             from dne_lab.training.step import out_of_memory
 

@@ -276,7 +276,7 @@ def report(
         written += files
     if records and not (as_json or columns or latex):
         gates = reporting.protocols_text(records, [*paths, *filter(Path.is_dir, [out / "records"])])
-        print(gates, end="", flush=True)
+        print(gates.rstrip(), flush=True)
     if not reporting.importable("matplotlib"):
         print("matplotlib is not installed here: no figures.", file=sys.stderr)
     elif measured or not as_json or given(context, "out"):

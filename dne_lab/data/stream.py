@@ -57,7 +57,10 @@ def from_base_and_step(base: int | None, step: int | None, classes: int, name: s
     if first is None:
         if name in DEFAULTS:
             return DEFAULTS[name]
-        raise LabError(f"{name} with {classes} classes has no default tasks. Give base and step, or tasks.")
+        raise LabError(
+            f"{name} with {classes} classes has no default tasks. Give tasks that add up to {classes}, such as "
+            f"tasks=({classes - 1}, 1), or base and step, such as base={classes - 1}, step=1 (--set data.tasks=...)."
+        )
     if first < 1 or (step is not None and step < 1):
         raise LabError(f"base = {base}, step = {step}: both must be at least 1.")
     later = classes - first

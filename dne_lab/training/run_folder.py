@@ -133,7 +133,11 @@ def read_config(folder: Path) -> Config:
             raise FileNotFoundError
         tree = read_json(path)
     except FileNotFoundError:
-        raise LabError(f"{shown(folder)} is no run folder: it has no {CONFIG}. Name the folder of a run.") from None
+        what = f"is no run folder: it has no {CONFIG}" if folder.exists() else "does not exist"
+        beside = absolute(folder).parent
+        there = sorted(file.parent.name for file in beside.glob(f"*/{CONFIG}"))[:6] if beside.is_dir() else []
+        advice = f"In {shown(beside)} there are {', '.join(there)}" if there else "Name the folder of a run"
+        raise LabError(f"{shown(folder)} {what}. {advice}.") from None
     try:
         config = from_dict(tree)
     except LabError as error:

@@ -166,9 +166,9 @@ class _Reporter:
 
     def __call__(self, run: Run) -> None:
         done = len(run.state.position.predicted)
-        if self.tasks is not None and done > self.tasks:
-            accuracy = run.record.seen_accuracy[-1]
-            self.tell("task", f"task {done}/{len(run.stream)}: accuracy {accuracy:.1f}%")
+        if done > (self.tasks or 0):  # at first: learned by another run, or before a stop
+            accuracy, earlier = run.record.seen_accuracy[-1], "" if self.tasks is not None else " (learned before)"
+            self.tell("task", f"task {done}/{len(run.stream)}: accuracy {accuracy:.1f}%{earlier}")
         self.tasks = done
         epochs = {
             (task.number, number): stage.recipe.epochs

@@ -121,7 +121,7 @@ def of_npz() -> list[str]:
         (r"nowhere.* does not exist", ["report", "nowhere", "--attention", 9]),
         (r"\. holds no run folder: attention needs a run's weights", ["report", ".", "--attention", 9]),
         (r"--attention 1: give at least 2 images", ["report", ".", "--attention", 1]),
-        (r"nowhere is no run folder", ["export", "nowhere", "x.zip"]),
+        (r"nowhere does not exist", ["export", "nowhere", "x.zip"]),
         (r"CIFAR-100 is not complete in .*cifar-100-python", ["run", "dne", "--preset", "cifar100-b50-10"]),
         (r"data 'folder' needs a path: set data\.path", ["run", "dne", "--preset", "imagenet100-b50-10"]),
         (r"tree: no such folder\. Expected train/CLASS/IMAGE", of_folder()),
