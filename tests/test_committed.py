@@ -132,7 +132,7 @@ def test_no_committed_figure_is_of_unknown_origin() -> None:
 
 # The longer runs ---------------------------------------------------------------------------------------------------
 
-RUNS = {
+RUNS = {  # and how many; None: a list of runs (grid.json) that is being worked through
     "digits100": 39,
     "digits100-steps": 18,
     "cifar100-small": 9,
@@ -140,6 +140,7 @@ RUNS = {
     "digits100-baselines": 24,
     "digits100-baselines-steps": 14,
     "digits100-widths": 18,
+    "cifar100-medium": None,
 }
 
 
@@ -149,7 +150,7 @@ ALL_METHODS = ("figure_1_right", "figure_6a", "figure_6c", "figure_6f", "accurac
 @pytest.mark.parametrize("name", RUNS)
 def test_the_tables_and_figures_of_the_longer_runs(name: str) -> None:
     runs, stem = record.find(FIGURES / "records" / name), name.replace("-", "_")
-    assert len(runs) == RUNS[name] and all(r.finished and r.validation == 0 for r in runs)
+    assert RUNS[name] in (None, len(runs)) and all(r.finished and r.validation == 0 for r in runs)
     same(FIGURES / f"{stem}.csv", tables.summary(runs))
     for kind, figure in report.drawings(runs).items():
         same(FIGURES / f"{stem}_{kind}.csv", figure.table)

@@ -11,7 +11,7 @@ import torch
 from literal_groups import TOKEN
 
 from dne_lab.analysis import labelling
-from dne_lab.analysis.labelling import Labelling, find
+from dne_lab.analysis.labelling import Labelling, find_labelling
 from dne_lab.analysis.maps import Pairs, pairs_of
 from dne_lab.core.errors import LabError
 
@@ -27,7 +27,7 @@ LITERAL = literal_groups.labellings(HEADS, GRID)
 def test_places_are_those_of_plain_loops(name: str, layout: str, classes: int, expert: int) -> None:
     axes = handmade.axes(layout, classes, expert=expert)
     shape = handmade.shape(axes, 1)
-    found = find(name, HEADS, GRID)
+    found = find_labelling(name, HEADS, GRID)
     literal, labels = LITERAL[name]
     assert (found.name, found.labels) == (name, labels)
     places = found.places(pairs_of(axes, shape), shape[1:])
@@ -46,11 +46,11 @@ def test_all_names_are_known_and_a_wrong_one_lists_the_nearest() -> None:
     assert tuple(LITERAL) == labelling.NAMES
     assert LITERAL["heads"][1] == ("1.1", "1.2", "1.3", "2.1", "3.1", "3.2") and len(LITERAL["rings"][1]) == 3
     with pytest.raises(LabError, match=r"unknown labelling 'ring'. Did you mean rings\? Allowed: class_token, directi"):
-        find("ring", HEADS, GRID)
+        find_labelling("ring", HEADS, GRID)
     with pytest.raises(LabError, match="unknown labelling 3"):
-        find(3, HEADS, GRID)  # type: ignore[arg-type]
+        find_labelling(3, HEADS, GRID)  # type: ignore[arg-type]
     own = Labelling("mine", ("all",), lambda pairs: 0)  # type: ignore[arg-type, return-value]
-    assert find(own, HEADS, GRID) is own
+    assert find_labelling(own, HEADS, GRID) is own
 
 
 @pytest.mark.parametrize("labels", [(), ("a", "a"), ("near", "class")], ids=str)

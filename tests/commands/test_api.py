@@ -80,7 +80,7 @@ def test_arrays_are_opened_with_their_stream(tmp_path: Path) -> None:
         ({"epochs": 3}, r"unknown field 'epochs'\. Did you mean tune\.epochs or stem\.epochs or learn\.epochs"),
         ({"learn__epoch": 3}, r"unknown field 'learn\.epoch'\. Did you mean learn\.epochs"),
         ({"data__tasks": (5, 5)}, r"data\.tasks = \(5, 5\), but the stream has tasks \(4, 2, 2, 2\)"),
-        ({"options__x": 1}, r"unknown field 'options\.x': options has no fields here"),
+        ({"options__x": 1}, r"unknown field 'options\.x'"),
         ({"preset": "cifar100-b50-2"}, "is for 'cifar100', but the stream is 'digits'"),
     ],
 )

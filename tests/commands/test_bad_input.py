@@ -72,7 +72,7 @@ def of_npz() -> list[str]:
         (r"unknown preset 'digit'\. Did you mean digits", ["run", "dne", "--preset", "digit"]),
         (r"unknown preset 'digit'", ["reproduce", "--preset", "digit"]),
         (r"unknown field 'learn.epoch'\. Did you mean learn\.epochs", ["run", "dne", "--set", "learn.epoch=3"]),
-        (r"unknown field 'options.x': options has no fields", ["run", "dne", "--set", "options.x=3"]),
+        (r"unknown field 'options.x': options has no fields", ["run", "finetune", "--set", "options.x=3"]),
         (r"learn\.epochs = 'x': must be a whole number", ["run", "dne", "--set", "learn.epochs=x"]),
         (r"--set 'learn.epochs': write field=value", ["run", "dne", "--set", "learn.epochs"]),
         (r"--set 'seed=3': use --seeds", ["run", "dne", "--set", "seed=3"]),

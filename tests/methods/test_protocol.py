@@ -122,7 +122,7 @@ def test_interrupted_in_every_stage_it_ends_as_if_it_had_not_been(
     def interrupted(self: Optimisation, rate: float) -> None:
         task = run.stream.task(run.cursor.task)
         stage = run.method.stages(task)[run.cursor.stage]
-        last = (stage.recipe.epochs - 1, stage.recipe.steps(run._size(task, stage)) - 1)
+        last = (stage.recipe.epochs - 1, stage.recipe.steps(run.state.size(task, stage)) - 1)
         if run.cursor not in stopped and run.cursor[2:] in ((0, 2), last):
             stopped.append(run.cursor)
             signal.raise_signal(signal.SIGINT)
