@@ -174,7 +174,7 @@ def _scale(axes: "Axes", scale: Scale) -> None:
     ticks = {0.0: f"{scale.low:.2g}", 1.0: f"{scale.high:.2g}"}
     if scale.uniform is not None:
         place = float(scale.place(np.array(scale.uniform * scale.unit)))
-        ticks[place] = f"uniform {scale.uniform:.2g}"
+        ticks[place] = f"\nuniform {scale.uniform:.2g}"
         axes.axvline(place, color="black", linewidth=2.4)
         axes.axvline(place, color="white", linewidth=1)
     axes.set_yticks([])

@@ -54,7 +54,7 @@ def test_notebook_06_in_jupyterlab(jupyterlab: live.Served, browser: Any) -> Non
     seen.bring(".dne-bars")
     first, map_before = text(page, ".dne-bars"), pixels(page, 1)
     slider(page, "layer").focus()
-    assert seen.seconds(".dne-bars", "ArrowRight") < SLOW
+    assert seen.seconds(".dne-bars", "ArrowLeft") < SLOW
     second = text(page, ".dne-bars")
     assert second != first and pixels(page, 1) != map_before
     page.locator(".dne-patches:visible canvas").first.click(position={"x": 30, "y": 30})
@@ -133,7 +133,7 @@ def test_notebook_06_under_voila(folder: Path, tmp_path: Path, browser: Any) -> 
         assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")  # nothing to the side
         first, picture = text(page, ".dne-bars"), pixels(page, 1)
         slider(page, "layer").focus()
-        assert seen.seconds(".dne-bars", "ArrowRight") < SLOW
+        assert seen.seconds(".dne-bars", "ArrowLeft") < SLOW
         assert text(page, ".dne-bars") != first and pixels(page, 1) != picture
         page.locator(".dne-patches:visible canvas").first.click(position={"x": 30, "y": 30})
         page.wait_for_function("() => document.querySelector('.dne-bars').innerText.includes('patch 9 ')")
