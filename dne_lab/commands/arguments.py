@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import math
+import os
 import re
 import sys
 from importlib import import_module
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from dne_lab.core.errors import LabError, shown, unknown
+from dne_lab.core.errors import LabError, SaidElsewhere, shown, unknown
 from dne_lab.core.files import too_long
 
 # Options that several commands share.
@@ -203,8 +204,11 @@ class Commands(typer.core.TyperGroup):
         """Runs the chosen command."""
         try:
             return super().invoke(ctx)
+        except SaidElsewhere:
+            sys.exit(2)
         except LabError as error:
-            print(f"dne-lab: {error}", file=sys.stderr)
+            rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+            print(f"dne-lab: {error}" if rank == "0" else f"dne-lab (process {rank}): {error}", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
@@ -223,5 +227,6 @@ class Commands(typer.core.TyperGroup):
             sys.exit(2)
         except KeyboardInterrupt as stop:
             goes_on = "; the same command goes on from here" if ctx.invoked_subcommand in ("run", "reproduce") else ""
-            print(f"stopped{goes_on}.", file=sys.stderr)
+            if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0":
+                print(f"stopped{goes_on}.", file=sys.stderr)
             sys.exit(getattr(stop, "status", 130))  # `progress.Terminated` has one

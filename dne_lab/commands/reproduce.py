@@ -1,5 +1,6 @@
 """The main job: train IA, STA, DNE and Joint on real images, and write the table, the figures and the records."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from dne_lab.measure.comparison import groups
 from dne_lab.measure.record import Record, find
 from dne_lab.methods import base
 from dne_lab.plots.attention import drawings
-from dne_lab.training import grid
+from dne_lab.training import distributed, grid
 from dne_lab.training.folder_names import experiment_name
 from dne_lab.training.run import Run
 from dne_lab.training.run_folder import RECORD
@@ -123,6 +124,8 @@ def reproduce(
     make_folder(out)  # a place that cannot be written to is found before the training
     first = begins(plan) if progress else ""
     records = grid.execute(plan, jobs=jobs, first=first, device=device, progress=progress)
+    if not distributed.part():
+        sys.exit(0)  # tables and figures are made by one process
     name = f"reproduce_{preset.replace(',', '+')}_s{_seeds_text(seeds)}"
     own = out / "records" / name  # a folder of their own: those of other seeds or machines are not mixed with them
     written = [own / f"{record.method}-s{record.seed}.json" for record in records]

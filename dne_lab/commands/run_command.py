@@ -22,6 +22,7 @@ from dne_lab.measure import tables
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.training import grid, run_list, sharing
+from dne_lab.training.distributed import Processes
 from dne_lab.training.parallel_runs import RunsFailed
 from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
@@ -147,21 +148,25 @@ def go_on(
         own = [safe, "" if safe == told else behind.sha256[:8], "" if seeds is None else f"s{seed}"]
         first = path.stem if path.is_file() else path.resolve().name  # a file's name already
         plan.append((behind, out / "-".join(filter(None, (first[:150], f"after{after}", *own)))))
+    processes = Processes()
     for config, folder in plan:
-        RunFolder(folder).check(config)
+        processes.from_first(lambda: RunFolder(folder).check(config))  # noqa: B023  (called here)
     records: list[Record] = []
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     with ending(plan, requeue):
         for config, folder in plan:
-            if (record := finished(folder)) is None:
-                if records and time.monotonic() >= deadline:
+            record, late, begun = processes.from_first(
+                lambda: (finished(folder), time.monotonic() >= deadline, RunFolder(folder).has(LAST))  # noqa: B023
+            )
+            if record is None:
+                if records and late:
                     break
-                begun = RunFolder(folder).has(LAST)
                 run = Run(config, None, folder, **how) if begun else source.fork_as(config, folder, after)
                 run.train(None if seconds is None else max(0.0, deadline - time.monotonic()))
                 record = run.record
             records.append(record)
-        print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(plan, records))
+        if processes.first:
+            print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(plan, records))
 
 
 LATER = 75  # the status that tells a queue to start the same command again (EX_TEMPFAIL)
@@ -177,9 +182,13 @@ def ending(runs: grid.Plan, requeue: bool) -> Iterator[None]:
     except (RunsFailed, Terminated) as error:
         stopped = error
     failed = stopped.folders if isinstance(stopped, RunsFailed) else ()
-    if requeue and (left := sum(finished(folder) is None for _, folder in runs if folder not in failed)):
+    others = [folder for _, folder in runs if folder not in failed]
+    processes = Processes()
+    if requeue and (left := processes.from_first(lambda: sum(finished(folder) is None for folder in others))):
         message = f"dne-lab: {stopped}\n" if failed else ""
-        print(f"{message}{left} of {len(runs)} runs are left: status {LATER}, start the same again.", file=sys.stderr)
+        message += f"{left} of {len(runs)} runs are left: status {LATER}, start the same again."
+        if processes.first:
+            print(message, file=sys.stderr)
         sys.exit(LATER)
     if stopped is not None:
         raise stopped
@@ -197,7 +206,8 @@ def execute(runs: grid.Plan, as_json: bool, requeue: bool = False, **how: Any) -
             records = grid.execute(runs, first=begins(runs), **how)
         except RunsFailed as error:
             failure, records = error, error.records
-        print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(runs, records))
+        if Processes().first:
+            print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(runs, records))
         if failure is not None:
             raise failure
 

@@ -23,6 +23,10 @@ class LabError(ValueError):
         return [*([f"in: {line}"] if line else []), f"LabError: {self}"]
 
 
+class SaidElsewhere(LabError):
+    """What another process of the same run has raised as well, which says it: the command line is silent here."""
+
+
 def shown(value: object, most: int = LONGEST) -> str:
     """A value as an error shows it: what does not fit into ``most`` characters is cut."""
     try:

@@ -16,7 +16,7 @@ from dne_lab.core.files import refuse_file
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import parallel_runs, sharing, storage
+from dne_lab.training import distributed, parallel_runs, sharing, storage
 from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import settings_sha256
 from dne_lab.training.folder_names import folder_name
@@ -92,16 +92,15 @@ def execute(
         LabError: what `Run` raises; finished runs stay finished, and the same call goes on with the others. Of several
             runs the others are trained first, and the error (`parallel_runs.RunsFailed`) has their records.
     """
-    for config, folder in runs:  # a wrong folder is found before hours of training
-        refuse_file(folder)
-        RunFolder(folder).check(config)
+    distributed.start()
+    processes = Processes()
+    processes.from_first(lambda: _check(runs))  # a wrong folder is found before hours of training
     count = parallel_runs.number(jobs, len(runs), settings.get("device"))
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     streams: dict[Data, ClassStream] = {}
     planned = _jobs(runs, stream, streams)
-    for config, folder in runs:
-        _compare(config, folder, stream, streams)
-    if first:
+    processes.from_first(lambda: _compare(runs, stream, streams))
+    if first and processes.first:
         print(first, file=sys.stderr, flush=True)
     if count > 1 and any(finished(job.folder) is None for job in planned):
         streams.clear()  # the children open their own
@@ -109,17 +108,18 @@ def execute(
         return parallel_runs.execute(planned, count, stream, left, **settings)
     records, failed, trained = [], [], False
     for job in planned:
-        record = finished(job.folder)
+        record = _finished(job.folder)
         if record is None:
-            if trained and time.monotonic() >= deadline:
+            if processes.from_first(lambda: trained and time.monotonic() >= deadline):  # noqa: B023  (called here)
                 break
             data = streams[job.config.data] if stream is None else stream
             left = None if seconds is None else max(0.0, deadline - time.monotonic())
             trained = True
             try:
-                record = learn(job, data, source(job, planned), left, **settings)
+                behind = processes.from_first(lambda: source(job, planned))  # noqa: B023  (called here)
+                record = learn(job, data, behind, left, **settings)
             except Exception as error:
-                if len(planned) == 1 or Processes().world > 1:  # processes that train together end together
+                if len(planned) == 1 or processes.world > 1:  # processes that train together end together
                     raise
                 failed.append((job, failure_text(error)))
                 print(f"{job.title} failed: {failed[-1][1].splitlines()[0]}", file=sys.stderr, flush=True)
@@ -130,18 +130,31 @@ def execute(
     return records
 
 
-def _compare(config: Config, folder: Path, stream: ClassStream | None, streams: dict[Data, ClassStream]) -> None:
-    """What a finished run says is shown only if it has learned from these images; a warning if they are not there."""
-    record = finished(folder)
-    if record is None or not record.data_sha256:
-        return
-    if stream is None and config.data not in streams:
-        try:
-            streams[config.data] = from_config(config.data)
-        except LabError as error:
-            warnings.warn(f"{folder} is finished, but its images cannot be compared: {error}", stacklevel=3)
-            return
-    storage.check_finished(folder, record, streams[config.data] if stream is None else stream)
+def _finished(folder: Path) -> Record | None:
+    """`finished`, as the first process sees it."""
+    return Processes().from_first(lambda: finished(folder))
+
+
+def _check(runs: Plan) -> None:
+    """Raises a `LabError` for a folder that cannot be used, or holds another run."""
+    for config, folder in runs:
+        refuse_file(folder)
+        RunFolder(folder).check(config)
+
+
+def _compare(runs: Plan, stream: ClassStream | None, streams: dict[Data, ClassStream]) -> None:
+    """What finished runs say is shown only if they have learned from these images; a warning if they are not there."""
+    for config, folder in runs:
+        record = finished(folder)
+        if record is None or not record.data_sha256:
+            continue
+        if stream is None and config.data not in streams:
+            try:
+                streams[config.data] = from_config(config.data)
+            except LabError as error:
+                warnings.warn(f"{folder} is finished, but its images cannot be compared: {error}", stacklevel=5)
+                continue
+        storage.check_finished(folder, record, streams[config.data] if stream is None else stream)
 
 
 def _jobs(runs: Plan, stream: ClassStream | None, streams: dict[Data, ClassStream]) -> list[Job]:
@@ -149,7 +162,8 @@ def _jobs(runs: Plan, stream: ClassStream | None, streams: dict[Data, ClassStrea
 
     Where all runs are finished, no data set is opened here.
     """
-    if all(finished(folder) for _, folder in runs):
+    done = Processes().from_first(lambda: {folder for _, folder in runs if finished(folder)})
+    if all(folder in done for _, folder in runs):
         return [Job(config, folder) for config, folder in runs]
     jobs, tried = [], set()
     for config, folder in runs:
@@ -157,7 +171,7 @@ def _jobs(runs: Plan, stream: ClassStream | None, streams: dict[Data, ClassStrea
             streams[config.data] = from_config(config.data)
         data = streams[config.data] if stream is None else stream
         alike = settings_sha256(config)
-        if alike not in tried and finished(folder) is None:
+        if alike not in tried and folder not in done:
             Run(config, data, device="cpu", progress=False)  # in memory only: raises what is wrong with it
             tried.add(alike)
         jobs.append(Job(config, folder, sharing.first_task(config, data)))

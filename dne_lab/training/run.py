@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -14,6 +14,7 @@ from torch import Tensor
 from dne_lab.core import chance, files, shown
 from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
+from dne_lab.data.identity import fingerprint
 from dne_lab.data.memory import ExemplarMemory
 from dne_lab.data.stream import ClassStream, Task, from_config
 from dne_lab.measure import budget
@@ -46,6 +47,8 @@ class Run:
         accept_changed_data: go on where images or names of classes are others than before; the record says so.
         capture: on a GPU replay training steps as CUDA graphs (`captured.Captured`).
 
+    Under torchrun all processes make the same runs in the same order; the first one alone looks into folders.
+
     Raises:
         LabError: a folder of another configuration, a damaged or foreign checkpoint (which stay untouched), bad input.
 
@@ -70,7 +73,8 @@ class Run:
         self.checkpoint_seconds = checkpoint_seconds
         self.progress = progress and self.processes.first
         self.files = RunFolder(None if folder is None else Path(folder))
-        self.files.check(config)
+        if folder is not None:
+            self.processes.from_first(lambda: self.files.check(config))
         self.whole_stream = from_config(config.data) if stream is None else stream
         if self.whole_stream.tasks != config.data.tasks:
             raise LabError(f"data.tasks = {config.data.tasks}, but the stream has tasks {self.whole_stream.tasks}.")
@@ -98,8 +102,10 @@ class Run:
         ``stream`` is needed for arrays in memory; ``settings`` are those of the constructor.
         """
         path = files.absolute(path)
-        if path.is_dir():
-            return cls(read_config(path), stream, path, **settings)
+        distributed.start()
+        from_first = distributed.Processes().from_first
+        if from_first(path.is_dir):
+            return cls(from_first(lambda: read_config(path)), stream, path, **settings)
         if path.suffix == archive.SUFFIX:
             model = archive.read_model(path)
             stream = storage.stream_of_model(model.config, model.record) if stream is None else stream
@@ -275,23 +281,34 @@ class Run:
         ``lock``: False where the caller holds the folder already (`files.alone_in`).
 
         Raises:
-            LabError: NaN or Inf in a loss; a file that cannot be written. `train()` goes on when that is mended.
+            LabError: NaN or Inf in a loss; a file that cannot be written. `train()` goes on when that is mended. Under
+                torchrun also: other images in another process, or one that has ended (`distributed.Lost`).
             KeyboardInterrupt: Ctrl-C, or another signal (`progress.Terminated`), after a checkpoint.
         """
         self._train(len(self.stream), seconds, lock)
 
     def _train(self, last: int, seconds: float | None, lock: bool = True) -> None:
         self._check_trainable()
-        folder = self.folder if self.processes.first else None
-        with files.alone_in(folder) if lock and folder else nullcontext(), Signals() as signals:
-            behind = self.processes.any(folder is not None and self.files.behind, device=self.device)[0]
-            if behind and not self.state.half_changed:
+        folder, processes = self.folder, self.processes
+        with ExitStack() as held, Signals() as signals:
+            if folder is not None and lock:
+                processes.from_first(lambda: held.enter_context(files.alone_in(folder)))
+            behind, torn = processes.any(
+                folder is not None and processes.first and self.files.behind,
+                self.state.half_changed,
+                device=self.device,
+            )
+            if behind and not torn:
                 warnings.warn(f"{self.files} has gone on elsewhere: this run goes on from what is there.", stacklevel=3)
                 self._load()
-            if folder:
-                storage.begin(self.files, self.state)
-                files.remove_leftovers(folder)
-            if self.state.half_changed:
+            if processes.world > 1:
+                first = processes.gather(fingerprint(self.stream))[0]
+                processes.each(lambda: storage.check_data(self.stream, first))
+            if folder is not None:
+                processes.from_first(lambda: storage.begin(self.files, self.state))
+                if processes.first:
+                    files.remove_leftovers(folder)
+            if torn:
                 if self.folder is None:
                     raise LabError(
                         "this run was stopped in the middle of a step and is kept in memory only, so it cannot go on. "

@@ -13,7 +13,6 @@ from dne_lab.measure import budget, cost
 from dne_lab.methods import base
 from dne_lab.methods.expansion import Expansion
 from dne_lab.training import storage
-from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import key, record_of, total_parameters
 from dne_lab.training.position import Cursor, Position
 from dne_lab.training.run_folder import RunFolder, differences
@@ -90,6 +89,13 @@ def begin(
 ) -> None:
     """Brings a fresh state (its files: ``own``) behind task 1, or task ``after``, of ``source`` (its files: ``files``);
     ``config`` is what `settings` gave. The last of these tasks is left to be written."""
+    storage.as_first(own, state, lambda: _begin(source, files, state, own, config, after))
+
+
+def _begin(
+    source: RunState, files: RunFolder, state: RunState, own: RunFolder, config: Config, after: int | None
+) -> None:
+    """`begin`, in the process that reads and writes the folders."""
     last = 1 if after is None else after
     states, infos = [], []
     for number in range(1, last + 1):
@@ -113,12 +119,11 @@ def begin(
     for number, names in enumerate(state.position.predicted, start=1):
         state.predictions |= {key(number, name): source.predictions[key(number, name)] for name in ("labels", *names)}
     state.unwritten = last
-    if Processes().first:
-        storage.begin(own, state)
-        for number in range(1, last):  # the last one is written with the checkpoint
-            shared = storage.identity(state.config, state.stream)
-            written = own.write_task(number, states[number - 1], infos[number - 1] | shared)
-            state.position.task_sha256.append(written)
+    storage.begin(own, state)
+    for number in range(1, last):  # the last one is written with the checkpoint
+        shared = storage.identity(state.config, state.stream)
+        written = own.write_task(number, states[number - 1], infos[number - 1] | shared)
+        state.position.task_sha256.append(written)
 
 
 def behind(config: Config, source: Config, after: int) -> Config:

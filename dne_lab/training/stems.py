@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dne_lab.core.config import Config
 from dne_lab.data.stream import ClassStream
@@ -70,15 +71,24 @@ def keep(folder: Path | None, state: RunState, stage: Stage) -> None:
 
 def take(folder: Path | None, state: RunState, stage: Stage) -> bool:
     """Gives a run, which has just entered the stage, what another one has learned in it; False if there is none."""
-    place = file_of(folder, state, stage)
-    if place is None or not place[0].exists():
+    found = Processes().from_first(lambda: _read(folder, state, stage))
+    if found is None:
         return False
-    tensors, info = run_folder.load(place[0])
-    wanted = {name for name in state.method.state_dict() if name.startswith(stage.shares)}
-    if info.get("kind") != KIND or info.get("depends") != place[1] or set(tensors) != wanted:
-        return False  # of another version: learned anew, and written over
+    tensors, info = found
     with state.changing():
         state.method.load_state_dict(tensors, strict=False)
         state.position.curves.extend(info["curves"])
         state.clock.share(state.position, stage.name, info["seconds"])
     return True
+
+
+def _read(folder: Path | None, state: RunState, stage: Stage) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """What another run has learned in the stage, and all else in its file."""
+    place = file_of(folder, state, stage)
+    if place is None or not place[0].exists():
+        return None
+    tensors, info = run_folder.load(place[0])
+    wanted = {name for name in state.method.state_dict() if name.startswith(stage.shares)}
+    if info.get("kind") != KIND or info.get("depends") != place[1] or set(tensors) != wanted:
+        return None  # of another version: learned anew, and written over
+    return tensors, info

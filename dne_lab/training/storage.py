@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +49,23 @@ def save(files: RunFolder, state: RunState) -> None:
     """
     if files.path is None or not Processes().first:
         return
-    tensors = {METHOD + name: value for name, value in state.method.state_dict().items()}
     if state.optimisation is not None and state.position.optimizer_of is not None:
         state.check_weights()
-        tensors |= {OPTIMIZER + name: value for name, value in state.optimisation.state().items()}
-    tensors |= {PREDICTED + name: torch.from_numpy(array) for name, array in state.predictions.items()}
-    shared = identity(state.config, state.stream)
-    files.write_last(tensors, {**shared, "state": state.position.to_dict(), "memory": state.memory.state()})
+    files.write_last(_tensors(state), identity(state.config, state.stream) | _position(state))
     files.write_outputs(record_of(state), state.position.curves, state.predictions)
+
+
+def _tensors(state: RunState) -> dict[str, Tensor]:
+    """What a checkpoint holds in tensors: method, optimiser, predictions."""
+    tensors = {METHOD + name: value for name, value in state.method.state_dict().items()}
+    if state.optimisation is not None and state.position.optimizer_of is not None:
+        tensors |= {OPTIMIZER + name: value for name, value in state.optimisation.state().items()}
+    return tensors | {PREDICTED + name: torch.from_numpy(array) for name, array in state.predictions.items()}
+
+
+def _position(state: RunState) -> dict[str, Any]:
+    """What it holds in JSON, beside what the file must share with the run that reads it."""
+    return {"state": state.position.to_dict(), "memory": state.memory.state()}
 
 
 def save_task(files: RunFolder, state: RunState, number: int) -> None:
@@ -87,6 +98,55 @@ def load(files: RunFolder, config: Config, stream: ClassStream, device: torch.de
     if known is not None:
         known.remember(stream.source)
     state = RunState.fresh(config, stream, device)
+    if files.path is not None:
+        as_first(files, state, lambda: _load(files, state, accept))
+    state.method.to(device).eval()
+    return state
+
+
+def as_first(files: RunFolder, state: RunState, load: Callable[[], None]) -> None:
+    """Loads a fresh state in the first process, which alone looks into folders, and gives it to the others.
+
+    Raises:
+        LabError: what ``load`` raises, in all processes; of one whose images or program are others.
+    """
+    processes = Processes()
+    if processes.world == 1:
+        load()
+        return
+
+    def loaded() -> dict[str, Any] | None:
+        load()
+        if state.cursor == Cursor() and not state.position.begun:
+            return None
+        tensors = {name: value.detach().to("cpu", copy=True) for name, value in _tensors(state).items()}
+        info = json.dumps(_position(state) | {"stream": fingerprint(state.stream)})
+        return {"tensors": tensors, "info": info, "record": state.record, "unwritten": state.unwritten}
+
+    given = processes.from_first(loaded)
+
+    def follow() -> None:
+        if given is not None and not processes.first:
+            info = json.loads(given["info"])
+            check_data(state.stream, info["stream"])
+            _load_checkpoint(files, state, given["tensors"], info)
+            state.record, state.unwritten = given["record"], given["unwritten"]
+
+    processes.each(follow)
+
+
+def check_data(stream: ClassStream, first: dict[str, Any]) -> None:
+    """Raises a `LabError` where this process has other images than the ``first``, of which this is the fingerprint."""
+    here = json.loads(json.dumps(fingerprint(stream)))
+    if unlike_here := differences(here, first):
+        raise LabError(
+            f"{place_of(stream)} holds other data here than in process 0: {'; '.join(unlike_here)}. All processes need "
+            "the same images: copy them, or name a folder that all of them see (--set data.path=DIR)."
+        )
+
+
+def _load(files: RunFolder, state: RunState, accept: bool) -> None:
+    """`load` into a fresh state, by the process that looks into the folder."""
     if files.has(LAST):
         tensors, info = files.read_last()
         changes = _other_data(state, info)
@@ -99,8 +159,6 @@ def load(files: RunFolder, config: Config, stream: ClassStream, device: torch.de
             state.record = finished(files.path)
     elif files.has(RECORD):
         _load_finished(files, state)
-    state.method.to(device).eval()
-    return state
 
 
 def check(files: RunFolder, state: RunState, info: dict[str, Any], name: str) -> None:

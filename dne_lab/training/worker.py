@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -75,8 +75,10 @@ def learn(
         LabError: the folder is in use by another process; what `Run` raises.
     """
     distributed.start()
-    with files.alone_in(job.folder) if distributed.Processes().first else nullcontext():
-        if behind is None or job.begun:
+    from_first = distributed.Processes().from_first
+    with ExitStack() as held:
+        from_first(lambda: held.enter_context(files.alone_in(job.folder)))
+        if behind is None or from_first(lambda: job.begun):
             run = Run(job.config, stream, job.folder, **settings)
         else:
             theirs = stream if behind.config.data == job.config.data else None

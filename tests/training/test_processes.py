@@ -67,6 +67,47 @@ def test_two_processes_learn_what_one_learns(folder: Path) -> None:
     assert records[1]["memory"]["stored_by_task"] == [18, 20, 14] and records[1]["memory"]["scope"] == "run"
 
 
+def test_two_processes_go_on_as_if_they_had_not_stopped_in_one_folder_and_in_a_folder_each(folder: Path) -> None:
+    found = told(folder, "apart")
+    assert found["stopped"] == [143, 143]
+    assert found["cursor"][0] == 2 and found["cursor"][1:] != [0, 0, 0]  # in the middle of task 2
+    assert found["together"] == found["apart"] == [0, 0]
+    expected = tiny.content(folder / "two")
+    assert tiny.content(folder / "together") == expected
+    assert tiny.content(folder / "apart-0") == expected
+    assert not found["second"]  # the first process alone has a folder
+
+
+def test_a_lost_process_ends_the_other_with_a_sentence_and_both_go_on(folder: Path) -> None:
+    found = told(folder, "failures")
+    killed = found["killed"]
+    assert killed["status"] == [2, -9] and killed["seconds"] < 60
+    assert len(killed["said"]) == 1 and killed["said"][0].startswith("Lost: ")
+    assert found["again"] == [0, 0]
+    assert tiny.content(folder / "lost") == tiny.content(folder / "two")
+
+
+def test_what_is_wrong_in_one_of_two_processes_ends_both_and_is_said_once(folder: Path) -> None:
+    for name, word in (("others", "process 1"), ("damaged", "last.safetensors")):
+        found = told(folder, "failures")[name]
+        assert found["status"] == [2, 2] and found["seconds"] < 60
+        first, second = found["said"]
+        assert first.startswith("LabError: ") and word in first
+        assert second.startswith("SaidElsewhere: ")
+    assert not list((folder / "others").glob("*"))  # nothing was begun
+
+
+def test_two_processes_with_a_folder_each_train_a_grid_and_the_first_one_alone_prints(folder: Path) -> None:
+    found = told(folder, "grids")
+    assert found["status"] == [0, 0, 0, 0]
+    (first, second) = found["runs"]
+    assert len(first) == 2 and second == []
+    same = next(name for name in first if not name.startswith("tiny-other"))
+    assert tiny.content(folder / "grid-0" / same) == tiny.content(folder / "two")
+    assert found["stdout"][0].count("tiny-other") >= 2 and found["stderr"][0]
+    assert found["stdout"][1] == "" and found["stderr"][1] == ""
+
+
 def test_batch_normalisation_is_refused_where_batches_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     from dne_lab.core.errors import LabError
     from dne_lab.training.distributed import Processes

@@ -1,7 +1,7 @@
 """A process that only imports and forks: its children train, are killed for real, and train on.
 
 A fresh interpreter for every child would spend seconds on imports. Forking is safe here because this process itself
-never computes anything: no thread pool exists when it forks. Usage: zygote.py FOLDER
+never computes anything: no thread pool exists when it forks. Usage: zygote.py FOLDER [PART...]
 """
 
 import json
@@ -21,6 +21,8 @@ import tiny_runs as tiny
 import torch
 
 from dne_lab.core import files
+from dne_lab.core.errors import LabError
+from dne_lab.training import grid
 from dne_lab.training.evaluation import code_version
 from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
@@ -137,25 +139,130 @@ def sigterm(folder: Path) -> dict[str, Any]:
     return {"status": status, "cursor": found}
 
 
-def processes(folder: Path) -> dict[str, Any]:
-    """One process, and two that share every batch over loopback."""
-    changes = {"options.batch_norm": False, "learn.batch": 6}  # 33 = 5 x 6 + 3: shares of unequal size
+SHARED: dict[str, Any] = {"options.batch_norm": False, "learn.batch": 6}  # 33 = 5 x 6 + 3: shares of unequal size
+
+
+def two(work: Callable[[int], None]) -> list[int]:
+    """Two processes that train together over loopback, each told its number; the process numbers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
     def rank(number: int) -> Callable[[], None]:
-        def work() -> None:
+        def alone() -> None:
             os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            train(folder / "two", checkpoint_seconds=0.05, **changes)
+            work(number)
             torch.distributed.destroy_process_group()
 
-        return work
+        return alone
 
-    numbers = [child(rank(0)), child(rank(1)), child(lambda: train(folder / "one", **changes))]
+    return [child(rank(0)), child(rank(1))]
+
+
+def processes(folder: Path) -> dict[str, Any]:
+    """One process, and two that share every batch."""
+
+    def work(number: int) -> None:
+        train(folder / "two", checkpoint_seconds=0.05, **SHARED)
+
+    numbers = [*two(work), child(lambda: train(folder / "one", **SHARED))]
     return {"status": [ended(number) for number in numbers]}
 
+
+def at_step(count: int, do: Callable[[], None]) -> None:
+    """Does something in front of the ``count``-th step from here on."""
+    original, made = Optimisation.step, 0
+
+    def step(self: Optimisation, rate: float) -> None:
+        nonlocal made
+        made += 1
+        if made == count:
+            do()
+        original(self, rate)
+
+    Optimisation.step = step  # type: ignore[method-assign,assignment]
+
+
+def apart(folder: Path) -> dict[str, Any]:
+    """Two processes are stopped by a signal to the second one; then they go on, in one folder, and in a folder each."""
+
+    def stopped(number: int) -> None:
+        if number == 1:
+            at_step(40, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        train(folder / "together", 3600, **SHARED)
+
+    told: dict[str, Any] = {"stopped": [ended(number) for number in two(stopped)]}
+    told["cursor"] = tiny.content(folder / "together")["last.safetensors"][0]["state"]["cursor"]
+    shutil.copytree(folder / "together", folder / "apart-0")
+    told["together"] = [ended(number) for number in two(lambda _: train(folder / "together", 3600, **SHARED))]
+    told["apart"] = [ended(number) for number in two(lambda n: train(folder / f"apart-{n}", 3600, **SHARED))]
+    told["second"] = (folder / "apart-1").exists()
+    return told
+
+
+def failing(folder: Path, work: Callable[[int], None]) -> dict[str, Any]:
+    """What two processes end with: kind and text of their errors, and the seconds until both have ended."""
+    place = folder / f"failing-{len(list(folder.glob('failing-*')))}"
+    place.mkdir()
+
+    def told(number: int) -> None:
+        try:
+            work(number)
+        except LabError as error:
+            (place / str(number)).write_text(f"{type(error).__name__}: {error}")
+            sys.stderr.flush()
+            os._exit(2)
+
+    begun = time.monotonic()
+    status = [ended(number) for number in two(told)]
+    seconds = time.monotonic() - begun
+    return {"status": status, "said": [p.read_text() for p in sorted(place.iterdir())], "seconds": seconds}
+
+
+def failures(folder: Path) -> dict[str, Any]:
+    """One of two processes is killed, has other images, or finds a damaged checkpoint."""
+
+    def killed(number: int) -> None:
+        if number == 1:
+            at_step(10, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        train(folder / "lost", 0.0, **SHARED)
+
+    def others(number: int) -> None:
+        Run(tiny.settings(**SHARED), tiny.stream(number), folder / "others", "cpu", progress=False).train()
+
+    def damaged(number: int) -> None:
+        train(folder / f"damaged-{number}", **SHARED)
+
+    found = {"killed": failing(folder, killed), "others": failing(folder, others)}
+    shutil.copytree(folder / "lost", folder / "damaged-0")
+    (folder / "damaged-0" / "last.safetensors").write_bytes(b"damaged")
+    found["damaged"] = failing(folder, damaged)
+    again = [ended(number) for number in two(lambda _: train(folder / "lost", **SHARED))]
+    return found | {"again": again}
+
+
+def grids(folder: Path) -> dict[str, Any]:
+    """Two processes, a folder each, train two runs that share their first task, and print; then once more."""
+    from dne_lab.commands import run_command
+
+    def work(number: int) -> None:
+        plan = grid.plan(["tiny", "tiny-other"], lambda m: tiny.settings(m, **SHARED), [3], folder / f"grid-{number}")
+        for name in ("stdout", "stderr"):
+            os.dup2(
+                os.open(folder / f"{name}-{number}", os.O_CREAT | os.O_APPEND | os.O_WRONLY),
+                getattr(sys, name).fileno(),
+            )
+        run_command.execute(plan, False, stream=tiny.stream(), device="cpu")
+        sys.stdout.flush()
+
+    told: dict[str, Any] = {"status": [ended(number) for _ in range(2) for number in two(work)]}
+    told["runs"] = [sorted(p.name for p in (folder / f"grid-{number}").glob("*")) for number in (0, 1)]
+    said = {name: [(folder / f"{name}-{number}").read_text() for number in (0, 1)] for name in ("stdout", "stderr")}
+    return told | said
+
+
+PARTS = (kills, sigterm, processes, apart, failures, grids)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -163,4 +270,5 @@ if __name__ == "__main__":
     code_version()  # once: the source may be edited while this runs
     target = Path(sys.argv[1])
     assert ended(child(lambda: train(target / "whole"))) == 0
-    print(json.dumps({work.__name__: work(target) for work in (kills, sigterm, processes)}))
+    wanted = sys.argv[2:] or [part.__name__ for part in PARTS]
+    print(json.dumps({part.__name__: part(target) for part in PARTS if part.__name__ in wanted}))
