@@ -73,5 +73,6 @@ def train(method: str, stream: ClassStream | None = None, preset: str = "", **se
 
 
 def open(path: str | Path, stream: ClassStream | None = None, *, progress: bool = True) -> Run:
-    """The run in a folder or in an exported archive. ``stream`` is needed only for arrays in memory."""
+    """The run in a folder or in an exported archive. ``stream`` is needed for arrays in memory and
+    for a `Source` of one's own, which no configuration can name: the stream that it was trained with."""
     return Run.open(path, stream, progress=progress)

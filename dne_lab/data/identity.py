@@ -84,7 +84,9 @@ class Images:
         """What an image is found again by: class and file below the class's folder, or class and digest."""
         labels = self.labels[split].tolist()
         if self.files[split]:
-            return [(label, name.partition("/")[2]) for label, name in zip(labels, self.files[split], strict=True)]
+            return [
+                (label, name.partition("/")[2] or name) for label, name in zip(labels, self.files[split], strict=True)
+            ]
         own = [digest.tobytes() for digest in self.digests[split]]
         return list(zip(labels, own, strict=True))
 

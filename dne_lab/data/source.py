@@ -46,7 +46,10 @@ class Source(abc.ABC):
         """Images by number: index (B,) int64 -> (B, C, H, W) uint8 on the CPU."""
 
     def names(self, split: str) -> list[str]:
-        """The files of the images of a split; none where they do not come in files of their own."""
+        """The files of the images of a split; none where they do not come in files of their own.
+
+        "CLASS/FILE", or any other name that tells an image from the others of its class.
+        """
         return []
 
     def stamps(self, split: str) -> np.ndarray:
@@ -197,15 +200,20 @@ def _labels(name: str, value: Any) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def check_labels(labels: dict[str, np.ndarray], classes: Sequence[str]) -> None:
-    """Every label is a class number and every class has images in both splits, or a `LabError` that says which not."""
+def check_labels(labels: dict[str, np.ndarray], classes: Sequence[str], every_class: bool = True) -> None:
+    """Every label is a class number and (``every_class``) every class has images in both splits, or a `LabError` that
+    says which not."""
     for split in SPLITS:
-        low, high = int(labels[split].min()), int(labels[split].max())
+        given = labels[split]
+        if not isinstance(given, np.ndarray) or given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
+            said = f"shape {given.shape}, {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
+            raise LabError(f"{split} labels are {said}: give a NumPy array (n,) of whole numbers, one per image.")
+        low, high = (int(given.min()), int(given.max())) if len(given) else (0, 0)
         if low < 0 or high >= len(classes):
             raise LabError(
                 f"{split} labels run from {low} to {high}: {len(classes)} classes have 0..{len(classes) - 1}."
             )
-        empty = np.flatnonzero(np.bincount(labels[split], minlength=len(classes)) == 0)
+        empty = np.flatnonzero(every_class & (np.bincount(labels[split], minlength=len(classes)) == 0))
         if len(empty):
             named = ", ".join(f"{c} ({classes[c]})" for c in empty[:5].tolist()) + (", ..." if len(empty) > 5 else "")
             raise LabError(f"classes without {split} images: {named}. Each class needs both; renumber without them.")

@@ -17,7 +17,7 @@ from dne_lab.core import chance, config
 from dne_lab.core.config import CLASSES, TASKS
 from dne_lab.core.errors import LabError, shown, unknown
 from dne_lab.data.datasets import open_source
-from dne_lab.data.source import SPLITS, Source, check_split
+from dne_lab.data.source import SPLITS, Source, check_labels, check_split
 
 # How many classes each task brings: task sizes, or a base and a step.
 
@@ -167,7 +167,8 @@ class ClassStream:
             both splits then count the source's training images.
 
     Raises:
-        LabError: tasks that do not add up, a bad order, a class with too few images to split.
+        LabError: tasks that do not add up, a bad order, a class with too few images to split, labels of the source
+            that are no class numbers.
     """
 
     _order_given: str | None
@@ -179,6 +180,7 @@ class ClassStream:
         order: str | int | Sequence[int] = "identity",
         validation: float = 0.0,
     ) -> None:
+        check_labels({split: source.labels(split) for split in SPLITS}, source.classes, every_class=False)
         self._set(source, sizes(tasks), class_order(order, len(source.classes)), validation)
         check_sum(self.tasks, len(source.classes), source.name)
         self._order_given = str(order) if isinstance(order, (str, int)) else None

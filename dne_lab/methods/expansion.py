@@ -44,7 +44,8 @@ class Expansion(Method):
 
     Stage "stem" of task 1, with a convolutional stem: its cross entropy on the classes of task 1, nothing else.
     Stage "warm-up" from task 2 on, where a control fixes task attention in part: as "learn", at a constant rate, for
-    the first quarter of its epochs.
+    the first quarter of its epochs; "learn" goes on with its optimiser, but the parameters of task attention are new
+    ones then, whose moments start at zero.
     Stage "learn": (1 - l) classification + l KL to the old logits + 0.1 task expertise, l = old / (old + new) classes;
     stage "tune": classification alone on balanced exemplars, the classifier alone.
     """

@@ -133,6 +133,7 @@ class ExpandableViT(ImageModel):
         after = {(layer, name): blocks[layer].task_attention[name] for layer, name in before}
         for (layer, name), tab in before.items():
             setattr(blocks[layer], name, tab)
+            tab.to(self.mean.device)  # put aside, so it is no part of what has been moved since
         try:
             mass = self.mean_task_attention(batches)
         finally:

@@ -51,8 +51,9 @@ class Variant:
       frozen expert, and evaluation, read a few that are kept with the model.
     * ``projections``: W_k and W_v are "shared" by all experts that are read, or "each" has its own.
 
-    Of all attention over patches, of experts from 2 on: ``temperature`` divides the scores; ``entropy``, between 0 and
-    1, is what every row's entropy is brought to by a temperature of its own, as a share of the largest, log(keys).
+    Of attention between patches, of experts from 2 on: ``temperature`` divides the scores; ``entropy``, between 0 and
+    1, is what every row's entropy is brought to by a temperature of its own, as a share of the largest, log(keys). A
+    class token that is one more position (readout = "cls_token") is under both; class attention is under neither.
     """
 
     name: str

@@ -70,7 +70,7 @@ def task_figure(view: TaskView, image: Any, patch: int, scale: str = ABSOLUTE) -
         view: see `dne_lab.analysis.views.task_view`.
         image: (C, H, W) uint8.
         patch: whose weights are drawn as bars, from 0 row by row.
-        scale: one of `SCALES`.
+        scale: one of `attention_colours.SCALES`.
     """
     pixels = picture(image)
 
@@ -86,7 +86,7 @@ def look_figure(views: Mapping[str, LookView], image: Any, scale: str = RELATIVE
     Args:
         views: by the name of the model, see `dne_lab.analysis.views.look_view`.
         image: (C, H, W) uint8.
-        scale: one of `SCALES`.
+        scale: one of `attention_colours.SCALES`.
     """
     import pandas as pd
 

@@ -1,0 +1,27 @@
+"""What `settle` puts aside goes where the model is when it is looked at."""
+
+import pytest
+import tiny
+import torch
+
+from dne_lab.models.variants import Variant
+
+
+@pytest.mark.parametrize("control", [{"most": 1}, {"weights": "means"}], ids=str)
+def test_task_attention_put_aside_before_a_move_is_moved(monkeypatch, control):
+    model = tiny.model(Variant("dne", "own", "task", **control))
+    model.settle()
+    model.to("meta")
+    devices = set()
+
+    def look(batches):
+        devices.update(p.device.type for p in model.experts[-1].parameters())
+        return {place: torch.zeros(0) for place in model._before}
+
+    def settle(self, before, mass):
+        devices.update(p.device.type for p in before.parameters())
+
+    monkeypatch.setattr(model, "mean_task_attention", look)
+    monkeypatch.setattr("dne_lab.models.expert.TaskAttentionParameters.settle", settle)
+    model.look([])
+    assert devices == {"meta"}
