@@ -96,7 +96,7 @@ class CIFAR100Source(ArraySource):
         except (RuntimeError, OSError) as error:
             folder = absolute(root).resolve() / "cifar-100-python"
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            why = why.split(" You can use download=True")[0].removesuffix(".")  # the advice below is for both doors
+            why = why.split(" You can use download=True")[0].removesuffix(".")  # own advice follows
             raise LabError(
                 f"CIFAR-100 is not complete in {folder} ({why}). "
                 "Expected the files train, test and meta of cifar-100-python.tar.gz there. "

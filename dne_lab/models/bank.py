@@ -236,7 +236,7 @@ class Context:
 
     def __init__(self, heads: int, so_far: dict[str, Tensor] | None = None) -> None:
         self.heads = heads
-        self._rooms: dict[str, Tensor] = {}
+        self._storage: dict[str, Tensor] = {}
         self._so_far: dict[str, Tensor] = so_far or {}
 
     def extend(self, name: str, own: Tensor, dim: int) -> Tensor:
@@ -244,19 +244,19 @@ class Context:
         before = self._so_far.get(name)
         start = 0 if before is None else before.shape[dim]
         end = start + own.shape[dim]
-        live = own.requires_grad or (before is not None and name not in self._rooms)
+        live = own.requires_grad or (before is not None and name not in self._storage)
         if before is None and (live or end == self.heads):
             self._so_far[name] = own
         elif live:
             assert before is not None
             self._so_far[name] = torch.cat([before, own], dim)
-            self._rooms.pop(name, None)
+            self._storage.pop(name, None)
         else:
             if before is None:
                 shape = list(own.shape)
                 shape[dim] = self.heads
-                self._rooms[name] = own.new_empty(shape)
-            room = self._rooms[name]
+                self._storage[name] = own.new_empty(shape)
+            room = self._storage[name]
             room.narrow(dim, start, end - start).copy_(own)
             self._so_far[name] = room.narrow(dim, 0, end)
         return self._so_far[name]

@@ -116,7 +116,7 @@ class Clock:
         self.start()
 
     def start(self) -> None:
-        """Time before this call is nobody's."""
+        """Time before this call is counted nowhere."""
         self.mark = time.perf_counter()
         self.epoch: float | None = None  # seconds of the running epoch, None where it began elsewhere
 

@@ -384,7 +384,7 @@ class Run:
                     self._step(task, stage, feed, parts[self.cursor.step], rate)
                     self._pause()
             self._end_epoch(where, rate=stage.recipe.rate(self.cursor.epoch + (steps - 1) / steps))
-        with self.state.changing():  # torn weights are not gone on from
+        with self.state.changing():  # half changed weights are not gone on from
             self.state.check_weights()
         if stage.shares and not shared:
             stems.keep(self.folder, self.state, stage)

@@ -121,7 +121,7 @@ class RunState:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """A change that is whole only at its end; a state torn by an exception in it is loaded again."""
+        """A change that is whole only at its end; a state left half changed by an exception is loaded again."""
         self.half_changed = True
         yield
         self.half_changed = False
