@@ -136,12 +136,12 @@ class Ablations:
         return float(row["loss"] - row["+-"]) > points
 
     def markdown(self) -> str:
-        """One row a removal; columns: its share of the attention, then points lost by each way of removing."""
+        """One row a removal; columns: the attention removed in percent, then points lost by each way of removing."""
         whole = self.table[self.table["experts"] == "later"]
         rows = []
         for (method, kind, removed), some in whole.groupby(["method", "kind", "removed"], sort=False):
             row: dict[str, Any] = {"method": title_of(method), "attention": kind, "removed": removed}
-            row["its share %"] = f"{some['mass %'].mean():.1f}"
+            row["removed %"] = f"{some['mass %'].mean():.1f}"
             for how in self.hows:
                 one = some[some["how"] == how]
                 row[f"`{how}`"] = f"{n(one['loss'].iloc[0])} ± {n(one['+-'].iloc[0])}" if len(one) else ""
