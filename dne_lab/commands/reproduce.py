@@ -20,7 +20,7 @@ from dne_lab.measure.record import Record, find
 from dne_lab.methods import base
 from dne_lab.plots.attention import drawings
 from dne_lab.training import distributed, grid
-from dne_lab.training.folder_names import experiment_name
+from dne_lab.training.folder_names import experiment_name, folder_name
 from dne_lab.training.run import Run
 from dne_lab.training.run_folder import RECORD
 
@@ -116,7 +116,8 @@ def reproduce(
     """Trains what is left of the runs, then writes table, figures and records, all below ``out`` (default: `folder`).
 
     The run folders are ``out``/runs/..., the records ``out``/records/<name>/..., figures and tables
-    ``out``/<name>*.png and .csv, where <name> is reproduce_<preset>_s<seeds>. ``jobs``: as in `grid.execute`.
+    ``out``/<name>*.png and .csv, where <name> is reproduce_<preset and what is set otherwise>_s<seeds>: results of
+    other settings in the same folder stay apart. ``jobs``: as in `grid.execute`.
     """
     out = folder(preset, changes) if out is None else out
     changes = changes or {}
@@ -126,7 +127,7 @@ def reproduce(
     records = grid.execute(plan, jobs=jobs, first=first, device=device, progress=progress)
     if not distributed.part():
         sys.exit(0)  # tables and figures are made by one process
-    name = f"reproduce_{preset.replace(',', '+')}_s{_seeds_text(seeds)}"
+    name = f"reproduce_{_experiment(plan, preset, changes)}_s{_seeds_text(seeds)}"
     own = out / "records" / name  # a folder of their own: those of other seeds or machines are not mixed with them
     written = [own / f"{record.method}-s{record.seed}.json" for record in records]
     for record, path in zip(records, written, strict=True):
@@ -140,7 +141,7 @@ def reproduce(
     for run_folder in tqdm(experts, "attention", unit="run", leave=False, disable=None if progress else True):
         of = find(run_folder / RECORD)[0]
         path = own / "attention" / f"{of.method}-s{of.seed}.json"
-        if not path.exists() or path.stat().st_mtime < _newest([run_folder / RECORD]):
+        if not path.exists() or not _is_of(path, of) or path.stat().st_mtime < _newest([run_folder / RECORD]):
             decompose(Run.open(run_folder, progress=False), IMAGES, progress=False).write(path)
         found += Decomposition.find(path)
         written.append(path)
@@ -160,6 +161,19 @@ def same_patch(records: Sequence[Record], found: Sequence[Decomposition]) -> lis
     shares = {member.run: member.same_patch().value for member in found}
     rows = [[shares[r.id] for r in group.records if r.id in shares] for group in groups(records)]
     return [sum(values) / len(values) if values else None for values in rows]
+
+
+def _experiment(plan: grid.Plan, preset: str, changes: Settings) -> str:
+    """What the runs of a plan are called together, apart from those of another data set of the same name."""
+    config = base.configure("dne", preset, changes)
+    apart = any(folder.name != folder_name(one) for one, folder in plan)
+    return experiment_name(config, apart)
+
+
+def _is_of(path: Path, record: Record) -> bool:
+    """Whether a file holds the attention of this run, and not of one with other settings or of another data set."""
+    found = Decomposition.find(path)[0]
+    return (found.run, found.config_sha256) == (record.id, record.config_sha256)
 
 
 def _newest(files: Sequence[Path]) -> float:

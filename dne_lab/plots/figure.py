@@ -4,9 +4,11 @@ import base64
 import io
 import itertools
 import json
+import numbers
 import os
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +30,8 @@ PLOTLY_MIME = "application/vnd.plotly.v1+json"
 FORM, STATIC = "DNE_LAB_FIGURES", "static"  # an environment variable, and its one value that counts
 PIXELS = 100  # that an inch of the drawing takes on the page
 WIDEST = 8.4  # inches: a cell of JupyterLab in a window of 1280 pixels has 848
-NARROWEST, MOST_INCHES = 1, 100  # inches that a drawing may be asked for
+NARROWEST, MOST_INCHES = 1, 40  # inches that a drawing may be asked for: up to a large poster, in some seconds
+HIGHEST = 60  # inches that it may get by that
 LETTERS = 12.5  # of a title in an inch
 LEAST = 1.5  # inches that a row of panels has at least, whatever title, legend and names take
 MOST_IDS = 3  # of the records of a mark that are named under the mouse
@@ -74,7 +77,7 @@ class Figure:
     ) -> None:
         self.name, self.title, self.table = name, title, table
         self._by_series = records if isinstance(records, Mapping) else {}
-        self.records = list(itertools.chain(*self._by_series.values()) if self._by_series else records)
+        self.records = list(dict.fromkeys(itertools.chain(*self._by_series.values()) if self._by_series else records))
         self.size = (min(size[0], WIDEST), size[1])
         self._marks, self._picture = marks, picture
 
@@ -97,12 +100,19 @@ class Figure:
             suffix: pdf has black text for print, the others a grey that can be read on white and on black.
             width: in inches, in place of the figure's own. The height follows, but letters keep their size, and what
                 is drawn keeps room beside title, legend and names.
+
+        Raises:
+            LabError: another suffix, a width that no drawing can have, or one too wide for this figure's shape.
         """
         from matplotlib import style
 
         _check_width(width)
+        suffix, width = _picture_format(suffix), None if width is None else float(width)
         # The styles are matplotlib's own and ours: a user's matplotlibrc changes nothing.
-        with style.context(["default", MATPLOTLIB, PRINT if suffix == "pdf" else {}]), io.BytesIO() as file:
+        styles = ["default", MATPLOTLIB, PRINT if suffix == "pdf" else {}]
+        with style.context(styles), io.BytesIO() as file, warnings.catch_warnings():
+            # matplotlib's own layout stays where there is no room; a warning about its inside helps nobody
+            warnings.filterwarnings("ignore", "constrained_layout not applied")
             canvas = self._canvas(*self._inches(width), width)
             canvas.savefig(file, format=suffix, metadata=_METADATA[suffix])
             return file.getvalue()
@@ -132,7 +142,13 @@ class Figure:
         rows = static.rows(canvas)
         beside = roomy - canvas.get_figheight() * sum(top - bottom for bottom, top in rows)
         squares = static.squares(canvas)
-        return width, max(2.2, beside + squares * len(rows)) if squares else max(high, beside + LEAST * len(rows))
+        high = max(2.2, beside + squares * len(rows)) if squares else max(high, beside + LEAST * len(rows))
+        if high > HIGHEST:
+            raise LabError(
+                f"width = {width:g}: {self.name} would be {high:.0f} inches high, {HIGHEST} are allowed. "
+                f"Give at most {width * HIGHEST / high:.0f}."
+            )
+        return width, high
 
     def interactive(self) -> Any:
         """The plotly figure of the marks.
@@ -157,10 +173,15 @@ class Figure:
         """Writes one file by its suffix (.png .pdf .svg .csv), or NAME.csv and NAME.png into a folder; gives the paths.
 
         A path without suffix is a folder, made where it is missing. ``width``: of the drawing, in inches. Raises
-        LabError for another suffix, or a width that is no number of inches.
+        LabError for another suffix, a name that is nothing but a suffix, or a width that is no number of inches.
         """
         _check_width(width)
         path = Path(path).expanduser()
+        if path.name.lower() in SUFFIXES and not path.is_dir():  # to pathlib a name that begins with a dot
+            named = path.with_name(file_name(self.name) + path.name.lower())
+            raise LabError(f"{path}: a file needs a name before its suffix, e.g. {named}.")
+        if path.name.endswith(".") and not path.is_dir():
+            raise unknown("figure format", ".", SUFFIXES)
         if path.is_dir() or not path.suffix:
             name = file_name(self.name)
             return [*self.save(path / f"{name}.csv"), *self.save(path / f"{name}.png", width)]
@@ -241,10 +262,18 @@ def _begins(text: str, name: str) -> bool:
 def _check_width(width: Any) -> None:
     """Raises a `LabError` for a width that no drawing can have."""
     if width is None or (
-        isinstance(width, int | float) and not isinstance(width, bool) and NARROWEST <= width <= MOST_INCHES
+        isinstance(width, numbers.Real) and not isinstance(width, bool) and NARROWEST <= width <= MOST_INCHES
     ):
         return
     raise LabError(f"width = {width!r}: must be a number of inches from {NARROWEST} to {MOST_INCHES}, e.g. 3.3.")
+
+
+def _picture_format(suffix: str) -> str:
+    """``"png"``, ``".PNG"`` -> ``"png"``; raises a `LabError` for a format that no drawing has."""
+    found = str(suffix).lower().removeprefix(".")
+    if found not in _METADATA:
+        raise unknown("figure format", suffix, _METADATA)
+    return found
 
 
 def wrapped(title: str, letters: int) -> str:

@@ -1,11 +1,15 @@
 """What a run's folder is called: the method, the data, what differs from the preset, and the seed.
 
-The same configuration always gets the same name, and others get another one: what a name cannot say (a long list, a
-character that file systems do not like) is replaced by eight characters of the configuration's hash.
+The same configuration always gets the same name. Another one gets another name, but for the place of one's own images:
+it is no part of a configuration, as folders may be moved. What a name cannot say (a long list, a character that file
+systems do not like) is replaced by eight characters of the configuration's hash. Where the name is taken by the run of
+another data set whose folder or file is called alike, `place` adds eight characters of a hash of the path.
 """
 
 import dataclasses
+import hashlib
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +17,13 @@ from typing import Any, NamedTuple
 from dne_lab.core import presets
 from dne_lab.core.config import Config, field_names
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import UNSAFE
+from dne_lab.core.files import UNSAFE, absolute
+from dne_lab.methods.base import Method
+from dne_lab.training.run_folder import read_config
 
 OWN = ("folder", "npz", "arrays")  # images of the user's own; others are the names of data sets
 DEFAULT = "digits"  # the preset of a command that names none
+LEFT_OUT = {"method", "preset", "seed", "data.path"}  # fields that are no settings in a name
 LONGEST, LONGEST_VALUE = 80, 24  # characters of a part, and of one value
 
 
@@ -27,17 +34,63 @@ class Piece(NamedTuple):
     exact: bool = True
 
 
-def folder_name(config: Config) -> str:
+def folder_name(config: Config, apart: bool = False) -> str:
     """``<method>-<data>-<what differs from the preset>-s<seed>``: ``dne-digits-heads3.2-s0``.
 
     <data> is the preset; of one's own images, the name of their folder or file in place of the preset's data set.
+    ``apart``: with a hash of the place of these images, before the seed.
     """
-    return _join([Piece(config.method)], config, [Piece(f"s{config.seed}")])
+    return _join([Piece(config.method)], config, [*_hash_of_place(config, apart), Piece(f"s{config.seed}")])
 
 
-def experiment_name(config: Config) -> str:
+def experiment_name(config: Config, apart: bool = False) -> str:
     """`folder_name` without method and seed, for what several runs are made for: ``digits-learn.epochs5``."""
-    return _join([], config, [])
+    return _join([], config, _hash_of_place(config, apart))
+
+
+def place(config: Config, out: Path) -> Path:
+    """The run folder of a configuration in the folder ``out``: its `folder_name`, or the one that was given to it.
+
+    Data sets ``a/birds`` and ``b/birds`` have one name. A run folder there that names just these images is theirs,
+    whatever it is called. Else the plain name is, unless the images of the run that has it are still where they were,
+    in another place; then the name gets a hash of the path. So the hash is there only where it is needed: a run folder
+    that was moved together with its images, or whose images alone were moved, is found again.
+    """
+    plain = out / folder_name(config)
+    mine = _images_of(config)
+    if mine is None:
+        return plain
+    apart = out / folder_name(config, apart=True)
+    alike = re.escape(plain.name.removesuffix(f"-s{config.seed}")) + rf"(-[0-9a-f]{{8}})?-s{config.seed}"
+    there = [folder for folder in _folders(out) if re.fullmatch(alike, folder.name)]
+    for folder in (plain, apart, *there):
+        if _images_in(folder) == mine:
+            return folder
+    taken = _images_in(plain)
+    return apart if taken is not None and taken.exists() else plain
+
+
+def _folders(out: Path) -> list[Path]:
+    return sorted(folder for folder in out.iterdir() if folder.is_dir()) if out.is_dir() else []
+
+
+def _images_of(config: Config) -> Path | None:
+    """Where one's own images are; None for data sets that have a name."""
+    path = config.data.path
+    return absolute(path).resolve() if config.data.name in OWN and path else None
+
+
+def _images_in(folder: Path) -> Path | None:
+    """Where the images of a run folder are; None if it does not say so (who uses it is told why)."""
+    try:
+        return _images_of(read_config(folder))
+    except (LabError, OSError):
+        return None
+
+
+def _hash_of_place(config: Config, apart: bool) -> list[Piece]:
+    images = _images_of(config) if apart else None
+    return [] if images is None else [Piece(hashlib.sha256(bytes(images)).hexdigest()[:8])]
 
 
 def _join(first: list[Piece], config: Config, last: list[Piece]) -> str:
@@ -76,8 +129,17 @@ def _data(config: Config) -> Piece:
             texts.append(name)
     # "digits" is left out, alone or beside others; one's own images may be called as a data set is
     exact = bool(names) and (names == [DEFAULT] or DEFAULT not in names) and not (data.name in OWN and own in known)
+    exact = exact and not _says_setting(own)
     text = "+".join([own, *texts])
     return Piece(text, exact and not all(piece in presets.PRESETS for piece in text.split("+")))
+
+
+def _says_setting(name: str) -> bool:
+    """Whether a data set's name reads as if a setting stood behind it, as ``birds-size32`` does."""
+    options = [field.name for method in Method.registry.values() for field in dataclasses.fields(method.Options)]
+    fields = [_short(name) for name in field_names(Config) if name not in LEFT_OUT]
+    setting = re.compile(f"-({'|'.join(map(re.escape, [*fields, *options]))})($|[0-9_-])")
+    return setting.search(name) is not None
 
 
 def _differences(config: Config, with_data: bool) -> Piece:
@@ -87,7 +149,7 @@ def _differences(config: Config, with_data: bool) -> Piece:
     except LabError:  # a preset of another version, or of the user's own
         return Piece("", False)
     before, now = _flat(preset), _flat(config)
-    left_out = {"method", "preset", "seed", "data.path"} | (set() if with_data else {"data.name"})
+    left_out = LEFT_OUT | (set() if with_data else {"data.name"})
     names = [name for name in dict.fromkeys([*now, *before]) if name not in left_out]
     changed = [name for name in names if now.get(name) != before.get(name)]
     values = [_value(now.get(name)) for name in changed]

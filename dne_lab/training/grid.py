@@ -16,10 +16,9 @@ from dne_lab.core.files import refuse_file
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import distributed, parallel_runs, sharing, storage
+from dne_lab.training import distributed, folder_names, parallel_runs, sharing, storage
 from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import settings_sha256
-from dne_lab.training.folder_names import folder_name
 from dne_lab.training.run import Run
 from dne_lab.training.run_folder import RunFolder, finished
 from dne_lab.training.worker import Job, failure_text, learn, source
@@ -39,7 +38,7 @@ def plan(
     for method in methods:
         base.find(method)
     configs = [dataclasses.replace(bases[method], method=method, seed=seed) for seed in seeds for method in methods]
-    return [(one, Path(out) / folder_name(one)) for one in configs]
+    return [(one, folder_names.place(one, Path(out))) for one in configs]
 
 
 def commands(

@@ -17,6 +17,7 @@ import invented
 import pytest
 from shell import Done, Here, Nursery, content, environment, run_folder, sets, snapshot, there
 
+from dne_lab.commands import reproduce
 from dne_lab.core import presets
 from dne_lab.training.run_folder import load
 
@@ -468,6 +469,28 @@ def test_bench_measures_the_normal_path_against_the_literal_one(here: Here, tiny
     assert sorting["images"] == 4 and sorting["task"] == 2 and sorting["ratio"] > 0
     assert sorting["peak_memory_mb"] is None or sorting["peak_memory_mb"] >= 0
     assert "times as fast as literal" in here(*words).out
+
+
+def test_reproduce_with_other_settings_in_one_folder_keeps_both_results(
+    tiny_preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(reproduce.report, "figures", lambda records, out, name, **_: drawn.append(name) or [])
+    monkeypatch.setattr(reproduce, "drawings", lambda found: {})
+    monkeypatch.setattr(reproduce, "METHODS", ("joint", "dne"))
+    monkeypatch.setattr(reproduce, "IMAGES", 4)
+    first = reproduce.reproduce(tiny_preset, [0], tmp_path, progress=False)
+    kept = {file: file.read_bytes() for file in first.written}
+    other = reproduce.reproduce(tiny_preset, [0], tmp_path, {"learn.lr": 0.01}, progress=False)
+    assert not {*first.written} & {*other.written} and {file: file.read_bytes() for file in kept} == kept
+    assert drawn == ["reproduce_tiny_s0", "reproduce_tiny-learn.lr0.01_s0"]
+
+    mine, theirs = (
+        next(file for file in told.written if file.match("attention/dne-s0.json")) for told in (first, other)
+    )
+    mine.write_bytes(theirs.read_bytes())  # younger than the run, and of another one
+    assert reproduce.reproduce(tiny_preset, [0], tmp_path, progress=False).table.equals(first.table)
+    assert json.loads(mine.read_text())["run"] == json.loads(kept[mine])["run"]
 
 
 def test_reproduce_prints_a_table_and_writes_it_with_figures_and_records(

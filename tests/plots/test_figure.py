@@ -79,6 +79,12 @@ def test_a_folder_gets_table_and_picture(tmp_path: Path) -> None:
 def test_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"unknown figure format '.jpg'.*\.png"):
         made().save(tmp_path / "f.jpg")
+    with pytest.raises(LabError, match=r"unknown figure format 'jpg'.*png"):
+        made().image("jpg")
+    for wrong in (".png", "new/.PDF", "x.", "new/x."):
+        with pytest.raises(LabError, match=r"name before its suffix|unknown figure format"):
+            made().save(tmp_path / "empty" / wrong)
+    assert not (tmp_path / "empty").exists()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,9 +183,11 @@ def test_a_width_of_ones_own_for_a_paper(tmp_path: Path) -> None:
     with Image.open(path) as picture:
         assert picture.width == round(3.3 * 150) and picture.height >= 2.2 * 150
     assert made().save(tmp_path / "f.pdf", width=3.3)[0].read_bytes().startswith(b"%PDF")
+    assert made().image(width=np.int64(3)) == made().image(width=3)  # type: ignore[arg-type]
+    assert len(made().image(width=np.float32(3.3))) > 1000  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("width", [0, -1, float("nan"), float("inf"), "3", True, 1e9])
+@pytest.mark.parametrize("width", [0, -1, float("nan"), float("inf"), "3", True, 41, 1e9, np.nan])
 def test_a_width_that_is_none_is_refused_before_anything_is_written(width: Any, tmp_path: Path) -> None:
     for place in (tmp_path / "f.png", tmp_path / "f.csv", tmp_path / "folder"):
         with pytest.raises(LabError, match=r"width = .*number of inches"):
