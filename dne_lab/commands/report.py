@@ -187,17 +187,18 @@ def protocols_text(records: Sequence[Record], paths: Iterable[str | Path]) -> st
 
 def drawings(records: Sequence[Record]) -> dict[str, Figure]:
     """The figures that these records of one data set can fill, by name: ours, and those of the paper of which they have
-    a series; the others are rows of their tables."""
+    a series; the others are rows of their tables. Runs on validation images are in no figure, tables have them."""
     from dne_lab.measure import paper
     from dne_lab.plots import accuracy, matrices, tradeoff
     from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task
     from dne_lab.plots.cost_figures import TWENTY_SIX, figure_6f
     from dne_lab.plots.tradeoff import accuracy_over_bytes
 
-    made = {"accuracy_by_task": accuracy_by_task(records), "accuracy_against_cost": accuracy_against_cost(records)}
-    done = [record for record in records if record.finished and not record.validation]
-    if not done:
-        return made
+    tested = [record for record in records if not record.validation]  # others are no results on test images
+    done = [record for record in tested if record.finished]
+    if not done and len(tested) < len(records):
+        return {}
+    made = {"accuracy_by_task": accuracy_by_task(tested), "accuracy_against_cost": accuracy_against_cost(tested)}
     streams = list(dict.fromkeys(tuple(record.tasks) for record in done if len(record.tasks) > 1))
     for tasks in streams:
         mine = [record for record in done if tuple(record.tasks) == tasks]
@@ -388,6 +389,7 @@ def _kind(name: str) -> str | None:
     """How our files of a figure are called; None for a name that is not known beforehand."""
     bare = re.sub(r"^fig(ure)?\.?_?", "", name.strip().lower()).replace("_", " ").strip()
     bare = re.sub(r"^(\d)\s+([a-f])$", r"\1\2", bare)
+    bare = re.sub(r"^(\d)[\s(,-]*(left|right)\)?$", r"\1 \2", bare)  # 4right, 4 (right)
     bare = {"6b": "6a", "6d": "6c", "1": "1 right"}.get(bare, bare)  # one figure of both panels
     if bare in PAPER:
         return PAPER[bare]

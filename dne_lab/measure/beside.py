@@ -90,21 +90,27 @@ def by_budget(records: Iterable[Record]) -> "pd.DataFrame":
     name as commands take it.
     """
     rows = []
-    made = groups(records)
-    names = _names([group.first for group in made])
-    for group, name in zip(made, names, strict=True):
-        both, given = budget.bytes_of(group.first), group.first.memory.get("bytes")
-        if (both is None and given is None) or group.first.joint or group.first.validation:
-            continue
-        total = given if given is not None else sum(both or ())
+    for name, total, group in at_budgets(records):
         la = interval(list(group.last_by_seed().values()))
         rows.append({
-            "method": name, "on": _stream(group.first), "total (MB)": total / budget.MB, "seeds": len(group.records),
+            "method": name, "on": _stream(group.first), "total (MB)": total, "seeds": len(group.records),
             "LA": la[0], "LA +-": la[1], "AA": _mean([record.AA for record in group.records]), "id": group.first.method,
         })  # fmt: skip
     columns = ["method", "on", "total (MB)", "seeds", "LA", "LA +-", "AA"]
     frame = _frame(rows, [*columns, "id"], columns[2:])
     return frame.sort_values(["on", "method", "total (MB)"], kind="stable", ignore_index=True)
+
+
+def at_budgets(records: Iterable[Record]) -> list[tuple[str, float, Group]]:
+    """The rows of `by_budget`: a name that is the same for all budgets of a method, the total in MB, and the runs."""
+    found = []
+    made = groups(records)
+    for group, name in zip(made, _names([group.first for group in made]), strict=True):
+        both, given = budget.bytes_of(group.first), group.first.memory.get("bytes")
+        if (both is None and given is None) or group.first.joint or group.first.validation:
+            continue
+        found.append((name, (given if given is not None else sum(both or ())) / budget.MB, group))
+    return found
 
 
 def areas(records: Iterable[Record]) -> "pd.DataFrame":

@@ -27,7 +27,7 @@ from dne_lab.plots.marks import (
     whole_ticks,
 )
 from dne_lab.plots.series import drawn, ids, one_dataset, over, room, scale, seeds, series, with_missing
-from dne_lab.plots.style import Style, line_of, solid, style
+from dne_lab.plots.style import Style, line_of, solid, style, tone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,19 +131,29 @@ def _by_task(table: "pd.DataFrame") -> Drawing:
 def _against_cost(table: "pd.DataFrame") -> Drawing:
     unit, factor = _unit(table)
     shown = drawn(table, "F spent (G)", "params (M)")
+    order = list(dict.fromkeys(str(rows["method"].iloc[0]) for _, rows, _ in shown))
+    # k = 1, 2, ... before 4 heads each, ..., whatever the first expert has
+    shown.sort(key=lambda one: (order.index(str(one[1]["method"].iloc[0])), " each)" in one[0]))
+    used: dict[str, int] = {}
     methods = [str(rows["method"].iloc[0]) for _, rows, _ in shown]
     marks: list[Mark] = []
-    for label, rows, line in shown:
+    for label, rows, _ in shown:
         row = rows.iloc[0]
         spent, literal, last = row["F spent (G)"] * factor, row["F literal (G)"] * factor, row["LA %"]
-        look = solid(line.look)
+        method = str(row["method"])
+        number = used[method] = used.get(method, -1) + 1
+        look = solid(style(method))  # hollow means the literal path here: tones tell those of one method apart
+        look = look._replace(colour=tone(look.colour, number, methods.count(method)))
         area = _area(row["params (M)"], table)
         notes = [f"{row['params (M)']:.2f} M parameters, {row['record']}"]
+        half = row["+-"]
+        said = notes if half != half else [f"± {half:.1f} (95% interval), {notes[0]}"]
         if literal == literal:
-            hollow = Points(f"{label}, literal path", [literal], [last], look, filled=False, area=area, notes=notes)
-            lead = Points("", [spent, literal], [last, last], look, "-", area=0.0, width=0.8, listed=False)
-            marks += [lead, replace(hollow, listed=False)]
-        alike = methods.count(row["method"]) > 1  # the same colour and marker: only its name tells it apart
+            hollow = Points(f"{label}, literal path", [literal], [last], look, filled=False, area=area, notes=said)
+            # the same words under the mouse: the end of this line lies on the mark
+            lead = Points(label, [spent, literal], [last, last], look, "-", area=0.0, notes=said * 2, width=0.8)
+            marks += [replace(lead, listed=False), replace(hollow, listed=False)]
+        alike = methods.count(method) > 1
         marks.append(
             Points(label, [spent], [last], look, area=area, notes=notes, tags=[label] if alike else [],
                    **around([last], [row["+-"]]))
@@ -249,8 +259,9 @@ def figure_4_right(records: Iterable[Record]) -> Figure:
     members: dict[str, list[str]] = {}
     for pair in found:
         for group in (pair.other, pair.one):
-            mine = members.setdefault(group.first.method.upper(), [])
-            mine += [record.id for record in group.records if record.id not in mine]
+            for name in (group.first.method.upper(), DIFFERENCE):
+                mine = members.setdefault(name, [])
+                mine += [record.id for record in group.records if record.id not in mine]
     them = [group for pair in found for group in (pair.other, pair.one)]
     title = f"Final accuracy of IA and STA: {scale(r for g in them for r in g.records)}\n{over(them)}; "
     title += "the paper states: STA below IA"
@@ -334,12 +345,22 @@ def _pair_marks(table: "pd.DataFrame") -> Drawing:
         here = table[table["place"] == place]
         row = here[here["series"] == DIFFERENCE].iloc[0]
         width = "" if row["+-"] != row["+-"] else f" ± {row['+-']:.1f}"
-        ticks.append(f"{place}\n{DIFFERENCE} = {row['LA %']:.1f}{width}\n({row['record']})")
+        ticks.append(f"{place}\n{DIFFERENCE} = {row['LA %']:.1f}{width} points\n({row['record']})")
         one_each = {method: here[(here["method"] == method) & here["seed"].notna()] for method in SIDES}
         both = one_each["ia"].merge(one_each["sta"], on="seed")
         marks += [
-            Points("", [at - SIDE, at + SIDE], list(ends), JOINED, "-", area=0.0, width=0.7, listed=False)
-            for ends in both[["LA %_x", "LA %_y"]].itertuples(index=False)
+            Points(
+                f"{DIFFERENCE} = {sta - ia:.1f} points",
+                [at - SIDE, at + SIDE],
+                [ia, sta],
+                JOINED,
+                "-",
+                area=0.0,
+                notes=[f"seed {seed}"] * 2,
+                width=0.7,
+                listed=False,
+            )
+            for ia, sta, seed in both[["LA %_x", "LA %_y", "seed"]].itertuples(index=False)
         ]
         for method, shift in SIDES.items():
             rows, look = one_each[method], style(method)

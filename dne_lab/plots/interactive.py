@@ -74,11 +74,12 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
         text=_html(title), x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", xshift=8 - left,
         yshift=8, showarrow=False, align="left", font={"size": 12.5},
     )  # fmt: skip
+    listed = {name for name, _ in drawing.listed()}
     seen: set[str] = set()
     for number, (panel, place) in enumerate(zip(drawing.panels, places, strict=True), start=1):
         tail = "" if number == 1 else str(number)
         _axes(layout, panel, tail, place)
-        _add(figure, panel, tail, seen, drawing.legend, place.pixels)
+        _add(figure, panel, tail, seen, listed, place.pixels)
         if panel.y.title:
             figure.add_annotation(
                 text=_html(panel.y.title), x=place.across[0], y=sum(place.up) / 2, xref="paper", yref="paper",
@@ -89,6 +90,8 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
                 text=_html(panel.title), align="left", x=place.across[0], y=place.up[1], xref="paper", yref="paper",
                 xanchor="left", yanchor="bottom", showarrow=False, font={"size": 12},
             )  # fmt: skip
+    for name in listed - seen:  # how many more there are
+        figure.add_scatter(x=NOTHING, y=NOTHING, name=name, mode="markers", marker={"opacity": 0}, hoverinfo="skip")
     if matrices:
         bar = {"x": max(place.across[1] for place in places), "xpad": 12, "y": 1, "yanchor": "top", "lenmode": "pixels"}
         figure.update_traces(colorbar={**bar, "len": min(room, 300)}, selector={"type": "heatmap"})
@@ -207,13 +210,13 @@ FAINT = f"rgba({','.join(str(int(GRID[i : i + 2], 16)) for i in (1, 3, 5))},{int
 # The marks --------------------------------------------------------------------------------------------------------
 
 
-def _add(figure: Any, panel: Panel, tail: str, seen: set[str], legend: bool, size: tuple[float, float]) -> None:
+def _add(figure: Any, panel: Panel, tail: str, seen: set[str], listed: set[str], size: tuple[float, float]) -> None:
     on = {"xaxis": f"x{tail}", "yaxis": f"y{tail}"}
     ends = panel.ends()
     for mark in panel.marks:
         common: dict[str, Any] = dict(on)
         if isinstance(mark, Points | Bars | Spread | Level):
-            first = legend and mark.listed and bool(mark.name) and mark.name not in seen
+            first = mark.listed and mark.name in listed and mark.name not in seen
             common |= {"name": mark.name, "legendgroup": mark.name, "showlegend": first}
             seen |= {mark.name} if first else set()
         if isinstance(mark, Points):
@@ -221,7 +224,7 @@ def _add(figure: Any, panel: Panel, tail: str, seen: set[str], legend: bool, siz
         elif isinstance(mark, Bars):
             _bars(figure, mark, panel, common)
         elif isinstance(mark, Spread):
-            _spread(figure, mark, common)
+            _spread(figure, mark, panel, common)
         elif isinstance(mark, Level):
             _level(figure, mark, panel, common, ends)
         elif isinstance(mark, Cells):
@@ -295,12 +298,20 @@ def _bars(figure: Any, mark: Bars, panel: Panel, common: dict[str, Any]) -> None
     )  # fmt: skip
 
 
-def _spread(figure: Any, mark: Spread, common: dict[str, Any]) -> None:
+def _spread(figure: Any, mark: Spread, panel: Panel, common: dict[str, Any]) -> None:
     figure.add_box(
         x=[float(p) for p, values in zip(mark.places, mark.values, strict=True) for _ in values],
         y=[float(v) for values in mark.values for v in values],
         width=mark.thick, quartilemethod="linear", fillcolor=_faint(mark.colour, 0.5),
-        line={"color": mark.colour, "width": 1.4}, marker={"size": 3, "color": mark.colour}, **common,
+        line={"color": mark.colour, "width": 1.4}, marker={"size": 3, "color": mark.colour}, hoverinfo="skip", **common,
+    )  # fmt: skip
+    # What plotly says of a box are bare numbers: unseen marks at its median and quartiles say what they are.
+    texts = ["<br>".join(hover(mark, panel, i)) for i in range(len(mark.places))]
+    figure.add_scatter(
+        x=[float(place) for place in mark.places for _ in range(3)],
+        y=[value for i in range(len(mark.places)) for value in mark.quartiles(i)],
+        mode="markers", marker={"size": 16, "opacity": 0, "color": mark.colour},
+        hovertext=[text for text in texts for _ in range(3)], hoverinfo="text", **{**common, "showlegend": False},
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ ROUNDS = 3  # every name is placed again, now that the later ones are there
 # What a place costs: a covered square point of a name or mark, one outside the axes, a crossed piece of line; and 1 for
 # each point of distance.
 COVERED, OUTSIDE, CROSSED = 20.0, 10.0, 4.0
+NEARER, AIR = 200.0, 2.0  # a place nearer to another mark than to its own, or hardly farther from it, in points
 
 Boxes = NDArray[np.float64]  # (n, 4): left, bottom, right, top, in points
 
@@ -37,7 +38,8 @@ class Tag(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """Where a name goes: from its mark, right and up, in points; ``far``: a thin line leads back."""
+    """Where a name goes: from its mark, right and up, in points; ``far``: a thin line leads back, as it is far away or
+    another mark is as near."""
 
     tag: Tag
     right: float
@@ -108,10 +110,13 @@ def offsets(
     marks = np.hstack([at - radius, at + radius])
     crossed = np.vstack([np.zeros((0, 4)), *(_along(on_page(line)) for line in lines)])
     options = {i: _options(at[i], radius[i, 0], tag.text, size) for i, tag in enumerate(tags) if tag.text}
+    # a mark of the same colour without a name is another value of the same thing, as the hollow one of a cost
+    others = {i: [j for j, t in enumerate(tags) if j != i and (t.text or t.colour != tags[i].colour)] for i in options}
     room, still = np.array([inside]), {}
     for i, boxes in options.items():
         outside = _area(boxes) - _shared(boxes, room).sum(1)
         still[i] = _apart(boxes) + OUTSIDE * outside + CROSSED * (_shared(boxes, crossed) > 0).sum(1)
+        still[i] += NEARER * _nearer_another(boxes, at, radius[:, 0], others[i], i)
     chosen: dict[int, NDArray[np.float64]] = {}
     for _, i in itertools.product(range(ROUNDS), options):
         taken = np.vstack([marks, *(box for j, box in chosen.items() if j != i)])
@@ -121,8 +126,25 @@ def offsets(
     for i, box in chosen.items():
         centre = (box[:2] + box[2:]) / 2 - at[i]
         away = np.hypot(*np.maximum(0, np.maximum(box[:2] - at[i], at[i] - box[2:]))) - radius[i, 0]
-        found.append(Placed(tags[i], float(centre[0]), float(centre[1]), bool(away > LEADER)))
+        found.append(
+            Placed(
+                tags[i],
+                float(centre[0]),
+                float(centre[1]),
+                bool(away > LEADER or _nearer_another(box[None], at, radius[:, 0], others[i], i)[0]),
+            )
+        )
     return found
+
+
+def _nearer_another(
+    boxes: Boxes, at: NDArray[np.float64], radius: NDArray[np.float64], others: list[int], own: int
+) -> NDArray[np.bool_]:
+    """Whether a name in each of the boxes would seem to be that of another mark."""
+    sides = np.maximum(boxes[:, None, :2] - at, at - boxes[:, None, 2:])
+    gaps = np.hypot(*np.moveaxis(sides.clip(0), 2, 0)) - radius
+    nearer: NDArray[np.bool_] = (gaps[:, others] < gaps[:, [own]] + AIR).any(1)
+    return nearer
 
 
 def _points(axes: "Axes", at: Sequence[tuple[float, float]]) -> NDArray[np.float64]:

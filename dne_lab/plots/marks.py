@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dne_lab.plots.style import INK, Style
 
 Kind = Literal["linear", "log", "category"]
+MOST_LISTED = 30  # names in a legend
 ROOM = 0.05  # of an axis, beyond the outermost mark
 BARE, NUMBER = 0.06, 0.2  # inches: a cell of a matrix at least, and one with a number
 BETWEEN, BESIDE = 0.25, 1.1  # inches: between matrices, and beside them for the colour bar and the title of y
@@ -193,6 +194,11 @@ class Spread:
     thick: float = 0.6
     listed: bool = True
 
+    def quartiles(self, place: int) -> tuple[float, float, float]:
+        """Lower quartile, median and upper quartile of one box."""
+        low, middle, high = np.quantile(np.asarray(self.values[place], dtype=float), (0.25, 0.5, 0.75))
+        return float(low), float(middle), float(high)
+
 
 @dataclass(frozen=True)
 class Level:
@@ -304,13 +310,17 @@ class Drawing:
         return any(isinstance(mark, Points) and mark.dashed for _, mark in self.listed())
 
     def listed(self) -> list[tuple[str, Mark]]:
-        """The legend: each name once, with the first mark of that name that is in it."""
+        """The legend: each name once, with the first mark of that name that is in it; of very many the last one says
+        how many more there are."""
         found: dict[str, Mark] = {}
         for panel in self.panels if self.legend else []:
             for mark in panel.marks:
                 if isinstance(mark, Points | Bars | Spread | Level) and mark.listed and mark.name:
                     found.setdefault(mark.name, mark)
-        return list(found.items())
+        if len(found) <= MOST_LISTED:
+            return list(found.items())
+        rest = f"and {len(found) - MOST_LISTED + 1} more"
+        return [*list(found.items())[: MOST_LISTED - 1], (rest, Points(rest, [], [], Style(INK, "", ""), area=0.0))]
 
 
 def one(marks: Iterable[Mark], x: Axis, y: Axis, legend: bool = True) -> Drawing:
@@ -347,8 +357,12 @@ def _log_ticks(low: float, high: float) -> tuple[float, ...]:
 # What is said under the mouse ---------------------------------------------------------------------------------------
 
 
-def hover(mark: Points | Bars | Level, panel: Panel, i: int = 0) -> list[str]:
-    """The lines about a point, bar or level: its series, its values with their interval, further words."""
+def hover(mark: Points | Bars | Spread | Level, panel: Panel, i: int = 0) -> list[str]:
+    """The lines about a point, bar, box or level: its series, its values with their interval, further words."""
+    if isinstance(mark, Spread):
+        low, middle, high = (_number(value) for value in mark.quartiles(i))
+        value = f"{_plain(panel.y.title)}: median {middle} (quartiles {low} and {high})"
+        return [mark.name, _value(panel.x, mark.places[i]), value, f"{len(mark.values[i])} values"]
     if isinstance(mark, Level):
         half = f" ± {_number(mark.half)} (95% interval)" if mark.half == mark.half else ""
         return [mark.name, f"{_plain((panel.x if mark.upright else panel.y).title)}: {_number(mark.at)}{half}"]

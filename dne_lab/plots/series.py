@@ -7,6 +7,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.measure.comparison import Group, groups
 from dne_lab.measure.record import RUN_FIRST, Record
 from dne_lab.methods.base import title_of
+from dne_lab.plots.marks import MOST_LISTED
 from dne_lab.plots.style import Line, line_of
 
 if TYPE_CHECKING:
@@ -83,4 +84,4 @@ def drawn(table: "pd.DataFrame", *needed: str) -> list[tuple[str, "pd.DataFrame"
 def room(table: "pd.DataFrame") -> tuple[float, float]:
     """Inches for a drawing whose legend of these series stands beside it: more for many of them and for long names."""
     names = table["series"].unique()
-    return 6.4 + 0.08 * max(0, max(map(len, names)) - 16), max(3.6, 0.22 * len(names) + 0.9)
+    return 6.4 + 0.08 * max(0, max(map(len, names)) - 16), max(3.6, 0.22 * min(len(names), MOST_LISTED) + 0.9)

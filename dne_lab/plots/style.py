@@ -61,6 +61,8 @@ EXPERT_COLOURS = (
 # Lines of one method that differ in a setting (heads, tasks) share its colour: see `line_of`.
 DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"))
 
+DARKEST, PALEST = 0.6, 0.4  # how much black or white is in the last tones of a colour: see `tone`
+
 TEXT = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 # On top of matplotlib's own defaults, so that a user's matplotlibrc does not change committed figures.
 MATPLOTLIB: dict[str, Any] = {
@@ -120,6 +122,14 @@ def line_of(method: str, number: int) -> Line:
     look = style(method)
     look = look._replace(colour=paler(look.colour, number // len(DASHES)))
     return Line(look, dash, number % 2 == 0)
+
+
+def tone(colour: str, number: int, of: int) -> str:
+    """The ``number``-th of so many tones of a colour #rrggbb, from dark to pale; of one or two the first is itself."""
+    at = 0.0 if of == 1 else float(number) if of == 2 else 2.0 * number / (of - 1) - 1.0
+    other, share = (0, -DARKEST * at) if at < 0 else (255, PALEST * at)
+    parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(part + (other - part) * share):02x}" for part in parts)
 
 
 def paler(colour: str, times: int) -> str:

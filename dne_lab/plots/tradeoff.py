@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dne_lab.measure import paper
-from dne_lab.measure.beside import by_budget
+from dne_lab.measure.beside import at_budgets, by_budget
 from dne_lab.measure.comparison import Group, depth, even_heads, groups, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.methods.base import title_of
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Mark, Points, around, logarithmic, one
-from dne_lab.plots.series import NO_RECORD, ids, over, scale, seeds
+from dne_lab.plots.series import NO_RECORD, over, scale, seeds
 from dne_lab.plots.style import solid, style
 
 if TYPE_CHECKING:
@@ -226,7 +226,15 @@ def accuracy_over_bytes(records: Iterable[Record]) -> Figure:
     table = by_budget(chosen).rename(columns={"method": "series", "id": "method"})
     what = f"{scale(chosen)}, {over(made)}" if made else "no record yet"
     heading = f"Last accuracy at a budget of memory\n{what}, {tasks_text(tasks)} classes"
-    return Figure("accuracy_over_bytes", heading, table, ids(made), _by_bytes, (7.0, 3.8))
+    runs: dict[str, list[str]] = {}
+    for name, total, group in at_budgets(chosen):
+        runs.setdefault(_at(name, total), []).extend(record.id for record in group.records)
+    return Figure("accuracy_over_bytes", heading, table, runs, _by_bytes, (7.0, 3.8))
+
+
+def _at(name: str, total: float) -> str:
+    """A point of a line in words: ``DER, settings 1, at 11.48 MB``."""
+    return f"{name}, at {total:.2f} MB"
 
 
 def _by_bytes(table: "pd.DataFrame") -> Drawing:
@@ -236,8 +244,8 @@ def _by_bytes(table: "pd.DataFrame") -> Drawing:
         method = str(name)
         rows = rows.sort_values("total (MB)", kind="stable")
         notes = [
-            f"{series}, seeds: {seeds}, AA {aa:.1f}%"
-            for series, seeds, aa in zip(rows["series"], rows["seeds"], rows["AA"], strict=True)
+            f"{_at(series, total)}, seeds: {seeds}, AA {aa:.1f}%"
+            for series, total, seeds, aa in rows[["series", "total (MB)", "seeds", "AA"]].itertuples(index=False)
         ]
         x, y = rows["total (MB)"].tolist(), rows["LA"].tolist()
         ends = around(y, rows["LA +-"])

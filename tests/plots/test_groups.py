@@ -105,7 +105,7 @@ def test_a_run_is_drawn_as_far_as_it_is() -> None:
     assert len(fresh.plot().table) == 1
 
 
-@pytest.mark.parametrize("name", ["4 right", "figure 4 right", "Figure_4_right", "fig. 4 right"])
+@pytest.mark.parametrize("name", ["4 right", "4right", "4(right)", "figure 4 right", "Figure_4_right", "fig. 4 right"])
 def test_a_figure_by_its_name_in_the_paper(name: str) -> None:
     assert lab.figure(name, RECORDS / "digits100").name == "figure_4_right"
 

@@ -132,7 +132,8 @@ def test_every_mark_is_in_both(both: tuple[Drawing, list[Any], Any]) -> None:
     drawing, places, plotly = both
     for number, (panel, axes) in enumerate(zip(drawing.panels, places, strict=True)):
         marks = [mark for mark in panel.marks if not isinstance(mark, Words)]
-        main = [trace for trace in traces(plotly, number) if trace.hoverinfo != "skip"]
+        own = traces(plotly, number)
+        main = [t for t in own if t.type == "box" or (t.hoverinfo != "skip" and t.marker.opacity != 0)]
         assert len(main) == len(marks)
         scatters = iter([c for c in axes.collections if isinstance(c, PathCollection)])
         for mark, trace in zip(marks, main, strict=True):
@@ -149,6 +150,8 @@ def test_every_mark_is_in_both(both: tuple[Drawing, list[Any], Any]) -> None:
                 assert any(len(line) == 2 and list(line) == [mark.at] * 2 for line in lines)
             elif isinstance(mark, Spread):
                 assert [float(y) for y in trace.y] == [value for values in mark.values for value in values]
+                said = [text for t in own if t.name == mark.name for text in t.hovertext or ()]
+                assert len(said) == 3 * len(mark.places) and all("median" in text for text in said)
                 corners = [patch.get_path().vertices for patch in axes.patches]
                 boxes = {round((c[:, 0].min() + c[:, 0].max()) / 2, 6): np.ptp(c[:, 1]) for c in corners}
                 expected = [float(np.subtract(*np.quantile(values, [0.75, 0.25]))) for values in mark.values]
