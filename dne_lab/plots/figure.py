@@ -109,7 +109,7 @@ class Figure:
         _check_width(width)
         suffix, width = _picture_format(suffix), None if width is None else float(width)
         # The styles are matplotlib's own and ours: a user's matplotlibrc changes nothing.
-        styles = ["default", MATPLOTLIB, PRINT if suffix == "pdf" else {}]
+        styles: list[Any] = ["default", MATPLOTLIB, PRINT if suffix == "pdf" else {}]
         with style.context(styles), io.BytesIO() as file, warnings.catch_warnings():
             # matplotlib's own layout stays where there is no room; a warning about its inside helps nobody
             warnings.filterwarnings("ignore", "constrained_layout not applied")
@@ -262,7 +262,7 @@ def _begins(text: str, name: str) -> bool:
 def _check_width(width: Any) -> None:
     """Raises a `LabError` for a width that no drawing can have."""
     if width is None or (
-        isinstance(width, numbers.Real) and not isinstance(width, bool) and NARROWEST <= width <= MOST_INCHES
+        isinstance(width, numbers.Real) and not isinstance(width, bool) and NARROWEST <= float(width) <= MOST_INCHES
     ):
         return
     raise LabError(f"width = {width!r}: must be a number of inches from {NARROWEST} to {MOST_INCHES}, e.g. 3.3.")
