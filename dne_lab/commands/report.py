@@ -187,18 +187,19 @@ def protocols_text(records: Sequence[Record], paths: Iterable[str | Path]) -> st
 
 def drawings(records: Sequence[Record]) -> dict[str, Figure]:
     """The figures that these records of one data set can fill, by name: ours, and those of the paper of which they have
-    a series; the others are rows of their tables. Runs on validation images are in no figure, tables have them."""
+    a series; the others are rows of their tables. Runs on validation images stand beside no others."""
     from dne_lab.measure import paper
     from dne_lab.plots import accuracy, matrices, tradeoff
     from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task
     from dne_lab.plots.cost_figures import TWENTY_SIX, figure_6f
     from dne_lab.plots.tradeoff import accuracy_over_bytes
 
-    tested = [record for record in records if not record.validation]  # others are no results on test images
+    tested = [record for record in records if not record.validation]
     done = [record for record in tested if record.finished]
-    if not done and len(tested) < len(records):
-        return {}
-    made = {"accuracy_by_task": accuracy_by_task(tested), "accuracy_against_cost": accuracy_against_cost(tested)}
+    shown = tested or records  # a search of rates is looked at alone: it has no results on test images
+    made = {"accuracy_by_task": accuracy_by_task(shown), "accuracy_against_cost": accuracy_against_cost(shown)}
+    if not done:
+        return made
     streams = list(dict.fromkeys(tuple(record.tasks) for record in done if len(record.tasks) > 1))
     for tasks in streams:
         mine = [record for record in done if tuple(record.tasks) == tasks]

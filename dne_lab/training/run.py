@@ -16,7 +16,7 @@ from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
 from dne_lab.data.identity import fingerprint
 from dne_lab.data.memory import ExemplarMemory
-from dne_lab.data.stream import ClassStream, Task, from_config
+from dne_lab.data.stream import ClassStream, Task
 from dne_lab.measure import budget
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
@@ -75,13 +75,7 @@ class Run:
         self.files = RunFolder(None if folder is None else Path(folder))
         if folder is not None:
             self.processes.from_first(lambda: self.files.check(config))
-        self.whole_stream = from_config(config.data) if stream is None else stream
-        if self.whole_stream.tasks != config.data.tasks:
-            raise LabError(f"data.tasks = {config.data.tasks}, but the stream has tasks {self.whole_stream.tasks}.")
-        if self.whole_stream.validation != config.data.validation:
-            raise LabError(
-                f"data.validation = {config.data.validation}, but the stream has {self.whole_stream.validation}."
-            )
+        self.whole_stream = storage.stream_for(config, stream)
         self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
         self.config = storage.placed(budget.resolved(config, self.stream), self.stream)
         self.accept_changed_data, self.capture = accept_changed_data, capture
@@ -231,11 +225,7 @@ class Run:
         """
         if self.processes.first:
             self.files.check_still_there()
-        if self.processes.first and self.files.behind:
-            raise LabError(
-                f"{self.files} has gone on elsewhere since this run read it. Nothing was written: open it again with "
-                "dne_lab.open."
-            )
+            self.files.check_not_behind()
         with self.state.changing():
             self.reader.look(self.state.position)  # a step with a NaN is no checkpoint
         if not self.finished:
@@ -293,11 +283,8 @@ class Run:
         with ExitStack() as held, Signals() as signals:
             if folder is not None and lock:
                 processes.from_first(lambda: held.enter_context(files.alone_in(folder)))
-            behind, torn = processes.any(
-                folder is not None and processes.first and self.files.behind,
-                self.state.half_changed,
-                device=self.device,
-            )
+            behind = folder is not None and processes.first and self.files.behind
+            behind, torn = processes.any(behind, self.state.half_changed, device=self.device)
             if behind and not torn:
                 warnings.warn(f"{self.files} has gone on elsewhere: this run goes on from what is there.", stacklevel=3)
                 self._load()

@@ -200,6 +200,14 @@ class RunFolder:
         """Whether somebody else has written checkpoint or record since this object last read or wrote them."""
         return self._stamp() != self._seen
 
+    def check_not_behind(self) -> None:
+        """Raises a `LabError` where somebody else has gone on with the run."""
+        if self.behind:
+            raise LabError(
+                f"{self} has gone on elsewhere since this run read it. Nothing was written: open it again with "
+                "dne_lab.open."
+            )
+
     def check_still_there(self) -> None:
         """Raises a `LabError` where the folder that was claimed is gone, or another one is in its place."""
         if self.path is None or self._place is None:

@@ -192,6 +192,16 @@ def placed(config: Config, stream: ClassStream) -> Config:
     return config if place is None else dataclasses.replace(config, data=dataclasses.replace(config.data, path=place))
 
 
+def stream_for(config: Config, stream: ClassStream | None) -> ClassStream:
+    """The given stream, else the one that a configuration describes; `LabError` where it is another one."""
+    made = from_config(config.data) if stream is None else stream
+    if made.tasks != config.data.tasks:
+        raise LabError(f"data.tasks = {config.data.tasks}, but the stream has tasks {made.tasks}.")
+    if made.validation != config.data.validation:
+        raise LabError(f"data.validation = {config.data.validation}, but the stream has {made.validation}.")
+    return made
+
+
 def place_of(stream: ClassStream) -> str:
     """Where the images of a stream are, in words."""
     return stream.name if stream.source.path is None else shown(Path(stream.source.path))

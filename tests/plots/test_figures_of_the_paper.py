@@ -67,7 +67,7 @@ def test_figure_1_takes_ia_with_even_heads_only() -> None:
     assert (one["LA %"], one["record"], one["F (G)"]) == (61.0, "2 seeds", 0.004)
     missing = rows(figure, record=NO_RECORD)["series"].tolist()
     assert missing == ["IA (12 heads each)", "DER", "DNE (k = 2)", "DNE (k = 4)"]
-    assert len(figure.records) == 4 and "small scale" not in figure.title
+    assert len(figure.records) == 3 and "small scale" not in figure.title
     assert legend(drawn(figure)) == ["IA", "DNE, printed", "DNE", "DER, printed"]
 
 

@@ -133,7 +133,11 @@ def test_every_mark_is_in_both(both: tuple[Drawing, list[Any], Any]) -> None:
     for number, (panel, axes) in enumerate(zip(drawing.panels, places, strict=True)):
         marks = [mark for mark in panel.marks if not isinstance(mark, Words)]
         own = traces(plotly, number)
-        main = [t for t in own if t.type == "box" or (t.hoverinfo != "skip" and t.marker.opacity != 0)]
+        main = [
+            t
+            for t in own
+            if t.type == "box" or (t.hoverinfo != "skip" and (t.type == "heatmap" or t.marker.opacity != 0))
+        ]
         assert len(main) == len(marks)
         scatters = iter([c for c in axes.collections if isinstance(c, PathCollection)])
         for mark, trace in zip(marks, main, strict=True):
