@@ -56,7 +56,7 @@ def taken(page: Any) -> list[Image.Image]:
     sheet = Image.new("RGB", (width, height * len(found)), "white")
     for number, picture in enumerate(found):
         sheet.paste(picture, (0, number * height))
-    few = sheet.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few = sheet.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     return [few.crop((0, number * height, width, (number + 1) * height)) for number in range(len(found))]
 
 

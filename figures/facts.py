@@ -205,6 +205,19 @@ def results(networks: Mapping[str, Sequence[str]], **protocols: Runs) -> str:
     return tables.to_markdown(pd.DataFrame(rows))
 
 
+def there(found: Runs, *labels: str) -> list[str]:
+    """Those of the labels of which there are runs."""
+    return [label for label in labels if label in found.groups]
+
+
+def seeds_of(found: Runs, *labels: str) -> str:
+    """``one seed``, or ``2 to 3 seeds``: how many each of these methods has."""
+    counts = sorted({len(found[label].records) for label in labels})
+    if counts == [1]:
+        return "one seed"
+    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+
+
 def several(found: Runs, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """The pairs of which both methods have at least two seeds in common."""
     there = [pair for pair in pairs if set(pair) <= found.groups.keys()]

@@ -150,7 +150,7 @@ def run(
     if (source is None) != (after is None):
         raise LabError("--from RUN and --after T belong together: behind which task of which run?")
     if source is not None and after is not None:
-        if grid or config or dry_run or download or jobs != "1" or given(context, "methods", "preset"):
+        if grid or config or dry_run or download or capture or jobs != "1" or given(context, "methods", "preset"):
             raise LabError("--from RUN says which run: give --after, --set, --seeds, --out and how long, no more.")
         run_command.go_on(
             source, after, changes or [], numbers(seeds) if given(context, "seeds") else None, out or Path("runs"),

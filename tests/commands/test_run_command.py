@@ -189,6 +189,7 @@ def test_what_follows_a_task_is_learned_in_several_ways(here: Here, tmp_path: Pa
     (["--after", "2"], "belong together"),
     (["dne", "--from", "x", "--after", "2"], "says which run"),
     (["--from", "x", "--after", "2", "--preset", "digits"], "says which run"),
+    (["--from", "x", "--after", "2", "--capture"], "says which run"),
     (["dne", "--set", "start=abc"], "use --from RUN --after T"),
 ])  # fmt: skip
 def test_a_run_behind_another_says_which_one_and_after_which_task(words: list[str], said: str, here: Here) -> None:
