@@ -29,7 +29,7 @@ COLUMNS: list[tuple[str, str, dict[str, Any]]] = [
     ("all", "task", {"temperature": 0.5, "pictures": "shuffled", "projections": "each"}),
     ("all", "task", {"mass": "ia", "weights": "uniform"}),
 ]
-SETTLED: list[tuple[str, str, dict[str, Any]]] = [
+RESTRICTED: list[tuple[str, str, dict[str, Any]]] = [
     ("own", "task", {"most": 2}),
     ("own", "task", {"most": 0}),
     ("own", "task", {"weights": "means"}),
@@ -43,4 +43,4 @@ def _variant(reads: str, mixes: str, columns: dict[str, Any]) -> Variant:
 
 
 CONTROLS = [_variant(*row) for row in COLUMNS]
-SETTLING = [_variant(*row) for row in SETTLED]
+RESTRICTING = [_variant(*row) for row in RESTRICTED]

@@ -12,9 +12,10 @@ from dne_lab.analysis.hosts import ExpandableHost, find_network
 from dne_lab.analysis.probe import Images, Numbers, evaluating, image_batches, probe
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2, Axes
+from dne_lab.models.controls import WEIGHTS
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.expert import Expert, ExpertBlock, TaskAttentionParameters
-from dne_lab.models.variants import WEIGHTS, Variant
+from dne_lab.models.variants import Variant
 
 LATERAL, LINEAR1, LINEAR2 = "lateral", "linear1", "linear2"
 ATTENTIONS = (SPATIAL, JOINT, CLASS)
@@ -136,8 +137,8 @@ def with_most_read(
     for (number, layer, name), mass in sums.items():
         block = network.experts[number - 1].blocks[layer]
         before = block.task_attention[name]
-        after = before.settled(most, weights)
-        after.settle(before, (mass / count).to(before.w_v.device))
+        after = before.restricted(most, weights)
+        after.take_over(before, (mass / count).to(before.w_v.device))
         setattr(block, name, after)
     return network
 

@@ -94,7 +94,7 @@ class ForeignViT:
 
 TIMM = "timm's VisionTransformer"
 # Attention modules that probes hold open: how many probes, and what the switch was before the first.
-_open: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()
+_unfused_by: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()
 
 
 class TimmHost(ForeignViT):
@@ -147,16 +147,16 @@ class TimmHost(ForeignViT):
 
 @contextlib.contextmanager
 def _unfused(attention: Any) -> Iterator[None]:
-    """Computes in the open until the last of those who asked for it leaves, in whatever order they do."""
-    count, before = _open.get(attention, (0, attention.fused_attn))
-    _open[attention] = count + 1, before
+    """Keeps the fused kernel away until the last of those who asked for it leaves, in whatever order they do."""
+    count, before = _unfused_by.get(attention, (0, attention.fused_attn))
+    _unfused_by[attention] = count + 1, before
     attention.fused_attn = False
     try:
         yield
     finally:
-        count, before = _open.pop(attention)
+        count, before = _unfused_by.pop(attention)
         if count > 1:
-            _open[attention] = count - 1, before
+            _unfused_by[attention] = count - 1, before
         else:
             attention.fused_attn = before
 
@@ -253,15 +253,15 @@ def _known_torchvision(attention: Any) -> bool:
 # How `probe` reads and replaces in the vision models of transformers, which leave the choice of the kernel to a table.
 
 KERNEL = "dne_lab"  # the name of `_attend` in that table
-# Attention modules that probes hold open: what each hears, the outermost probe first.
+# Attention modules that probes listen to: what each hears, the outermost probe first.
 _listeners: WeakKeyDictionary[nn.Module, list[Callable[[Tensor], Tensor | None]]] = WeakKeyDictionary()
 
 
 class TransformersHost(ForeignViT):
     """A ViT, DeiT, DINOv2, DINOv3, SigLIP or CLIP vision model of ``transformers`` (5 or newer).
 
-    Its attention modules ask a table for the kernel that their configuration names. One that is listened to is given a
-    kernel that computes the softmax in the open, with or without mask, before the dropout of training; the others, and
+    Its attention modules ask a table for the kernel that their configuration names. One that is listened to is given
+    an unfused kernel, with or without mask, which computes the softmax before the dropout of training; the others, and
     the configuration that they share, stay as they are. Tokens before the patches are what is left when the patches
     are subtracted: class token, token of distillation, registers.
     """
@@ -299,10 +299,10 @@ class TransformersHost(ForeignViT):
 
         own(self.patches, self.patches.register_forward_hook(measure), hooks)
         for _, layer in wanted:
-            hooks.enter_context(_in_the_open(self.attentions[layer], functools.partial(listener, layer)))
+            hooks.enter_context(_listened(self.attentions[layer], functools.partial(listener, layer)))
 
 
-class _Open:
+class _OtherKernel:
     """A configuration that names another kernel, and is the given one in all else."""
 
     _attn_implementation = KERNEL
@@ -319,11 +319,11 @@ class _Open:
 
 
 @contextlib.contextmanager
-def _in_the_open(attention: Any, listener: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+def _listened(attention: Any, listener: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """Computes with `_attend` until the last of those who asked for it leaves, in whatever order they do."""
     mine = _listeners.setdefault(attention, [])
     if not mine:
-        attention.config = _Open(attention.config)
+        attention.config = _OtherKernel(attention.config)
     mine.append(listener)
     try:
         yield

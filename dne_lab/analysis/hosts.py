@@ -136,7 +136,7 @@ class ExpandableHost:
             weights = self._points[place].weights
             handle = own(weights, weights.register_forward_hook(listen_to), hooks)
             everyone = {expert for kind, layer, expert, _ in self.entries if (kind, layer) == place}
-            # Task and class attention are computed in the open anyway; and naming every expert would undo all batches.
+            # Task and class attention are never fused anyway; and naming every expert would undo all batches.
             # But a joint map holds every patch of every head: there one expert at a time keeps the memory small.
             if place[0] == JOINT or (place[0] == SPATIAL and experts < everyone):
                 weights.only[handle.id] = frozenset(experts)

@@ -118,7 +118,7 @@ def probe(
 
     One map per expert, layer and kind, with the keys that the expert may see; further passes are appended along the
     image axis. What is kept is a copy on the CPU. A pass that raises leaves nothing. Only layers and experts that are
-    listened to compute their attention in the open; logits agree with those of the fused kernels to 1e-5 of the
+    listened to leave the fused kernels; logits agree with those of the fused kernels to 1e-5 of the
     largest in float32. Of nested probes each reads what the ones around it return.
 
     Not seen: the literal path (`dne_lab.models.literal`), which has no hook points, and compiled networks.

@@ -66,7 +66,7 @@ def expert_terms(
     found = []
     for number, own in enumerate(heads, start=1):
         channels, later = width * own, number > 1
-        everyone, settled = variant.heads_read(heads[:number]), variant.settled(heads[:number])
+        everyone, chosen = variant.heads_read(heads[:number]), variant.heads_read_most(heads[:number])
         attention = mixing = task = lateral = 0
         for layer in range(network.depth):
             reads_out = class_attention and layer == network.depth - 1
@@ -83,9 +83,9 @@ def expert_terms(
                 attention += 4 * tokens * channels**2 + 2 * tokens**2 * channels
             for block, a, b in ((variant.task1, width, ratio * width), (variant.task2, ratio * width, width)):
                 if later and block:
-                    task += asking * (settled * a * b + own * settled * b)
+                    task += asking * (chosen * a * b + own * chosen * b)
                     if variant.weights == "learned":
-                        task += asking * ((own + settled) * a**2 + own * settled * a)
+                        task += asking * ((own + chosen) * a**2 + own * chosen * a)
                 else:
                     mixing += asking * ratio * channels**2
             if later and variant.lateral:
@@ -173,7 +173,7 @@ def pixels(network: Network, shape: tuple[int, int, int]) -> Images:
 
 
 def bank_macs(
-    network: Network, variant: Variant, heads: Sequence[int], total: int, seen: Images, first: bool, settled: int
+    network: Network, variant: Variant, heads: Sequence[int], total: int, seen: Images, first: bool, chosen: int
 ) -> int:
     """Multiply-adds of one bank for one image, on the normal path.
 
@@ -181,7 +181,7 @@ def bank_macs(
         heads: of its experts; it is padded to K, the most of them.
         total: heads that are read: of all experts up to its last one, where nothing is controlled.
         first: whether it is expert 1, a plain transformer.
-        settled: heads that its task attention blocks read.
+        chosen: heads that its task attention blocks read.
     """
     width, ratio, depth = network.head_width, network.ratio, network.depth
     size, most, real = len(heads), max(heads), sum(heads)
@@ -189,14 +189,14 @@ def bank_macs(
     class_attention = network.readout == "class_attention"
     joint, lateral = variant.joint and not first, variant.lateral and not first
     each = variant.projections == "each"
-    in_the_open = not first and (variant.entropy is not None or variant.mass != "free")
+    unfused = not first and (variant.entropy is not None or variant.mass != "free")
     alike = variant.weights == "uniform" or (variant.weights == "means" and most == 1)
     found = size * seen.patches * seen.values * channels  # patch embedding
     for layer in range(depth):
         reads_out = class_attention and layer == depth - 1
         tokens = seen.patches + (not class_attention or reads_out)
         asking = 1 if reads_out else tokens
-        gated = network.spatial == "gpsa" and layer < depth - 1 and not in_the_open
+        gated = network.spatial == "gpsa" and layer < depth - 1 and not unfused
         if lateral:
             found += size * tokens * total * width * channels
         if reads_out and joint:  # query and value maps; scores and mixture over the patches of all heads
@@ -216,14 +216,14 @@ def bank_macs(
             if first or not task:
                 found += size * asking * most * a * most * b
                 continue
-            found += asking * size * settled * a * b  # one product, or values projected once
+            found += asking * size * chosen * a * b  # one product, or values projected once
             if alike:
                 continue
-            found += asking * padded * settled * b  # a @ b_v
+            found += asking * padded * chosen * b  # a @ b_v
             if variant.weights == "learned":
-                found += asking * (padded * a**2 + real * a * settled)  # queries, scores
+                found += asking * (padded * a**2 + real * a * chosen)  # queries, scores
             if most > 1 or a > b:
-                found += asking * padded * settled * b  # and mixed
+                found += asking * padded * chosen * b  # and mixed
     return found
 
 
@@ -235,7 +235,7 @@ def experts_flops(
     if variant.controls:  # one expert at a time
         alone = [
             bank_macs(network, variant, heads[t : t + 1], variant.heads_read(heads[: t + 1]), seen, t == 0,
-                      variant.settled(heads[: t + 1]))
+                      variant.heads_read_most(heads[: t + 1]))
             for t in range(len(heads))
         ]  # fmt: skip
         return list(literal), [2 * macs for macs in itertools.accumulate(alone)]
@@ -256,7 +256,7 @@ def normal_flops(network: Network, variant: Variant, heads: Sequence[int], seen:
 def parameters(network: Network, variant: Variant, heads: Sequence[int], seen: Images) -> int:
     """Parameters of the last of experts with these ``heads``."""
     width, ratio, later, own = network.head_width, network.ratio, len(heads) > 1, heads[-1]
-    everyone, settled = variant.heads_read(heads), variant.settled(heads)
+    everyone, chosen = variant.heads_read(heads), variant.heads_read_most(heads)
     others = {"all": len(heads) - 1, "own": 0}.get(variant.experts, 1)  # experts
     channels = width * own
     attention = width if later and variant.joint else channels
@@ -267,7 +267,7 @@ def parameters(network: Network, variant: Variant, heads: Sequence[int], seen: I
         found += 2 * others * width**2 * (later and variant.projections == "each")
         for task, a, b in ((variant.task1, width, ratio * width), (variant.task2, ratio * width, width)):
             maps = 2 * a**2 * (variant.weights == "learned")
-            found += maps + settled * (a + 1) * b + own if later and task else own * (own * a + 1) * b
+            found += maps + chosen * (a + 1) * b + own if later and task else own * (own * a + 1) * b
         found += 2 * ratio * channels * network.hidden_norm
         found += everyone * width * channels * (later and variant.lateral)
     return found
@@ -286,8 +286,8 @@ def rows(
     literal, normal = experts_flops(network, variant, heads, seen)
     ends = list(itertools.accumulate(heads))
     weights = [parameters(network, variant, heads[:number], seen) for number in range(1, len(heads) + 1)]
-    # a warm-up trains all that is fixed in part behind it
-    first = dataclasses.replace(variant, most=None, weights="learned") if variant.settles else variant
+    # a warm-up trains all that is restricted behind it
+    first = dataclasses.replace(variant, most=None, weights="learned") if variant.restricts_task_attention else variant
     trained = [parameters(network, first, heads[:number], seen) for number in range(1, len(heads) + 1)]
     so_far = list(itertools.accumulate(weights))
     found: list[dict[str, Any]] = []

@@ -14,27 +14,27 @@ from dne_lab.core.errors import LabError
 from dne_lab.core.schema import OneOf, build, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import BASE, Cached, Method, Stage
-from dne_lab.models import literal, variants
+from dne_lab.models import controls, literal, variants
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.variants import Variant
 
-WARM_UP = 4  # the part of the epochs, one in so many, before task attention is fixed in part
+WARM_UP = 4  # the part of the epochs, one in so many, before task attention is restricted
 CACHED_BYTES = 2**29  # of what frozen experts compute for the images of a stage; beyond that they run in every step
 
 
 @settings
-class Controls:
+class VariantOptions:
     """Columns of `Variant` that a run sets for itself; None: as the method's variant has it."""
 
     reads: Annotated[str, OneOf(variants.READS)] | None = None
     mixes: Annotated[str, OneOf(variants.MIXES)] | None = None
-    experts: Annotated[str, OneOf(variants.EXPERTS)] | None = None
+    experts: Annotated[str, OneOf(controls.EXPERTS)] | None = None
     most: Annotated[int, Field(ge=0, le=10**6)] | None = None
-    weights: Annotated[str, OneOf(variants.WEIGHTS)] | None = None
-    masked: Annotated[str, OneOf(variants.GROUPS)] | None = None
-    mass: Annotated[str, OneOf(variants.MASS)] | None = None
-    pictures: Annotated[str, OneOf(variants.PICTURES)] | None = None
-    projections: Annotated[str, OneOf(variants.PROJECTIONS)] | None = None
+    weights: Annotated[str, OneOf(controls.WEIGHTS)] | None = None
+    masked: Annotated[str, OneOf(controls.GROUPS)] | None = None
+    mass: Annotated[str, OneOf(controls.MASS)] | None = None
+    pictures: Annotated[str, OneOf(controls.PICTURES)] | None = None
+    projections: Annotated[str, OneOf(controls.PROJECTIONS)] | None = None
     temperature: Annotated[float, Field(gt=0, le=10**6)] | None = None
     entropy: Annotated[float, Field(gt=0, le=1)] | None = None
 
@@ -43,7 +43,7 @@ class Expansion(Method):
     """Learns each task with a new expert under the paper's objective; a subclass names the variant.
 
     Stage "stem" of task 1, with a convolutional stem: its cross entropy on the classes of task 1, nothing else.
-    Stage "warm-up" from task 2 on, where a control fixes task attention in part: as "learn", at a constant rate, for
+    Stage "warm-up" from task 2 on, where a control restricts task attention: as "learn", at a constant rate, for
     the first quarter of its epochs; "learn" goes on with its optimiser, but the parameters of task attention are new
     ones then, whose moments start at zero.
     Stage "learn": (1 - l) classification + l KL to the old logits + 0.1 task expertise, l = old / (old + new) classes;
@@ -52,7 +52,7 @@ class Expansion(Method):
 
     variant: ClassVar[Variant] = variants.IA
     shares_first_task: ClassVar[bool] = True
-    Options: ClassVar[type] = Controls
+    Options: ClassVar[type] = VariantOptions
     training_only: ClassVar[tuple[str, ...]] = ("model.teacher", "model.expertise", "model.stem.classifier")
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
@@ -94,7 +94,7 @@ class Expansion(Method):
             else []
         )
         stages = super().stages(task)
-        if self.model.variant.settles and task.number > 1:
+        if self.model.variant.restricts_task_attention and task.number > 1:
             learn, *rest = stages
             first = max(1, learn.recipe.epochs // WARM_UP)
             left = max(0, learn.recipe.epochs - first)
@@ -110,8 +110,8 @@ class Expansion(Method):
         """The stem alone in "stem"; a new expert for "learn" or "warm-up"; the classifier alone trains in "tune"."""
         if stage.name == "stem":
             self.model.learn_stem(self._base)
-        elif stage.name == "learn" and self.model.variant.settles and task.number > 1:
-            self.model.settle()
+        elif stage.name == "learn" and self.model.variant.restricts_task_attention and task.number > 1:
+            self.model.restrict_task_attention()
         elif stage.name in ("learn", "warm-up"):
             self.model.expand(self.config.network.heads_of(task.number), len(task.new))
         else:
@@ -131,8 +131,8 @@ class Expansion(Method):
             first, *rest = list(batches)
             self.model.show(torch.cat([first.images, *(b.images for b in rest)]))
             batches = iter([first, *rest])
-        if task.number > 1 and stage.name == "learn" and self.model.variant.settles:
-            self.model.look(b.images for b in batches)
+        if task.number > 1 and stage.name == "learn" and self.model.variant.restricts_task_attention:
+            self.model.choose_most_read(b.images for b in batches)
 
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
         """Without augmentation what frozen experts compute is computed once: in stage 2, where the classifier alone

@@ -68,7 +68,7 @@ class AttentionPoint(nn.Module):
         rest = self.weights.forward(scores[count:], axes, position, gate)
         return torch.cat([self.weights(scores[:count], axes, position, gate), rest])
 
-    def in_the_open(self, bank: Bank) -> bool:
+    def unfused(self, bank: Bank) -> bool:
         """Whether the probabilities are computed, so that hooks hear them; else they stay in a fused kernel."""
         return self.weights.listens_to(bank.numbers)
 
@@ -108,7 +108,7 @@ class SpatialAttention(AttentionPoint):
         qkv = product(x, w.qkv.flatten(1, 2).mT).unflatten(-1, (3, heads, -1))  # (E, B, n, 3, K, D)
         q, k, v = qkv.permute(3, 1, 0, 4, 2, 5).flatten(2, 3).unbind()  # (B, E x K, n, D) each
         scale = self.scale(bank)
-        if self.in_the_open(bank):
+        if self.unfused(bank):
             q, k, v = (keep_real(part, bank, 1) for part in (q, k, v))
             scores = q @ k.mT * scale
             axes = self.axes("b h p kp", bank)
@@ -142,7 +142,7 @@ class JointAttention(AttentionPoint):
         sum of its rows (without axes where it is 1)."""
         batch, heads, n, width = q.shape
         scale = self.scale(bank)
-        if self.in_the_open(bank):
+        if self.unfused(bank):
             q = keep_real(q, bank, 1)
             scores = torch.einsum("bhpd,bjkd->bhpjk", q, keys) * scale  # (B, h, n, H, n)
             axes = self.axes("b h p kh kp", bank, reads_all=True, read=w.read)
@@ -216,7 +216,7 @@ class TaskAttention(AttentionPoint):
         keys = context.parts(self.kind, own, 2) if w.read is None else context.read(self.kind, own, 2, w.read)
         if w.w_qk is None:
             assert w.fixed is not None
-            if len(w.fixed) == 1 and not self.in_the_open(bank):
+            if len(w.fixed) == 1 and not self.unfused(bank):
                 return _alike(keys, w)
             joined = w.fixed.log().expand(batch, n, z.shape[3], -1)  # their softmax gives them back
         else:

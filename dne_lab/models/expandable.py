@@ -14,7 +14,7 @@ from dne_lab.models.attention import AttentionWeights, Axes
 from dne_lab.models.bank import Bank, Context, build, linear, norm
 from dne_lab.models.block import Block
 from dne_lab.models.classifier import ExpandableClassifier
-from dne_lab.models.controls import points
+from dne_lab.models.controlled_attention import points
 from dne_lab.models.expert import Expert, ModulesOf, Place, TaskAttentionParameters, small_linear
 from dne_lab.models.image_model import ImageModel, cut, patch_grid
 from dne_lab.models.stem import ConvStem
@@ -72,7 +72,7 @@ class ExpandableViT(ImageModel):
         self.teacher: ExpandableClassifier | None = None
         self.expertise: nn.Linear | None = None
         self.register_buffer("pictures", None)
-        self._before: dict[tuple[int, str], TaskAttentionParameters] = {}  # of the newest expert, before `settle`
+        self._unrestricted: dict[tuple[int, str], TaskAttentionParameters] = {}  # of the newest expert
         self._banks: tuple[tuple[Any, ...], list[Bank]] | None = None
         self._banks_of: list[Tensor] = []
 
@@ -108,7 +108,7 @@ class ExpandableViT(ImageModel):
             self.expertise = small_linear(width, classes + 1)
             if self.variant.pictures != "same" and self.pictures is None:
                 self.pictures = torch.zeros((PICTURES, *self.shape), dtype=torch.uint8)
-        self._before = {}
+        self._unrestricted = {}
         self.experts.append(Expert(self.network, self.variant, place))
         self._grow(classes, width)
 
@@ -118,18 +118,19 @@ class ExpandableViT(ImageModel):
         chosen = torch.arange(PICTURES, device=images.device) * len(images) // PICTURES
         self.pictures.copy_(images[chosen])
 
-    def settle(self) -> None:
-        """Task attention of the newest expert is fixed in part, as ``variant.most`` and ``variant.weights`` say; in
-        which part follows from data: `look`. Structure only."""
+    def restrict_task_attention(self) -> None:
+        """Task attention of the newest expert is restricted to what ``variant.most`` and ``variant.weights`` say; to
+        which heads and weights follows from data: `choose_most_read`. Structure only."""
         for layer, block in enumerate(self.experts[-1].blocks):
             for name, tab in block.task_attention.items():
-                self._before[layer, name] = tab
-                setattr(block, name, tab.settled(self.variant.most, self.variant.weights))
+                self._unrestricted[layer, name] = tab
+                setattr(block, name, tab.restricted(self.variant.most, self.variant.weights))
 
     @torch.no_grad()
-    def look(self, batches: Iterable[Tensor]) -> None:
-        """After `settle`: what the newest expert read most until then, over (B, C, H, W) uint8 images."""
-        blocks, before = self.experts[-1].blocks, self._before
+    def choose_most_read(self, batches: Iterable[Tensor]) -> None:
+        """After `restrict_task_attention`: the newest expert's task attention takes over what it read most until then,
+        over (B, C, H, W) uint8 images."""
+        blocks, before = self.experts[-1].blocks, self._unrestricted
         after = {(layer, name): blocks[layer].task_attention[name] for layer, name in before}
         for (layer, name), tab in before.items():
             setattr(blocks[layer], name, tab)
@@ -140,8 +141,8 @@ class ExpandableViT(ImageModel):
             for (layer, name), tab in after.items():
                 setattr(blocks[layer], name, tab)
         for place, tab in after.items():
-            tab.settle(before[place], mass[place])
-        self._before = {}
+            tab.take_over(before[place], mass[place])
+        self._unrestricted = {}
 
     @torch.no_grad()
     def mean_task_attention(self, batches: Iterable[Tensor]) -> dict[tuple[int, str], Tensor]:
@@ -361,7 +362,7 @@ class ExpandableViT(ImageModel):
             **state,
             "_banks": None,
             "_banks_of": [],
-            "_before": {},
+            "_unrestricted": {},
         }  # prepared products are no state: a copy prepares its own
 
 

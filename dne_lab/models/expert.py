@@ -151,9 +151,9 @@ class TaskAttentionParameters(nn.Module):
             return None
         return torch.full_like(self.b_v[:, 0], 1 / len(self.w_v))[None] if self.means is None else self.means
 
-    def settled(self, most: int | None, weights: str) -> "TaskAttentionParameters":
+    def restricted(self, most: int | None, weights: str) -> "TaskAttentionParameters":
         """A copy that reads its own heads and ``most`` others (None: as many as now), with weights "learned",
-        "uniform" or "means"; which others and what means, `settle` says."""
+        "uniform" or "means"; which others and what means, `take_over` says."""
         made = copy.deepcopy(self)
         own = len(self.scale)
         others = len(self.w_v) - own
@@ -170,8 +170,8 @@ class TaskAttentionParameters(nn.Module):
         return made
 
     @torch.no_grad()
-    def settle(self, before: "TaskAttentionParameters", mass: Tensor) -> None:
-        """Takes over from what it was before `settled` the heads that were read most.
+    def take_over(self, before: "TaskAttentionParameters", mass: Tensor) -> None:
+        """Takes over from what it was before `restricted` the heads that were read most.
 
         Args:
             mass: (H_t, H before) mean attention over images, patches and nothing else.

@@ -1,8 +1,8 @@
 """The same function as `ExpandableViT`, computed as the equations are written: the oracle and the yardstick of cost.
 
-Expert by expert, keys and values projected, one linear map per head, scores and probabilities in the open, nothing
-cached or batched. It reads the parameters of an `ExpandableViT` and has no hook points. What a `Variant` controls
-beside the paper's ideas is asked of `literal_controls`.
+Expert by expert, keys and values projected, one linear map per head, nothing fused, cached or batched. It reads the
+parameters of an `ExpandableViT` and has no hook points. What a `Variant` controls beside the paper's ideas is asked of
+`literal_controls`.
 """
 
 import functools
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dne_lab.models import literal_controls as controls
+from dne_lab.models import literal_controls
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.expert import (
@@ -99,19 +99,19 @@ def block(model: ExpandableViT, experts: list[Expert], layer: int, x: list[Tenso
     before = x
     x = [
         # (B, n, H, D) -> (B, n, H x D), times (H x D, C_t)
-        r if b.lateral is None else controls.read(_cut(before[: t + 1], width), e.read).flatten(2) @ b.lateral
+        r if b.lateral is None else literal_controls.read(_cut(before[: t + 1], width), e.read).flatten(2) @ b.lateral
         for t, (e, b, r) in enumerate(zip(experts, blocks, x, strict=True))
     ]
     s = []
     for t, (e, b, r) in enumerate(zip(experts, blocks, x, strict=True)):
         if b.joint and e.controlled:
-            branch = controls.joint(model, e, b, x[: t + 1], reads_out)
+            branch = literal_controls.joint(model, e, b, x[: t + 1], reads_out)
         elif b.joint:
             branch = _joint(b, r, x[: t + 1], width, model.grid, reads_out)
         elif reads_out:
             branch = _class(b.attention, b.norm1(r), width)
         else:
-            weigh = functools.partial(controls.own_patches, model.variant) if e.controlled else _softmax
+            weigh = functools.partial(literal_controls.own_patches, model.variant) if e.controlled else _softmax
             branch = _spatial(b.attention, b.norm1(r), width, model.grid, weigh)
         s.append((r[:, :1] if reads_out else r) + branch)
     z = [_heads(b.norm2(r), width) for b, r in zip(blocks, s, strict=True)]
@@ -195,9 +195,9 @@ def _mix(layer: torch.nn.Module, z: list[Tensor]) -> Tensor:
     """An MLP layer on the expert's own heads ``z[-1]``, or eq. 19-23 on the heads of all experts (B, n, H_j, D_in)."""
     if not isinstance(layer, TaskAttentionParameters):
         return layer(z[-1].flatten(2))  # (B, n, H_t x D_in)
-    heads = controls.read(z, layer.read)
+    heads = literal_controls.read(z, layer.read)
     if layer.w_q is None or layer.w_k is None:
-        a = controls.fixed_weights(layer).expand(*heads.shape[:2], -1, -1)  # (B, n, H_t, H)
+        a = literal_controls.fixed_weights(layer).expand(*heads.shape[:2], -1, -1)  # (B, n, H_t, H)
     else:
         q, k = z[-1] @ layer.w_q, heads @ layer.w_k
         a = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (B, n, H_t, H)

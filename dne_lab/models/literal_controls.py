@@ -1,6 +1,6 @@
-"""The controls of a `Variant` as they are defined, query head by query head: the oracle of `controls`.
+"""The controls of a `Variant` as they are defined, query head by query head: the oracle of `controlled_attention`.
 
-It shares with the normal path the parameters and what brings a row to an entropy (`controls.at_entropy`), nothing else.
+It shares with the normal path the parameters and what brings a row to an entropy (`at_entropy`), nothing else.
 """
 
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dne_lab.models.controls import at_entropy
+from dne_lab.models.controlled_attention import at_entropy
 from dne_lab.models.expert import Expert, ExpertBlock, TaskAttentionParameters, position_probabilities
 from dne_lab.models.variants import Variant
 

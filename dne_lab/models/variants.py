@@ -1,29 +1,17 @@
-"""The one switch: a variant is a row of a table, and the rows differ by the paper's ideas and nothing else.
+"""The one switch: a variant is a row of a table, and the rows differ by the paper's ideas and nothing else."""
 
-Behind the two columns of the paper stand those of controls: what would have to be so if a claim of the paper were true,
-each a value of one more column. The published rows leave them all as they are.
-"""
+from dataclasses import dataclass
 
-import dataclasses
-import math
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
-from typing import Any
-
-from dne_lab.core.errors import LabError, shown, unknown
+from dne_lab.core.errors import unknown
+from dne_lab.models.controls import PLAIN, Controls
 
 READS = ("own", "all")
 MIXES = ("mlp", "task", "task1", "task2", "linear")
-EXPERTS = ("all", "first", "previous", "own")
-WEIGHTS = ("learned", "uniform", "means")
-GROUPS = ("none", "SPDH", "DPDH", "both")
-MASS = ("free", "ia")
-PICTURES = ("same", "shuffled", "own")
-PROJECTIONS = ("shared", "each")
+COLUMNS = ("reads", "mixes", *PLAIN)
 
 
-@dataclass(frozen=True)
-class Variant:
+@dataclass(frozen=True, repr=False)
+class Variant(Controls):
     """How expert t >= 2 is connected to the experts before it. Expert 1 is a plain transformer in every variant.
 
     ``reads``: the keys of spatial attention are the expert's own patches ("own", eq. 12) or every patch of every head
@@ -31,98 +19,23 @@ class Variant:
     task attention blocks ("task", eq. 17-23), only the first or the second of them ("task1", "task2"), or an MLP behind
     a linear map of all experts' tokens in front of every block ("linear", eq. 11).
 
-    Controls, of whatever connects experts:
-
-    * ``experts``: beside itself an expert reads all earlier ones ("all"), expert 1 ("first"), the one before it
-      ("previous") or none ("own").
-    * ``most``: a task attention block reads its own heads and the m heads of other experts that it reads most, found
-      after a first quarter of the epochs, in which it reads all; None: all.
-    * ``weights`` of a task attention block: "learned" (eq. 19-21), "uniform" (A = 1/H, no queries and keys), "means"
-      (learned for a quarter of the epochs, then their means over the images, fixed).
-
-    Of attention over all experts' patches (reads = "all"):
-
-    * ``masked`` from the first step on: "SPDH" (same position, different head), "DPDH" (different position and head),
-      "both" or "none". A class token is one more position.
-    * ``mass`` = "ia": a row has the mass on its own position, over all heads, that the softmax over its own head alone
-      gives; how the mass is spread within the same and the other positions stays free.
-    * ``pictures``: other experts' tokens are of the "same" picture; of another one ("shuffled"); or in their place
-      stand the expert's own tokens of as many other pictures ("own"). In training these are others of the batch; a
-      frozen expert, and evaluation, read a few that are kept with the model.
-    * ``projections``: W_k and W_v are "shared" by all experts that are read, or "each" has its own.
-
-    Of attention between patches, of experts from 2 on: ``temperature`` divides the scores; ``entropy``, between 0 and
-    1, is what every row's entropy is brought to by a temperature of its own, as a share of the largest, log(keys). A
-    class token that is one more position (readout = "cls_token") is under both; class attention is under neither.
+    Further columns, by keyword, are those of `Controls`: what would have to be so if a claim of the paper were true.
+    The published rows leave them as they are.
     """
 
     name: str
     reads: str = "own"
     mixes: str = "mlp"
-    _: KW_ONLY
-    experts: str = "all"
-    most: int | None = None
-    weights: str = "learned"
-    masked: str = "none"
-    mass: str = "free"
-    pictures: str = "same"
-    projections: str = "shared"
-    temperature: float = 1.0
-    entropy: float | None = None
 
     def __post_init__(self) -> None:
-        for column, names in NAMES.items():
+        for column, names in (("reads", READS), ("mixes", MIXES)):
             if getattr(self, column) not in names:
                 raise unknown(f"Variant.{column}", getattr(self, column), names)
-        self._check_numbers()
-        if self.experts != "all":
-            self._needs("experts", self.connected, "reads = 'all' or a mixes that reads others (task, linear)")
-        for column in ("most", "weights"):
-            if column in self.controls:
-                self._needs(column, self.task1 or self.task2, "mixes = 'task', 'task1' or 'task2'")
-        for column in ("masked", "mass", "pictures", "projections"):
-            if column in self.controls:
-                self._needs(column, self.joint, "reads = 'all'")
-        for one, other in EXCLUSIVE:
-            if {one, other} <= self.controls.keys():
-                raise LabError(
-                    f"Variant.{one} = {getattr(self, one)!r} beside Variant.{other} = {getattr(self, other)!r}: both "
-                    "say where attention goes. Give one of them."
-                )
-        if self.pictures == "own" and self.projections == "each":
-            raise LabError(
-                "Variant.pictures = 'own': no other expert is read, so Variant.projections must be 'shared'."
-            )
-
-    def _check_numbers(self) -> None:
-        most, temperature, entropy = self.most, self.temperature, self.entropy
-        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 0):
-            raise LabError(f"Variant.most = {shown(most)}: must be a whole number of heads from 0, or None for all.")
-        if most is not None and self.experts != "all":
-            raise LabError(f"Variant.most = {most} chooses among all experts: Variant.experts must be 'all'.")
-        if most is not None and self.weights == "uniform":
-            raise LabError(f"Variant.most = {most}: nothing is read most under Variant.weights = 'uniform'.")
-        numbers = [value for value in (temperature, entropy) if value is not None]
-        if not all(isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in numbers):
-            raise LabError(
-                f"Variant.temperature = {shown(temperature)}, Variant.entropy = {shown(entropy)}: must be above 0 "
-                "(entropy: up to 1, or None)."
-            )
-        if entropy is not None and entropy > 1:
-            raise LabError(f"Variant.entropy = {entropy}: is a share of log(keys), above 0 and at most 1, or None.")
-
-    def _needs(self, column: str, there: bool, what: str) -> None:
-        if not there:
-            raise LabError(f"Variant.{column} = {getattr(self, column)!r} needs {what}.")
+        self.check(self.joint, self.task1 or self.task2, self.connected)
 
     def __repr__(self) -> str:
-        told = "".join(f", {column}={value!r}" for column, value in self.controls.items())
-        return f"Variant({self.name!r}, {self.reads!r}, {self.mixes!r}{told})"
-
-    @property
-    def controls(self) -> dict[str, Any]:
-        """The columns of controls that are not as in the published variants, with their values."""
-        return {name: getattr(self, name) for name, plain in PLAIN.items() if getattr(self, name) != plain}
+        controls = "".join(f", {column}={value!r}" for column, value in self.controls.items())
+        return f"Variant({self.name!r}, {self.reads!r}, {self.mixes!r}{controls})"
 
     @property
     def joint(self) -> bool:
@@ -149,36 +62,6 @@ class Variant:
         """Whether any expert reads another one."""
         return self.joint or self.mixes != "mlp"
 
-    @property
-    def settles(self) -> bool:
-        """Whether task attention is fixed in part once a first quarter of the epochs has shown what it reads."""
-        return self.most is not None or self.weights == "means"
-
-    def read(self, heads: Sequence[int]) -> tuple[int, ...] | None:
-        """Of the last of experts with these ``heads``: places of the earlier heads that it reads; None for all."""
-        if self.experts == "all" or len(heads) < 2:
-            return None
-        ends = {"first": (0, heads[0]), "previous": (sum(heads[:-2]), sum(heads[:-1])), "own": (0, 0)}
-        return tuple(range(*ends[self.experts]))
-
-    def heads_read(self, heads: Sequence[int]) -> int:
-        """How many heads the last of experts with these ``heads`` reads where all of ``experts`` are read."""
-        read = self.read(heads)
-        return sum(heads) if read is None else len(read) + heads[-1]
-
-    def settled(self, heads: Sequence[int]) -> int:
-        """`heads_read` of task attention once ``most`` has chosen."""
-        everyone = self.heads_read(heads)
-        return everyone if self.most is None else min(everyone, self.most + heads[-1])
-
-
-NAMES = {
-    "reads": READS, "mixes": MIXES, "experts": EXPERTS, "weights": WEIGHTS, "masked": GROUPS, "mass": MASS,
-    "pictures": PICTURES, "projections": PROJECTIONS,
-}  # fmt: skip
-EXCLUSIVE = (("mass", "masked"), ("mass", "entropy"), ("temperature", "entropy"))
-PLAIN = {field.name: field.default for field in dataclasses.fields(Variant) if field.kw_only}
-COLUMNS = ("reads", "mixes", *PLAIN)
 
 IA = Variant("ia", "own", "mlp")
 STA = Variant("sta", "all", "mlp")

@@ -78,7 +78,7 @@ def place(
         return
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(axes.get_ylim())
-    figure.draw_without_rendering()  # the layout settles
+    figure.draw_without_rendering()  # the layout is then final
     left, bottom, right, top = np.array(axes.bbox.extents) * 72 / figure.dpi
     found = offsets(tags, lambda at: _points(axes, at), (left, bottom, right, top), lines, size)
     for tag, right, up, far in found:

@@ -12,7 +12,7 @@ from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.methods.base import title_of
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.marks import Axis, Drawing, Mark, Points, around, logarithmic, one
+from dne_lab.plots.marks import Axis, Drawing, Points, around, logarithmic, one
 from dne_lab.plots.series import NO_RECORD, over, scale, seeds
 from dne_lab.plots.style import solid, style
 
@@ -92,10 +92,15 @@ def _plain(record: Record, methods: Sequence[str]) -> str | None:
     return title(record) if record.method in methods else None
 
 
-def main_stream(records: Sequence[Record]) -> list[int]:
-    """50 + 10 x 5 where a record has it, else the tasks of most records; joint models are not asked."""
-    streams = [record.tasks for record in records if not record.joint] or [list(FIRST_STREAM)]
-    return list(FIRST_STREAM) if list(FIRST_STREAM) in streams else max(streams, key=streams.count)
+def of_main_stream(records: Iterable[Record]) -> tuple[list[Record], list[int]]:
+    """The finished records on 50 + 10 x 5 classes, or where there is none on the tasks of most of them; and the tasks.
+
+    Joint models and runs on validation images are left out.
+    """
+    tested = [r for r in records if r.finished and not r.validation and not r.joint]
+    streams = [record.tasks for record in tested] or [list(FIRST_STREAM)]
+    tasks = list(FIRST_STREAM) if list(FIRST_STREAM) in streams else max(streams, key=streams.count)
+    return [record for record in tested if record.tasks == tasks], tasks
 
 
 def _tradeoff(
@@ -108,10 +113,8 @@ def _tradeoff(
 ) -> Figure:
     import pandas as pd
 
-    tested = [r for r in records if r.finished and not r.validation and not r.joint]
-    named = [r for r in tested if paper.dataset_of(r) == dataset and label(r)]
-    tasks = main_stream(named)
-    made = groups([record for record in named if record.tasks == tasks])
+    chosen, tasks = of_main_stream(r for r in records if paper.dataset_of(r) == dataset and label(r))
+    made = groups(chosen)
     names = [str(label(group.first)) for group in made]
     rows = [_ours(group, _unique(group, names, text)) for group, text in zip(made, names, strict=True)]
     theirs = paper.rows(dataset) if tasks == list(FIRST_STREAM) else []
@@ -182,7 +185,7 @@ def _marks(table: "pd.DataFrame") -> Drawing:
     """A line per method: filled marks are ours, hollow ones printed."""
     small = table["F (G)"].max() < 0.1  # millions read better
     factor, unit = (1000.0, "MFLOPs") if small else (1.0, "GFLOPs")
-    marks: list[Mark] = []
+    marks: list[Points] = []
     ours: set[str] = set()
     for method, theirs, rows in _lines(table):
         name, y = title_of(method), rows["LA %"].to_numpy(float)
@@ -198,13 +201,17 @@ def _marks(table: "pd.DataFrame") -> Drawing:
     widths = "; bare numbers: channels of the first stage" if table["series"].str.contains(", width ").any() else ""
     title = f"F: {unit} of one image, literal path (2 x multiply-accumulate)\n"
     title += f"area of filled marks: parameters{widths}"
-    costs = [x for mark in marks if isinstance(mark, Points) for x in mark.x]
-    if logarithmic(costs, 12):
-        room = (max(costs) / min(costs)) ** 0.1
-        x = Axis(title, "log", low=min(costs) / room, high=max(costs) * room)
-    else:
-        x = Axis(title, low=0.0, high=1.15 * max(costs, default=1.0))
-    return one(marks, x, Axis("last accuracy (%)"))
+    return one(marks, _positive_axis(title, marks, 12, 0.15), Axis("last accuracy (%)"))
+
+
+def _positive_axis(title: str, marks: Sequence[Points], beyond: float, room: float) -> Axis:
+    """The x axis of marks: from 0 with ``room`` on the right (a part of the largest value), or a logarithmic one where
+    their values spread over more than a factor ``beyond``."""
+    values = [x for mark in marks for x in mark.x]
+    if logarithmic(values, beyond):
+        tenth = (max(values) / min(values)) ** 0.1
+        return Axis(title, "log", low=min(values) / tenth, high=max(values) * tenth)
+    return Axis(title, low=0.0, high=(1 + room) * max(values, default=1.0))
 
 
 # Accuracy at one budget of memory: the bytes of the final model and of its exemplars together.
@@ -219,9 +226,7 @@ def accuracy_over_bytes(records: Iterable[Record]) -> Figure:
     Args:
         records: of one data set; drawn are those on 50 + 10 x 5 classes, or else on the tasks of most of them.
     """
-    chosen = [r for r in records if r.finished and not r.validation and not r.joint]
-    tasks = main_stream(chosen)
-    chosen = [record for record in chosen if record.tasks == tasks]
+    chosen, tasks = of_main_stream(records)
     made = groups(chosen)
     table = by_budget(chosen).rename(columns={"method": "series", "id": "method"})
     what = f"{scale(chosen)}, {over(made)}" if made else "no record yet"
@@ -239,7 +244,7 @@ def _at(name: str, total: float) -> str:
 
 def _by_bytes(table: "pd.DataFrame") -> Drawing:
     """A line per method: its networks and budgets from small to large."""
-    marks: list[Any] = []
+    marks: list[Points] = []
     for name, rows in table.groupby("method", sort=False):
         method = str(name)
         rows = rows.sort_values("total (MB)", kind="stable")
@@ -250,11 +255,5 @@ def _by_bytes(table: "pd.DataFrame") -> Drawing:
         x, y = rows["total (MB)"].tolist(), rows["LA"].tolist()
         ends = around(y, rows["LA +-"])
         marks.append(Points(title_of(method), x, y, solid(style(method)), "-", notes=notes, width=0.9, **ends))
-    totals = [x for mark in marks for x in mark.x]
     title = "bytes of the final model (4 per parameter) and of its exemplars, in MB (10^6)"
-    if logarithmic(totals, 4):
-        room = (max(totals) / min(totals)) ** 0.1
-        x_axis = Axis(title, "log", low=min(totals) / room, high=max(totals) * room)
-    else:
-        x_axis = Axis(title, low=0.0, high=1.1 * max(totals, default=1.0))
-    return one(marks, x_axis, Axis("last accuracy (%)"))
+    return one(marks, _positive_axis(title, marks, 4, 0.1), Axis("last accuracy (%)"))

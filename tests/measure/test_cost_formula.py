@@ -83,7 +83,7 @@ def test_a_thousand_tasks_take_two_seconds() -> None:
 
 
 @pytest.mark.parametrize("style", STYLES, ids=tiny.names)
-@pytest.mark.parametrize("variant", [*controlled.CONTROLS, *controlled.SETTLING], ids=tiny.names)
+@pytest.mark.parametrize("variant", [*controlled.CONTROLS, *controlled.RESTRICTING], ids=tiny.names)
 def test_every_control(variant: tiny.Variant, style: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Method, "registry", dict(Method.registry))
     type("Mine", (Expansion,), {"name": "mine", "variant": variant, "__module__": "notebook"})

@@ -15,8 +15,9 @@ from torch import Tensor
 from dne_lab.analysis.connections import connections
 from dne_lab.analysis.probe import probe
 from dne_lab.core.errors import LabError
-from dne_lab.models import controls, literal
+from dne_lab.models import literal
 from dne_lab.models.attention import AttentionWeights
+from dne_lab.models.controlled_attention import at_entropy
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA, Variant
 
@@ -175,12 +176,12 @@ def test_the_gradient_keeps_the_entropy(scale: float) -> None:
     scores = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * scale
     scores[0, 2] = float("-inf")
     rest = scores[1:].requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: controls.at_entropy(x, 0.7), rest)
-    rows = controls.at_entropy(scores, 0.7)
+    assert torch.autograd.gradcheck(lambda x: at_entropy(x, 0.7), rest)
+    rows = at_entropy(scores, 0.7)
     assert rows[0, 2] == 0
     wanted = torch.tensor([6.0, 7.0, 7.0], dtype=torch.float64).log() * 0.7
     assert torch.allclose(-torch.xlogy(rows, rows).sum(-1), wanted)
-    equal = controls.at_entropy(torch.zeros(1, 5, requires_grad=True), 0.5)
+    equal = at_entropy(torch.zeros(1, 5, requires_grad=True), 0.5)
     assert torch.allclose(equal, torch.full((1, 5), 0.2))  # no temperature changes equal scores
 
 
@@ -254,18 +255,18 @@ def test_a_variant_that_cannot_be(columns: dict[str, Any], named: str) -> None:
         Variant("x", **columns)
 
 
-def settled(variant: Variant, **style: Any) -> tuple[ExpandableViT, ExpandableViT]:
-    """A model whose newest expert has been looked at and settled, and the model before."""
+def restricted(variant: Variant, **style: Any) -> tuple[ExpandableViT, ExpandableViT]:
+    """A model whose newest expert has chosen what it reads most, and the model before."""
     model, before = (tiny.model(Variant("b", variant.reads, variant.mixes), (3, 1, 2), **style) for _ in range(2))
     model.variant = variant
-    model.settle()
-    model.look([tiny.images(6)])
+    model.restrict_task_attention()
+    model.choose_most_read([tiny.images(6)])
     return model, before
 
 
-@pytest.mark.parametrize("variant", controlled.SETTLING, ids=tiny.names)
-def test_what_is_settled_follows_from_what_was_read(variant: Variant) -> None:
-    model, before = settled(variant, **tiny.AUTHORS)
+@pytest.mark.parametrize("variant", controlled.RESTRICTING, ids=tiny.names)
+def test_what_task_attention_is_restricted_to_follows_from_what_was_read(variant: Variant) -> None:
+    model, before = restricted(variant, **tiny.AUTHORS)
     mass = before.mean_task_attention([tiny.images(6)])
     for (layer, name), seen in mass.items():
         tab = tiny.expert(model, 3).blocks[layer].task_attention[name]
