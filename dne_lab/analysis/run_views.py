@@ -1,6 +1,7 @@
 """Runs in a folder as they stand, also while they go on: records, curves, and the attention that was measured."""
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from dne_lab.analysis.decomposition import TRAINED, Decomposition
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import check_regular, inside
+from dne_lab.core.files import inside
 from dne_lab.measure.comparison import later_heads, title
 from dne_lab.measure.record import RUN_FIRST, Record, is_record, trees
-from dne_lab.training.run_folder import CURVES
+from dne_lab.training.run_folder import CURVES, read_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,18 +71,17 @@ def find(folder: Path, attention: Path | None = None) -> list[RunView]:
         own = file.name == "record.json"
         name = (file.parent if own else file.with_suffix("")).relative_to(folder).as_posix()
         curves = file.parent / CURVES
-        rows = read_curves(curves) if own and curves.exists() else ()
+        rows = read_curves(curves, record) if own and curves.exists() else ()
         views.append(RunView(name if name != "." else folder.name, record, rows, measured.get(record.id)))
     return views
 
 
-def read_curves(file: Path) -> tuple[Row, ...]:
-    """The rows of a curves.csv, numbers as numbers."""
-    check_regular(file)
+def read_curves(file: Path, record: Record) -> tuple[Row, ...]:
+    """The rows of the curves.csv beside a record, numbers as numbers."""
+    data = read_output(file, record)
     try:
-        with file.open(encoding="utf-8", newline="") as opened:
-            rows = list(csv.DictReader(opened, strict=True))
-    except (OSError, ValueError, csv.Error) as error:  # ValueError: no text
+        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
+    except (ValueError, csv.Error) as error:  # ValueError: no text
         raise LabError(
             f"{file} cannot be read as curves ({error}). Move it away: training on writes another."
         ) from error

@@ -252,7 +252,7 @@ def report(
     if measured:  # also of a run that has not finished its first task
         records = [record for record in records if record.seen_accuracy]
     if as_json and not measured:
-        print(json.dumps([r.to_dict() for r in records], indent=1))
+        print(json.dumps([r.content() for r in records], indent=1))
     elif records and not as_json:
         print(reporting.text(records, latex, columns), flush=True)
 

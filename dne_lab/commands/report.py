@@ -1,6 +1,5 @@
 """What records say: printed tables beside the paper's, and figures."""
 
-import dataclasses
 import json
 import math
 import re
@@ -33,7 +32,7 @@ def importable(name: str) -> bool:
 
 def tell(found: Sequence[Any], text: Callable[[Sequence[Any]], str], as_json: bool) -> None:
     """Prints records that have just been made (dataclasses), as JSON or as ``text`` has them."""
-    print(json.dumps([dataclasses.asdict(one) for one in found]) if as_json else text(found), flush=True)
+    print(json.dumps([one.content() for one in found]) if as_json else text(found), flush=True)
 
 
 def find(paths: Iterable[str | Path]) -> list[Record]:

@@ -17,9 +17,10 @@ from dne_lab.core.config import from_dict
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import LONGEST
 from dne_lab.core.schema import read_json
+from dne_lab.core.sealing import unsealed
 from dne_lab.data.datasets import open_source
 from dne_lab.measure import tables
-from dne_lab.measure.record import Record
+from dne_lab.measure.record import CLOCK, Record
 from dne_lab.methods import base
 from dne_lab.training import grid, run_list, sharing
 from dne_lab.training.distributed import Processes
@@ -52,7 +53,7 @@ def plan_again(file: Path, changes: list[str], seeds: list[int] | None, out: Pat
     except FileNotFoundError:
         raise LabError(f"--config {file}: no such file. Give a run's config.json or record.json.") from None
     if isinstance(tree, dict) and isinstance(tree.get("config"), dict):  # a record
-        tree = tree["config"]
+        tree = unsealed(tree, file, CLOCK)["config"]
     try:
         config = from_dict(tree)
     except LabError as error:
@@ -166,7 +167,7 @@ def go_on(
                 record = run.record
             records.append(record)
         if processes.first:
-            print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(plan, records))
+            print(json.dumps([r.content() for r in records], indent=1) if as_json else text(plan, records))
 
 
 LATER = 75  # the status that tells a queue to start the same command again (EX_TEMPFAIL)
@@ -207,7 +208,7 @@ def execute(runs: grid.Plan, as_json: bool, requeue: bool = False, **how: Any) -
         except RunsFailed as error:
             failure, records = error, error.records
         if Processes().first:
-            print(json.dumps([r.to_dict() for r in records], indent=1) if as_json else text(runs, records))
+            print(json.dumps([r.content() for r in records], indent=1) if as_json else text(runs, records))
         if failure is not None:
             raise failure
 

@@ -15,12 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from dne_lab.core.errors import LabError, shown
 from dne_lab.core.files import inside, write_text
 from dne_lab.core.schema import DamagedError, Like, document, load, plain, read_json
+from dne_lab.core.sealing import sealed, unsealed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-YOUNGER = ("data_sha256", "images_sha256", "data_changes", "task_sha256")  # left out where unknown
+YOUNGER = ("data_sha256", "images_sha256", "data_changes", "task_sha256", "curves_sha256", "predictions_sha256")
+CLOCK = "timing"  # sealed apart
 FORMAT = 1  # of record.json; raised when the meaning of a key changes
 RUN_FIRST = "Train one first, e.g. `dne-lab run dne --preset digits`, or name a folder that holds record.json files."
 
@@ -101,7 +103,8 @@ class Record:
     ``precision`` is "auto"). ``flops_training`` is what learning all tasks took
     (`measure.learning_cost`). ``data_sha256`` tells class names and images from others ("" if unknown),
     ``images_sha256`` does so whatever the order of the classes: only equal ones are averaged,
-    ``data_changes`` says where a run went on with changed data, ``task_sha256`` are the digests of its tasks' files.
+    ``data_changes`` says where a run went on with changed data, ``task_sha256`` are the digests of its tasks' files,
+    ``curves_sha256`` and ``predictions_sha256`` those of the two files beside it. The JSON file is `sealed`.
 
     Raises:
         LabError: rows, lists and summary values that contradict each other, or are no percentages.
@@ -147,6 +150,8 @@ class Record:
     images_sha256: Name = ""
     data_changes: list[dict[str, Any]] = field(default_factory=list)
     task_sha256: list[Name] = field(default_factory=list)
+    curves_sha256: Name = ""
+    predictions_sha256: Name = ""
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -187,6 +192,7 @@ class Record:
             raise LabError(
                 f"{path} is not a record: it lacks method and seen_accuracy. Name a run folder's record.json."
             )
+        tree = unsealed(tree, path, CLOCK)
         # Fields come and go with defaults; FORMAT changes when the meaning of one does.
         fields = dataclasses.fields(cls)
         needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
@@ -200,19 +206,23 @@ class Record:
             raise LabError(f"{path} is damaged: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dictionary, the content of the JSON file."""
+        """Plain nested dictionary; fields that older records lack are left out where they are unknown."""
         tree = dict(plain(dataclasses.asdict(self)))
         return {name: value for name, value in tree.items() if value or name not in YOUNGER}
+
+    def content(self) -> dict[str, Any]:
+        """What the JSON file holds: `to_dict` and the digest of it."""
+        return sealed(self.to_dict(), CLOCK)
 
     def without_timing(self) -> dict[str, Any]:
         """`to_dict` without what depends on the clock: equal for a run and its exact repetition."""
         tree = self.to_dict()
-        del tree["timing"]
+        del tree[CLOCK]
         return tree
 
     def write(self, path: str | Path) -> None:
         """Writes the JSON file, atomically."""
-        write_text(Path(path), json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        write_text(Path(path), json.dumps(self.content(), indent=1, allow_nan=False) + "\n")
 
     def table(self) -> "pd.DataFrame":
         """One row a finished task: task, classes, seen accuracy %, then the accuracy on each task (NaN: not seen)."""
@@ -389,10 +399,13 @@ class Measurement:
         """A file name that tells it from the others."""
         return self.run
 
+    def content(self) -> dict[str, Any]:
+        """What the JSON file holds: the fields and the digest of them."""
+        return sealed(plain(dataclasses.asdict(self)))  # type: ignore[call-overload]  # a subclass is a dataclass
+
     def write(self, path: Path) -> None:
         """Writes the JSON file, atomically."""
-        tree = dataclasses.asdict(self)  # type: ignore[call-overload]  # of a subclass, which is a dataclass
-        write_text(path, json.dumps(tree, separators=(",", ":"), allow_nan=False) + "\n")
+        write_text(path, json.dumps(self.content(), separators=(",", ":"), allow_nan=False) + "\n")
 
     @classmethod
     def among(cls, paths: str | Path | Iterable[str | Path]) -> list[Self]:
@@ -424,7 +437,7 @@ class Measurement:
                 f"{cls.format}). {cls.ADVICE}"
             )
         try:
-            return load(cls, tree)
+            return load(cls, unsealed(tree, file))
         except LabError as error:
             raise LabError(
                 f"{file}: {cls.kind} record that is damaged or of another version: {error} {cls.ADVICE}"

@@ -19,7 +19,17 @@ from dne_lab.core.errors import LabError
 from dne_lab.core.files import absolute, check_regular, check_unpacked, shown, write_bytes, write_text
 from dne_lab.measure.record import Record
 from dne_lab.training import run_folder
-from dne_lab.training.run_folder import CONFIG, CURVES, DATA, LAST, PREDICTIONS, RECORD, read_config, task_file
+from dne_lab.training.run_folder import (
+    CONFIG,
+    CURVES,
+    DATA,
+    LAST,
+    PREDICTIONS,
+    RECORD,
+    read_config,
+    read_output,
+    task_file,
+)
 
 # A finished model in one safetensors file: weights, and in its header the configuration and the record.
 
@@ -171,7 +181,8 @@ def export(run: str | Path, file: str | Path, force: bool = False) -> Path:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as packed:
         for name in names:
-            content = (folder / name).read_bytes()
+            output = name in (CURVES, PREDICTIONS)
+            content = read_output(folder / name, record) if output else (folder / name).read_bytes()
             if name == CONFIG and config.data.path is not None:  # an archive may lie anywhere
                 content = (json.dumps(config.to_dict(), indent=1) + "\n").encode()
             packed.writestr(zipfile.ZipInfo(name, MOMENT), content)

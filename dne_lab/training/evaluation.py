@@ -14,6 +14,7 @@ import torch
 
 from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
+from dne_lab.core.sealing import sha256
 from dne_lab.data.identity import data_sha256, images_sha256
 from dne_lab.data.memory import herd
 from dne_lab.data.stream import Task
@@ -23,6 +24,7 @@ from dne_lab.methods.base import Method
 from dne_lab.training import step
 from dne_lab.training.distributed import Processes
 from dne_lab.training.position import Cursor, Position
+from dne_lab.training.run_folder import curves_file, predictions_file
 from dne_lab.training.state import RunState
 
 Check = Callable[[], None]  # called between batches: raises what has arrived, such as Ctrl-C
@@ -107,6 +109,8 @@ def record_of(state: RunState) -> Record:
         images_sha256=images_sha256(stream),
         data_changes=[dict(change) for change in position.data_changes],
         task_sha256=list(position.task_sha256),
+        curves_sha256=sha256(curves_file(position.curves)),
+        predictions_sha256=sha256(predictions_file(state.predictions)),
     )
 
 

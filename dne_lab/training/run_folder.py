@@ -20,8 +20,9 @@ from torch import Tensor
 
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import absolute, check_regular, shown, write_bytes, write_text
+from dne_lab.core.files import absolute, check_regular, check_unpacked, shown, write_bytes, write_text
 from dne_lab.core.schema import parse, read_json
+from dne_lab.core.sealing import sha256
 from dne_lab.data.identity import Images
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure.record import Record
@@ -300,9 +301,7 @@ class RunFolder:
         if self.path is None:
             return
         self.check_still_there()
-        buffer = io.BytesIO()
-        np.savez(buffer, **predictions)  # type: ignore[arg-type]
-        for name, data in ((PREDICTIONS, buffer.getvalue()), (CURVES, curves_text(curves).encode())):
+        for name, data in ((PREDICTIONS, predictions_file(predictions)), (CURVES, curves_file(curves))):
             path = self.path / name
             if not path.is_file() or path.read_bytes() != data:
                 write_bytes(path, data)
@@ -328,13 +327,16 @@ class RunFolder:
         """What `write_outputs` wrote."""
         assert self.path is not None
         record = Record.from_json(self.path / RECORD)
-        for name in (PREDICTIONS, CURVES):
-            check_regular(self.path / name)
+        packed = read_output(self.path / PREDICTIONS, record)
+        lines = read_output(self.path / CURVES, record)
         try:
-            with np.load(self.path / PREDICTIONS, allow_pickle=False) as file:
+            with zipfile.ZipFile(io.BytesIO(packed)) as parts:
+                check_unpacked(self.path / PREDICTIONS, (part.file_size for part in parts.infolist()))
+            with np.load(io.BytesIO(packed), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            with (self.path / CURVES).open(newline="", encoding="utf-8") as text:
-                rows = [_typed(row) for row in csv.DictReader(text)]
+            rows = [_typed(row) for row in csv.DictReader(io.StringIO(lines.decode("utf-8-sig"), newline=""))]
+        except LabError:
+            raise
         except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise LabError(f"{self.path}: {PREDICTIONS} or {CURVES} is missing or damaged ({error}).") from error
         return record, rows, arrays
@@ -344,14 +346,41 @@ def _unlike(here: Config, there: Config) -> list[str]:
     return differences(here.identity(), there.identity())
 
 
-def curves_text(curves: list[dict[str, Any]]) -> str:
-    """The curves as CSV: a row per epoch; a loss that a stage has not is left blank."""
+def predictions_file(predictions: Arrays) -> bytes:
+    """The content of predictions.npz; the same arrays make the same bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **predictions)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def read_output(path: Path, record: Record) -> bytes:
+    """The content of predictions.npz or curves.csv beside a record.
+
+    Raises:
+        LabError: missing; of a finished run also: not what it wrote. One that goes on may have been stopped between
+            these files and its record, and writes all of them again from its checkpoint.
+    """
+    check_regular(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LabError(f"{shown(path)} is missing or cannot be read: {error.strerror or error}.") from error
+    known = record.curves_sha256 if path.name == CURVES else record.predictions_sha256
+    if known and record.finished and sha256(data) != known:
+        again = f"move {RECORD} away and run the same command again: it writes both"
+        advice = again if path.with_name(LAST).exists() else "bring back a copy"
+        raise LabError(f"{shown(path)} is damaged: not what the run wrote (SHA-256). To mend it, {advice}.")
+    return data
+
+
+def curves_file(curves: list[dict[str, Any]]) -> bytes:
+    """The content of curves.csv: a row per epoch; a loss that a stage has not is left blank."""
     names = list(COLUMNS) + list(dict.fromkeys(name for row in curves for name in row if name not in COLUMNS))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(curves)
-    return text.getvalue()
+    return text.getvalue().encode()
 
 
 def _typed(row: dict[str, str]) -> dict[str, Any]:

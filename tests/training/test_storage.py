@@ -1,6 +1,7 @@
 """A run belongs to its data and to its folder: what is other is named, and nothing is written over."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import tiny_runs as tiny
 import torch
 from PIL import Image
 
+from dne_lab.analysis import run_views
 from dne_lab.commands import api as lab
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream, stream
@@ -141,7 +143,7 @@ def test_runs_of_before_there_were_digests_still_open(tree: Path, tmp_path: Path
     folder = tmp_path / "run"
     (folder / "data.safetensors").unlink()
     record = json.loads((folder / "record.json").read_text())
-    for name in ("data_sha256", "images_sha256", "task_sha256"):
+    for name in ("data_sha256", "images_sha256", "task_sha256", "curves_sha256", "predictions_sha256", "sha256"):
         del record[name]
     (folder / "record.json").write_text(json.dumps(record))
     for file in folder.glob("*.safetensors"):
@@ -267,6 +269,74 @@ def test_every_flipped_bit_of_a_checkpoint_is_seen_or_changes_nothing(tmp_path: 
             assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
             assert {name: told[name] for name in info} == info
     assert seen > 350
+
+
+def flipped(file: Path, draw: random.Random) -> bytes:
+    """The content of a file with one bit flipped, which is written there; gives what was there."""
+    right = file.read_bytes()
+    wrong, bit = bytearray(right), draw.randrange(8 * len(right))
+    wrong[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(bytes(wrong))
+    return right
+
+
+def test_every_flipped_bit_of_what_a_run_has_written_is_seen_or_changes_nothing(tmp_path: Path) -> None:
+    folder, draw = tmp_path / "run", random.Random(0)
+    tiny_run(folder).train()
+    run = RunFolder(folder)
+    record = run.read_outputs()[0]
+    archive.export(folder, right_zip := tmp_path / "right.zip")
+    seen = 0
+    for name in ("curves.csv", "predictions.npz", "record.json"):
+        for _ in range(60):
+            right = flipped(folder / name, draw)
+            try:
+                found = run.read_outputs()
+                (view,) = run_views.find(folder)
+                archive.export(folder, tmp_path / "wrong.zip", force=True)
+            except LabError as error:
+                assert name in str(error)
+                seen += 1
+            else:  # white space of the record
+                assert name == "record.json" and found[0] == record and view.record == record
+            (folder / name).write_bytes(right)
+    assert seen >= 120
+    archive.export(folder, tmp_path / "again.zip")
+    assert (tmp_path / "again.zip").read_bytes() == right_zip.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["curves.csv", "predictions.npz", "record.json"])
+def test_what_a_damaged_output_is_mended_by(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    tiny_run(folder).train()
+    right = {file: (folder / file).read_bytes() for file in ("curves.csv", "predictions.npz")}
+    record = tiny_run(folder).record
+    (folder / name).write_bytes((folder / name).read_bytes().replace(b"1", b"2", 1))
+    with pytest.raises(LabError, match=f"{name} is damaged"):
+        archive.export(folder, tmp_path / "run.zip")
+    if name == "curves.csv":
+        with pytest.raises(LabError, match=r"curves.csv is damaged.*move record.json away"):
+            run_views.find(folder)
+    (folder / "record.json").rename(tmp_path / "away.json")
+    tiny_run(folder).train()
+    assert {file: (folder / file).read_bytes() for file in right} == right
+    assert tiny_run(folder).record.without_timing() == record.without_timing()
+    archive.export(folder, tmp_path / "run.zip")
+
+
+def test_outputs_of_a_run_that_goes_on_may_be_ahead_of_its_record(tmp_path: Path) -> None:
+    """It was killed between the two: the curves are there, the record is the one before."""
+    folder = tmp_path / "run"
+    run = tiny_run(folder)
+    run.next_task()
+    record = (folder / "record.json").read_bytes()
+    run.train(seconds=0)
+    (folder / "curves.csv").write_text((folder / "curves.csv").read_text() + "2,a,1,0.5,1.5\n")
+    (folder / "record.json").write_bytes(record)
+    (view,) = run_views.find(folder)
+    assert not view.record.finished and view.curves[-1]["task"] == 2
+    tiny_run(folder).train()
+    assert run_views.find(folder)[0].record.finished
 
 
 def test_a_task_file_of_another_training_is_refused(tmp_path: Path) -> None:
