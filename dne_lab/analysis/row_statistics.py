@@ -226,7 +226,7 @@ class Accumulator:
 
     def add(self, attention: Tensor, axes: Axes) -> None:
         """Takes the map of one expert for the images of `begin`."""
-        made = self._plan(axes, tuple(attention.shape))
+        made = self.plan_of(axes, tuple(attention.shape))
         if made is None:
             return
         expert = axes.query_expert[0]
@@ -248,7 +248,8 @@ class Accumulator:
             for head, total in zip(axes.query_head, per_patch(attention, axes, made), strict=True):
                 _into(self.patches, (*where, head), total)
 
-    def _plan(self, axes: Axes, shape: tuple[int, ...]) -> Plan | None:
+    def plan_of(self, axes: Axes, shape: tuple[int, ...]) -> Plan | None:
+        """`plan` of these maps under this labelling; those used last are remembered."""
         key = (axes.layout, axes.query_expert, axes.query_head, axes.key_expert, axes.key_head, axes.grid, axes.classes)
         key = (*key, axes.masked, *shape[1:])  # type: ignore[assignment]
         if key not in self._plans:

@@ -279,11 +279,12 @@ def _luminance(colour: "NDArray[np.float64]") -> float:
 
 def _colour_bar(axes: "Axes", drawing: Drawing, places: list[list["Axes"]]) -> None:
     """One for all matrices, which share their scale."""
-    first = next((mark for panel in drawing.panels for mark in panel.marks if isinstance(mark, Cells)), None)
+    pairs = [both for row in zip(drawing.rows, places, strict=True) for both in zip(*row, strict=True)]
+    matrices = {place: mark for panel, place in pairs for mark in panel.marks if isinstance(mark, Cells)}
+    first, shown = next(iter(matrices.values()), None), list(matrices)
     figure = axes.get_figure(root=True)
     if first is None or figure is None:
         return
-    shown = [place for row in places for place in row]
     slim = max(25.0, 17.0 * figure.get_figheight() / figure.get_figwidth())  # of a high column no broad bar
     figure.colorbar(shown[0].collections[0], ax=shown, label=first.title, shrink=0.8, pad=0.02, aspect=slim)
 

@@ -5,7 +5,9 @@ import math
 from collections.abc import Iterator
 from html import escape
 
-from dne_lab.plots.marks import Axis, Bars, Level, Panel, Points, hover
+import numpy as np
+
+from dne_lab.plots.marks import Axis, Bars, Cells, Level, Panel, Points, hover
 
 INK = "var(--jp-ui-font-color1, #222)"
 TEXT = f'style="font: 12px sans-serif; fill: {INK}"'
@@ -28,14 +30,16 @@ def words(x: float, y: float, text: str, anchor: str = "start", size: float = 12
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {style}>{escape(text)}</text>'
 
 
-def chart(panel: Panel, row: float = 0.0) -> str:
-    """A panel of `Points`, lying `Bars` and `Level` marks on linear and category axes; every mark says its numbers.
+def chart(panel: Panel, row: float = 0.0, size: tuple[int, int] = SIZE) -> str:
+    """A panel of `Points`, lying `Bars`, `Level` and `Cells` marks on linear and category axes; every mark says its
+    numbers.
 
     Args:
         row: pixels of each place of a category axis y; its names stand at the left, and at the right the numbers of the
-            last bars.
+            last bars. Cells are that wide, too.
+        size: width and height of a panel without rows, with what stands beside it.
     """
-    at = _Places(panel, row)
+    at = _Places(panel, row, size)
     parts = [opening(at.width, at.foot + LINE * len(at.listed), panel.title or panel.y.title)]
     parts.append(words(0, 13, panel.title or panel.y.title))
     parts += _axes(panel, at)
@@ -45,12 +49,10 @@ def chart(panel: Panel, row: float = 0.0) -> str:
             parts += _points(mark, panel, at)
         elif isinstance(mark, Bars):
             parts += _bars(mark, panel, at, numbered=mark is bars[-1])
+        elif isinstance(mark, Cells):
+            parts += _cells(mark, panel, at)
         elif isinstance(mark, Level):
-            x = at.across(mark.at)
-            parts.append(
-                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{ABOVE - 2}" y2="{at.bottom}" stroke="{INK}" '
-                f'stroke-dasharray="{DASHES[mark.dash]}"/>' + words(x, at.bottom + 15, mark.name, "middle")
-            )
+            parts.append(_level(mark, at))
     for place, listed in enumerate(at.listed):
         y = at.foot + LINE * place + 8
         if isinstance(listed, Points):
@@ -64,19 +66,23 @@ def chart(panel: Panel, row: float = 0.0) -> str:
 class _Places:
     """Where the panel lies in the drawing, and its values in it, in pixels."""
 
-    def __init__(self, panel: Panel, row: float) -> None:
+    def __init__(self, panel: Panel, row: float, size: tuple[int, int]) -> None:
         self.listed = [m for m in panel.marks if isinstance(m, Points | Bars) and m.listed and m.name]
         longest = max(map(len, panel.y.names), default=0)
         self.left = 8 + LETTER * longest if row else 52.0
-        self.right = self.left + 220 if row else SIZE[0] - 16.0
+        self.right = self.left + 220 if row else size[0] - 16.0
         self.width = self.right + (48 if row else 16)
-        self.bottom = ABOVE + row * len(panel.y.names) if row else SIZE[1] - BELOW
+        self.bottom = ABOVE + row * len(panel.y.names) if row else size[1] - BELOW
         levels = any(isinstance(mark, Level) for mark in panel.marks)
         self.foot = self.bottom + (BELOW if panel.x.shown else 20 if levels else 4)  # where the legend begins
         self.x, self.y = panel.ends()
         if row:
             self.y = (-0.5, len(panel.y.names) - 0.5)
         self.reverse = panel.y.reverse
+        if any(isinstance(mark, Cells) for mark in panel.marks):
+            self.x, self.reverse = (-0.5, len(panel.x.names) - 0.5), True
+            self.right = self.left + row * len(panel.x.names)
+            self.width = max(self.right, self.left + LETTER * len(panel.x.title)) + 16
 
     def across(self, value: float) -> float:
         low, high = self.x
@@ -110,8 +116,10 @@ def _axes(panel: Panel, at: _Places) -> Iterator[str]:
             yield f'<line x1="{at.left - 8:.1f}" x2="{at.right + 8:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{INK}" '
             yield 'stroke-opacity="0.15"/>' + words(at.left - 13, y + 4, f"{value:g}", "end")
     if panel.x.shown:
-        for value in _ticks(panel.x, at.x):
-            yield words(at.across(value), at.bottom + 15, f"{value:g}", "middle")
+        named = panel.x.texts(at.x) if panel.x.names else None
+        places = _ticks(panel.x, at.x)
+        for value, text in zip(places, named or (f"{place:g}" for place in places), strict=True):
+            yield words(at.across(value), at.bottom + 15, text, "middle")
         yield words((at.left + at.right) / 2, at.bottom + 31, panel.x.title, "middle")
 
 
@@ -130,11 +138,44 @@ def _points(mark: Points, panel: Panel, at: _Places) -> Iterator[str]:
     yield f'<polyline points="{path}" fill="none" {_pen(mark)}/>'
     radius, ink = 3.5 if len(mark.x) <= MANY else 1.5, mark.look.colour
     fill = f'fill="{ink}"' if mark.filled else f'fill="{ink}" fill-opacity="0" stroke="{ink}"'
-    for i, (x, y) in enumerate(zip(mark.x, mark.y, strict=True)):
+    for i, (x, y) in enumerate(zip(mark.x, mark.y, strict=True) if mark.marked else ()):
         if y == y:
             text = escape(", ".join(hover(mark, panel, i)))
             place = f'cx="{at.across(x):.1f}" cy="{at.up(y):.1f}"'
             yield f'<circle {place} r="{radius}" {fill}><title>{text}</title></circle>'
+
+
+def _level(mark: Level, at: _Places) -> str:
+    """A dashed line; an upright one has its name below, a lying one above its right end."""
+    if mark.upright:
+        x, y = at.across(mark.at), at.bottom
+        ends, text = f'x1="{x:.1f}" x2="{x:.1f}" y1="{ABOVE - 2}" y2="{y}"', words(x, y + 15, mark.name, "middle")
+    else:
+        y = at.up(mark.at)
+        ends = f'x1="{at.left - 8:.1f}" x2="{at.right + 8:.1f}" y1="{y:.1f}" y2="{y:.1f}"'
+        text = words(at.right + 8, y - 4, mark.name, "end", 11)
+    return f'<line {ends} stroke="{INK}" stroke-dasharray="{DASHES[mark.dash]}"/>{text}'
+
+
+def _cells(mark: Cells, panel: Panel, at: _Places) -> Iterator[str]:
+    """Squares in the colours of a scale with their numbers; each says its words and its value."""
+    from matplotlib import colormaps
+
+    table = colormaps["RdBu_r" if mark.scale == "rdbu_r" else mark.scale]
+    side = at.across(1.0) - at.across(0.0)
+    for i, j in np.argwhere(~np.isnan(mark.values)):
+        value = float(mark.values[i, j])
+        rgb = np.asarray(table((value - mark.low) / (mark.high - mark.low)))[:3]
+        x, y = at.across(j) - side / 2, at.up(i) - side / 2
+        note = (mark.notes[i][j] + ", " if mark.notes and mark.notes[i][j] else "").replace("<br>", ", ")
+        yield f"<g><title>{escape(f'{note}{mark.title}: {value:.4g}')}</title>"
+        yield f'<rect x="{x:.1f}" y="{y:.1f}" width="{side:.1f}" height="{side:.1f}" '
+        yield f'fill="#{"".join(f"{round(255 * part):02x}" for part in rgb)}"/>'
+        if mark.digits is not None:
+            ink = "white" if rgb @ (0.299, 0.587, 0.114) < 0.5 else "black"
+            yield f'<text x="{x + side / 2:.1f}" y="{y + side / 2 + 4:.1f}" text-anchor="middle" '
+            yield f'style="font: 11px sans-serif; fill: {ink}">{value:.{mark.digits}f}</text>'
+        yield "</g>"
 
 
 def _bars(mark: Bars, panel: Panel, at: _Places, numbered: bool) -> Iterator[str]:

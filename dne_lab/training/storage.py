@@ -335,6 +335,13 @@ def _at_the_end(record: Record, tasks: int) -> Position:
     )  # fmt: skip
 
 
+def tasks_held(state: RunState) -> list[int]:
+    """The finished tasks whose models `method_at` gives: all, or of an exported finished model the last one."""
+    done = list(range(1, state.cursor.task))
+    alone = state.model_file is not None and len(state.task_states) < len(state.stream)
+    return done[-1:] if alone else done
+
+
 def method_at(files: RunFolder, state: RunState, task: int) -> base.Method:
     """The method as it was after a finished task, from the files of the tasks up to it."""
     if not 1 <= task < state.cursor.task:

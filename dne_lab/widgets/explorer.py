@@ -1,21 +1,32 @@
 """`lab.explore`: pictures, and a tab for each way of looking at what a network does with them."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 from torch import nn
 
 from dne_lab.analysis.hosts import ExpandableHost, find_host
+from dne_lab.analysis.moments import Moments, opened
 from dne_lab.core.errors import LabError
+from dne_lab.training.run import Run
 from dne_lab.widgets import svg
-from dne_lab.widgets.panel import ExplorerTab, Images, Shown, Subject, close_all, slider
+from dne_lab.widgets.panel import ExplorerTab, close_all, described, slider
 from dne_lab.widgets.spatial import SpatialExplorer
+from dne_lab.widgets.subject import Images, Shown, Subject
 from dne_lab.widgets.task import TaskExplorer
+from dne_lab.widgets.timeline import TimelineExplorer
 from dne_lab.widgets.tokens import TokenExplorer, TokenSubject
 from dne_lab.widgets.what_if import WhatIfExplorer
 
 TABS: Mapping[str, type[ExplorerTab]] = {"task": TaskExplorer, "looking": SpatialExplorer, "what_if": WhatIfExplorer}
+OF_RUNS: Mapping[str, type[ExplorerTab]] = {**TABS, "timeline": TimelineExplorer}
+SECONDS = 1.0  # that a moment is shown when all are played
+SHARE = 10  # times as long as looking took, a run that is followed trains before it is looked at again
 
 
 class Explorer(widgets.VBox):
@@ -36,8 +47,10 @@ class Explorer(widgets.VBox):
         self.tabs = widgets.Tab(list(self.parts.values()), titles=[part.title for part in self.parts.values()])
         self.tabs.selected_index = list(self.parts).index(tab)
         above = [self.image, self.upload, self.caption] if subject.takes_files else [self.image, self.caption]
-        self.children = (widgets.HBox(above), self.tabs)
+        self.clock = Clock(subject, self.go) if isinstance(subject, Subject) and subject.moments else None
+        self.children = (widgets.HBox(above), *([self.clock] if self.clock else []), self.tabs)
         self.layout.max_width = "1000px"
+        self._seen = 0.0  # when a run that is followed may be looked at again
         self.image.observe(self._move, "value")
         self.upload.observe(self._uploaded, "value")
         self.tabs.observe(self._turn, "selected_index")
@@ -49,10 +62,41 @@ class Explorer(widgets.VBox):
         return list(self.parts.values())[self.tabs.selected_index or 0]
 
     def close(self) -> None:
-        """Closes all its widgets, and lets go of models and images."""
+        """Closes all its widgets, and lets go of runs, models and images."""
+        for moments in getattr(getattr(self, "subject", None), "moments", {}).values():
+            if self.follow in moments.run.viewers:
+                moments.run.viewers.remove(self.follow)
         close_all(self)
         if hasattr(self, "subject"):
             self.subject.forget()
+
+    def go(self, place: int) -> None:
+        """Shows another moment of the runs."""
+        assert self.clock is not None and isinstance(self.subject, Subject)
+        self.subject.go(place)
+        if self.clock.newest.value and "expert" in self.subject.shared:
+            self.subject.shared["expert"] = max(len(network.heads) for network in self.subject.models.values())
+        self._again()
+
+    def follow(self, run: Run) -> None:
+        """Brings the screen up to date with a run that trains; runs call it after every epoch and task."""
+        if self.comm is None:
+            run.viewers.remove(self.follow)
+            return
+        if self.clock is None or (not run.finished and time.monotonic() < self._seen):
+            return
+        assert isinstance(self.subject, Subject)
+        began = time.monotonic()
+        self.subject.changed()
+        if not self.clock.renew():
+            self._again()
+        now = time.monotonic()
+        self._seen = now + SHARE * (now - began)
+
+    def _again(self) -> None:
+        for part in self.parts.values():
+            part.stale = True
+        self.part.refresh()
 
     def _move(self, change: Any) -> None:
         self.caption.value = self.subject.captions[self.image.value]
@@ -79,8 +123,89 @@ class Explorer(widgets.VBox):
             self.image.value = number
 
 
+class Clock(widgets.HBox):
+    """The moments of the runs as a slider, and a button that plays them one after the other.
+
+    Args:
+        subject: whose moments.
+        go: called with the moment that was chosen.
+    """
+
+    def __init__(self, subject: Subject, go: Callable[[int], None]) -> None:
+        self.subject, self._go = subject, go
+        options = self._options()
+        self.moment = widgets.SelectionSlider(
+            options=options, value=options[-1][1], description="moment", continuous_update=False, style=described()
+        )
+        self.moment.layout.width = "460px"
+        self.play = widgets.ToggleButton(description="play", tooltip="shows all moments, one after the other")
+        self.play.layout.width, self.play.layout.margin = "70px", "2px 14px"
+        self.newest = widgets.Checkbox(True, description="with the newest expert", indent=False)
+        self.newest.layout.width = "190px"
+        super().__init__([self.moment, self.play, self.newest], layout=widgets.Layout(flex_flow="row wrap"))
+        self._task: asyncio.Task[None] | None = None
+        self._quiet = False
+        self.moment.observe(self._moved, "value")
+        self.play.observe(self._played, "value")
+
+    def _moved(self, change: Any) -> None:
+        if not self._quiet:
+            self._go(change["new"])
+
+    def _options(self) -> list[tuple[str, int]]:
+        return [(self.subject.moment_name(place), place) for place in self.subject.places]
+
+    def renew(self) -> bool:
+        """Offers what there is by now; whoever was at the last moment is at the last one again. Whether it moved."""
+        options, before = self._options(), self.moment.value
+        if tuple(options) == tuple(self.moment.options):
+            return False
+        last = before == self.moment.options[-1][1]
+        there = [place for _, place in options]
+        chosen = there[-1] if last or before not in there else before
+        self._quiet = True
+        try:
+            self.moment.options = options
+            self.moment.value = chosen
+        finally:
+            self._quiet = False
+        self._go(chosen)
+        return True
+
+    def _played(self, change: Any) -> None:
+        if not self.play.value or (self._task is not None and not self._task.done()):
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # outside a notebook there is nobody who would look
+            self.play.value = False
+            return
+        self._task = loop.create_task(_play(weakref.ref(self)))
+
+
+async def _play(clock: "weakref.ref[Clock]") -> None:
+    """From the first moment, or from the chosen one, to the last, as long as the button is pressed."""
+    there = clock()
+    if there is not None and there.moment.index == len(there.moment.options) - 1:
+        there.moment.index = 0
+    del there
+    while True:
+        await asyncio.sleep(SECONDS)
+        there = clock()
+        if there is None or there.comm is None or not there.play.value:
+            return
+        if there.moment.index == len(there.moment.options) - 1:
+            there.play.value = False
+            return
+        there.moment.index += 1
+        del there
+
+
+Explored = nn.Module | Run | str | Path
+
+
 def explore(
-    model: nn.Module | Mapping[str, nn.Module],
+    model: Explored | Mapping[str, Explored],
     images: Images,
     names: Sequence[str] | None = (),
     tab: str = "task",
@@ -88,28 +213,53 @@ def explore(
     """Explorers of a network's attention, for JupyterLab and Voilà.
 
     Args:
-        model: ``run.model``, or several by name, ``{"IA": ia.model, "STA": sta.model}``, to look at side by side. Or a
-            network of timm, torchvision or transformers that `lab.probe` reads: one tab with its heads and rollout.
+        model: a run, its folder or a file that ``dne-lab export --every-task`` wrote: then a slider goes from the
+            untrained network to the one after the last task, and a run that trains is followed. Or ``run.model`` alone,
+            or several of these by name, ``{"IA": ia, "STA": sta}``, to look at side by side. Or a network of timm,
+            torchvision or transformers that `lab.probe` reads: one tab with its heads and rollout.
         images: ``stream.test_images(16)``, or a uint8 tensor (B, C, H, W) without labels. For networks of other
             libraries floats (B, C, H, W), normalised as they were made for.
-        names: of the classes by rank, such as ``stream.class_names``.
-        tab: which explorer is seen first: task, looking or what_if.
+        names: of the classes by rank, such as ``stream.class_names``; default: those of the run, where it has any.
+        tab: which explorer is seen first: task, looking, what_if, or of a run also timeline.
 
     Returns:
         a widget; where there is nothing to explore, one that says why.
     """
-    if tab not in TABS:
-        raise LabError(f"tab = {tab!r}: must be one of {', '.join(TABS)}.")
+    if tab not in OF_RUNS:
+        raise LabError(f"tab = {tab!r}: must be one of {', '.join(OF_RUNS)}.")
     try:
-        models = dict(model) if isinstance(model, Mapping) else {_name(model): model}
+        given = dict(model) if isinstance(model, Mapping) else {"": model}
+        there = {name: opened(one) for name, one in given.items()}
+        if "" in there and not isinstance(model, Mapping):
+            there = {_name(there[""]): there[""]}
+        moments = {name: Moments(run) for name, run in there.items() if isinstance(run, Run)}
+        models: dict[str, Any] = {
+            name: moments[name].network(moments[name].places[-1]) if name in moments else one
+            for name, one in there.items()
+        }
         if models and not any(isinstance(find_host(network), ExpandableHost) for network in models.values()):
             return Explorer(TokenSubject(models, images, names), "tokens", {"tokens": TokenExplorer})
-        subject = Subject(models, images, names)
+        subject = Subject(models, images, names or _class_names(moments), moments)
+        if moments:
+            subject.go(subject.moment)
     except LabError as error:
         return widgets.HTML(svg.sentence(str(error), wrong=True))
-    return Explorer(subject, tab, TABS)
+    made = Explorer(subject, tab, OF_RUNS if moments or tab not in TABS else TABS)
+    for each in moments.values():
+        if not each.run.finished:
+            each.run.viewers.append(made.follow)
+    return made
 
 
 def _name(model: Any) -> str:
+    if isinstance(model, Run):
+        return model.config.method.upper()
     variant = getattr(model, "variant", None)
     return str(variant.name).upper() if variant is not None else type(model).__name__
+
+
+def _class_names(moments: Mapping[str, Moments]) -> tuple[str, ...]:
+    """Those that all runs share, unless they are numbers alone."""
+    found = {tuple(each.run.stream.class_names) for each in moments.values()}
+    names = found.pop() if len(found) == 1 else ()
+    return () if all(name.isdigit() for name in names) else names

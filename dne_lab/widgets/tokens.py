@@ -14,7 +14,8 @@ from dne_lab.plots import attention_colours, attention_views
 from dne_lab.plots.figure import Figure
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Panel, Patches, scene
-from dne_lab.widgets.panel import ExplorerTab, Shown, dropdown, html, limit, slider
+from dne_lab.widgets.panel import ExplorerTab, dropdown, html, limit, slider
+from dne_lab.widgets.subject import Shown
 
 if TYPE_CHECKING:
     import pandas as pd

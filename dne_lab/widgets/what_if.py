@@ -15,7 +15,8 @@ from dne_lab.plots.attention_views import AFTER, BEFORE, moved_words, what_if_fi
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import GROUP_WORDS
 from dne_lab.widgets import svg
-from dne_lab.widgets.panel import ExplorerTab, Subject, described, dropdown, html
+from dne_lab.widgets.panel import ExplorerTab, described, dropdown, html, offer
+from dne_lab.widgets.subject import Subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ class WhatIfExplorer(ExplorerTab):
         self.accuracy = html("dne-accuracy")
         self.result: WhatIf | None = None
         self._counted: pd.DataFrame | None = None
-        self._fitted = ""
+        self._fitted: tuple[str, object] = ("", None)
         with self.quietly():
             self.fit()
         wrapped = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
@@ -76,22 +77,27 @@ class WhatIfExplorer(ExplorerTab):
 
     def fit(self) -> None:
         """Makes the controls offer what the model has."""
-        if self._fitted == self.model.value:
+        state = (self.model.value, self.subject.stamp(self.model.value))
+        if self._fitted == state:
             return
         network = self.subject.models[self.model.value]
         there = views.entries(network)
         kinds = list(dict.fromkeys(kind for kind, *_ in there))
         numbers = range(1, len(network.heads) + 1)
         experts = [(f"expert {number}", number) for number in numbers]
-        self.reads.options = [("no expert", ANY), ("all other experts", "others"), *experts]
-        self.expert.options = [("all", ANY), *experts]
-        self.kind.options = [("everywhere", ANY), *((KIND_WORDS[kind], kind) for kind in kinds)]
-        self.layer.options = [("all layers", ANY), *((f"layer {n}", n) for n in sorted({n for _, n, *_ in there}))]
+        offer(self.reads, [("no expert", ANY), ("all other experts", "others"), *experts])
+        offer(self.expert, [("all", ANY), *experts])
+        offer(self.kind, [("everywhere", ANY), *((KIND_WORDS[kind], kind) for kind in kinds)])
+        offer(self.layer, [("all layers", ANY), *((f"layer {n}", n) for n in sorted({n for _, n, *_ in there}))])
         # where one head reads another
         across = {"SPDH": bool({JOINT, TASK1, TASK2} & {*kinds}), "DPDH": JOINT in kinds}
         groups = [name for name in GROUPS if across.get(name, True)]
-        self.group.options = [(f"{name}: {GROUP_WORDS[name]}", name) for name in groups]
-        self._fitted = self.model.value
+        offer(self.group, [(f"{name}: {GROUP_WORDS[name]}", name) for name in groups])
+        if self._fitted[0] != state[0]:  # another model, not another moment of the same one
+            for control in (self.reads, self.expert, self.kind, self.layer):
+                control.value = ANY
+            self.group.value = ()
+        self._fitted = state
 
     def selection(self) -> Selection:
         """What the controls say."""
@@ -128,7 +134,7 @@ class WhatIfExplorer(ExplorerTab):
         self.accuracy.value = self._accuracy_words()
 
     def _accuracy(self, selection: Selection) -> "pd.DataFrame | None":
-        found = self.subject.labelled()
+        found = self.subject.labelled(self.model.value)
         if found is None:
             return None
         step = -(-len(found.index) // SUBSET)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dne_lab.core.errors import LabError
 from dne_lab.data import image_file
-from dne_lab.widgets.panel import fit
+from dne_lab.widgets.subject import fit
 
 RNG = np.random.default_rng(3)
 

@@ -25,7 +25,7 @@ from dne_lab.data.stream import Batch
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
 from dne_lab.plots.attention_colours import RELATIVE, SCALES, STRETCHED, heat, task_scale
 from dne_lab.widgets.explorer import Explorer
-from dne_lab.widgets.panel import Subject, fit
+from dne_lab.widgets.subject import Subject, fit
 
 HEADS = (3, 1, 2)
 

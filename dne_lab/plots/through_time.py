@@ -1,0 +1,146 @@
+"""One image along the stream of a run, as panels: its classes, the four groups, effective keys, and who reads whom."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dne_lab.analysis.labelling import GROUPS
+from dne_lab.analysis.moments import Glance
+from dne_lab.plots.figure import Figure
+from dne_lab.plots.marks import Axis, Cells, Drawing, Level, Mark, Panel, Points
+from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS, GROUP_WORDS, INK, Style
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLOCKS = {"joint": "joint attention", "task1": "first task block", "task2": "second task block"}
+KEYS = "#6a5acd"
+FOLLOWED = 6  # classes at most whose softmax is drawn
+
+
+def classes_along(
+    found: Sequence[Glance], names: Sequence[str], words: Sequence[str], truth: int | None, at: int
+) -> "pd.DataFrame":
+    """Softmax of the classes that matter, a row for each moment and class: moment, class, softmax, predicted, true.
+
+    Args:
+        found: what the image gives at each moment.
+        names: of the moments.
+        words: of the classes, by rank.
+        truth: rank of the true class, or None.
+        at: place of a moment whose prediction is among the classes.
+    """
+    import pandas as pd
+
+    best = [int(glance.logits.argmax()) for glance in found]
+    ranks = list(dict.fromkeys([*([] if truth is None else [truth]), *best]))
+    if len(ranks) > FOLLOWED:  # those at both ends, and that of the moment
+        ranks = list(dict.fromkeys([*ranks[: FOLLOWED - 2], best[at], best[-1]]))
+    rows = []
+    for name, glance, first in zip(names, found, best, strict=True):
+        shares = np.exp(glance.logits - glance.logits.max())
+        shares /= shares.sum()
+        for rank in ranks:
+            softmax = float(shares[rank]) if rank < len(shares) else np.nan  # not learned yet
+            row = {"moment": name, "class": words[rank], "softmax": softmax, "predicted": rank == first}
+            rows.append(row | {"true": rank == truth})
+    return pd.DataFrame(rows)
+
+
+def _x(names: Sequence[str]) -> Axis:
+    short = ["start" if name == "untrained" else name.removeprefix("after task ").split(",")[0] for name in names]
+    every = max(1, -(-len(short) // 14))
+    places = tuple(map(float, range(len(short))))[::-every][::-1]
+    texts = tuple(short[int(place)] for place in places)
+    return Axis("after task", names=texts, ticks=places, low=-0.3, high=len(short) - 0.7)
+
+
+def _here(at: int) -> Level:
+    return Level("", float(at), dash=":", upright=True, listed=False)
+
+
+def _line(
+    name: str, x: Sequence[float], y: Sequence[float], look: Style, dash: str, notes: Sequence[str] = ()
+) -> list[Mark]:
+    """A line through what is a number; references, which have no notes, have no markers."""
+    there = [place for place, value in enumerate(y) if value == value]
+    x, y = [x[place] for place in there], [y[place] for place in there]
+    notes, area = [notes[place] for place in there] if notes else [], 25.0 if notes else 0.0
+    return [Points(name, x, y, look, dash, area=area, notes=notes, listed=bool(name))] if there else []
+
+
+def classes_panel(table: "pd.DataFrame", names: Sequence[str], at: int) -> Panel:
+    """The table of `classes_along`: a line for each class, filled where it is predicted."""
+    marks: list[Mark] = [_here(at)]
+    for number, (name, rows) in enumerate(table.groupby("class", sort=False)):
+        true = bool(rows["true"].any())
+        look = Style(INK, "o", "circle") if true else Style(EXPERT_COLOURS[number % len(EXPERT_COLOURS)], "o", "circle")
+        gaps = rows["softmax"].isna().to_numpy().nonzero()[0]
+        rows = rows.iloc[gaps.max() + 1 if len(gaps) else 0 :]  # from the moment on when the class is learned
+        notes = ["predicted" if best else "" for best in rows["predicted"]]
+        places = [float(list(names).index(moment)) for moment in rows["moment"]]
+        words = f"{name} (truth)" if true else str(name)
+        marks += _line(words, places, rows["softmax"].tolist(), look, "--" if true else "-", notes)
+    return Panel(marks, _x(names), Axis("softmax", low=0.0, high=1.0), "prediction of this image")
+
+
+def groups_panel(table: "pd.DataFrame", at: int) -> Panel:
+    """The table of `dne_lab.analysis.moments.along`: the share of each group in multiples of what uniform attention
+    gives it."""
+    marks: list[Mark] = [_here(at), Level("uniform attention", 1.0)]
+    places = list(map(float, range(len(table))))
+    for group in GROUPS:
+        shares, uniform = table[f"{group} %"], table[f"{group} uniform %"]
+        times = (shares / uniform.where(uniform > 0)).tolist()  # in independent attention there are no other heads
+        notes = [
+            f"expert {number}: {share:.3g}%, uniform {even:.3g}%"
+            for number, share, even in zip(table["expert"], shares, uniform, strict=True)
+        ]
+        look = Style(GROUP_COLOURS[group], "o", "circle")
+        marks += _line(f"{group} {GROUP_WORDS[group]}", places, times, look, "-", notes)
+    return Panel(marks, _x(table["moment"].tolist()), Axis("times uniform", low=0.0), "attention to the four groups")
+
+
+def keys_panel(table: "pd.DataFrame", at: int) -> Panel:
+    """Effective keys beside the number of keys."""
+    look, places = Style(KEYS, "o", "circle"), list(map(float, range(len(table))))
+    notes = [f"of {of:.0f} keys" if of == of else "" for of in table["keys"]]
+    marks: list[Mark] = [_here(at)]
+    marks += _line("effective keys", places, table["effective keys"].tolist(), look, "-", notes)
+    marks += _line("keys that there are", places, table["keys"].tolist(), Style(INK, "o", "circle"), ":")
+    return Panel(marks, _x(table["moment"].tolist()), Axis("keys", low=0.0), "effective keys")
+
+
+def flow_panels(flow: "pd.DataFrame", experts: int) -> list[Panel]:
+    """The table of `Glance.flow` as matrices of readers (rows) and read (columns), one for each kind of attention;
+    colours stand for the same everywhere, so that moments compare."""
+    panels = []
+    names = tuple(str(number) for number in range(1, experts + 1))
+    for kind, rows in flow.groupby("kind", sort=False):
+        square = np.full((experts - 1, experts), np.nan)
+        notes = [[""] * experts for _ in range(experts - 1)]
+        for reader, read, share, even in rows[["expert", "reads", "share %", "uniform %"]].itertuples(index=False):
+            square[reader - 2, read - 1] = share
+            notes[reader - 2][read - 1] = f"expert {reader} reads expert {read}, uniform {even:.1f}%"
+        cells = Cells(square, "share of the attention (%)", 0.0, 100.0, digits=0, notes=notes)
+        x, y = Axis("expert that is read", "category", names), Axis("expert that reads", "category", names[1:])
+        panels.append(Panel([cells], x, y, f"{BLOCKS[str(kind)]}: % read"))
+    return panels
+
+
+def through_time_figure(
+    classes: "pd.DataFrame", table: "pd.DataFrame", flow: "pd.DataFrame", title: str, at: int, experts: int
+) -> Figure:
+    """All panels as a figure; its table is that of `dne_lab.analysis.moments.along` with the softmax of each class."""
+    names = table["moment"].tolist()
+    wide = classes.assign(column="softmax " + classes["class"].astype(str))
+    wide = wide.pivot_table("softmax", "moment", "column", sort=False, dropna=False).reset_index()
+    whole = table.merge(wide, on="moment", how="left")
+
+    def marks(frame: "pd.DataFrame") -> Drawing:
+        rows = [[classes_panel(classes, names, at), groups_panel(frame, at), keys_panel(frame, at)]]
+        matrices = flow_panels(flow, experts) if len(flow) else []
+        return Drawing([*rows, *([matrices] if matrices else [])])
+
+    return Figure("through_time", title, whole, [], marks, (8.4, 6.4 if len(flow) else 3.6))

@@ -1,0 +1,217 @@
+"""Through time: the slider over a run's moments, its play button, and a run that is followed while it trains."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import served
+import tiny
+import torch
+from served import live
+
+import dne_lab as lab
+from dne_lab.models.variants import DNE
+from dne_lab.training.run import Run
+from dne_lab.widgets import explorer as explorers
+from dne_lab.widgets.explorer import Explorer
+
+CHECKPOINTS = live.ROOT / "figures" / "checkpoints"
+SMALL: dict[str, Any] = {
+    "learn__epochs": 1, "tune__epochs": 1, "learn__batch": 16, "network__depth": 3, "network__head_width": 4,
+    "network__heads": "2,1", "network__patch": 4, "memory__budget": 20, "progress": False, "device": "cpu",
+}  # fmt: skip
+browser = served.browser  # a fixture
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return lab.train("dne", lab.stream("digits", tasks=(4, 3, 3)), **SMALL)
+
+
+def explored(given: Any, tab: str = "timeline") -> Explorer:
+    made = lab.explore(given, (given if isinstance(given, Run) else run_of(given)).stream.test_images(10), tab=tab)
+    assert isinstance(made, Explorer), made.value
+    return made
+
+
+def run_of(given: dict[str, Run]) -> Run:
+    return next(iter(given.values()))
+
+
+def test_every_moment_is_shown_in_every_tab(run: Run) -> None:
+    made = explored(run)
+    assert made.clock is not None
+    assert [name for name, _ in made.clock.moment.options] == ["untrained", *(f"after task {t}" for t in (1, 2, 3))]
+    assert made.clock.moment.value == 3  # it opens at the end
+    for place, name in enumerate(made.parts):
+        made.tabs.selected_index = place
+        texts = set()
+        for _, moment in made.clock.moment.options:
+            made.clock.moment.value = moment
+            if moment == 1 and name == "task":
+                assert "has one expert so far" in made.part.message.value
+            else:
+                assert made.part.message.value == ""
+                texts.add(made.part.said.value + str(vars(made.part)["patches"].scene["pixels"]))
+        assert len(texts) >= 3
+        made.clock.moment.value = 3
+
+
+def test_what_is_seen_is_the_network_of_that_moment(run: Run) -> None:
+    made = explored(run, "looking")
+    assert made.clock is not None
+    part: Any = made.part
+    for moment in (1, 2, 3):
+        made.clock.moment.value = moment
+        assert part.expert.value == moment  # the newest one
+        image = made.subject.images[0]
+        with torch.no_grad():
+            expected = run.model_at(moment)(image[None]).logits[0]
+        assert torch.allclose(made.subject.scores("DNE", 0), expected, atol=1e-5)
+    made.clock.newest.value = False
+    part.expert.value = 2
+    for moment, there in ((1, 1), (2, 2), (3, 2)):
+        made.clock.moment.value = moment
+        assert part.expert.value == there
+    what_if: Any = made.parts["what_if"]
+    made.tabs.selected_index = list(made.parts).index("what_if")
+    what_if.expert.value = 2
+    made.clock.moment.value = 2
+    assert what_if.expert.value == 2 and "4 to 6" not in what_if.message.value
+
+
+def test_through_time_tells_the_truth_and_saves(run: Run) -> None:
+    made = explored(run)
+    part: Any = made.part
+    assert made.clock is not None
+    assert "truth class 0" in part.said.value and "(truth)" in part.classes.value
+    assert part.flow.value.count("<svg") == 2 and "uniform attention" in part.groups.value
+    first = part.groups.value
+    part.layer.value = 1
+    assert part.groups.value != first and "times uniform" in part.groups.value
+    part.expert.value = 1
+    made.image.value = 9
+    made.clock.moment.value = 1
+    assert "not learned yet" in part.said.value and "no expert reads another" in part.flow.value
+    assert part.numbers()["moment"].tolist()[0] == "untrained" and part.expert.value == 1
+    assert part._png()[2].startswith(b"\x89PNG") and b"after task 3" in part._csv()[2]
+
+
+def test_runs_side_by_side_and_a_network_without_a_past(run: Run) -> None:
+    made = explored({"run": run, "alone": run.model})  # type: ignore[dict-item]
+    assert made.clock is not None and made.part.model.options == ("run",)
+    made.clock.moment.value = 1
+    assert len(made.subject.models["run"].experts) == 1 and len(made.subject.models["alone"].experts) == 3
+    alone = lab.explore(tiny.model(DNE), tiny.images(2), tab="timeline")
+    assert isinstance(alone, Explorer) and alone.clock is None
+    assert "without its past" in alone.part.message.value
+
+
+def test_a_file_with_every_task_and_one_with_the_last_alone() -> None:
+    images = tiny.images(2, (3, 32, 32))
+    whole = lab.explore(CHECKPOINTS / "cifar100-medium" / "ia-s0.safetensors", images, tab="timeline")
+    assert isinstance(whole, Explorer) and whole.clock is not None and len(whole.clock.moment.options) == 7
+    last = lab.explore({"IA": str(CHECKPOINTS / "ia-cifar100-small-s0.safetensors")}, images, tab="timeline")
+    assert isinstance(last, Explorer) and last.clock is not None
+    assert [name for name, _ in last.clock.moment.options] == ["untrained", "after task 6"]
+    assert last.part.message.value == "" and "no expert reads another" in last.part.flow.value  # type: ignore[attr-defined]
+    missing = lab.explore("nowhere.safetensors", images)
+    assert "does not exist" in missing.value
+
+
+def test_a_run_that_trains_is_followed_and_learns_the_same(run: Run) -> None:
+    watched = lab.start("dne", run.stream, **SMALL)
+    made = explored(watched)
+    assert made.clock is not None and made.clock.moment.value == 0
+    seen: list[str] = []
+    watched.viewers.append(lambda r: seen.append(str(made.clock.moment.label)))
+    explorers_share = explorers.SHARE
+    explorers.SHARE = 0  # every epoch, however long looking takes
+    try:
+        watched.train()
+    finally:
+        explorers.SHARE = explorers_share
+    assert "now, in task 1" in seen and "now, in task 3" in seen and seen[-1] == "after task 3"
+    same = zip(watched.model.state_dict().values(), run.model.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in same)
+    assert made.part.message.value == "" and "after task 3" in made.part.said.value
+    made.close()
+    assert made.follow not in watched.viewers
+
+
+def test_play_goes_from_the_start_to_the_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = explored(run, "looking")
+    assert made.clock is not None
+    clock = made.clock
+    monkeypatch.setattr(explorers, "SECONDS", 0.01)
+    seen: list[int] = []
+    clock.moment.observe(lambda change: seen.append(change["new"]), "value")
+
+    async def play() -> None:
+        clock.play.value = True
+        while clock.play.value:
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(type(clock), "comm", "there", raising=False)
+    asyncio.run(asyncio.wait_for(play(), 60))
+    assert seen == [0, 1, 2, 3]
+
+
+CELL = f"""import dne_lab as lab
+from dne_lab.data.datasets import photographs
+folder = {str(CHECKPOINTS / "cifar100-medium")!r}
+files = {{m: f"{{folder}}/{{m.lower()}}-s0.safetensors" for m in ("DNE", "STA")}}
+lab.explore(files, photographs(32), tab="timeline")"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[live.Watched]:
+    root = tmp_path_factory.mktemp("lab")
+    cell = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [], "id": "a", "source": CELL}
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    (root / "x.ipynb").write_text(json.dumps({"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+    with live.serving("jupyterlab", root, tmp_path_factory.mktemp("state")) as server:
+        seen = live.Watched(browser, server)
+        seen.run_notebook("x.ipynb")
+        yield seen
+        seen.page.close()
+
+
+def test_through_time_in_jupyterlab(page: live.Watched) -> None:
+    there = page.page
+    there.locator(".dne-along:visible").first.wait_for(timeout=60_000)
+    handle = there.locator('.widget-hslider:has(label:text-is("moment")) .noUi-handle').first
+    text = lambda: str(there.locator(".dne-said:visible").first.inner_text())  # noqa: E731
+    assert text().startswith("after task 6")
+    handle.focus()
+    page.seconds(".dne-said", "ArrowLeft")
+    assert text().startswith("after task 5")
+    there.keyboard.press("Home")
+    there.wait_for_function(
+        "() => [...document.querySelectorAll('.dne-said')].some(e => e.innerText.startsWith('untrained'))"
+    )
+    there.get_by_role("button", name="play").click()
+    there.wait_for_function(
+        "() => [...document.querySelectorAll('.dne-said')].some(e => e.innerText.startsWith('after task 3'))",
+        timeout=60_000,
+    )
+    there.get_by_role("button", name="play").click()
+    there.get_by_role("tab", name="Spatial and joint").click()
+    there.locator(".dne-shares:visible").first.wait_for(timeout=20_000)
+    assert page.outside == [] and page.complaints == []
+    box = there.locator(".dne-said:visible").first
+    assert box.evaluate("e => e.getBoundingClientRect().right <= window.innerWidth")
+
+
+def test_memory_of_moments_is_bounded(run: Run, tmp_path: Path) -> None:
+    made = explored(run)
+    subject = made.subject
+    for _ in range(3):
+        for _, moment in made.clock.moment.options if made.clock else ():
+            made.clock.moment.value = moment  # type: ignore[union-attr]
+            for image in range(10):
+                made.image.value = image
+    assert len(subject._glances) == 4 * 10 and len(subject._means) <= 8
