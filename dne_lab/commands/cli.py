@@ -118,7 +118,10 @@ def run(
     ] = False,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Train nothing; print one command a run (for SLURM and the like).")
+        bool,
+        typer.Option(
+            "--dry-run", help="Train nothing; print one command a run (SLURM and the like), to be given in this folder."
+        ),
     ] = False,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch the data set first if it is missing (cifar100).")

@@ -16,6 +16,7 @@ from dne_lab.core.files import file_name
 from dne_lab.measure import record as records_of
 from dne_lab.measure import tables
 from dne_lab.measure.beside import areas, costs, differences
+from dne_lab.measure.comparison import Group, groups
 from dne_lab.measure.record import Record
 from dne_lab.plots.figure import Figure
 
@@ -137,15 +138,30 @@ def text(records: Sequence[Record], latex: bool = False, columns: str | None = N
             write(compared),
         ]
     for title, table in (
-        ("What it costs (learning all tasks; 4 bytes a parameter, 1 a pixel and channel of an exemplar):", costs(done)),
+        (
+            "What it costs (learning all tasks; seconds by the clock of the machine that a run was on; 4 bytes a "
+            "parameter, 1 a pixel and channel of an exemplar):",
+            costs(done),
+        ),
         ("LA of DNE minus that of others, paired by seed (told apart: p < 0.05 after Holm):", differences(done)),
         ("Area under LA and AA over totals of bytes, as a mean:", areas(done)),
     ):
         if len(table):
             out += [title, write(table)]
+    if near := [group.label for group in groups(records) if _near_chance(group)]:
+        out.append(
+            f"Near chance (LA at most twice that of guessing): {', '.join(near)}. So little learned tells no methods "
+            "apart, and attention has little to show: train for more epochs (learn.epochs), or on more images."
+        )
     if not len(ours):
         raise LabError("no run among these records has finished its first task yet. Go on training, then report again.")
     return "\n".join(out)
+
+
+def _near_chance(group: Group) -> bool:
+    """Whether the LA of runs of one setting, as a mean, is at most twice that of guessing."""
+    last = group.last_by_seed().values()
+    return bool(last) and sum(last) / len(last) <= 2 * 100 / sum(group.first.tasks)
 
 
 ABOUT_GATES = (

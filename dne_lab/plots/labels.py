@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZE = 6.5  # points
-WIDE, HIGH = 0.6, 1.2  # of a letter, in font sizes: DejaVu Sans, with a little air
+WIDE, HIGH = 0.6, 1.3  # of a letter, in font sizes: DejaVu Sans, with a little air
 RINGS = (3.0, 8.0, 15.0, 24.0, 35.0)  # points between the rim of a mark and its name
 LEADER = 12.0  # from that distance on a thin line leads back to the mark
-SIDES = 16
+SIDES = 32
 ROUNDS = 3  # every name is placed again, now that the later ones are there
 # What a place costs: a covered square point of a name or mark, one outside the axes, a crossed piece of line; and 1 for
 # each point of distance.
-COVERED, OUTSIDE, CROSSED = 20.0, 10.0, 4.0
+COVERED, OUTSIDE, CROSSED = 20.0, 10.0, 8.0
 NEARER, AIR = 200.0, 2.0  # a place nearer to another mark than to its own, or hardly farther from it, in points
 
 Boxes = NDArray[np.float64]  # (n, 4): left, bottom, right, top, in points

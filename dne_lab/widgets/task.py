@@ -31,6 +31,7 @@ class TaskExplorer(ExplorerTab):
         self.model = dropdown("model", names, names[0])
         self.expert = slider("task (expert)", 2, 2, 2)
         self.layer = slider("layer", 0, 0, 0)
+        self.layer.tooltip = "the blocks with task attention; the last block of a class-attention network has none"
         self.block = dropdown("task attention", [(words, kind) for kind, words in BLOCKS.items()])
         self.head = slider("query head", 0, 0, 0)
         self.colours = dropdown("colours", attention_colours.SCALES, attention_colours.ABSOLUTE)

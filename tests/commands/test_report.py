@@ -123,3 +123,10 @@ def test_gates_stand_under_every_protocol(tmp_path: Path) -> None:
     assert "no record" in rows["G4"] and "no record" in second.split("G3")[1].splitlines()[0]
     assert "Before stage 2 of digits, 4 + 2 x 3" in first and "80.00" in first.split("Before stage 2")[1]
     assert report.protocols_text([record("dne")], []) == ""  # nothing has been measured
+
+
+def test_runs_that_learned_little_are_named() -> None:
+    guess = 100 / sum(record("ia").tasks)
+    found = report.text([record("ia", last=2 * guess), record("dne", last=2 * guess + 1)])
+    assert "Near chance" in found and ": IA (k = 1). So" in found
+    assert "Near chance" not in report.text([record("dne", last=2 * guess + 1)])

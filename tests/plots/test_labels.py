@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from dne_lab.plots.labels import Tag, place
@@ -27,7 +28,8 @@ def drawn(tags: Sequence[Tag], lines: Sequence[Sequence[tuple[float, float]]] = 
     axes.set_ylim(0, 10)
     place(axes, tags, lines)
     canvas.draw_without_rendering()
-    return axes, [text.get_window_extent(agg.get_renderer()) for text in axes.texts]
+    # of the letters alone: an annotation's own extent includes the line that leads back to its mark
+    return axes, [Text.get_window_extent(text, agg.get_renderer()) for text in axes.texts]
 
 
 def covers(box: Bbox, axes: Axes, mark: Tag) -> bool:
