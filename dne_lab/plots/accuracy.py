@@ -128,6 +128,9 @@ def _by_task(table: "pd.DataFrame") -> Drawing:
     return one(marks, x, Axis("accuracy over the classes seen (%)"))
 
 
+TAGS = 10  # marks of methods that occur several times have names beside them; where there are more, the legend tells
+
+
 def _against_cost(table: "pd.DataFrame") -> Drawing:
     unit, factor = _unit(table)
     shown = drawn(table, "F spent (G)", "params (M)")
@@ -136,6 +139,8 @@ def _against_cost(table: "pd.DataFrame") -> Drawing:
     shown.sort(key=lambda one: (order.index(str(one[1]["method"].iloc[0])), " each)" in one[0]))
     used: dict[str, int] = {}
     methods = [str(rows["method"].iloc[0]) for _, rows, _ in shown]
+    alike = [method for method in methods if methods.count(method) > 1]
+    tagged = alike if len(alike) <= TAGS else []
     marks: list[Mark] = []
     for label, rows, _ in shown:
         row = rows.iloc[0]
@@ -153,9 +158,8 @@ def _against_cost(table: "pd.DataFrame") -> Drawing:
             # the same words under the mouse: the end of this line lies on the mark
             lead = Points(label, [spent, literal], [last, last], look, "-", area=0.0, notes=said * 2, width=0.8)
             marks += [replace(lead, listed=False), replace(hollow, listed=False)]
-        alike = methods.count(method) > 1
         marks.append(
-            Points(label, [spent], [last], look, area=area, notes=notes, tags=[label] if alike else [],
+            Points(label, [spent], [last], look, area=area, notes=notes, tags=[label] if method in tagged else [],
                    **around([last], [row["+-"]]))
         )  # fmt: skip
     costs = [x for mark in marks if isinstance(mark, Points) for x in mark.x]
