@@ -141,7 +141,7 @@ class Ablations:
         rows = []
         for (method, kind, removed), some in whole.groupby(["method", "kind", "removed"], sort=False):
             row: dict[str, Any] = {"method": title_of(method), "attention": kind, "removed": removed}
-            row["removed %"] = f"{some['mass %'].mean():.1f}"
+            row["mass %"] = f"{some['mass %'].mean():.1f}"
             for how in self.hows:
                 one = some[some["how"] == how]
                 row[f"`{how}`"] = f"{n(one['loss'].iloc[0])} ± {n(one['+-'].iloc[0])}" if len(one) else ""

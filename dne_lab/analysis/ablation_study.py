@@ -1,6 +1,5 @@
 """What a run loses when its later experts' attention is taken out, group by group and connection by connection."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -27,8 +26,8 @@ from dne_lab.analysis.removal import (
 from dne_lab.analysis.sweep import connections, removals, sweep_rows
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.core.schema import Like, OneOf, document
-from dne_lab.measure.comparison import ORDER, apart
-from dne_lab.measure.metrics import interval
+from dne_lab.measure.comparison import by_setting, place_of
+from dne_lab.measure.metrics import interval, rounded
 from dne_lab.measure.record import (
     Classes,
     Measurement,
@@ -174,9 +173,9 @@ def study(
             AblationRecord(
                 run=record.id, method=record.method, preset=record.preset, dataset=record.dataset, seed=record.seed,
                 tasks=record.tasks, heads=list(network.heads), LA=record.LA, how=one, images=len(batch.index),
-                accuracy=_rounded(accuracy), config_sha256=record.config_sha256, code_version=record.code_version,
-                torch=torch.__version__, device=run.device.type, groups=_rounded([_row(*group) for group in groups]),
-                sweep=_rounded(sweep_rows(swept, reads)), trained=trained(record),
+                accuracy=rounded(accuracy), config_sha256=record.config_sha256, code_version=record.code_version,
+                torch=torch.__version__, device=run.device.type, groups=rounded([_row(*group) for group in groups]),
+                sweep=rounded(sweep_rows(swept, reads)), trained=trained(record),
             )
         )  # fmt: skip
     return made
@@ -228,17 +227,6 @@ def conditions(network: ExpandableViT) -> list[tuple[dict[str, Any], Removal]]:
     ]
 
 
-def _rounded(value: Any) -> Any:
-    """Six digits; NaN, where there is no number, as None."""
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else float(f"{value:.6g}") + 0.0
-    return value
-
-
 # Ablation records as tables: means over the seeds of a setting, with intervals over seeds or, for one, over images.
 
 Setting = tuple[str, str, str]  # preset, method, how
@@ -250,16 +238,9 @@ def settings(found: Iterable[AblationRecord]) -> dict[Setting, list[AblationReco
     Raises:
         LabError: two of one setting and seed, or numbers of images that differ within a setting.
     """
-    made: dict[Setting, list[AblationRecord]] = {}
-    order = {method: place for place, method in enumerate(ORDER)}
-    found = sorted(found, key=lambda r: (r.preset, HOW.index(r.how), order.get(r.method, len(order)), r.method, r.seed))
-    for record in found:
-        made.setdefault((record.preset, record.method, record.how), []).append(record)
-    made = {
-        (f"{preset}{more}", method, how): alike
-        for (preset, method, how), members in made.items()
-        for more, alike in apart(members).items()
-    }
+    found = sorted(found, key=lambda r: (r.preset, HOW.index(r.how), place_of(r.method), r.seed))
+    together = by_setting(found, lambda r: (r.preset, r.method, r.how))
+    made = {(preset, method, how): members for (preset, method, how), members in together.items()}
     for members in made.values():
         images = {m.images for m in members}
         if len(images) > 1:
@@ -324,8 +305,7 @@ def side_by_side(found: Iterable[AblationRecord]) -> "pd.DataFrame":
         first = {name: row[name] for name in (*WHERE, "seeds", "images", "before %", "mass %")}
         rows.setdefault(key, first)
         rows[key] |= {row["how"]: row["loss"], f"{row['how']} +-": row["+-"]}
-    known = [*ORDER, *table["method"]]
-    rows = dict(sorted(rows.items(), key=lambda item: (item[0][0], known.index(item[0][1]))))  # stable
+    rows = dict(sorted(rows.items(), key=lambda item: (item[0][0], place_of(item[0][1]))))  # stable
     columns = [name for how in HOW if how in set(table["how"]) for name in (how, f"{how} +-")]
     return pd.DataFrame(list(rows.values()), columns=[*WHERE, "seeds", "images", "before %", "mass %", *columns])
 

@@ -11,6 +11,7 @@ from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.row_statistics import Sums
 from dne_lab.core import shown
 from dne_lab.core.errors import LabError, unknown
+from dne_lab.measure.metrics import rounded
 from dne_lab.measure.tables import brief
 from dne_lab.models.attention import JOINT, KINDS, SPATIAL
 
@@ -219,7 +220,7 @@ class AttentionGroups:
         }
 
     def _same_patch(self) -> dict[str, list[float | None]]:
-        return {scope: [_cell(v) for v in self.same_patch(scope)] for scope in (LATER, FIRST)}
+        return {scope: [rounded(v) for v in self.same_patch(scope)] for scope in (LATER, FIRST)}
 
     def __repr__(self) -> str:
         what = f"{self.labelling} of {self.images} images" + (", shuffled" if self.shuffled else "")
@@ -306,11 +307,4 @@ def frame_of(table: dict[str, list[Any]]) -> "pd.DataFrame":
 
 def plain(frame: "pd.DataFrame") -> dict[str, list[Any]]:
     """A table as its column names and its rows, six digits."""
-    return {"columns": list(frame.columns), "rows": [[_cell(v) for v in row] for row in frame.itertuples(index=False)]}
-
-
-def _cell(value: Any) -> Any:
-    """Six digits; None for NaN."""
-    if isinstance(value, float | np.floating):
-        return None if value != value else float(f"{value:.6g}")
-    return value.item() if hasattr(value, "item") else value
+    return {"columns": list(frame.columns), "rows": rounded([[*row] for row in frame.itertuples(index=False)])}

@@ -14,8 +14,8 @@ from dne_lab.analysis.probe import evaluating
 from dne_lab.core.errors import LabError
 from dne_lab.core.schema import Like, document
 from dne_lab.data.stream import ClassStream
-from dne_lab.measure.comparison import ORDER, apart
-from dne_lab.measure.metrics import interval
+from dne_lab.measure.comparison import by_setting, place_of
+from dne_lab.measure.metrics import interval, rounded
 from dne_lab.measure.record import (
     Classes,
     Measurement,
@@ -162,7 +162,7 @@ def probe_study(run: Run, progress: bool = True) -> ProbeRecord:
         tasks=record.tasks, heads=record.heads, LA=record.LA, train_images=found.train_images,
         test_images=found.test_images, widths=found.widths,
         fit=settings | {"scikit-learn": version("scikit-learn")},
-        rows=_rounded(found.rows), config_sha256=record.config_sha256, code_version=record.code_version,
+        rows=rounded(found.rows), config_sha256=record.config_sha256, code_version=record.code_version,
         torch=torch.__version__, device=run.device.type, trained=trained(record),
     )  # fmt: skip
 
@@ -378,17 +378,10 @@ def probe_table(found: Iterable[ProbeRecord]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    order = {method: place for place, method in enumerate(ORDER)}
-    made: dict[tuple[Any, ...], list[ProbeRecord]] = {}
-    for record in sorted(found, key=lambda r: (r.preset, order.get(r.method, len(order)), r.method, r.heads, r.seed)):
-        made.setdefault((record.preset, record.method, tuple(record.heads), tuple(record.tasks)), []).append(record)
+    found = sorted(found, key=lambda r: (r.preset, place_of(r.method), r.heads, r.seed))
+    made = by_setting(found, lambda r: (r.preset, r.method, tuple(r.heads), tuple(r.tasks)))
     rows: list[dict[str, Any]] = []
-    alike = [
-        (f"{preset}{more}", method, heads, members)
-        for (preset, method, heads, _), several in made.items()
-        for more, members in apart(several).items()
-    ]
-    for preset, method, heads, members in alike:
+    for (preset, method, heads, _), members in made.items():
         for parts in zip(*(member.rows for member in members), strict=True):
             row = {"preset": preset, "method": method, "heads": ", ".join(map(str, heads))}
             row |= {"read-outs": parts[0]["read-outs"], "seeds": len(members), "width": parts[0]["width"]}
@@ -417,12 +410,3 @@ def _row(rows: Sequence[dict[str, Any]], readouts: str) -> dict[str, Any]:
     names = [str(row["read-outs"]) for row in rows]
     why = "" if LATER in names else " One read-out stands for the whole network: there is no later expert."
     raise LabError(f"no probe of read-outs {readouts!r}. There are: {', '.join(names)}.{why}")
-
-
-def _rounded(value: Any) -> Any:
-    """Six digits."""
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -174,16 +174,16 @@ def ablate_runs(
 
 
 def ablation_overview(found: Iterable[AblationRecord]) -> "pd.DataFrame":
-    """One row for each removal from all later experts at once: where, what, its share of the attention, and what is
-    lost in each way of removing it, side by side.
+    """One row for each removal from all later experts at once: where, what, ``mass %`` (how much of the rows' attention
+    that is), and what is lost in each way of removing it, side by side.
 
     ``+-`` is half the width of the 95% interval over seeds; of one seed, over images.
     """
     whole = side_by_side(found)
-    whole = whole[whole["experts"] == "later"].rename(columns={"mass %": "attention %"})
+    whole = whole[whole["experts"] == "later"]
     ways = [name for how in HOW for name in (how, f"{how} +-") if how in whole]
     whole = whole.assign(method=whole["method"].map(title_of))
-    return whole[["preset", "method", "kind", "removed", "seeds", "attention %", "before %", *ways]]
+    return whole[["preset", "method", "kind", "removed", "seeds", "mass %", "before %", *ways]]
 
 
 def ablation_text(found: Iterable[AblationRecord]) -> str:
@@ -191,6 +191,7 @@ def ablation_text(found: Iterable[AblationRecord]) -> str:
     found = list(found)
     hows = [how for how in HOW if any(record.how == how for record in found)]
     lines = ["Accuracy lost (points) when attention of experts 2, 3, ... is removed"]
+    lines.append("  mass %: of the attention of the rows from which it is removed")
     lines += [f"  {how}: {QUESTIONS[how]}" for how in hows]
     lines.append(tables.to_text(ablation_overview(found)))
     kinds = {kind for record in found for row in record.groups for kind in row["kind"].split(" + ")}

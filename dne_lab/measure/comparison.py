@@ -25,17 +25,8 @@ EXPANSION = ("ia", "sta", "dne", "progressive")
 
 # What tells two groups of the same title apart, in the order in which a label names it.
 SETTINGS = (
-    "dataset",
-    "tasks",
-    "epochs",
-    "preset",
-    "memory",
-    "network",
-    "class order",
-    "validation",
-    "behind",
-    "images",
-    "settings",
+    *("dataset", "tasks", "epochs", "preset", "memory", "network"),
+    *("class order", "validation", "behind", "images", "settings"),
 )
 
 
@@ -265,15 +256,26 @@ def _network_text(network: dict[str, Any], others: Sequence[dict[str, Any]]) -> 
     return ", ".join(texts) or "another network"
 
 
+def place_of(method: str) -> tuple[int, str]:
+    """Sorts methods in the order of `ORDER`, those of a user's own by name behind them."""
+    return ORDER.index(method) if method in ORDER else len(ORDER), method
+
+
+def by_setting(found: Iterable[M], key: Callable[[M], tuple[Any, ...]]) -> dict[tuple[Any, ...], list[M]]:
+    """Measurements by ``key``, a preset and more; those that `apart` splits have what differs behind the preset."""
+    made: dict[tuple[Any, ...], list[M]] = {}
+    for member in found:
+        made.setdefault(key(member), []).append(member)
+    return {
+        (f"{preset}{more}", *rest): alike
+        for (preset, *rest), members in made.items()
+        for more, alike in apart(members).items()
+    }
+
+
 def apart(members: Sequence[M]) -> dict[str, list[M]]:
     """Measurements of runs of one method and preset, split by their images, and where several are of one seed: runs of
-    other settings.
-
-    Args:
-        members: records of the instruments, with ``seed``, ``run`` and ``config_sha256``.
-
-    Returns:
-        By what tells them apart (``", 5 epochs"``; nothing where no seed is there twice) those that are alike.
+    other settings. The keys say what tells them apart: ``", 5 epochs"``, nothing where no seed is there twice.
 
     Raises:
         LabError: two measurements of one configuration and seed.

@@ -134,6 +134,18 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     return float(array.mean()), float(t.ppf((1 + level) / 2, len(array) - 1) * error)
 
 
+def rounded(value: Any) -> Any:
+    """What a record keeps of numbers, alone or in lists and dictionaries: six digits; NaN, no number, as None."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return None if value != value else float(f"{value:.6g}") + 0.0  # never -0.0
+    return value
+
+
 def measure(predictions: Predictions, tasks: Sequence[int]) -> dict[str, Any]:
     """All numbers of a record that derive from predictions: accuracy, seen_accuracy, LA, AA and forgetting by name."""
     matrix, seen = accuracy_matrix(predictions, tasks), seen_accuracy(predictions, tasks)

@@ -1,7 +1,8 @@
 """Attention sorted into groups as figures: shares (paper, figure 4 left), fragmentation by layer, training, flow."""
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from dne_lab.core.files import file_name
 from dne_lab.measure import paper
 from dne_lab.measure.metrics import interval
 from dne_lab.methods.base import title_of
-from dne_lab.plots import attention_drawings
 from dne_lab.plots.attention_compared import (
     along_training,
     attention_at_start,
@@ -21,13 +21,20 @@ from dne_lab.plots.attention_compared import (
     estimate,
     fragmentation,
     ids,
-    scale_of,
     settings,
+    sources,
 )
-from dne_lab.plots.attention_drawings import DIFFERENT_PATCH, PAPER, SAME_PATCH
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.matrices import inches
+from dne_lab.plots.marks import Axis, Bars, Drawing, Mark, Points, one
+from dne_lab.plots.matrices import grid, inches
+from dne_lab.plots.series import scale
+from dne_lab.plots.style import GROUP_COLOURS, GROUP_WORDS, Style
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAPER, SAME_PATCH, DIFFERENT_PATCH = "paper", "same patch", "different patch"
+PRINTED = "printed in the paper, figure 4"
 REFERENCES = ("uniform %", "keys", "uniform mass %")
 KEYS, MASS = "effective keys", "mass per connection"
 COLUMNS = [
@@ -71,9 +78,9 @@ def attention_groups(found: Iterable[Decomposition]) -> Figure:
         rows.append(first | {"group": SAME_PATCH, "uniform %": uniform} | _same_patch(members) | last)
     frame = pd.DataFrame(rows, columns=COLUMNS).astype({"seeds": "Int64", "images": "Int64"})
     heading = "Attention of experts 2, 3, ... by kind of key; pale half of a bar: uniform attention\n"
-    heading += scale_of([member for members in made.values() for member in members])
+    heading += scale([member for members in made.values() for member in members])
     size = (2.4 + 1.1 * frame["series"].nunique(), 4.0)
-    return Figure("attention_groups", heading, frame, ids(made), attention_drawings.group_bars, size)
+    return Figure("attention_groups", heading, frame, ids(made), _group_bars, size)
 
 
 def expert_flow(member: Decomposition) -> Figure:
@@ -94,11 +101,11 @@ def expert_flow(member: Decomposition) -> Figure:
     both = zip(table["reads"], table["expert"], strict=True)
     table["uniform %"] = [100 * heads[read - 1] / heads[:reader].sum() for read, reader in both]
     table = table.sort_values(["kind", "layer", "expert", "reads"]).reset_index(drop=True)
-    heading = f"Who reads whom: {title_of(member.method)}, {scale_of([member])}, seed {member.seed}\n"
+    heading = f"Who reads whom: {title_of(member.method)}, {scale([member])}, seed {member.seed}\n"
     heading += "share of the attention of the expert of a row, percent"
     places = table[["kind", "layer"]].drop_duplicates()
     size = inches(len(places), len(names) - 1, len(names), int(places["kind"].value_counts().max()))
-    return Figure(f"expert_flow_{member.run}", heading, table, {"": [member.run]}, attention_drawings.flow, size)
+    return Figure(f"expert_flow_{member.run}", heading, table, {"": [member.run]}, _flow, size)
 
 
 def drawings(found: Sequence[Decomposition]) -> dict[str, Figure]:
@@ -122,9 +129,6 @@ def drawings(found: Sequence[Decomposition]) -> dict[str, Figure]:
     return made
 
 
-# What the tables share ----------------------------------------------------------------------------------------------
-
-
 def _printed(row: dict[Any, Any]) -> list[dict[Any, Any]]:
     """The printed shares; the paper tells same and different patches, not heads."""
     method = row["model"]
@@ -141,3 +145,79 @@ def _same_patch(members: Sequence[Decomposition]) -> dict[str, float]:
     if width is not None:
         low, high = mean - width, mean + width
     return {"share %": mean, "low": low, "high": high}
+
+
+# The drawings -----------------------------------------------------------------------------------------------------
+
+
+def _group_bars(table: "pd.DataFrame") -> Drawing:
+    """Stacked bars of the four groups, a pale one of uniform attention beside each; hatched: as the paper prints."""
+    names = list(table["series"].unique())
+    marks: list[Mark] = []
+    for group in (*GROUPS, SAME_PATCH, DIFFERENT_PATCH):
+        rows = table[(table["group"] == group) & ((table["preset"] == PAPER) == (group not in GROUPS))]
+        key = {SAME_PATCH: "SPSH", DIFFERENT_PATCH: "DPSH"}.get(group, group)
+        places = np.array([names.index(name) for name in rows["series"]], float)
+        printed = group not in GROUPS
+        below = [_below(table, name, group) for name in rows["series"]]
+        label = f"{group}, as printed" if printed else f"{group}: {GROUP_WORDS[group]}"
+        uniform = rows["uniform %"].astype(float)
+        notes = (
+            [PRINTED] * len(rows)
+            if printed
+            else [
+                f"uniform attention: {u:.2f}%<br>{sources(row)}"
+                for u, (_, row) in zip(uniform, rows.iterrows(), strict=True)
+            ]
+        )
+        marks.append(
+            Bars(label, list(places - 0.12 * (not printed)), rows["share %"].tolist(), GROUP_COLOURS[key],
+                 [share for share, _ in below], 0.5, printed, notes=notes)
+        )  # fmt: skip
+        if not printed:
+            marks.append(
+                Bars(f"{group}, uniform attention", list(places + 0.3), uniform.tolist(), GROUP_COLOURS[key],
+                     [share for _, share in below], 0.24, opacity=0.45, listed=False)
+            )  # fmt: skip
+    same = table[table["group"] == SAME_PATCH]
+    places = np.array([names.index(name) for name in same["series"]]) - 0.12 * (same["preset"] != PAPER).to_numpy()
+    notes = [PRINTED if row["preset"] == PAPER else sources(row) for _, row in same.iterrows()]
+    shares = same["share %"].tolist()
+    ends: dict[str, Any] = {"low": same["low"].tolist(), "high": same["high"].tolist()}
+    dots = Style("#ffffff", "o", "circle")
+    marks.append(Points("same patch", list(places), shares, dots, area=6.0, notes=notes, listed=False, **ends))
+    numbers = dict(zip(same["series"], shares, strict=True))
+    x = Axis("numbers: share of the same patch", "category", tuple(_tick(name, numbers[name]) for name in names))
+    return one(marks, x, Axis("share of the attention (%)", low=0.0, high=100.0))
+
+
+def _tick(name: str, share: float) -> str:
+    method, preset = name.split(", ", 1)
+    return "\n".join([method, *textwrap.wrap(preset, 9), f"{share:.1f}%"])
+
+
+def _below(table: "pd.DataFrame", name: str, group: str) -> tuple[float, float]:
+    """Share and uniform share of the groups that a bar stands on."""
+    stack = (SAME_PATCH, DIFFERENT_PATCH) if group not in GROUPS else GROUPS
+    rows = table[(table["series"] == name) & table["group"].isin(stack[: stack.index(group)])]
+    return float(rows["share %"].sum()), float(rows["uniform %"].sum())
+
+
+def _flow(table: "pd.DataFrame") -> Drawing:
+    """A matrix of readers and read, one per kind and layer."""
+    size = int(table["expert"].max())
+    panels = []
+    for (kind, layer), rows in table.groupby(["kind", "layer"], sort=False):
+        square = np.full((size, size), np.nan)
+        reader, read = rows["expert"].to_numpy(int), rows["reads"].to_numpy(int)
+        square[reader - 1, read - 1] = rows["share %"].to_numpy(float)
+        name = f"{kind}, layer {layer}"
+        notes = {
+            (i - 2, j - 1): f"{name}: expert {i} reads expert {j}<br>uniform attention: {uniform:.1f}%"
+            for i, j, uniform in zip(reader, read, rows["uniform %"], strict=True)
+        }
+        panels.append((name, square[1:], notes))
+    across = int(table[["kind", "layer"]].drop_duplicates()["kind"].value_counts().max())
+    names = [str(number) for number in range(1, size + 1)]
+    titles = ("expert that is read", "expert that reads")
+    return grid(panels, names[1:], names, titles, "share of the attention (%)", (0, 100), across=across)

@@ -1,4 +1,5 @@
-"""Fragmentation: how spread out a row of attention is, layer by layer, as its entropy and as effective keys."""
+"""Attention of several networks beside each other: how spread out it is layer by layer, and how much of it stays on the
+query's own patch before, during and after training."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,20 +11,17 @@ from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposi
 from dne_lab.analysis.group_tables import FIRST, LATER, PATCHES, frame_of
 from dne_lab.core.errors import LabError
 from dne_lab.measure import paper
-from dne_lab.measure.comparison import EXPANSION, apart
+from dne_lab.measure.comparison import by_setting, place_of
 from dne_lab.measure.metrics import interval
 from dne_lab.methods.base import title_of
-from dne_lab.plots import attention_drawings
-from dne_lab.plots.attention_drawings import UNIFORM, lines
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Panel, Points
-from dne_lab.plots.series import PAPER_DATASETS, PAPER_EPOCHS
+from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Panel, Points, around, one
+from dne_lab.plots.series import scale
+from dne_lab.plots.style import DASHES, INK, Style, style
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-# What the figures of attention share: decompositions by setting, and how their scale is told.
 
 SAME = ("SPSH", "SPDH")
 
@@ -34,36 +32,24 @@ def settings(found: Iterable[Decomposition], moment: str) -> dict[tuple[str, str
     Raises:
         LabError: none of several experts with that moment; two of one setting and seed.
     """
-    order = list(EXPANSION)
     there = [m for m in found if moment in m.moments and len(m.heads) > 1]
     if not there:
         raise LabError(
             "no attention record of a trained run with two experts or more. Make one first: "
             "dne-lab report RUN --attention 500."
         )
-    there.sort(key=lambda m: (m.preset, order.index(m.method) if m.method in order else len(order), m.method, m.seed))
-    made: dict[tuple[str, str], list[Decomposition]] = {}
-    for member in there:
+    there.sort(key=lambda m: (m.preset, place_of(m.method), m.seed))
+
+    def setting(member: Decomposition) -> tuple[str, str]:
         k = member.heads[-1]
-        label = member.preset if k == 1 else f"{member.preset}, k = {k}"
-        made.setdefault((label, member.method), []).append(member)
-    return {
-        (f"{preset}{more}", method): alike
-        for (preset, method), members in made.items()
-        for more, alike in apart(members).items()
-    }
+        return member.preset if k == 1 else f"{member.preset}, k = {k}", member.method
+
+    return {(preset, method): members for (preset, method), members in by_setting(there, setting).items()}
 
 
 def ids(made: dict[tuple[str, str], list[Decomposition]]) -> dict[str, list[str]]:
     """The ids of the runs of each setting, by the name of its series."""
     return {f"{title_of(method)}, {preset}": [m.run for m in some] for (preset, method), some in made.items()}
-
-
-def scale_of(members: Sequence[Decomposition]) -> str:
-    """Data sets, scale and seeds, for a title."""
-    names = ", ".join(dict.fromkeys(m.dataset for m in members))
-    full = all(m.dataset in PAPER_DATASETS and m.epochs >= PAPER_EPOCHS for m in members)
-    return names if full else f"{names}, small scale"
 
 
 def estimate(rows: Sequence[Any], name: str) -> tuple[float, float, float]:
@@ -112,37 +98,10 @@ def fragmentation(found: Iterable[Decomposition]) -> Figure:
             )
     members = [member for several in made.values() for member in several]
     heading = "Entropy of attention, and keys in effective use of those that a query sees, by layer\n"
-    heading += f"experts 2, 3, ...; {scale_of(members)}"
+    heading += f"experts 2, 3, ...; {scale(members)}"
     frame = pd.DataFrame(rows).astype({"+-": float})
-    return Figure("fragmentation", heading, frame, ids(made), _marks, (8.4, 3.8))
+    return Figure("fragmentation", heading, frame, ids(made), _fragmentation, (8.4, 3.8))
 
-
-# The drawings -----------------------------------------------------------------------------------------------------
-
-
-def _marks(table: "pd.DataFrame") -> Drawing:
-    """Two panels: entropy of a row, and effective keys in percent."""
-    left: list[Mark] = []
-    right: list[Mark] = [Level("uniform attention", 100.0)]
-    for name, rows, look, dash in lines(table):
-        layers, used, width = rows["layer"].astype(float).tolist(), rows["used %"], rows["+-"]
-        notes = ["one seed" if seeds == 1 else f"{seeds} seeds" for seeds in rows["seeds"]]
-        left.append(
-            Points(f"{name}, uniform attention", layers, rows["uniform entropy"].tolist(), UNIFORM, "--", area=0.0,
-                   width=0.8, listed=False)
-        )  # fmt: skip
-        for marks, values, low, high in (
-            (left, rows["entropy"], rows["entropy low"], rows["entropy high"]),
-            (right, used, used - width, used + width),
-        ):
-            ends: dict[str, Any] = {"low": low.tolist(), "high": high.tolist(), "notes": notes}
-            marks.append(Points(name, layers, values.tolist(), look, dash, band=True, **ends))
-    x = Axis("layer", ticks=tuple(sorted(map(float, table["layer"].unique()))))
-    both = Panel(left, x, Axis(ENTROPY, low=0.0)), Panel(right, x, Axis(USED, low=0.0, high=105.0))
-    return Drawing([both])
-
-
-# Attention along training as figures: untrained, before and after each task, and under the null model.
 
 PARTS = {"content": f"{INITIAL}, content", "position": f"{INITIAL}, position", "attention": INITIAL}
 
@@ -177,9 +136,9 @@ def along_training(found: Iterable[Decomposition]) -> Figure:
                 | {"uniform %": float(same[0]["uniform %"]), "seeds": len(tables)}
             )
     members = [member for several in made.values() for member in several]
-    heading = f"Attention on the query's own patch, times its uniform share; experts 2, 3, ...\n{scale_of(members)}"
+    heading = f"Attention on the query's own patch, times its uniform share; experts 2, 3, ...\n{scale(members)}"
     frame = pd.DataFrame(rows).astype({"+-": float})
-    return Figure("attention_along_training", heading, frame, ids(made), attention_drawings.moments, (7.2, 3.8))
+    return Figure("attention_along_training", heading, frame, ids(made), _moments, (7.2, 3.8))
 
 
 def attention_by_task(found: Iterable[Decomposition]) -> Figure:
@@ -208,11 +167,9 @@ def attention_by_task(found: Iterable[Decomposition]) -> Figure:
                     | {"moment": moment, "task": expert, "times uniform": mean, "+-": width, "seeds": len(ratios)}
                 )
     members = [member for several in made.values() for member in several]
-    heading = (
-        f"Own-patch attention of each expert, times its uniform share:\n{scale_of(members)}; hollow: before its task"
-    )
+    heading = f"Own-patch attention of each expert, times its uniform share:\n{scale(members)}; hollow: before its task"
     frame = pd.DataFrame(rows).astype({"+-": float})
-    return Figure("attention_by_task", heading, frame, ids(made), attention_drawings.by_task, (7.2, 3.8))
+    return Figure("attention_by_task", heading, frame, ids(made), _by_task, (7.2, 3.8))
 
 
 def _times_uniform(table: "pd.DataFrame", expert: int) -> float:
@@ -249,4 +206,110 @@ def attention_at_start(found: Iterable[Decomposition]) -> Figure:
     frame = pd.DataFrame(rows).astype({"+-": float, "paper, trained %": float})
     heading = "Same-patch attention of untrained networks,\nby part of the gated attention"
     size = (7.4, 1.2 + 0.3 * frame[["series", "scope"]].drop_duplicates().shape[0])
-    return Figure("attention_at_start", heading, frame, ids(made), attention_drawings.at_start, size)
+    return Figure("attention_at_start", heading, frame, ids(made), _at_start, size)
+
+
+# The drawings -----------------------------------------------------------------------------------------------------
+
+START = {
+    "content": Style("#56b4e9", "o", "circle"),
+    "position": Style("#e69f00", "s", "square"),
+    "attention": Style("#0072b2", "D", "diamond"),
+}
+UNIFORM, PRINTED = Style(INK, "|", "line-ns"), Style("#d55e00", "x", "x-thin")
+MOMENTS = {INITIAL: "untrained", TRAINED: "trained", SHUFFLED: "trained, other experts\nsee another picture"}
+RATIO = "same-patch share / uniform share"
+
+
+def _fragmentation(table: "pd.DataFrame") -> Drawing:
+    """Two panels: entropy of a row, and effective keys in percent."""
+    left: list[Mark] = []
+    right: list[Mark] = [Level("uniform attention", 100.0)]
+    for name, rows, look, dash in _lines(table):
+        layers, used, width = rows["layer"].astype(float).tolist(), rows["used %"], rows["+-"]
+        notes = ["one seed" if seeds == 1 else f"{seeds} seeds" for seeds in rows["seeds"]]
+        left.append(
+            Points(f"{name}, uniform attention", layers, rows["uniform entropy"].tolist(), UNIFORM, "--", area=0.0,
+                   width=0.8, listed=False)
+        )  # fmt: skip
+        for marks, values, low, high in (
+            (left, rows["entropy"], rows["entropy low"], rows["entropy high"]),
+            (right, used, used - width, used + width),
+        ):
+            ends: dict[str, Any] = {"low": low.tolist(), "high": high.tolist(), "notes": notes}
+            marks.append(Points(name, layers, values.tolist(), look, dash, band=True, **ends))
+    x = Axis("layer", ticks=tuple(sorted(map(float, table["layer"].unique()))))
+    both = Panel(left, x, Axis(ENTROPY, low=0.0)), Panel(right, x, Axis(USED, low=0.0, high=105.0))
+    return Drawing([both])
+
+
+def sources(row: Any) -> str:
+    """How many seeds, or images, are behind a row."""
+    seeds = int(row["seeds"])
+    images = f", {int(row['images']):,} images" if "images" in row and row["images"] == row["images"] else ""
+    return ("one seed" if seeds == 1 else f"{seeds} seeds") + images
+
+
+def _moments(table: "pd.DataFrame") -> Drawing:
+    """Same-patch share in multiples of its uniform value at three moments."""
+    shown = _lines(table)
+    marks: list[Mark] = [Level("uniform attention", 1.0)]
+    for number, (name, rows, look, dash) in enumerate(shown):
+        at = [[*MOMENTS].index(m) + 0.06 * (number - (len(shown) - 1) / 2) for m in rows["moment"]]
+        marks.append(_ratios(name, at, rows, look, dash))
+    x = Axis("", "category", tuple(MOMENTS.values()))
+    return one(marks, x, Axis(RATIO, low=0.0))
+
+
+def _ratios(name: str, x: list[float], rows: "pd.DataFrame", look: Style, dash: str, **more: Any) -> Points:
+    y, notes = rows["times uniform"].tolist(), [sources(row) for _, row in rows.iterrows()]
+    return Points(name, x, y, look, dash, notes=notes, **around(y, rows["+-"]), **more)
+
+
+def _lines(table: "pd.DataFrame") -> list[tuple[str, "pd.DataFrame", Any, str]]:
+    """Series, rows, style and dash: a method has its colour everywhere, a preset its dash."""
+    dashes = {preset: DASHES[i % len(DASHES)][0] for i, preset in enumerate(table["preset"].unique())}
+    return [
+        (str(name), rows, style(str(rows["method"].iloc[0])), dashes[rows["preset"].iloc[0]])
+        for name, rows in table.groupby("series", sort=False)
+    ]
+
+
+def _by_task(table: "pd.DataFrame") -> Drawing:
+    """A line per series after each task, hollow marks before it."""
+    marks: list[Mark] = [Level("uniform attention", 1.0)]
+    for name, rows, look, dash in _lines(table):
+        for moment, part in rows.groupby("moment", sort=False):
+            after = moment == "after its task"
+            label, x = name if after else f"{name}, before its task", part["task"].astype(float).tolist()
+            marks.append(_ratios(label, x, part, look, dash if after else "", filled=after, listed=after))
+    ticks = tuple(sorted(map(float, table["task"].unique())))
+    return one(marks, Axis("task of the expert", ticks=ticks), Axis(RATIO, low=0.0))
+
+
+def _at_start(table: "pd.DataFrame") -> Drawing:
+    """Same-patch shares of each part as dots on one line per series and scope."""
+    places = table[["series", "scope"]].drop_duplicates()
+    names = [f"{name}: {scope}" for name, scope in places.itertuples(index=False)]
+    at = [float(names.index(f"{row['series']}: {row['scope']}")) for _, row in table.iterrows()]
+    table = table.assign(place=at)
+    grey = Style("#b0b0b0", "o", "circle")
+    marks: list[Mark] = [
+        Points("", rows["same patch %"].tolist(), rows["place"].tolist(), grey, "-", area=0.0, width=1.0, listed=False)
+        for _, rows in table.groupby("place", sort=False)
+    ]
+    for part, look in START.items():
+        rows = table[table["part"] == part]
+        x = rows["same patch %"].tolist()
+        notes = [sources(row) for _, row in rows.iterrows()]
+        marks.append(
+            Points(part, x, rows["place"].tolist(), look, across=True, notes=notes, **around(x, rows["+-"]))
+        )  # fmt: skip
+    first = table.drop_duplicates("place")
+    printed = first.dropna(subset="paper, trained %")
+    marks += [
+        Points("uniform attention", first["uniform %"].tolist(), first["place"].tolist(), UNIFORM, area=90.0),
+        Points("the paper, trained", printed["paper, trained %"].tolist(), printed["place"].tolist(), PRINTED),
+    ]
+    y = Axis("", "category", tuple(names), reverse=True)
+    return one(marks, Axis("same-patch share of the attention (%)", low=0.0), y)

@@ -13,11 +13,13 @@ from dne_lab.plots.style import Line, line_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dne_lab.analysis.decomposition import Decomposition
+
 PAPER_DATASETS, PAPER_EPOCHS = ("cifar100", "imagenet100"), 500
 NO_RECORD = "no record"
 
 
-def scale(records: Iterable[Record]) -> str:
+def scale(records: "Iterable[Record | Decomposition]") -> str:
     """The data sets' names for a title, with "small scale" unless all ran the paper's schedule."""
     records = list(records)
     names = ", ".join(dict.fromkeys(record.dataset for record in records))

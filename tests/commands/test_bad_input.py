@@ -16,12 +16,6 @@ from shell import Here, content, run_folder, sets, snapshot
 SMALL = {"data__tasks": "2,2", "network__patch": 4, "memory__budget": 8}
 
 
-@pytest.fixture
-def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Here:
-    monkeypatch.chdir(tmp_path)
-    return Here(capsys, monkeypatch)
-
-
 def refused(here: Here, message: str, *words: object) -> None:
     """Asserts that a command says why not, in one paragraph, and what to do, and leaves all files as they were."""
     before = snapshot(Path())

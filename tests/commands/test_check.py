@@ -10,12 +10,6 @@ from shell import Here
 
 
 @pytest.fixture
-def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Here:
-    monkeypatch.chdir(tmp_path)
-    return Here(capsys, monkeypatch)
-
-
-@pytest.fixture
 def tree(tmp_path: Path) -> Path:
     for split in ("train", "test"):
         for place, name in enumerate(("ant", "bee")):

@@ -17,15 +17,8 @@ from dne_lab.commands import run_command
 from dne_lab.core import files
 from dne_lab.core.errors import LabError
 from dne_lab.measure.record import Record
-from dne_lab.training import grid, progress
+from dne_lab.training import grid
 from dne_lab.training.run_folder import finished
-
-
-@pytest.fixture
-def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Here:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(progress, "_has_bars", lambda: False)
-    return Here(capsys, monkeypatch)
 
 
 def left(folder: Path) -> bool:

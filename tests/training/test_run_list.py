@@ -9,14 +9,7 @@ from typing import Any
 import pytest
 from shell import TINY, Here, content, snapshot
 
-from dne_lab.training import progress, run_list
-
-
-@pytest.fixture
-def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Here:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(progress, "_has_bars", lambda: False)
-    return Here(capsys, monkeypatch)
+from dne_lab.training import run_list
 
 
 def entry(method: str = "dne", seed: int = 0, settings: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
