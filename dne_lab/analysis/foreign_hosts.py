@@ -1,4 +1,4 @@
-"""What vision transformers of other libraries share: one sequence of tokens, one attention a block, one "expert"."""
+"""What vision transformers of other libraries share: one sequence of tokens, one attention per block, one "expert"."""
 
 import contextlib
 import copy
@@ -93,7 +93,7 @@ class ForeignViT:
 # How `probe` reads and replaces in timm's `VisionTransformer`: listened blocks leave the fused kernel for a while.
 
 TIMM = "timm's VisionTransformer"
-# Attention modules that probes hold open: how many probes, and what the switch was before the first.
+# Attention modules that probes keep from their fused kernel: how many probes, and the switch before the first.
 _unfused_by: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()
 
 

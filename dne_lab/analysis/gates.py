@@ -121,7 +121,7 @@ def gates(
 
 
 def table(found: Iterable[Gate]) -> "pd.DataFrame":
-    """One row a gate: gate, asks, value, ``+-``, state, seeds, of."""
+    """One row per gate: gate, asks, value, ``+-``, state, seeds, of."""
     import pandas as pd
 
     rows = [

@@ -126,11 +126,11 @@ class AttentionMap:
         return (self.values.float() if self.values.dtype == torch.bfloat16 else self.values).numpy()
 
     def frame(self) -> "pd.DataFrame":
-        """One row an entry of the map.
+        """One row per entry of the map.
 
         Columns ``kind``, ``layer``, ``image`` (place in what was fed in, from 0), ``query_expert``, ``query_head``,
         ``query_patch``, ``key_expert``, ``key_head``, ``key_patch``, ``attention``. Patches count from 0 row by row, a
-        class token is -1 (in timm n tokens before the patches are -n to -1, the class token first). About 50 bytes an
+        class token is -1 (in timm n tokens before the patches are -n to -1, the class token first). About 50 bytes per
         entry.
         """
         import pandas as pd
@@ -214,7 +214,7 @@ class Maps(Sequence[AttentionMap]):
         if len(chosen) == 1:
             return chosen[0]
         asked = {"kind": kind, "layer": layer, "expert": expert}
-        told = ", ".join(f"{name}={value!r}" for name, value in asked.items() if value is not None) or "no choice"
+        choice = ", ".join(f"{name}={value!r}" for name, value in asked.items() if value is not None) or "no choice"
         there = chosen if len(chosen) else self
         hint = ""
         if len(there):
@@ -222,7 +222,7 @@ class Maps(Sequence[AttentionMap]):
             differs = {name: value for name, value in last.items() if len({getattr(one, name) for one in there}) > 1}
             named = ", ".join(f"{name}={value!r}" for name, value in (differs or last).items())
             hint = f" Choose one, for instance maps.get({named})."
-        raise LabError(f"maps.get: {len(chosen)} maps for {told}.{hint} There are: {there!r}.")
+        raise LabError(f"maps.get: {len(chosen)} maps for {choice}.{hint} There are: {there!r}.")
 
     def frame(self) -> "pd.DataFrame":
         """`AttentionMap.frame` of all, one below the other.

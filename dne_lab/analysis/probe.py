@@ -276,9 +276,9 @@ class _Listener:
             )
         new = new.to(part)
         if key not in self.warned:
-            told = new.detach()
-            told = told if told.dtype == torch.float64 else told.float()
-            sums = told.sum((-1, -2) if "kh kp" in place.axes.layout else -1)
+            values = new.detach()
+            values = values if values.dtype == torch.float64 else values.float()
+            sums = values.sum((-1, -2) if "kh kp" in place.axes.layout else -1)
             if not bool(((sums - 1).abs() <= max(1e-4, 4 * torch.finfo(part.dtype).eps)).all()):
                 self.warned.add(key)
                 warnings.warn(
@@ -296,10 +296,10 @@ class _Listener:
         named: dict[str, list[str]] = {}
         for kind, layer, expert in silent:
             named.setdefault(self.names[kind, layer], []).append(str(expert))
-        told = ", ".join(f"{name} (experts {', '.join(experts)})" for name, experts in named.items())
+        points = ", ".join(f"{name} (experts {', '.join(experts)})" for name, experts in named.items())
         why = "Call the network inside the with block" if not self.fired else "Run whole forward passes inside"
         raise LabError(
-            f"probe: these selected points did not fire: {told}. {why}, the one that was given to probe: a compiled "
+            f"probe: these selected points did not fire: {points}. {why}, the one that was given to probe: a compiled "
             "copy and the literal path call no hooks."
         )
 

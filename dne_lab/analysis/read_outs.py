@@ -43,7 +43,7 @@ BATCH = 256  # images at a time
 DECAY = 1e-4  # L2 penalty of the weights, per image: decay / 2 |W|^2 beside the mean cross entropy
 ITERATIONS, TOLERANCE = 1000, 1e-4  # of L-BFGS: at most so many; until the gradient's largest entry is so small
 
-# images (B, C, H, W) uint8 -> one (B, width) tensor a read-out, and the run's own scores (B, classes)
+# images (B, C, H, W) uint8 -> one (B, width) tensor per read-out, and the run's own scores (B, classes)
 Look = Callable[[Tensor], tuple[list[Tensor], Tensor]]
 
 

@@ -16,7 +16,7 @@ from dne_lab.models.attention import Axes
 
 # Bytes of a part of a map that is brought to float64 at a time.
 LARGEST = 16 * 2**20
-# Sums over the rows of a head, one an image: the columns of `Sums`, in this order.
+# Sums over the rows of a head, one per image: the columns of `Sums`, in this order.
 BY_LABEL = ("mass", "entropy", "keys", "keys_there", "with_mass", "uniform", "connections")
 BY_ROW = ("class_mass", "rows", "weight", "row_entropy", "row_keys", "largest", "log_connections", "row_connections",
           "uniform_entry", "distance", "uniform_distance")  # fmt: skip

@@ -99,7 +99,7 @@ class Sweep:
         self.how, self.images, self.rows = how, images, rows
 
     def table(self) -> "pd.DataFrame":
-        """One row a connection, from expert ``reads`` to expert ``expert``.
+        """One row per connection, from expert ``reads`` to expert ``expert``.
 
         Returns:
             Columns ``kind`` and ``layer`` ("all": in all of them at once), ``expert``, ``reads``, ``loss`` of accuracy

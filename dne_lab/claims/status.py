@@ -32,7 +32,7 @@ def evidence(paths: str | Path | Iterable[str | Path]) -> Evidence:
 
 
 def details(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame":
-    """One row a comparison: figure, the paper's statement, notebook, status, on which data, what was found.
+    """One row per comparison: figure, the paper's statement, notebook, status, on which data, what was found.
 
     A claim without any comparison is one row "not run". Beside each comparison of several seeds: p, p after Holm's
     correction within the claim's family (what decides), the half width of the interval from the standard deviation
@@ -54,7 +54,7 @@ def details(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame"
 
 
 def overview(given: Evidence, claims: Sequence[Claim] = CLAIMS) -> "pd.DataFrame":
-    """One row a claim: figure, statement, notebook, status over all comparisons, and the comparisons in words.
+    """One row per claim: figure, statement, notebook, status over all comparisons, and the comparisons in words.
 
     The status lists every outcome that occurred, with their number where there are several; "small scale" where no
     comparison is at the paper's scale, "across networks" where all are of a transformer and a residual network.

@@ -120,7 +120,7 @@ def run(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Train nothing; print one command a run (SLURM and the like), to be given in this folder."
+            "--dry-run", help="Train nothing; print one command per run (SLURM and the like); give them in this folder."
         ),
     ] = False,
     download: Annotated[

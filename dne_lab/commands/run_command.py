@@ -144,9 +144,9 @@ def go_on(
     for seed in [source.config.seed] if seeds is None else seeds:
         config = source.config.with_changes(changed | {"seed": seed})
         behind = sharing.behind(config, source.config, after)
-        told = "-".join(f"{name}={value}" for name, value in changed.items())
-        safe = re.sub(r"[^A-Za-z0-9._+=,-]+", "_", told)[:LONGEST]
-        own = [safe, "" if safe == told else behind.sha256[:8], "" if seeds is None else f"s{seed}"]
+        texts = "-".join(f"{name}={value}" for name, value in changed.items())
+        safe = re.sub(r"[^A-Za-z0-9._+=,-]+", "_", texts)[:LONGEST]
+        own = [safe, "" if safe == texts else behind.sha256[:8], "" if seeds is None else f"s{seed}"]
         first = path.stem if path.is_file() else path.resolve().name  # a file's name already
         plan.append((behind, out / "-".join(filter(None, (first[:150], f"after{after}", *own)))))
     processes = Processes()

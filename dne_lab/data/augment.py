@@ -12,7 +12,7 @@ from dne_lab.core.errors import unknown
 from dne_lab.data import operations as ops
 from dne_lab.data.operations import Operation, about_centre, rotation, warp
 
-Drawn = tuple[Tensor, ...]  # (n, ...) each, a row an image
+Drawn = tuple[Tensor, ...]  # (n, ...) each, one row per image
 
 
 class Augmentation(NamedTuple):
@@ -35,18 +35,11 @@ ROUNDS, PROBABILITY = 2, 0.5
 MAGNITUDE, DEVIATION, STRONGEST = 9.0, 0.5, 10.0
 
 
-def randaugment(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
-    """Applies 2 operations, drawn with replacement, each with probability 1/2 and a magnitude of 9 (sd 0.5) of 10.
-
-    Args:
-        images: (B, C, H, W) uint8, C = 1 or 3.
-        key, index: see `dne_lab.data.augment.augment`.
-    """
-    return _one_by_one(OPERATIONS)(images, *_randaugment_draws(key, index))
-
-
 def _randaugment_draws(key: chance.Key, index: Tensor, *_: int) -> Drawn:
-    """For each round (B, ROUNDS): the operation's place, -1 for none, its level and its sign."""
+    """2 operations, drawn with replacement, each with probability 1/2 and a magnitude of 9 (sd 0.5) of 10.
+
+    For each round (B, ROUNDS): the operation's place, -1 for none, its level and its sign.
+    """
     draws = chance.uniform(key, index, 4 * ROUNDS).double().view(-1, ROUNDS, 4)
     which, applied, magnitude, sign = draws.unbind(2)
     normal = torch.special.ndtri(magnitude + 2.0**-25)  # in the middle of the 2**-24 wide bins: never infinite
@@ -130,18 +123,11 @@ POLICY: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (
 )
 
 
-def autoaugment(images: Tensor, key: chance.Key, index: Tensor) -> Tensor:
-    """Draws one of 25 sub-policies for each image and applies its two operations, each with its own probability.
-
-    Args:
-        images: (B, C, H, W) uint8, C = 1 or 3.
-        key, index: see `dne_lab.data.augment.augment`.
-    """
-    return _one_by_one(AUTO_OPERATIONS)(images, *_autoaugment_draws(key, index))
-
-
 def _autoaugment_draws(key: chance.Key, index: Tensor, *_: int) -> Drawn:
-    """For each of two operations (B, 2): its place, -1 for none, its level and its sign."""
+    """One of 25 sub-policies for each image, and its two operations, each with its own probability.
+
+    For each of them (B, 2): its place, -1 for none, its level and its sign.
+    """
     policy, applied, sign = _drawn(key, index)
     return _WHICH[policy].masked_fill(~applied, -1), _LEVEL[policy], sign
 

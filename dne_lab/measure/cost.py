@@ -45,7 +45,7 @@ class _Blank(Source):
 def blank_stream(tasks: Sequence[int], shape: tuple[int, int, int] = (3, 32, 32), each: int = 0) -> ClassStream:
     """A stream of tasks without images (default: CIFAR's geometry), for models that are only counted or timed.
 
-    ``each``: how many training images a class is said to have.
+    ``each``: how many training images each class is said to have.
     """
     return ClassStream(_Blank(sum(tasks), shape, each), tasks)
 

@@ -118,18 +118,12 @@ def total(
     return [cost + 2 * width * classes for cost, width, classes in zip(sums, widths, seen, strict=True)]
 
 
-def paper_order(tasks: int, heads: int, patches: int, width: int, dense: bool) -> int:
-    """The paper's order of computation, without its constant: T H P D^2 (P + H) for IA, (P + T H) for DNE.
-
-    Its O(P^2 D^2) for spatial attention should be O(P^2 D + P D^2); `expert_terms` has what is counted.
-    """
-    return tasks * heads * patches * width**2 * (patches + (tasks * heads if dense else heads))
-
-
 def paper_bound(heads: int = 12, patches: int = 196) -> int:
     """The paper's bound: DNE with one head is cheaper than IA with ``heads`` for T < H^2 + (H - 1) P (printed: 2,300).
 
-    It takes DNE's first expert to have one head too; with 12 of them see `cheaper_until`.
+    It follows from the paper's orders of computation, T H P D^2 (P + H) for IA and T H P D^2 (P + T H) for DNE, whose
+    O(P^2 D^2) for spatial attention should be O(P^2 D + P D^2) (`expert_terms` has what is counted). It takes DNE's
+    first expert to have one head too; with 12 of them see `cheaper_until`.
     """
     return heads**2 + (heads - 1) * patches
 

@@ -162,8 +162,8 @@ def text(found: Sequence[Match], other: str) -> str:
     names = {"flops_literal": "F literal", "flops_spent": "F spent", "params_total": "parameters"}
     lines = []
     for one in found:
-        told = " ".join(f"--set {name}={value}" for name, value in one.settings.items()) or "as it is"
+        changes = " ".join(f"--set {name}={value}" for name, value in one.settings.items()) or "as it is"
         lines.append(
-            f"{names[one.by]:<10} {one.cost:>14,} beside {one.wanted:,} of {other} ({one.difference:+.1f}%): {told}"
+            f"{names[one.by]:<10} {one.cost:>14,} beside {one.wanted:,} of {other} ({one.difference:+.1f}%): {changes}"
         )
     return "\n".join(lines)

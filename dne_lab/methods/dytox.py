@@ -22,8 +22,6 @@ from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.expert import ModulesOf, small, small_linear
 from dne_lab.models.variants import IA
 
-# DyTox (Douillard et al., CVPR 2022): one transformer for all tasks, whose last block is read once for each task.
-
 
 class TaskTokenAttention(ClassAttention):
     """Class attention of all task tokens at once: each sees itself and the patches, no other token.
@@ -80,7 +78,7 @@ class TaskClassifiers(nn.Module):
         self.tasks.append(small_linear(width, classes))
 
     def forward(self, readouts: Sequence[Tensor]) -> Tensor:
-        """One (B, width) tensor a task -> logits (B, classes)."""
+        """One (B, width) tensor per task -> logits (B, classes)."""
         return torch.cat([layer(readout) for layer, readout in zip(self.tasks, readouts, strict=True)], 1)
 
 

@@ -1,4 +1,5 @@
-"""The lower bound: one transformer that goes on training on each new task alone."""
+"""One transformer that goes on training: fine-tuning (the lower bound), with exemplars (replay), and joint training on
+all classes at once (the upper bound)."""
 
 from typing import Any, ClassVar
 
@@ -42,9 +43,6 @@ class FineTuning(Expansion):
         return Method.task_state(self, task)
 
 
-# The upper bound: one transformer trained on all classes at once.
-
-
 class Joint(Expansion):
     """Joint training on all classes: not incremental, the upper bound that D is measured against."""
 
@@ -55,9 +53,6 @@ class Joint(Expansion):
     shares_first_task = False
     Options: ClassVar[type[Any]] = NoOptions
     ignores: ClassVar[tuple[str, ...]] = (LATER_HEADS,)
-
-
-# Fine-tuning with exemplars: the simplest method that remembers.
 
 
 class Replay(FineTuning):

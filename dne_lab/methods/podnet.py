@@ -1,4 +1,4 @@
-"""PODNet (Douillard et al., ECCV 2020): pooled outputs distillation and a classifier of several proxies a class."""
+"""PODNet (Douillard et al., ECCV 2020): pooled outputs distillation and a classifier of several proxies per class."""
 
 from collections.abc import Iterator
 from typing import Annotated, ClassVar
@@ -14,8 +14,6 @@ from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import Stage, frozen
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions
 from dne_lab.models.resnet import ResNet
-
-# PODNet's classifier: several proxies a class behind a cosine, and k-means to place them.
 
 
 class ProxyClassifier(nn.Module):
@@ -79,7 +77,7 @@ LOSSES = ("hinge", "code")
 
 @settings
 class PODNetOptions(ResNetOptions):
-    """``proxies`` a class; ``spatial`` and ``flat``: weights of the two distillations.
+    """``proxies`` per class; ``spatial`` and ``flat``: weights of the two distillations.
 
     ``loss``: "hinge" (the paper's eq. 10, with its ``margin``), or "code": what the authors' code computes (`nca_code`)
     and what trains in its stage 2.

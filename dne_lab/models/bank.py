@@ -108,9 +108,9 @@ class Bank:
         """K, the heads that every expert is padded to."""
         return max(self.heads)
 
-    def widths(self, channels_a_head: int) -> Tensor | None:
+    def widths(self, channels_per_head: int) -> Tensor | None:
         """(E, 1, 1, 1) true widths, or None if no expert is padded."""
-        return None if self.counts is None else self.counts * channels_a_head
+        return None if self.counts is None else self.counts * channels_per_head
 
 
 def build(experts: Sequence[Expert], network: Network, heads: tuple[int, ...], pictures: int = 0) -> Bank:

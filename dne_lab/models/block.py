@@ -33,8 +33,6 @@ from dne_lab.models.bank import (
 )
 from dne_lab.models.variants import Variant
 
-# What the four attentions of the normal path share: a hook point with its axes.
-
 
 class AttentionPoint(nn.Module):
     """Base of the four attentions: a hook point and the axes of what passes through it."""
@@ -195,8 +193,6 @@ def _mean_allowed(keys: Tensor, bank: Bank) -> Tensor:
     return torch.einsum("hj,bjnd->bhnd", share / share.sum(1, keepdim=True), keys)
 
 
-# The task attention block on the normal path (eq. 19-23): no key is projected, values in the cheaper order.
-
 # Bytes of one intermediate of the frozen experts; beyond them they are computed in parts. On a CPU a part should stay
 # in the cache: fresh memory for all images at once took half the time of a forward pass at 26 experts.
 LARGEST = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
@@ -272,9 +268,6 @@ def _mix_in_parts(a: Tensor, z: Tensor, w_v: Tensor) -> Tensor:
     if rows >= len(z):
         return mix_values(a, z, w_v)
     return torch.cat([mix_values(i, j, w_v) for i, j in zip(a.split(rows), z.split(rows), strict=True)], 1)
-
-
-# Class attention on the normal path (CaiT): one query per head, so no patch is projected.
 
 
 class ClassAttention(AttentionPoint):

@@ -40,7 +40,7 @@ class ExpandableClassifier(nn.Module):
         self.bias = nn.Parameter(torch.cat([self.bias.detach(), self.bias.new_zeros(classes)]))
 
     def forward(self, readouts: Sequence[Tensor]) -> Tensor:
-        """One (B, width_t) tensor an expert -> logits (B, classes)."""
+        """One (B, width_t) tensor per expert -> logits (B, classes)."""
         widths = [weight.shape[1] for weight in self.weights]
         if [readout.shape[1] for readout in readouts] != widths:
             raise ValueError(f"read-outs of widths {[r.shape[1] for r in readouts]}, the classifier reads {widths}")

@@ -40,7 +40,7 @@ class ImageModel(nn.Module):
             )
 
     def normalised(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 -> the same shape in the type of the weights, mean 0 and deviation 1 a channel."""
+        """(B, C, H, W) uint8 -> the same shape in the type of the weights, mean 0 and deviation 1 per channel."""
         self.check(images)
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
 

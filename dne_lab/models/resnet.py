@@ -16,7 +16,7 @@ from dne_lab.models.image_model import ImageModel
 
 class Plan(NamedTuple):
     """``blocks`` of each stage, ``width`` (channels of the first stage, doubled by each later one), ``large``: a 7 x 7
-    stem of stride 2 and a pooling, as for images of 224 pixels; else 3 x 3 of stride 1. ``least`` pixels a side.
+    stem of stride 2 and a pooling, as for images of 224 pixels; else 3 x 3 of stride 1. ``least`` pixels per side.
     ``bottleneck``: blocks of three convolutions whose outputs are four times as wide."""
 
     blocks: tuple[int, ...]
@@ -137,7 +137,7 @@ class ResNet(ImageModel):
                 f"width = {channels}: one 3 x 3 convolution of {widest} channels is {36 * widest**2 / 1e12:.0f} TB, "
                 "which does not fit into memory: take a smaller one."
             )
-        self.name, self.plan, self.first_width, self.final_relu = name, plan, channels, final_relu
+        self.name, self.plan, self.final_relu = name, plan, final_relu
         kernel, stride = (7, 2) if plan.large else (3, 1)
         self.conv1 = nn.Conv2d(shape[0], channels, kernel, stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)

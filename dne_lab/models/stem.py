@@ -17,8 +17,8 @@ from dne_lab.models.image_model import cut
 from dne_lab.models.resnet import ResNet
 
 WIDTH, STAGES = 16, 3  # channels of the first stage, and how many stages of the ResNet-18 it takes
-STRIDE = 2 ** (STAGES - 1)  # pixels to a cell of the last map, a side
-LEAST, MOST = 32, 64  # pixels a side
+STRIDE = 2 ** (STAGES - 1)  # pixels per cell of the last map, along a side
+LEAST, MOST = 32, 64  # pixels per side
 
 
 class ConvStem(nn.Module):
@@ -27,7 +27,7 @@ class ConvStem(nn.Module):
 
     Args:
         shape: (channels, height, width) of the images, which enter as uint8.
-        patch: pixels a side of a patch; a multiple of 4.
+        patch: pixels per side of a patch; a multiple of 4.
         mean, std: of the training images per channel, in units of [0, 1].
 
     Attributes:
@@ -52,7 +52,7 @@ class ConvStem(nn.Module):
         height, width = shape[1:]
         if not LEAST <= min(height, width) <= max(height, width) <= MOST or height % STRIDE or width % STRIDE:
             raise LabError(
-                f"network.stem = conv serves images of {LEAST} to {MOST} pixels a side that {STRIDE} divides; these "
+                f"network.stem = conv serves images of {LEAST} to {MOST} pixels per side that {STRIDE} divides; these "
                 f"have {height} x {width}. Set network.stem=patch, or data.size={MOST} for a folder of images."
             )
         if patch % STRIDE:
@@ -60,12 +60,12 @@ class ConvStem(nn.Module):
                 f"network.patch = {patch}: with network.stem = conv it must be a multiple of {STRIDE}, because a cell "
                 f"of the stem's map stands for {STRIDE} x {STRIDE} pixels. Set network.patch={STRIDE}."
             )
-        self.cells = patch // STRIDE  # of the map to a patch, a side
+        self.cells = patch // STRIDE  # of the map per patch, along a side
         self.bf16 = False
         self._arguments = (tuple(shape), mean, std)
         self.classifier: nn.Linear | None = None
         self.begin()
-        self.register_buffer("mean", torch.zeros(self.trunk.width, 1, 1))  # of the last map, a channel
+        self.register_buffer("mean", torch.zeros(self.trunk.width, 1, 1))  # of the last map, per channel
         self.register_buffer("deviation", torch.ones(self.trunk.width, 1, 1))
 
     @property

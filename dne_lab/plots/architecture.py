@@ -103,8 +103,8 @@ def figure_2(network: ExpandableViT, layer: int = 0) -> Figure:
 
 def named(variant: Variant) -> str:
     """The variant's title, and the columns of controls that it sets: ``DNE (weights uniform)``."""
-    told = ", ".join(f"{name} {value}" for name, value in variant.controls.items())
-    return f"{title_of(variant.name)} ({told})" if told else title_of(variant.name)
+    controls = ", ".join(f"{name} {value}" for name, value in variant.controls.items())
+    return f"{title_of(variant.name)} ({controls})" if controls else title_of(variant.name)
 
 
 def heads_text(heads: Sequence[int]) -> str:

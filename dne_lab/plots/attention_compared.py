@@ -53,7 +53,7 @@ def ids(made: dict[tuple[str, str], list[Decomposition]]) -> dict[str, list[str]
 
 
 def estimate(rows: Sequence[Any], name: str) -> tuple[float, float, float]:
-    """Mean, low and high of a value in rows of attention tables, one a seed: the 95% interval over seeds, or for one
+    """Mean, low and high of a value in rows of attention tables, one per seed: the 95% interval over seeds, or for one
     seed that over its images; NaN where a row has none (a group without keys)."""
     values = [float(row[name]) for row in rows]
     if not all(math.isfinite(value) for value in values):

@@ -56,7 +56,7 @@ class Figure:
     Args:
         name: file name without suffix.
         title: one or two lines; says which data set, and "small scale" where it is.
-        table: what is drawn, one row a mark; a series without a record is a row that says so and is not drawn.
+        table: what is drawn, one row per mark; a series without a record is a row that says so and is not drawn.
         records: ids of the records behind the table (`Record.id`), or these by series, as the marks name it; then each
             mark says under the mouse which records it comes from. Of a figure of one series ("") the matrices do.
         marks: the marks of a table.

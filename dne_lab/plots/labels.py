@@ -99,7 +99,7 @@ def offsets(
     """Where the names go, of those that have one.
 
     Args:
-        tags: one a mark.
+        tags: one per mark.
         on_page: data coordinates to points on the page, (n, 2), y up.
         inside: left, bottom, right and top of the axes in points.
         lines: polylines in data coordinates.

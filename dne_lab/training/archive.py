@@ -46,13 +46,13 @@ def target(file: str | Path, force: bool = False) -> Path:
         LabError: a folder or device, a place in a run's folder, a file that no export wrote.
     """
     path = absolute(file).resolve()  # what a link leads to
-    told = shown(path)
+    name = shown(path)
     check_regular(path, "a file, such as dne.zip")
     for folder in path.parents:
         if (folder / CONFIG).is_file() and any((folder / name).exists() for name in (RECORD, LAST, task_file(1))):
-            raise LabError(f"{told} lies in a run's folder, {shown(folder)}, whose files stay. Name another.")
+            raise LabError(f"{name} lies in a run's folder, {shown(folder)}, whose files stay. Name another.")
     if path.exists() and not force and not _exported(path):
-        raise LabError(f"{told} exists and is no export. It is untouched: give another name, or --force to replace it.")
+        raise LabError(f"{name} exists and is no export. It is untouched: give another name, or --force to replace it.")
     return path
 
 
@@ -199,8 +199,8 @@ def _check_tasks(folder: Path, config: Config, record: Record) -> None:
         _, info = run_folder.load(file)
         known = record.task_sha256[number - 1] if number <= len(record.task_sha256) else ""
         wrong = [
-            told
-            for told, is_so in (
+            what
+            for what, is_so in (
                 (f"it holds task {info.get('task')}", info.get("task", number) != number),
                 ("it is of another configuration", info.get("config_sha256", config.sha256) != config.sha256),
                 ("it is not the file that the run wrote", bool(known) and info[run_folder.DIGEST] != known),

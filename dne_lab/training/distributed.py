@@ -150,7 +150,7 @@ class Processes:
         return (mine, len(mine) / len(index)) if len(mine) else (index[:1], 0.0)
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sums gradients over processes, in one message a data type."""
+        """Sums gradients over processes, in one message per data type."""
         if self.world == 1:
             return
         kinds: dict[torch.dtype, list[Tensor]] = {}

@@ -82,7 +82,7 @@ def execute(
         seconds: stop with a checkpoint after that much time, without the records of runs that have not begun.
         jobs: how many runs are trained at a time; 1: one after the other in this process. More: each in a process of
             its own with its part of the cores, and begun only when there is memory for it (`parallel_runs`); "auto":
-            a run a core, and one on a GPU. A script calls this under ``if __name__ == "__main__":``, as Python's
+            one run per core, and one on a GPU. A script calls this under ``if __name__ == "__main__":``, as Python's
             multiprocessing asks.
         first: what is said on stderr when nothing is wrong and training begins.
         settings: those of `Run`: device, checkpoint_seconds, progress.

@@ -98,7 +98,7 @@ class RunsFailed(LabError):
 
 
 def number(jobs: int | str, runs: int, device: str | torch.device | None) -> int:
-    """How many of ``runs`` runs are trained at a time: ``jobs``, or for "auto" a run a core, and one on a GPU.
+    """How many of ``runs`` runs are trained at a time: ``jobs``, or for "auto" one run per core, and one on a GPU.
 
     It depends on the whole plan, not on what is left of it, so that a resumed grid computes with as many threads.
 

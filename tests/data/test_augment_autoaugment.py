@@ -8,7 +8,7 @@ from patterns import from_pillow, patterns, to_pillow
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy, InterpolationMode
 
 from dne_lab.data import augment as module
-from dne_lab.data.augment import AUTO_OPERATIONS, POLICY, autoaugment
+from dne_lab.data.augment import AUTO_OPERATIONS, POLICY, augment
 from dne_lab.data.operations import apply_each
 
 KEY = (0, "autoaugment")
@@ -75,7 +75,7 @@ def test_every_step_is_torchvisions(policy, channels):
 def test_images_get_what_torchvision_makes_of_their_draws(channels, height, width, first):
     """As above; the one level of a shear can become a step of Posterize, the other operation of its sub-policy."""
     batch, index = patterns(channels, height, width), torch.arange(first, first + 6)
-    ours = autoaugment(batch, KEY, index)
+    ours = augment(batch, KEY[1:], KEY[:1], index)
     for row, (policy, applied, sign) in enumerate(zip(*module._drawn(KEY, index), strict=True)):
         wanted = Reference(int(policy), applied, sign).of(batch[row : row + 1])[0]
         difference = (ours[row] - wanted).abs()
@@ -105,5 +105,5 @@ def test_sub_policies_are_drawn_evenly_and_steps_with_their_probabilities():
 @pytest.mark.parametrize("side", [1, 2, 3])
 def test_tiny_images_survive(side, channels):
     batch = torch.randint(0, 256, (200, channels, side, side), dtype=torch.uint8)
-    out = autoaugment(batch, KEY, torch.arange(200))
+    out = augment(batch, KEY[1:], KEY[:1], torch.arange(200))
     assert (out.dtype, out.shape) == (torch.uint8, batch.shape)

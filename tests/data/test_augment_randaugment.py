@@ -6,7 +6,7 @@ from patterns import from_pillow, patterns, to_pillow
 from PIL import Image, ImageEnhance, ImageOps
 
 from dne_lab.data import augment as module
-from dne_lab.data.augment import OPERATIONS, randaugment
+from dne_lab.data.augment import OPERATIONS, augment
 
 SIGNS = torch.tensor([1.0, -1.0], dtype=torch.float64)
 
@@ -105,7 +105,7 @@ def test_two_of_fifteen_each_half_the_time_with_magnitude_nine(monkeypatch):
     monkeypatch.setattr(module.ops, "apply_each", lambda images, operations, *what: drawn.append(what))
     count = 40_000
     batch = torch.zeros((count, 1, 1, 1), dtype=torch.uint8)
-    randaugment(batch, (0, "randaugment"), torch.arange(count))
+    augment(batch, ["randaugment"], (0,), torch.arange(count))
     assert len(drawn) == 2
     for operation, level, sign in drawn:
         shares = torch.bincount(operation + 1, minlength=16) / count
@@ -123,7 +123,7 @@ def test_two_of_fifteen_each_half_the_time_with_magnitude_nine(monkeypatch):
 
 def test_images_change_as_often_as_operations_are_drawn():
     batch = patterns(3)[[0]].expand(2000, -1, -1, -1)
-    out = randaugment(batch, (1, "randaugment"), torch.arange(2000))
+    out = augment(batch, ["randaugment"], (1,), torch.arange(2000))
     same = (out == batch).flatten(1).all(dim=1).double().mean()
     # untouched in a quarter; few operations leave noise over the whole range as it is (Equalize never exactly)
     assert 0.25 - 0.03 < same < 0.25 + 0.07
@@ -132,4 +132,4 @@ def test_images_change_as_often_as_operations_are_drawn():
 def test_tiny_images_survive():
     for side in (1, 2, 3):
         batch = torch.randint(0, 256, (200, 1, side, side), dtype=torch.uint8)
-        assert randaugment(batch, (2,), torch.arange(200)).shape == batch.shape
+        assert augment(batch, ["randaugment"], (2,), torch.arange(200)).shape == batch.shape

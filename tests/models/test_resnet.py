@@ -85,7 +85,7 @@ def test_a_block_starts_as_its_shortcut() -> None:
 def test_width_is_that_of_every_stage() -> None:
     net = ResNet("resnet32", (3, 8, 8), 6)
     assert [m.shape[1] for m in net(tiny.images(2, (3, 8, 8))).maps] == [6, 12, 24]
-    assert (net.width, net.first_width) == (24, 6)
+    assert (net.width, net.conv1.out_channels) == (24, 6)
 
 
 def test_what_is_refused() -> None:
