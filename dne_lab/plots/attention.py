@@ -26,7 +26,7 @@ from dne_lab.plots.attention_compared import (
 )
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Bars, Drawing, Mark, Points, one
-from dne_lab.plots.matrices import grid, inches
+from dne_lab.plots.matrices import Colours, grid, inches
 from dne_lab.plots.series import scale
 from dne_lab.plots.style import GROUP_COLOURS, GROUP_WORDS, Style
 
@@ -219,5 +219,6 @@ def _flow(table: "pd.DataFrame") -> Drawing:
         panels.append((name, square[1:], notes))
     across = int(table[["kind", "layer"]].drop_duplicates()["kind"].value_counts().max())
     names = [str(number) for number in range(1, size + 1)]
-    titles = ("expert that is read", "expert that reads")
-    return grid(panels, names[1:], names, titles, "share of the attention (%)", (0, 100), across=across)
+    columns = "expert that is read", names
+    colours = Colours("share of the attention (%)", 0, 100)
+    return grid(panels, ("expert that reads", names[1:]), columns, colours, across=across)

@@ -15,7 +15,7 @@ from dne_lab.measure.comparison import ORDER
 from dne_lab.methods.base import title_of
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Points, around, one
-from dne_lab.plots.matrices import grid, inches
+from dne_lab.plots.matrices import Colours, grid, inches
 from dne_lab.plots.series import PAPER_DATASETS
 from dne_lab.plots.style import INK, Style, style
 
@@ -199,10 +199,9 @@ def _matrix(table: "pd.DataFrame") -> Drawing:
             notes[at] = f"{name}: expert {reader} reads expert {source}"
         panels.append((name, values, notes))
     largest = max(float(np.nanmax(np.abs(values))) for _, values, _ in panels) or 1.0
-    names = [*map(str, readers)], [*map(str, sources)]
-    titles = ("expert that is read", "expert that reads")
-    return grid(panels, *names, titles, "accuracy lost (points)", (-largest, largest), across=across, scale="rdbu_r",
-                digits=1, annotated=ANNOTATED)  # fmt: skip
+    down, along = ("expert that reads", [*map(str, readers)]), ("expert that is read", [*map(str, sources)])
+    colours = Colours("accuracy lost (points)", -largest, largest, "rdbu_r")
+    return grid(panels, down, along, colours, across=across, digits=1, annotated=ANNOTATED)
 
 
 # What read-outs hold: linear probes of all experts, expert 1, the later ones, and each.

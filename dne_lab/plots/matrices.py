@@ -4,7 +4,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +100,7 @@ def of_tasks(table: "pd.DataFrame") -> Drawing:
         cells = zip(after, task, *more, strict=True)
         notes = {(a - 1, t - 1): _note(str(name), a, t, width, record) for a, t, width, record in cells}
         panels.append((str(name), square, notes))
-    return grid(panels, names, names, ("test images of task", "after task"), "accuracy (%)", (0, 100))
+    return grid(panels, ("after task", names), ("test images of task", names), Colours("accuracy (%)", 0, 100))
 
 
 def _note(name: str, after: int, task: int, width: float, record: str) -> str:
@@ -108,16 +108,22 @@ def _note(name: str, after: int, task: int, width: float, record: str) -> str:
     return "<br>".join(filter(None, parts)) + (f"<br>95% interval ± {width:.2f}" if width == width else "")
 
 
+class Colours(NamedTuple):
+    """What colours mean: the bar's title and its ends, and the name of the scale (see `Cells`)."""
+
+    title: str
+    low: float
+    high: float
+    scale: Literal["cividis", "rdbu_r"] = "cividis"
+
+
 def grid(
     panels: Sequence[tuple[str, NDArray[Any], Mapping[tuple[int, int], str]]],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    titles: tuple[str, str],
-    bar: str,
-    ends: tuple[float, float],
+    rows: tuple[str, Sequence[str]],
+    columns: tuple[str, Sequence[str]],
+    colours: Colours,
     *,
     across: int | None = None,
-    scale: Literal["cividis", "rdbu_r"] = "cividis",
     digits: int = 0,
     annotated: int = ANNOTATED,
 ) -> Drawing:
@@ -125,32 +131,28 @@ def grid(
 
     Args:
         panels: name, values (NaN: no cell), and what is said of a cell under the mouse.
-        rows, columns: their names.
-        titles: of the x and of the y axis.
-        bar: title of the colour bar.
-        ends: of the colour scale.
+        rows, columns: the axis' title, and their names.
         across: matrices in a row; None: about as many as there are rows of them.
-        scale: of the colours.
         digits: decimals of the numbers in the cells.
         annotated: columns up to which there are such numbers.
     """
     count = len(panels)
     across = _across(count, across)
-    axes = [_names(names, title) for names, title in ((columns, titles[0]), (rows, titles[1]))]
-    shown = digits if len(columns) <= annotated else None
+    horizontal, vertical = _names(*columns), _names(*rows)
+    shown = digits if len(columns[1]) <= annotated else None
     made: list[list[Panel]] = []
     for number, (name, values, notes) in enumerate(panels):
         if number % across == 0:
             made.append([])
-        words = [[notes.get((i, j), "") for j in range(len(columns))] for i in range(len(rows))]
+        words = [[notes.get((i, j), "") for j in range(len(columns[1]))] for i in range(len(rows[1]))]
         below = number + across >= count  # nothing stands below it: the titles of axes are said once
-        x = axes[0] if below else replace(axes[0], title="")
-        y = axes[1] if number % across == 0 else replace(axes[1], title="")
-        made[-1].append(Panel([Cells(values, bar, *ends, scale, shown, words)], x, y, textwrap.fill(name, 20)))
+        x = horizontal if below else replace(horizontal, title="")
+        y = vertical if number % across == 0 else replace(vertical, title="")
+        made[-1].append(Panel([Cells(values, *colours, shown, words)], x, y, textwrap.fill(name, 20)))
     return Drawing(made, legend=False)
 
 
-def _names(names: Sequence[str], title: str) -> Axis:
+def _names(title: str, names: Sequence[str]) -> Axis:
     """All names, or of many every fifth."""
     ticks = tuple(map(float, range(0, len(names), 5))) if len(names) > ANNOTATED else None
     return Axis(title, "category", tuple(names), ticks)
@@ -198,8 +200,8 @@ def heads_read(maps: Maps) -> Figure:
                 for j, (read, head) in enumerate(zip(axes.key_expert, axes.key_head, strict=True))
             }
             panels.append((block, values, notes))
-        titles, names = ("head that is read (expert, head)", "layer"), [name.replace(" ", "\n") for name in columns]
-        return grid(panels, [str(n) for n in layers], names, titles, "weight (%)", (0.0, top), across=2)
+        across = "head that is read (expert, head)", [name.replace(" ", "\n") for name in columns]
+        return grid(panels, ("layer", [str(n) for n in layers]), across, Colours("weight (%)", 0.0, top), across=2)
 
     heading = f"Whom expert {reader} reads: mean weight of each head, percent; uniform: {100 / len(columns):.1f}"
     size = inches(table["block"].nunique(), len(layers), len(columns), 2)
