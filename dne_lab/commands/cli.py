@@ -118,10 +118,7 @@ def run(
     ] = False,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
     dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Train nothing; print one command per run (SLURM and the like); give them in this folder."
-        ),
+        bool, typer.Option("--dry-run", help="Train nothing; print a command per run, for SLURM, to be given here.")
     ] = False,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch the data set first if it is missing (cifar100).")
