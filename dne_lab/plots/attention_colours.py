@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dne_lab.analysis.views import LookView, TaskView
+from dne_lab.analysis.head_table import Head
+from dne_lab.analysis.views import PATCHWISE, LookView, TaskView
 from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS
 
 Pixels = NDArray[np.uint8]
@@ -112,9 +113,14 @@ def look_scales(views: Mapping[str, LookView], kind: str = RELATIVE) -> dict[str
 def most_read(view: TaskView) -> Pixels:
     """(rows, columns, 3): the colour of the expert read most, white without a margin over the next one, full where it
     is read twice as much or more."""
-    colours = _rgb(EXPERT_COLOURS)[(view.most_read - 1) % len(EXPERT_COLOURS)]
+    colours = expert_pixels(view.most_read, (-1,))
     share = np.clip(view.margin, 0, 1)[:, None]
     return np.rint(255 * (1 - share) + share * colours).astype(np.uint8).reshape(*view.grid, 3)
+
+
+def expert_pixels(experts: NDArray[np.int64], shape: tuple[int, ...]) -> Pixels:
+    """(N,) numbers of experts as the colours of their palette, (*shape, 3)."""
+    return _rgb(EXPERT_COLOURS)[(experts - 1) % len(EXPERT_COLOURS)].astype(np.uint8).reshape(*shape, 3)
 
 
 def tinted(values: NDArray[Any], groups: NDArray[np.int64], top: float) -> Pixels:
@@ -173,3 +179,30 @@ def scale_ends(scales: Sequence[Scale]) -> tuple[str, str, float | None]:
         return "smallest", "largest", None
     place = None if first.uniform is None else float(first.place(np.array(first.uniform * first.unit)))
     return f"{first.low:.2g}", f"{first.high:.2g}", place
+
+
+# Small maps of many heads, which share a scale.
+
+
+def rows_at(heads: Sequence[Head], patch: int) -> list[Any]:
+    """What each head does at a patch: (N,) attention to each patch, or of task attention (N,) the expert read most."""
+    return [one.maps[patch] if one.kind in PATCHWISE else one.most_read for one in heads]
+
+
+def scale_at(heads: Sequence[Head], patch: int, kind: str) -> Scale | None:
+    """The scale that the maps of a patch share; None where they are experts, which have a palette."""
+    there = [one for one in heads if one.kind in PATCHWISE]
+    if not there:
+        return None
+    return scale_of(np.stack([one.maps[patch] for one in there]), there[0].uniform, kind)
+
+
+def colours_at(heads: Sequence[Head], patch: int, scale: Scale | None) -> list[Pixels]:
+    """(rows, columns, 3) for each head."""
+    found = []
+    for one, row in zip(heads, rows_at(heads, patch), strict=True):
+        if scale is None or one.kind not in PATCHWISE:
+            found.append(expert_pixels(row, one.grid))
+        else:
+            found.append(scale.colours(row).reshape(*one.grid, 3))
+    return found

@@ -69,7 +69,12 @@ function render({ model, el }) {
       const figure = document.createElement("figure");
       const canvas = document.createElement("canvas");
       const caption = document.createElement("figcaption");
-      caption.textContent = panel.title;
+      const enter = model.get("enter") ? document.createElement("button") : null;
+      (enter || caption).textContent = panel.title;
+      if (enter) {
+        caption.append(enter);
+        enter.addEventListener("click", () => model.send({ enter: place }));
+      }
       figure.style.width = `${panel.side}px`;
       canvas.style.width = `${panel.side}px`;
       canvas.style.height = `${height(panel)}px`;
@@ -83,7 +88,10 @@ function render({ model, el }) {
       };
       canvas.addEventListener("pointermove", (event) => say(scene().panels[place], patch(event)));
       canvas.addEventListener("pointerleave", rest);
-      canvas.addEventListener("click", (event) => { choose(patch(event)); root.focus(); });
+      canvas.addEventListener("click", (event) => {
+        if (enter) model.send({ enter: place });
+        else { choose(patch(event)); root.focus(); }
+      });
       return canvas;
     });
   }
@@ -176,6 +184,8 @@ _STYLE = """
 .dne-row canvas { display: block; cursor: crosshair; }
 .dne-row figcaption { font-size: 12px; line-height: 16px; min-height: 16px; text-align: center;
   color: var(--jp-ui-font-color1, #222); }
+.dne-row figcaption button { font: inherit; color: inherit; background: none; border: none; cursor: pointer;
+  padding: 0; text-decoration: underline dotted; }
 .dne-told { font-size: 12px; line-height: 18px; min-height: 36px; width: 0; min-width: 100%;
   color: var(--jp-ui-font-color1, #222); }
 """
@@ -263,6 +273,12 @@ class Patches(anywidget.AnyWidget):
     patch = traitlets.Int(0).tag(sync=True)
     label = traitlets.Unicode("pictures in patches").tag(sync=True)
     hint = traitlets.Unicode("Click a patch, or move it with the arrow keys.").tag(sync=True)
+    enter = traitlets.Bool(False).tag(sync=True)
+
+    def on_enter(self, entered: Callable[[int], None]) -> None:
+        """From now on a click on a picture, or on its title, does not choose a patch: it calls ``entered``."""
+        self.enter = True
+        self.on_msg(lambda widget, content, buffers: entered(int(content["enter"])) if "enter" in content else None)
 
 
 class Download(anywidget.AnyWidget):

@@ -10,11 +10,14 @@ from typing import Any
 import ipywidgets as widgets
 from torch import nn
 
+from dne_lab.analysis.head_table import Head
 from dne_lab.analysis.hosts import ExpandableHost, find_host
 from dne_lab.analysis.moments import Moments, opened
+from dne_lab.analysis.views import PATCHWISE
 from dne_lab.core.errors import LabError
 from dne_lab.training.run import Run
 from dne_lab.widgets import svg
+from dne_lab.widgets.overview import OverviewExplorer
 from dne_lab.widgets.panel import ExplorerTab, close_all, described, slider
 from dne_lab.widgets.spatial import SpatialExplorer
 from dne_lab.widgets.subject import Images, Shown, Subject
@@ -23,7 +26,12 @@ from dne_lab.widgets.timeline import TimelineExplorer
 from dne_lab.widgets.tokens import TokenExplorer, TokenSubject
 from dne_lab.widgets.what_if import WhatIfExplorer
 
-TABS: Mapping[str, type[ExplorerTab]] = {"task": TaskExplorer, "looking": SpatialExplorer, "what_if": WhatIfExplorer}
+TABS: Mapping[str, type[ExplorerTab]] = {
+    "task": TaskExplorer,
+    "looking": SpatialExplorer,
+    "what_if": WhatIfExplorer,
+    "overview": OverviewExplorer,
+}
 OF_RUNS: Mapping[str, type[ExplorerTab]] = {**TABS, "timeline": TimelineExplorer}
 SECONDS = 1.0  # that a moment is shown when all are played
 SHARE = 10  # times as long as looking took, a run that is followed trains before it is looked at again
@@ -54,6 +62,8 @@ class Explorer(widgets.VBox):
         self.image.observe(self._move, "value")
         self.upload.observe(self._uploaded, "value")
         self.tabs.observe(self._turn, "selected_index")
+        if isinstance(overview := self.parts.get("overview"), OverviewExplorer):
+            overview.entered = self.enter
         self._turn()
 
     @property
@@ -69,6 +79,22 @@ class Explorer(widgets.VBox):
         close_all(self)
         if hasattr(self, "subject"):
             self.subject.forget()
+
+    def enter(self, model: str, head: Head) -> None:
+        """Turns to the tab that shows one head, at that head."""
+        name = "looking" if head.kind in PATCHWISE else "task"
+        part: Any = self.parts[name]
+        with part.quietly():
+            if name == "task":
+                part.model.value, part.block.value = model, head.kind
+            else:
+                part.left.value = model
+        chosen = {"model": model, "layer": head.layer, "expert": head.expert, "head": head.head}
+        self.subject.shared |= {"patch": part.patches.patch} | self.subject.shared | chosen
+        part.stale = True
+        before, self.tabs.selected_index = self.tabs.selected_index, list(self.parts).index(name)
+        if before == self.tabs.selected_index:
+            part.refresh()
 
     def go(self, place: int) -> None:
         """Shows another moment of the runs."""
@@ -220,7 +246,7 @@ def explore(
         images: ``stream.test_images(16)``, or a uint8 tensor (B, C, H, W) without labels. For networks of other
             libraries floats (B, C, H, W), normalised as they were made for.
         names: of the classes by rank, such as ``stream.class_names``; default: those of the run, where it has any.
-        tab: which explorer is seen first: task, looking, what_if, or of a run also timeline.
+        tab: which explorer is seen first: task, looking, what_if, overview, or of a run also timeline.
 
     Returns:
         a widget; where there is nothing to explore, one that says why.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dne_lab.analysis import views
 from dne_lab.analysis.ablation import means_of
+from dne_lab.analysis.head_table import Head, heads_of_image
 from dne_lab.analysis.hosts import Entry, find_network
 from dne_lab.analysis.maps import AttentionMap
 from dne_lab.analysis.moments import Glance, Moments, glances, group_plans
@@ -22,6 +23,7 @@ from dne_lab.models.expandable import ExpandableViT
 REMEMBERED = 16  # maps kept, of one image each
 GLANCES = 1000  # of one image at one moment that are remembered
 TOGETHER = 4  # images looked at in one pass
+HEADS = 4  # images whose heads are all remembered
 MEANS = 8  # models, at one moment each, whose mean attention is remembered
 MEANT = 256  # images over which attention is averaged
 Images = Batch | Tensor
@@ -97,6 +99,7 @@ class Subject(Shown):
         self._changes = 0  # of models that learn
         self._plans = group_plans()
         self._glances: dict[Any, Glance] = {}
+        self._heads: dict[Any, list[Head]] = {}
         self._maps: dict[Any, AttentionMap] = {}
         self._scores: dict[Any, Tensor] = {}
         self._views: dict[Any, Views] = {}
@@ -106,7 +109,7 @@ class Subject(Shown):
         super().forget()
         self.models.clear()
         self.moments.clear()
-        for computed in (self._maps, self._scores, self._views, self._means, self._glances):
+        for computed in (self._maps, self._scores, self._views, self._means, self._glances, self._heads):
             computed.clear()
 
     @property
@@ -193,6 +196,15 @@ class Subject(Shown):
     def structure(self, model: str, image: int, kinds: tuple[str, ...]) -> dict[Entry, Values]:
         """How far from uniform each head's patches are, see `dne_lab.analysis.views.structure`."""
         return views.structure(self.models[model], self.images[image], kinds)
+
+    def heads(self, model: str, image: int) -> list[Head]:
+        """All heads of a model for one image; those of the last few are remembered."""
+        key = (model, self.stamp(model), image)
+        if key not in self._heads:
+            while len(self._heads) >= HEADS:
+                del self._heads[next(iter(self._heads))]
+            self._heads[key] = heads_of_image(self.models[model], self.images[image])
+        return self._heads[key]
 
     def connections(self, model: str) -> Views:
         """What each expert of a model looks at, remembered; a model that is still learning gets more experts."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dne_lab.analysis.labelling import GROUPS
-from dne_lab.plots.attention_colours import Scale, ramp, scale_ends, tinted
+from dne_lab.plots.attention_colours import Scale, expert_pixels, ramp, scale_ends, tinted
 from dne_lab.plots.marks import Axis, Bars, Level, Mark, Panel
 from dne_lab.plots.style import GROUP_COLOURS, GROUP_WORDS
 from dne_lab.plots.vector import INK, TEXT, chart, opening
@@ -59,6 +59,16 @@ def bars(names: Sequence[str], values: NDArray[Any], uniform: float, top: float,
 def heat_scale(scale: Scale, label: str) -> str:
     """A colour scale of attention with its ends and the uniform value marked; which one it is stands in words."""
     return _scale([ramp(scale, 33)], [label], [scale], f"attention, {scale.words}")
+
+
+def palette(names: Sequence[str], experts: Sequence[int]) -> str:
+    """The colours of experts with their names."""
+    square = "display: inline-block; width: 12px; height: 12px; margin: 0 5px 0 12px"
+    found = [
+        f'<span style="{square}; background: {colour(rgb)}"></span>{escape(name)}'
+        for name, rgb in zip(names, expert_pixels(np.asarray(experts), (-1,)), strict=True)
+    ]
+    return f'<div style="font: 12px sans-serif; line-height: 20px; color: {INK}">{"".join(found)}</div>'
 
 
 def group_scale(scales: Sequence[Scale]) -> str:

@@ -7,7 +7,7 @@ import ipywidgets as widgets
 from dne_lab.analysis.moments import NEWEST, along
 from dne_lab.core.errors import LabError
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.through_time import (
+from dne_lab.plots.image_views import (
     classes_along,
     classes_panel,
     flow_panels,

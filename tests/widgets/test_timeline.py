@@ -206,6 +206,27 @@ def test_through_time_in_jupyterlab(page: live.Watched) -> None:
     assert box.evaluate("e => e.getBoundingClientRect().right <= window.innerWidth")
 
 
+def test_a_click_in_the_overview_enters_a_head_in_jupyterlab(page: live.Watched) -> None:
+    there = page.page
+    there.get_by_role("tab", name="Overview").click()
+    titles = there.locator(".dne-row figcaption button:visible")
+    titles.first.wait_for(timeout=30_000)
+    sort = there.locator('.widget-dropdown:visible:has(label:text-is("sort")) select')
+    before = titles.first.inner_text()
+    sort.select_option(label="lowest entropy")
+    there.wait_for_function(
+        "before => [...document.querySelectorAll('figcaption button')].find(e => e.offsetParent).innerText !== before",
+        arg=before,
+    )
+    name = titles.nth(1).inner_text()
+    titles.nth(1).focus()
+    there.keyboard.press("Enter")
+    there.locator(".dne-shares:visible").first.wait_for(timeout=20_000)
+    assert there.get_by_role("tab", name="Spatial and joint").get_attribute("aria-selected") == "true"
+    layer = there.locator('.widget-hslider:visible:has(label:text-is("layer")) .widget-readout').first.inner_text()
+    assert name.startswith(f"L{layer} ") and page.complaints == []
+
+
 def test_memory_of_moments_is_bounded(run: Run, tmp_path: Path) -> None:
     made = explored(run)
     subject = made.subject

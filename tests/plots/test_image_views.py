@@ -1,11 +1,14 @@
-"""One image along the stream: which classes are followed, and that every panel is drawn from its table."""
+"""One image along the stream and under all heads: which classes are followed; every panel is drawn from its table."""
 
 import numpy as np
 import pytest
+import tiny
 
+from dne_lab.analysis.head_table import heads_of_image
 from dne_lab.analysis.moments import Glance, along
-from dne_lab.plots.marks import Cells, Level, Points
-from dne_lab.plots.through_time import (
+from dne_lab.models.variants import DNE
+from dne_lab.plots.attention_colours import ABSOLUTE, RELATIVE, colours_at, expert_pixels, rows_at, scale_at
+from dne_lab.plots.image_views import (
     FOLLOWED,
     classes_along,
     classes_panel,
@@ -13,7 +16,9 @@ from dne_lab.plots.through_time import (
     groups_panel,
     keys_panel,
     through_time_figure,
+    thumbnails_figure,
 )
+from dne_lab.plots.marks import Cells, Level, Points
 from dne_lab.plots.vector import chart
 
 NAMES = ["untrained", "after task 1", "after task 2"]
@@ -65,3 +70,28 @@ def test_the_figure_has_a_row_for_each_moment() -> None:
     assert made.table["moment"].tolist() == NAMES and "softmax <owl>" in made.table
     assert made.image("png").startswith(b"\x89PNG") and len(made.interactive().data) > 4
     assert through_time_figure(classes, table, FOUND[1].flow(), "t", 1, 1).image("png").startswith(b"\x89PNG")
+
+
+HEADS = heads_of_image(tiny.model(DNE, (3, 1, 2)), tiny.images(1)[0])
+
+
+def test_maps_of_one_kind_share_a_scale() -> None:
+    spatial = [one for one in HEADS if one.kind == "spatial"]
+    scale = scale_at(spatial, 2, ABSOLUTE)
+    assert scale is not None and scale.high >= max(float(one.maps[2].max()) for one in spatial)
+    pixels = colours_at(spatial, 2, scale)
+    assert pixels[0].shape == (2, 3, 3)
+    assert (pixels[1].reshape(-1, 3) == scale.colours(spatial[1].maps[2])).all()
+
+
+def test_task_attention_is_shown_in_the_colours_of_experts() -> None:
+    task = [one for one in HEADS if one.kind == "task1"]
+    assert scale_at(task, 0, RELATIVE) is None
+    rows, pixels = rows_at(task, 0), colours_at(task, 0, None)
+    assert all((one == expert_pixels(row, (2, 3))).all() for one, row in zip(pixels, rows, strict=True))
+    assert len(np.unique(expert_pixels(np.arange(1, 11), (-1,)), axis=0)) == 10
+
+
+def test_the_figure_is_a_picture_with_a_table() -> None:
+    made = thumbnails_figure(HEADS, 0, RELATIVE, "t")
+    assert made.image("png").startswith(b"\x89PNG") and len(made.table) == len(HEADS)

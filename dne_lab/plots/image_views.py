@@ -1,18 +1,23 @@
-"""One image along the stream of a run, as panels: its classes, the four groups, effective keys, and who reads whom."""
+"""One image as figures: along the stream of a run (its classes, the four groups, effective keys, who reads whom), and
+under all heads of a network."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dne_lab.analysis import head_table
+from dne_lab.analysis.head_table import Head
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.moments import Glance
+from dne_lab.plots.attention_colours import colours_at, scale_at
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Cells, Drawing, Level, Mark, Panel, Points
 from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS, GROUP_WORDS, INK, Style
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 BLOCKS = {"joint": "joint attention", "task1": "first task block", "task2": "second task block"}
 KEYS = "#6a5acd"
@@ -144,3 +149,28 @@ def through_time_figure(
         return Drawing([*rows, *([matrices] if matrices else [])])
 
     return Figure("through_time", title, whole, [], marks, (8.4, 6.4 if len(flow) else 3.6))
+
+
+# All heads at a glance.
+
+ACROSS = 9  # maps in a row of the figure
+INCHES = 0.93  # a map with its name
+
+
+def thumbnails_figure(heads: Sequence[Head], patch: int, kind: str, title: str) -> Figure:
+    """The maps of all heads, and their table."""
+    pixels = colours_at(heads, patch, scale_at(heads, patch, kind))
+    lines = -(-len(heads) // ACROSS)
+
+    def draw(axes: "Axes", frame: "pd.DataFrame") -> None:
+        for place, (one, picture) in enumerate(zip(heads, pixels, strict=True)):
+            x, y = place % ACROSS, 1.25 * (place // ACROSS)
+            axes.imshow(picture, extent=(x, x + 0.92, y + 0.92, y), interpolation="nearest")
+            words = f"L{one.layer} E{one.expert} H{one.head}\n{one.effective:.3g} of {one.keys}"
+            axes.text(x + 0.46, y + 0.94, words, ha="center", va="top", fontsize=5.5)
+        axes.set_xlim(0, ACROSS)
+        axes.set_ylim(1.25 * lines, 0)
+        axes.set_axis_off()
+
+    size = (ACROSS * INCHES, 1.25 * lines * INCHES + 0.5)
+    return Figure("all_heads", title, head_table.table(heads), [], picture=draw, size=size)
