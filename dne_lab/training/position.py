@@ -1,15 +1,16 @@
 """Where a run stands, as data: everything of it that is neither a weight nor an exemplar."""
 
 import dataclasses
+import functools
 import time
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from dne_lab.core.schema import check, plain
+from dne_lab.core.schema import Like, check, plain
 from dne_lab.measure.cost_records import CostRow
-from dne_lab.measure.record import Name, Number, Section, Timing, Whole
+from dne_lab.measure.record import Name, Number, Timing, Whole
 
 
 class Cursor(NamedTuple):
@@ -24,38 +25,13 @@ class Cursor(NamedTuple):
     step: int = 0
 
 
-class Stored(Section):
-    """`Position` as a checkpoint's JSON holds it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    cursor: Annotated[list[Whole], Field(min_length=4, max_length=4)]
-    begun: bool = False
-    optimizer_of: Annotated[list[Whole], Field(min_length=2, max_length=2)] | None = None
-    chosen: Whole = 0
-    closed: Whole = 0
-    sums: dict[str, Number] = Field(default_factory=dict)
-    images: Whole = 0
-    curves: list[dict[str, Number | Name | None]] = Field(default_factory=list)
-    stored: list[Whole] = Field(default_factory=list)
-    trainable: list[Whole] = Field(default_factory=list)
-    predicted: list[list[Name]] = Field(default_factory=list)
-    params_total: Whole = 0
-    untuned: Whole = 0
-    cost: list[CostRow] | None = None
-    timing: Timing = Field(default_factory=Timing)
-    forked_from: dict[str, Any] = Field(default_factory=dict)
-    products: Name = ""
-    threads: Whole = 0
-    processes: Whole = 0
-    flops_training: Whole | None = None
-    data_changes: list[dict[str, Any]] = Field(default_factory=list)
-    task_sha256: list[Name] = Field(default_factory=list)
+Two = Annotated[list[Whole], Field(min_length=2, max_length=2)]
+Four = Annotated[list[Whole], Field(min_length=4, max_length=4)]
 
 
 @dataclass
 class Position:
-    """The JSON part of a checkpoint.
+    """The JSON part of a checkpoint; types are what a file may hold.
 
     ``begun``: the cursor's stage was entered. ``optimizer_of``: task and stage of the optimiser in the checkpoint.
     ``chosen`` / ``closed``: the last task whose exemplars were chosen / whose `finish` ran. ``sums``: of the losses of
@@ -67,28 +43,28 @@ class Position:
     ``products``: how matrix products are computed (`products.CHOICES`, `products.ON_GPU`).
     """
 
-    cursor: Cursor = field(default_factory=Cursor)
+    cursor: Annotated[Cursor, Like(Four)] = field(default_factory=Cursor)
     begun: bool = False
-    optimizer_of: tuple[int, int] | None = None
-    chosen: int = 0
-    closed: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    images: int = 0
-    curves: list[dict[str, Any]] = field(default_factory=list)
-    stored: list[int] = field(default_factory=list)
-    trainable: list[int] = field(default_factory=list)
-    predicted: list[list[str]] = field(default_factory=list)
-    params_total: int = 0
-    untuned: int = 0
-    cost: list[dict[str, Any]] | None = None
-    timing: dict[str, Any] = field(default_factory=dict)
+    optimizer_of: Annotated[tuple[int, int] | None, Like(Two | None)] = None
+    chosen: Whole = 0
+    closed: Whole = 0
+    sums: dict[str, Number] = field(default_factory=dict)
+    images: Whole = 0
+    curves: Annotated[list[dict[str, Any]], Like(list[dict[str, Number | Name | None]])] = field(default_factory=list)
+    stored: list[Whole] = field(default_factory=list)
+    trainable: list[Whole] = field(default_factory=list)
+    predicted: list[list[Name]] = field(default_factory=list)
+    params_total: Whole = 0
+    untuned: Whole = 0
+    cost: Annotated[list[dict[str, Any]] | None, Like(list[CostRow] | None)] = None
+    timing: Annotated[dict[str, Any], Like(Timing)] = field(default_factory=dict)
     forked_from: dict[str, Any] = field(default_factory=dict)
-    products: str = ""
-    threads: int = 0
-    processes: int = 0
-    flops_training: int | None = None
+    products: Name = ""
+    threads: Whole = 0
+    processes: Whole = 0
+    flops_training: Whole | None = None
     data_changes: list[dict[str, Any]] = field(default_factory=list)
-    task_sha256: list[str] = field(default_factory=list)
+    task_sha256: list[Name] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` is the inverse."""
@@ -97,12 +73,24 @@ class Position:
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> "Position":
         """From the dictionary of `to_dict`, perhaps after JSON; a `LabError` names a field that is not right."""
-        check(Stored, plain(tree))
+        check(_stored(), plain(tree))
         position = cls(**tree)
         position.cursor = Cursor(*position.cursor)
         of = position.optimizer_of
         position.optimizer_of = None if of is None else (of[0], of[1])
         return position
+
+
+@functools.cache
+def _stored() -> type[BaseModel]:
+    """`Position` as a checkpoint's JSON holds it: where a run stands is always there, the rest where it was known."""
+    kinds = get_type_hints(Position, include_extras=True)
+    fields: dict[str, Any] = {
+        one.name: (kinds[one.name], ... if one.name == "cursor" else Field(None, validate_default=False))
+        for one in dataclasses.fields(Position)
+    }
+    closed = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return create_model("Stored", __config__=closed, **fields)
 
 
 class Clock:
