@@ -1,11 +1,11 @@
 """What vision transformers of other libraries share: one sequence of tokens, one attention per block, one "expert"."""
 
-import contextlib
 import copy
 import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dne_lab.analysis.hosts import POSITION, Entry, Hear, Place, own
+from dne_lab.analysis.hosts import POSITION, Callback, Entry, Place, own
 from dne_lab.core.errors import LabError
 from dne_lab.models.attention import SPATIAL, Axes
 
@@ -126,7 +126,7 @@ class TimmHost(ForeignViT):
             TIMM, network, attentions, heads, network.num_prefix_tokens, tuple(network.patch_embed.grid_size)
         )
 
-    def listen(self, wanted: Mapping[Place, Set[int]], part: str, hear: Hear, hooks: contextlib.ExitStack) -> None:
+    def listen(self, wanted: Mapping[Place, Set[int]], part: str, callback: Callback, hooks: ExitStack) -> None:
         """Hooks on what takes in the softmax, and one that learns the grid of images of any size."""
 
         def measure(module: Any, inputs: Any, output: Tensor) -> None:
@@ -134,7 +134,7 @@ class TimmHost(ForeignViT):
             self.grid = (output.shape[1], output.shape[2]) if dynamic else tuple(module.grid_size)
 
         def listen_to(layer: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
-            return hear(inputs[0], self.axes(layer, inputs[0]))
+            return callback(inputs[0], self.axes(layer, inputs[0]))
 
         network: Any = self.network
         own(network.patch_embed, network.patch_embed.register_forward_hook(measure), hooks)
@@ -145,7 +145,7 @@ class TimmHost(ForeignViT):
             own(attention.attn_drop, attention.attn_drop.register_forward_pre_hook(hook), hooks)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _unfused(attention: Any) -> Iterator[None]:
     """Keeps the fused kernel away until the last of those who asked for it leaves, in whatever order they do."""
     count, before = _unfused_by.get(attention, (0, attention.fused_attn))
@@ -204,14 +204,14 @@ class TorchvisionHost(ForeignViT):
                 "on timm's VisionTransformer."
             )
 
-    def listen(self, wanted: Mapping[Place, Set[int]], part: str, hear: Hear, hooks: contextlib.ExitStack) -> None:
+    def listen(self, wanted: Mapping[Place, Set[int]], part: str, callback: Callback, hooks: ExitStack) -> None:
         """Hooks on the attention modules; they see what the module was given, after hooks of others changed it."""
 
         def listen_to(
             layer: int, module: nn.MultiheadAttention, inputs: Any, named: dict[str, Any], output: Any
         ) -> None:
             values = self._weights(layer, module, CALL.bind(module, *inputs, **named).arguments)
-            hear(values, self.axes(layer, values))
+            callback(values, self.axes(layer, values))
 
         for _, layer in wanted:
             hook = functools.partial(listen_to, layer)
@@ -253,7 +253,7 @@ def _known_torchvision(attention: Any) -> bool:
 # How `probe` reads and replaces in the vision models of transformers, which leave the choice of the kernel to a table.
 
 KERNEL = "dne_lab"  # the name of `_attend` in that table
-# Attention modules that probes listen to: what each hears, the outermost probe first.
+# Attention modules that probes listen to: what each calls, the outermost probe first.
 _listeners: WeakKeyDictionary[nn.Module, list[Callable[[Tensor], Tensor | None]]] = WeakKeyDictionary()
 
 
@@ -286,7 +286,7 @@ class TransformersHost(ForeignViT):
         grid = (rows // int(high), columns // int(wide))
         super().__init__(title, network, attentions, heads, 0, grid)
 
-    def listen(self, wanted: Mapping[Place, Set[int]], part: str, hear: Hear, hooks: contextlib.ExitStack) -> None:
+    def listen(self, wanted: Mapping[Place, Set[int]], part: str, callback: Callback, hooks: ExitStack) -> None:
         """Another kernel for these attention modules, and a hook that learns the grid of images of any size."""
 
         def measure(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -295,7 +295,7 @@ class TransformersHost(ForeignViT):
         def listener(layer: int, values: Tensor) -> Tensor | None:
             rows, columns = self.grid
             self.classes = values.shape[-1] - rows * columns
-            return hear(values, self.axes(layer, values))
+            return callback(values, self.axes(layer, values))
 
         own(self.patches, self.patches.register_forward_hook(measure), hooks)
         for _, layer in wanted:
@@ -318,7 +318,7 @@ class _OtherKernel:
         return copy.deepcopy(self.before, memo)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _listened(attention: Any, listener: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """Computes with `_attend` until the last of those who asked for it leaves, in whatever order they do."""
     mine = _listeners.setdefault(attention, [])

@@ -1,10 +1,10 @@
 """Finds the one network that `probe` can listen to in what it was given, or says why there is none."""
 
-import contextlib
 import copy
 import functools
 import sys
 from collections.abc import Callable, Mapping, Set
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from dne_lab.models.expandable import ExpandableViT
 ATTENTION, CONTENT, POSITION = PARTS = ("attention", "content", "position")
 Entry = tuple[str, int, int, int]  # kind, layer, expert, head
 Place = tuple[str, int]  # kind, layer: one attention point
-Hear = Callable[[Tensor, Axes], Tensor | None]
+Callback = Callable[[Tensor, Axes], Tensor | None]
 
 
 class Host(Protocol):
@@ -44,15 +44,15 @@ class Host(Protocol):
     def refuse(self, part: str, replacing: bool) -> None:
         """Raises a `LabError` with the reason if this network can never give ``part``, or take a replacement."""
 
-    def listen(self, wanted: Mapping[Place, Set[int]], part: str, hear: Hear, hooks: contextlib.ExitStack) -> None:
-        """From now on, whenever a wanted point computes attention, calls ``hear(probabilities, axes)``.
+    def listen(self, wanted: Mapping[Place, Set[int]], part: str, callback: Callback, hooks: ExitStack) -> None:
+        """From now on, whenever a wanted point computes attention, calls ``callback(probabilities, axes)``.
 
-        What ``hear`` returns is used instead, unless it is None. Closing ``hooks`` undoes everything, and nothing else.
+        What it returns is used instead, unless it is None. Closing ``hooks`` undoes everything, and nothing else.
 
         Args:
             wanted: points, and the experts to listen to at each.
             part: one of `PARTS`.
-            hear: gets the tensor on its device, as ``axes.layout`` says, with whatever graph it has.
+            callback: gets the tensor on its device, as ``axes.layout`` says, with whatever graph it has.
             hooks: takes what undoes it.
         """
 
@@ -74,7 +74,7 @@ HOOKS = (
 _owned: dict[int, set[int]] = {}  # the id of a module that is listened to: the numbers of a probe's hooks on it
 
 
-def own(module: nn.Module, handle: RemovableHandle, hooks: contextlib.ExitStack) -> RemovableHandle:
+def own(module: nn.Module, handle: RemovableHandle, hooks: ExitStack) -> RemovableHandle:
     """Removes a hook when ``hooks`` is closed, and leaves it out of what ``copy.deepcopy`` makes of the module."""
     numbers = _owned.setdefault(id(module), set())
     numbers.add(handle.id)
@@ -126,11 +126,11 @@ class ExpandableHost:
     def refuse(self, part: str, replacing: bool) -> None:
         """Nothing: which parts are there shows in a pass, and what multiplies V can be replaced."""
 
-    def listen(self, wanted: Mapping[Place, Set[int]], part: str, hear: Hear, hooks: contextlib.ExitStack) -> None:
+    def listen(self, wanted: Mapping[Place, Set[int]], part: str, callback: Callback, hooks: ExitStack) -> None:
         """Hooks on the `AttentionWeights` of the points; each fires once for every bank of experts."""
 
         def listen_to(module: AttentionWeights, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            return hear(output if part == ATTENTION else self._part(part, module, *inputs), inputs[1])
+            return callback(output if part == ATTENTION else self._part(part, module, *inputs), inputs[1])
 
         for place, experts in wanted.items():
             weights = self._points[place].weights

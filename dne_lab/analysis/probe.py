@@ -204,7 +204,7 @@ class _Listener:
         experts: dict[Place, set[int]] = {}
         for kind, layer, expert in self.wanted:
             experts.setdefault((kind, layer), set()).add(expert)
-        host.listen(experts, part, self.hear, hooks)
+        host.listen(experts, part, self.receive, hooks)
         own(host.network, host.network.register_forward_pre_hook(self.begin), hooks)
         own(host.network, host.network.register_forward_hook(self.end, always_call=True), hooks)
 
@@ -222,7 +222,7 @@ class _Listener:
         for part in waiting:
             self.maps.add(part)
 
-    def hear(self, output: Tensor, axes: Axes) -> Tensor | None:
+    def receive(self, output: Tensor, axes: Axes) -> Tensor | None:
         """What a point computes, once for every bank of experts."""
         replaced = False
         for expert in dict.fromkeys(axes.query_expert):

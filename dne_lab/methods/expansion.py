@@ -163,7 +163,7 @@ class Expansion(Method):
         return {"classification": F.cross_entropy(self.model.stem.logits(batch.images).float(), batch.labels)}
 
     def _logits(self, batch: Batch, stage: Stage) -> Tensor:
-        if stage.name != "tune" or self._cached is None or self.model.hooked:  # a hook hears what runs
+        if stage.name != "tune" or self._cached is None or self.model.hooked:  # a hook is called by what runs
             return self.model(batch.images).logits
         widths = [weight.shape[1] for weight in self.model.classifier.weights]
         return self.model.classifier(self._cached(batch.index).split(widths, 1))

@@ -59,7 +59,7 @@ class AttentionPoint(nn.Module):
     def weigh(
         self, bank: Bank, scores: Tensor, axes: Axes, position: Tensor | None = None, gate: Tensor | None = None
     ) -> Tensor:
-        """`AttentionWeights`, whose hooks hear the images that were asked for alone."""
+        """`AttentionWeights`, whose hooks see only the images that were asked for."""
         if not bank.pictures:
             return self.weights(scores, axes, position, gate)
         count = len(scores) - bank.pictures
@@ -67,7 +67,7 @@ class AttentionPoint(nn.Module):
         return torch.cat([self.weights(scores[:count], axes, position, gate), rest])
 
     def unfused(self, bank: Bank) -> bool:
-        """Whether the probabilities are computed, so that hooks hear them; else they stay in a fused kernel."""
+        """Whether the probabilities are computed, so that hooks see them; else they stay in a fused kernel."""
         return self.weights.listens_to(bank.numbers)
 
     def scale(self, bank: Bank) -> float:

@@ -151,7 +151,7 @@ class ExpandableViT(ImageModel):
         sums: dict[tuple[int, str], Tensor] = {}
         count, number = 0, len(self.experts)
 
-        def hear(module: AttentionWeights, inputs: tuple[Any, ...], output: Tensor) -> None:
+        def add(module: AttentionWeights, inputs: tuple[Any, ...], output: Tensor) -> None:
             axes: Axes = inputs[1]
             if axes.query_expert[-1] == number and axes.kind in ("task1", "task2"):
                 seen = output.sum(0, dtype=torch.float64).mean(0)  # (B, n, h, H) -> (h, H)
@@ -161,7 +161,7 @@ class ExpandableViT(ImageModel):
         with contextlib.ExitStack() as hooks:
             for part in self.blocks.modules():
                 if isinstance(part, AttentionWeights):
-                    hooks.callback(part.register_forward_hook(hear).remove)
+                    hooks.callback(part.register_forward_hook(add).remove)
             for images in batches:
                 count += len(images)
                 self.readouts(images)
@@ -269,7 +269,7 @@ class ExpandableViT(ImageModel):
     @property
     def may_offer(self) -> bool:
         """Whether `forward_newest` does what `forward` does: there are experts before the newest, all frozen, which
-        read the same picture, and no hook hears or changes what they compute."""
+        read the same picture, and no hook sees or changes what they compute."""
         old = self.experts[:-1]
         same = type(self).forward is ExpandableViT.forward and type(self).readouts is ExpandableViT.readouts
         same = same and self.pictures is None and not self.hooked
@@ -278,7 +278,7 @@ class ExpandableViT(ImageModel):
 
     @property
     def hooked(self) -> bool:
-        """Whether a hook hears or changes what is computed within a block, as those of a probe do."""
+        """Whether a hook sees or changes what is computed within a block, as those of a probe do."""
         return any(m._forward_hooks or m._forward_pre_hooks for m in self.blocks.modules())
 
     def _run(self, bank: Bank, patches: Tensor, contexts: Sequence[Context]) -> list[Tensor]:

@@ -31,7 +31,7 @@ class Captured:
     """The steps of one stage with whole batches, captured after a few that run as always.
 
     A partial batch, and a batch while a hook or probe listens to the network, is not taken: nothing in Python runs
-    within a replay, so that a hook would never hear of it.
+    within a replay, so that a hook would never be called.
 
     Args:
         state: the run's, with the optimisation of the stage.
@@ -83,7 +83,7 @@ class Captured:
         if any(module._forward_hooks or module._forward_pre_hooks for module in self._listened):
             if not self._warned:
                 warnings.warn(
-                    "a probe or hook listens to the network: it would not hear of captured steps, so they run one "
+                    "a probe or hook listens to the network: captured steps do not call it, so they run one "
                     "operation at a time as long as it is there.",
                     stacklevel=2,
                 )

@@ -284,8 +284,8 @@ class Run:
             if folder is not None and lock:
                 processes.from_first(lambda: held.enter_context(files.alone_in(folder)))
             behind = folder is not None and processes.first and self.files.behind
-            behind, torn = processes.any(behind, self.state.half_changed, device=self.device)
-            if behind and not torn:
+            behind, half_changed = processes.any(behind, self.state.half_changed, device=self.device)
+            if behind and not half_changed:
                 warnings.warn(f"{self.files} has gone on elsewhere: this run goes on from what is there.", stacklevel=3)
                 self._load()
             if processes.world > 1:
@@ -295,7 +295,7 @@ class Run:
                 processes.from_first(lambda: storage.begin(self.files, self.state))
                 if processes.first:
                     files.remove_leftovers(folder)
-            if torn:
+            if half_changed:
                 if self.folder is None:
                     raise LabError(
                         "this run was stopped in the middle of a step and is kept in memory only, so it cannot go on. "
