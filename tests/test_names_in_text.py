@@ -22,7 +22,13 @@ DEFINED = ast.ClassDef | ast.FunctionDef
 DOTTED = re.compile(r"(?<![`\w])`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?:\(\))?`(?!`)")
 FILE = re.compile(r"`((?:\w+/)*\w+\.py)`")
 SUFFIXES = {"csv", "json", "npz", "py", "safetensors"}  # `record.json` is a file
-FOREIGN = {"torchrun", "VisionTransformer", "dynamic_img_size", "with"}  # of others, said without their package
+FOREIGN = {
+    "torchrun",
+    "sha256sum",
+    "VisionTransformer",
+    "dynamic_img_size",
+    "with",
+}  # of others, said without their package
 
 
 @functools.cache
