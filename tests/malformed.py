@@ -1,12 +1,11 @@
 """Malformed files and words by the thousand: what is made of right ones by changing, cutting, swapping and blowing up.
 
 Each is read as a command or a notebook would read it, and has to end in a `LabError` or a result, within ten seconds
-and two gigabytes, with all files as they were. `python tests/malformed.py 20000 [SEED]` prints a table.
+and two gigabytes, with all files as they were. `python tests/malformed.py 20000 [SEED [KIND]]` prints a table.
 """
 
 import collections
 import contextlib
-import copy
 import io
 import json
 import os
@@ -14,22 +13,37 @@ import random
 import resource
 import shutil
 import signal
-import struct
 import sys
 import tempfile
+import time
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import odd_words
+from hypothesis import strategies as st
 from shell import snapshot
+from spoiling import (
+    ODD,
+    other_tensors,
+    repacked,
+    spoilt,
+    trees_of,
+    unsealed_tensors,
+    with_header,
+    without_seals,
+    written,
+)
 
 import dne_lab as lab
 from dne_lab.analysis import run_views
 from dne_lab.analysis.ablation_study import AblationRecord
 from dne_lab.analysis.decomposition import Decomposition
+from dne_lab.analysis.read_outs import ProbeRecord
 from dne_lab.commands import arguments, report
+from dne_lab.commands.check import examined
 from dne_lab.core.config import Config, field_names
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import sizes
@@ -40,90 +54,18 @@ from dne_lab.training import archive, run_list
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "figures" / "records"
-SECONDS, MEGABYTES = 10, 2000  # that one input may take
+SECONDS, MEGABYTES = 10, 2000  # of one core, and that one input may take
 SMALL = {"network__heads": (2, 1), "network__depth": 2, "network__head_width": 4, "network__patch": 4}
 SMALL |= {"learn__epochs": 1, "tune__epochs": 1, "memory__budget": 20, "data__tasks": "8,2", "learn__batch": 256}
 
-ODD: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3.5, -0.0, 1e300, 10**18, -(10**18), 10**400, float("nan"), float("inf"), "", "x",
-    "1", "nan", "none", "../../x", "\x00", "\u202e", "é" * 300, "a" * 5000, [], {}, [[]], [None], {"a": 1}, [1, 2, 3],
-    ["x"], [[1.0], [1.0, 2.0]], {"": None}, "[", "12,1", "0-99999999999", "1e999", 2**63, 0.1, 101, "\ud7ff",
-]  # fmt: skip
+SCHEMA_OF = {
+    "record": "record", "attention record": "attention", "ablation record": "ablation", "probe record": "probe",
+    "cost record": "cost", "benchmark": "bench", "configuration": "config", "list of runs": "grid",
+}  # fmt: skip
 
 
 class TooSlowError(Exception):
-    """An input took longer than `SECONDS`."""
-
-
-# Changes --------------------------------------------------------------------------------------------------------------
-
-
-def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something lies within nested dictionaries and lists."""
-    yield path
-    inside = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in inside:
-        yield from places(value, (*path, key))
-
-
-def changed(tree: Any, draw: random.Random) -> Any:
-    """A copy of a tree with one to three entries swapped, left out, doubled or added."""
-    tree = copy.deepcopy(tree)
-    for _ in range(draw.choice([1, 1, 1, 2, 3])):
-        # a place level by level, so that the few top fields are met as often as the many numbers of a table
-        node, key = None, None
-        at = tree
-        while isinstance(at, dict | list) and at and (node is None or draw.random() < 0.6):
-            node, key = at, draw.choice(list(at) if isinstance(at, dict) else range(len(at)))
-            at = node[key]
-        if node is None:
-            return draw.choice(ODD)
-        what = draw.choice(["swap", "swap", "swap", "drop", "add", "twice"])
-        if what == "swap":
-            node[key] = copy.deepcopy(draw.choice(ODD))
-        elif what == "drop":
-            del node[key]
-        elif what == "add" and isinstance(node, dict):
-            node[draw.choice(["x", "", "epochss", "__class__", "a" * 300])] = draw.choice(ODD)
-        elif isinstance(node, list):
-            node.insert(key, copy.deepcopy(node[key]))
-    return tree
-
-
-def spoilt(data: bytes, draw: random.Random) -> bytes:
-    """Bytes cut, flipped, overwritten, repeated, or others in their place."""
-    at = draw.randrange(len(data)) if data else 0
-    what = draw.choice(["cut", "flip", "flips", "zeros", "twice", "foreign", "mark", "insert"])
-    if what == "cut":
-        return data[:at]
-    if what in ("flip", "flips"):
-        some = bytearray(data)
-        for _ in range(1 if what == "flip" else 30):
-            if some:
-                some[draw.randrange(len(some))] ^= 1 << draw.randrange(8)
-        return bytes(some)
-    if what == "zeros":
-        return data[:at] + bytes(min(64, len(data) - at)) + data[at + 64 :]
-    if what == "insert":
-        return data[:at] + draw.randbytes(draw.randrange(1, 40)) + data[at:]
-    if what == "mark":
-        return b"\xef\xbb\xbf" + data
-    return data * 2 if what == "twice" else draw.choice(FOREIGN)
-
-
-FOREIGN = [
-    b"", b"\x00", b"\xff\xfe{\x00", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 100_000, b"NaN", b"[1e999]",
-    b'"' + b"a" * 1000,
-    b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"\x93NUMPY", b"{}", b"[]", b"null", b"{\n// ours\n}", b'"\\ud800"',
-    struct.pack("<Q", 2**62) + b"{}", struct.pack("<Q", 2) + b"{}", b"task,stage\n" + b"x" * 200_000, b"\r\n,,,\n" * 50,
-]  # fmt: skip
-
-
-def written(tree: Any, draw: random.Random) -> bytes:
-    """A changed tree as a file, or its file spoilt."""
-    if draw.random() < 0.3:
-        return spoilt(json.dumps(tree, indent=1).encode(), draw)
-    return json.dumps(changed(tree, draw), indent=1).encode("utf-8", "surrogatepass")
+    """An input took longer than `SECONDS`, or waited for something that never comes."""
 
 
 # Kinds of input -------------------------------------------------------------------------------------------------------
@@ -142,11 +84,20 @@ class Corpus:
         self.packed = (folder / "right" / "run.zip", folder / "right" / "run.safetensors")
         archive.export(self.run, self.packed[0])
         archive.export_model(self.run, self.packed[1])
+        self.older = folder / "right" / "older"  # the same run as versions without digests left it
+        shutil.copytree(self.run, self.older)
+        record = without_seals(json.loads((self.older / "record.json").read_text()))
+        (self.older / "record.json").write_text(json.dumps(record))
+        for file in self.older.glob("*.safetensors"):
+            file.write_bytes(unsealed_tensors(file.read_bytes()))
+        odd_words.bystanders(folder / "right")
+        odd_words.pictures(folder / "right" / "pictures")
         load = lambda name: json.loads(next(iter(sorted(RECORDS.glob(name)))).read_text())  # noqa: E731
         self.trees = {
             "record": json.loads((self.run / "record.json").read_text()),
             "attention record": load("attention/*.json"),
             "ablation record": load("ablation/*.json"),
+            "probe record": load("probe/*.json"),
             "cost record": load("cost/dne-k1-50+10x5.json"),
             "benchmark": load("timing/bench*.json") if list(RECORDS.glob("timing/bench*.json")) else _bench(),
             "configuration": json.loads((self.run / "config.json").read_text()),
@@ -154,9 +105,15 @@ class Corpus:
         }
         self.kinds: dict[str, Callable[[random.Random], None]] = {
             **{name: lambda draw, name=name: self.of_tree(name, draw) for name in self.trees},  # type: ignore[misc]
-            "run folder": self.of_run, "archive": self.of_archive, "curves": self.of_curves,
+            "run folder": lambda draw: self.of_run(draw, self.run),
+            "older run folder": lambda draw: self.of_run(draw, self.older),
+            "archive": self.of_archive, "curves": self.of_curves, "images": self.of_images,
             "settings": self.of_settings, "words": self.of_words, "arrays": self.of_arrays,
+            "command line": self.of_command,
         }  # fmt: skip
+        for name in self.trees:
+            self.kinds[f"{name}: schema"] = lambda draw, name=name: self.of_schema(name, draw)  # type: ignore[misc]
+        self.drawn: dict[str, list[Any]] = {}
 
     # Each writes what is wrong and reads it.
 
@@ -167,29 +124,47 @@ class Corpus:
         return file
 
     def of_tree(self, kind: str, draw: random.Random) -> None:
-        file = self.place("dne-k1-50+10x5.json" if kind == "cost record" else "record.json",
-                          written(self.trees[kind], draw))  # fmt: skip
-        look_at(kind, file)
+        tree = self.trees[kind]
+        look_at(kind, self.place(name_of(kind), written(without_seals(tree) if draw.random() < 0.8 else tree, draw)))
 
-    def of_run(self, draw: random.Random) -> None:
+    def of_schema(self, kind: str, draw: random.Random) -> None:
+        tree = self.drawn[kind].pop() if self.drawn.get(kind) else self.trees[kind]
+        text = json.dumps(tree).encode("utf-8", "surrogatepass")
+        look_at(kind, self.place(name_of(kind), text))
+
+    def draw_schemas(self, each: int, seed: int) -> None:
+        """Contents for `of_schema`, by hypothesis."""
+        for kind, tree in self.trees.items():
+            self.drawn[kind] = drawn(trees_of(SCHEMA_OF[kind], without_seals(tree)), each, seed)
+
+    def of_run(self, draw: random.Random, right: Path) -> None:
         copied = self.folder / "wrong" / "run"
-        shutil.copytree(self.run, copied)
+        shutil.copytree(right, copied)
         file = draw.choice(sorted(copied.iterdir()))
         data = file.read_bytes()
         if file.suffix == ".json":
             data = written(json.loads(data), draw)
-        elif file.suffix == ".safetensors" and draw.random() < 0.7:
-            data = with_header(data, draw)
+        elif file.suffix == ".safetensors" and draw.random() < 0.8:
+            data = draw.choice([with_header, other_tensors])(data, draw)
         else:
             data = spoilt(data, draw)
         file.write_bytes(data)
-        if draw.random() < 0.3:
+        if draw.random() < 0.1:
+            file.unlink()
+        if draw.random() < 0.5:
             (copied / "last.safetensors").unlink(missing_ok=True)
+        if draw.random() < 0.4:
+            suffix = draw.choice([".zip", ".safetensors"])
+            export = archive.export if suffix == ".zip" else archive.export_model
+            packed = Path(export(copied, self.folder / "wrong" / f"run{suffix}"))
+            _ = lab.open(packed, progress=False).model_at(2)
+            return
         run = lab.open(copied, progress=False)
         if not run.finished:
             return
         run.record.table()
         run.model_at(1)
+        run.model_at(2)
 
     def of_archive(self, draw: random.Random) -> None:
         right = draw.choice(self.packed)
@@ -205,10 +180,34 @@ class Corpus:
         _ = lab.open(file, progress=False).model
 
     def of_curves(self, draw: random.Random) -> None:
-        self.place("record.json", (self.run / "record.json").read_bytes())
+        self.place("record.json", (draw.choice([self.run, *[self.older] * 3]) / "record.json").read_bytes())
         self.place("curves.csv", spoilt((self.run / "curves.csv").read_bytes(), draw))
         for view in run_views.find(self.folder / "wrong"):
             run_views.losses(view.curves)
+
+    def of_images(self, draw: random.Random) -> None:
+        copied = self.folder / "wrong" / "pictures"
+        shutil.copytree(self.folder / "right" / "pictures", copied)
+        odd_words.spoil_pictures(copied, draw)
+        stream = lab.stream(str(copied), tasks="2,1", size=8)
+        stream.test_images(2)
+        examined(str(copied), size=8)
+
+    def of_command(self, draw: random.Random) -> None:
+        wrong = self.folder / "wrong" / "here"
+        wrong.mkdir(parents=True)
+        before = snapshot(self.folder / "right")
+        try:
+            odd_words.command(wrong, self.folder / "right", draw)
+        finally:
+            self.check_untouched(before)
+
+    def check_untouched(self, before: dict[str, tuple[str, int]]) -> None:
+        """All files of the user are what they were; new ones, which --out asked for, go."""
+        after = snapshot(self.folder / "right")
+        assert before.items() <= after.items(), "files of the user have changed"
+        for file in after.keys() - before.keys():  # asked for by --out
+            Path(file).unlink()
 
     def of_settings(self, draw: random.Random) -> None:
         name = draw.choice([*field_names(Config), "k", "x", "learn", "options.width", "network.head", "a.b.c"])
@@ -255,13 +254,13 @@ class Corpus:
         """Tries one input: "right" or "told", or raises what a user must never see."""
         wrong = self.folder / "wrong"
         shutil.rmtree(wrong, ignore_errors=True)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
 
         def late(*_: object) -> None:
-            raise TooSlowError(f"longer than {SECONDS} s")
+            raise TooSlowError(f"longer than {12 * SECONDS} s by the clock")
 
         signal.signal(signal.SIGALRM, late)
-        signal.alarm(SECONDS)
+        signal.alarm(12 * SECONDS)  # other processes may have the cores
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -275,7 +274,31 @@ class Corpus:
             signal.alarm(0)
         rise = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         assert rise < MEGABYTES, f"memory rose by {rise:.0f} MB"
+        if (taken := time.process_time() - begun) > SECONDS:
+            raise TooSlowError(f"{taken:.1f} s")
         return ended
+
+
+def drawn(strategy: st.SearchStrategy[Any], count: int, seed: int) -> list[Any]:
+    """What hypothesis makes of a strategy, the same for the same seed."""
+    found: list[Any] = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=count, database=None, deadline=None, phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+    @hypothesis.given(strategy)
+    def keep(one: Any) -> None:
+        found.append(one)
+
+    keep()
+    return found
+
+
+def name_of(kind: str) -> str:
+    """The file name that a kind needs."""
+    return "dne-k1-50+10x5.json" if kind == "cost record" else "record.json"
 
 
 def look_at(kind: str, file: Path) -> None:
@@ -290,6 +313,8 @@ def look_at(kind: str, file: Path) -> None:
         attention.drawings(Decomposition.among(file))
     elif kind == "ablation record":
         contributions.ablation_drawings(AblationRecord.among(file))
+    elif kind == "probe record":
+        contributions.read_out_drawings(ProbeRecord.among(file))
     elif kind == "cost record":
         cost_growth([cost_records.read(file)])
     elif kind == "benchmark":
@@ -306,44 +331,19 @@ def _bench() -> dict[str, Any]:
     return tree | {"device": "cpu", "rates": {"float32": 1e11}, "step_flops": {"6": 10**9}, "product_share": {"6": 0.5}}
 
 
-def with_header(data: bytes, draw: random.Random) -> bytes:
-    """A safetensors file whose JSON of ours is changed."""
-    length = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8 : 8 + length])
-    ours = json.loads(header["__metadata__"]["dne-lab"])
-    header["__metadata__"]["dne-lab"] = json.dumps(changed(ours, draw))
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data[8 + length :]
-
-
-def repacked(data: bytes, draw: random.Random) -> bytes:
-    """An archive with a file changed, left out, or added."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
-        hit = draw.choice(old.namelist())
-        for name in old.namelist():
-            content = old.read(name)
-            if name == hit:
-                if draw.random() < 0.2:
-                    continue
-                content = written(json.loads(content), draw) if name.endswith(".json") else spoilt(content, draw)
-            new.writestr(name, content)
-        if draw.random() < 0.1:
-            new.writestr(draw.choice(["../x", "/tmp/x", "x.txt", "a" * 300]), b"x")
-    return out.getvalue()
-
-
 Ends = dict[str, collections.Counter[str]]
 
 
-def attempt(folder: Path, count: int, seed: int) -> tuple[Ends, list[str]]:
-    """Tries ``count`` inputs, all kinds in turn; how they ended by kind, and what was neither told nor right."""
+def attempt(folder: Path, count: int, seed: int, only: str = "") -> tuple[Ends, list[str]]:
+    """Tries ``count`` inputs, all kinds in turn (or some); how each kind ended, and what was no right end."""
     corpus = Corpus(folder)
+    kinds = [kind for kind in corpus.kinds if only in kind]
+    corpus.draw_schemas(-(-count // len(kinds)), seed)
     before = snapshot(folder / "right")
-    ends: Ends = {kind: collections.Counter() for kind in corpus.kinds}
+    ends: Ends = {kind: collections.Counter() for kind in kinds}
     faults = []
     for number in range(count):
-        kind = list(corpus.kinds)[number % len(corpus.kinds)]
+        kind = kinds[number % len(kinds)]
         try:
             ends[kind][corpus.one(kind, random.Random(f"{seed} {number}"))] += 1
         except Exception as error:
@@ -352,19 +352,19 @@ def attempt(folder: Path, count: int, seed: int) -> tuple[Ends, list[str]]:
             while at is not None and at.tb_next is not None:
                 at = at.tb_next
             where = "" if at is None else f"{Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno}"
-            faults.append(f"{kind}, seed {seed}, number {number}: {type(error).__name__} {str(error)[:200]} ({where})")
-    if snapshot(folder / "right") != before:
+            faults.append(f"{kind}, seed {seed}, number {number}: {type(error).__name__} {str(error)[:300]} ({where})")
+    if snapshot(folder / "right") != before or {p.name for p in folder.iterdir()} - {"right", "wrong"}:
         faults.append("files of the user have changed")
     return ends, faults
 
 
 if __name__ == "__main__":
-    wanted, start = (int(word) for word in [*sys.argv[1:], *("1000", "0")[len(sys.argv) - 1 :]])
+    wanted, start = (int(word) for word in [*sys.argv[1:3], *("1000", "0")[len(sys.argv[1:3]) :]])
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as made:
-        table, wrong = attempt(Path(made).resolve(), wanted, start)
+        table, wrong = attempt(Path(made).resolve(), wanted, start, *sys.argv[3:4])
     print("\n".join(wrong))
     for name, counts in table.items():
         told = " ".join(f"{end} {counts[end]:6}" for end in ("told", "right", "fault"))
-        print(f"{name:18} tried {sum(counts.values()):6} {told}")
+        print(f"{name:25} tried {sum(counts.values()):6} {told}")
     sys.exit(bool(wrong))

@@ -117,7 +117,7 @@ class AblationRecord(Measurement):
     code_version: Name
     torch: Name
     device: Name
-    groups: Annotated[list[dict[str, Any]], Like(list[Removed])]
+    groups: Annotated[list[dict[str, Any]], Like(Annotated[list[Removed], Field(min_length=1)])]
     sweep: Annotated[list[dict[str, Any]], Like(list[Cut])]
     trained: Simple = field(default_factory=dict)
     kind: str = "ablation"

@@ -144,8 +144,8 @@ def before_stage_2(records: Iterable[Record]) -> "pd.DataFrame":
 
     rows = []
     names = {"new": "new %", "old": "old %", "old_called_new": "old called new %"}
-    for group in groups(record for record in records if record.before_tuning.get("new")):
-        recorded = [record.before_tuning for record in group.records]
+    for group in groups(record for record in records if all(_known(record.before_tuning, name) for name in names)):
+        recorded = [{name: _known(record.before_tuning, name) for name in names} for record in group.records]
         means = {title: _mean([_mean(early[name]) for early in recorded]) for name, title in names.items()}
         rows.append({"method": group.label, "seeds": len(recorded)} | means)
     return pd.DataFrame(rows, columns=["method", "seeds", *names.values()])
@@ -277,6 +277,11 @@ def _base(record: Record) -> str:
 
 def _protocol(record: Record) -> str:
     return f"{record.preset.split(',')[0]}, {tasks_text(record.tasks)}"
+
+
+def _known(before_tuning: dict[str, list[float]], name: str) -> list[float]:
+    """The percentages of the tasks that have one."""
+    return [value for value in before_tuning.get(name, []) if value is not None]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -128,7 +128,7 @@ class ProbeRecord(Measurement):
     test_images: Whole
     widths: list[Whole]
     fit: Simple
-    rows: Annotated[list[dict[str, Any]], Like(list[Row])]
+    rows: Annotated[list[dict[str, Any]], Like(Annotated[list[Row], Field(min_length=1)])]
     config_sha256: Name
     code_version: Name
     torch: Name

@@ -137,11 +137,13 @@ def settings(pairs: list[str] | None) -> dict[str, str]:
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise LabError(f"--set {pair!r}: write field=value, e.g. --set learn.epochs=5.")
+            raise LabError(f"--set {shown(pair)}: write field=value, e.g. --set learn.epochs=5.")
         if name.strip() in GIVEN:
-            raise LabError(f"--set {pair!r}: {GIVEN[name.strip()]}.")
+            raise LabError(f"--set {shown(pair)}: {GIVEN[name.strip()]}.")
         if changes.get(name.strip(), value) != value:
-            raise LabError(f"--set {pair!r} beside --set {name.strip()}={changes[name.strip()]}: give one of them.")
+            raise LabError(
+                f"--set {shown(pair)} beside --set {name.strip()}={changes[name.strip()]}: give one of them."
+            )
         changes[name.strip()] = value
     return changes
 

@@ -15,7 +15,7 @@ import dne_lab.methods  # noqa: F401  (registers the methods)
 from dne_lab.commands.arguments import program, settings
 from dne_lab.core.config import from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import LONGEST
+from dne_lab.core.files import LONGEST, resolved
 from dne_lab.core.schema import read_json
 from dne_lab.core.sealing import unsealed
 from dne_lab.data.datasets import open_source
@@ -147,7 +147,7 @@ def go_on(
         texts = "-".join(f"{name}={value}" for name, value in changed.items())
         safe = re.sub(r"[^A-Za-z0-9._+=,-]+", "_", texts)[:LONGEST]
         own = [safe, "" if safe == texts else behind.sha256[:8], "" if seeds is None else f"s{seed}"]
-        first = path.stem if path.is_file() else path.resolve().name  # a file's name already
+        first = path.stem if path.is_file() else resolved(path).name  # a file's name already
         plan.append((behind, out / "-".join(filter(None, (first[:150], f"after{after}", *own)))))
     processes = Processes()
     for config, folder in plan:

@@ -48,6 +48,11 @@ def absolute(path: str | Path) -> Path:
     return place
 
 
+def resolved(path: str | Path) -> Path:
+    """`absolute`, and what links lead to; a link that leads to itself stays, and whoever opens it says so."""
+    return Path(os.path.realpath(absolute(path)))
+
+
 def too_long(path: str | Path) -> str:
     """The sentence for a name that the file system refuses for its length."""
     return f"{named(path)}: is too long a name for a file or folder here. Give a shorter one."

@@ -16,7 +16,7 @@ SEAL = "sha256"  # the entry of a dictionary that holds the digest of all others
 
 
 def sha256(data: bytes) -> str:
-    """The digest of a file's content, as `sha256sum` prints it."""
+    """The digest of a file's content, in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dne_lab.core import chance
 from dne_lab.core.errors import LabError, unknown
-from dne_lab.core.files import absolute, check_unpacked
+from dne_lab.core.files import absolute, check_unpacked, resolved
 from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, ArraySource, Source
 
 # Real handwritten digits that come with scikit-learn: ten classes as they are, a hundred in pairs.
@@ -94,14 +94,14 @@ class CIFAR100Source(ArraySource):
         try:  # torchvision compares md5 sums before it unpickles
             splits = [CIFAR100(str(absolute(root)), train=train, download=download) for train in (True, False)]
         except (RuntimeError, OSError) as error:
-            folder = absolute(root).resolve() / "cifar-100-python"
+            folder = resolved(root) / "cifar-100-python"
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             why = why.split(" You can use download=True")[0].removesuffix(".")  # own advice follows
             raise LabError(
                 f"CIFAR-100 is not complete in {folder} ({why}). "
                 "Expected the files train, test and meta of cifar-100-python.tar.gz there. "
                 "Get them with `dne-lab run ... --download` or dne_lab.stream('cifar100', path=..., download=True), "
-                f"or unpack that archive (www.cs.toronto.edu/~kriz/cifar.html) in {absolute(root).resolve()}, "
+                f"or unpack that archive (www.cs.toronto.edu/~kriz/cifar.html) in {resolved(root)}, "
                 f"or set data.path to where it is (an .npz or a tree of images will do; {CIFAR_NPZ} is found)."
             ) from error
         train, test = ((split.data, split.targets) for split in splits)

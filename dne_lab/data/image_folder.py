@@ -239,7 +239,7 @@ def _scan(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
     """Class name -> files, both sorted; folders that start with a dot or @ are not classes."""
     classes: dict[str, list[str]] = {}
     for entry in _entries(str(folder)):
-        if not entry.is_dir():
+        if not _is(entry.is_dir):
             continue
         if _hidden(entry.name):
             _walk(entry, left_out, (), hidden=True)
@@ -276,6 +276,14 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         ) from error
 
 
+def _is(kind: Callable[[], bool]) -> bool:
+    """Whether an entry is of a kind; a link that leads to itself is of none."""
+    try:
+        return kind()
+    except OSError:
+        return False
+
+
 def _walk(
     folder: os.DirEntry[str], left_out: LeftOut, above: tuple[tuple[int, int], ...], hidden: bool = False
 ) -> Iterator[str]:
@@ -287,14 +295,14 @@ def _walk(
         return
     for entry in _entries(folder.path):
         suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  (a Path an image costs ten times as much)
-        if entry.is_dir():
+        if _is(entry.is_dir):
             yield from _walk(entry, left_out, (*above, here), hidden or _hidden(entry.name))
         elif hidden or _hidden(entry.name):
             if suffix in EXTENSIONS:
                 left_out.add(entry.path, "hidden")
         elif suffix not in EXTENSIONS:
             left_out.add(entry.path, suffix or "without suffix")
-        elif not entry.is_file():
+        elif not _is(entry.is_file):
             left_out.add(entry.path, "broken link" if entry.is_symlink() else "no regular file")
         else:
             yield entry.path

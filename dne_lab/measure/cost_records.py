@@ -11,7 +11,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.core.schema import Like, check
 from dne_lab.measure import record as records
 from dne_lab.measure.comparison import ORDER
-from dne_lab.measure.record import Section, Whole
+from dne_lab.measure.record import Classes, Section, Whole
 from dne_lab.methods.base import title_of
 
 _NAME = re.compile(
@@ -23,8 +23,8 @@ _KEYS = {"task", "classes", "flops_literal", "flops_spent", "params_total"}
 class CostRow(Section):
     """What a model costs after a task."""
 
-    task: Whole
-    classes: Whole
+    task: Classes
+    classes: Classes
     flops_literal: Whole
     flops_spent: Whole
     params_total: Whole

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from dne_lab.core.errors import LabError, shown
-from dne_lab.core.files import inside, write_text
+from dne_lab.core.files import inside, resolved, write_text
 from dne_lab.core.schema import DamagedError, Like, document, load, plain, read_json
 from dne_lab.core.sealing import sealed, unsealed
 
@@ -198,7 +198,7 @@ class Record:
         needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
         wrong = [f"without {name}" for name in needed if name not in tree]
         if wrong or tree.get("format") != FORMAT:
-            what = ", ".join(wrong) if wrong else f"format {tree.get('format')} instead of {FORMAT}"
+            what = ", ".join(wrong) if wrong else f"format {shown(tree.get('format'))} instead of {FORMAT}"
             raise LabError(f"{path}: run folder of another version ({what}). Run it again with this version.")
         try:
             return load(cls, tree, closed=False)
@@ -296,7 +296,7 @@ def trees(paths: str | Path | Iterable[str | Path]) -> Iterator[tuple[Path, Any]
     for path in given:
         folder = path.is_dir()
         for file in sorted(inside(path, "*.json")) if folder else [path]:
-            place = file.resolve()
+            place = resolved(file)
             if place in passed:
                 continue
             passed.add(place)

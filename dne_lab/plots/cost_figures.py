@@ -255,11 +255,16 @@ def step_time(bench: Mapping[str, Any]) -> Figure:
             attention (on a GPU of its kernels' time, so it is not drawn). The limit needs two keys more, without which
             it is a row "no record": ``step_flops`` {task: FLOPs of one step on the normal path} and ``rates``
             {"float32": FLOP/s}.
+
+    Raises:
+        LabError: no step was timed.
     """
     import pandas as pd
 
     rows = []
     tasks = sorted(int(name.removeprefix("train_step_")) for name in bench["seconds"] if name.startswith("train_step_"))
+    if not tasks:
+        raise LabError("the benchmark has timed no training step: make one with dne-lab bench --json.")
     rate = bench.get("rates", {}).get("float32")
     waits = bench.get("device_type", "cpu") != "cpu"  # its shares are of the kernels' time, not of the step's
     for task in tasks:

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dne_lab.core import errors
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import absolute, check_regular, check_unpacked, shown, write_bytes, write_text
+from dne_lab.core.files import absolute, check_regular, check_unpacked, resolved, shown, write_bytes, write_text
 from dne_lab.measure.record import Record
 from dne_lab.training import run_folder
 from dne_lab.training.run_folder import (
@@ -45,7 +46,7 @@ def target(file: str | Path, force: bool = False) -> Path:
     Raises:
         LabError: a folder or device, a place in a run's folder, a file that no export wrote.
     """
-    path = absolute(file).resolve()  # what a link leads to
+    path = resolved(file)  # what a link leads to
     name = shown(path)
     check_regular(path, "a file, such as dne.zip")
     for folder in path.parents:
@@ -201,7 +202,7 @@ def _check_tasks(folder: Path, config: Config, record: Record) -> None:
         wrong = [
             what
             for what, is_so in (
-                (f"it holds task {info.get('task')}", info.get("task", number) != number),
+                (f"it holds task {errors.shown(info.get('task'))}", info.get("task", number) != number),
                 ("it is of another configuration", info.get("config_sha256", config.sha256) != config.sha256),
                 ("it is not the file that the run wrote", bool(known) and info[run_folder.DIGEST] != known),
             )

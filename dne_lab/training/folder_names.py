@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from dne_lab.core import presets
 from dne_lab.core.config import Config, field_names
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import UNSAFE, absolute
+from dne_lab.core.files import UNSAFE, resolved
 from dne_lab.methods.base import Method
 from dne_lab.training.run_folder import read_config
 
@@ -77,7 +77,7 @@ def _folders(out: Path) -> list[Path]:
 def _images_of(config: Config) -> Path | None:
     """Where one's own images are; None for data sets that have a name."""
     path = config.data.path
-    return absolute(path).resolve() if config.data.name in OWN and path else None
+    return resolved(path) if config.data.name in OWN and path else None
 
 
 def _images_in(folder: Path) -> Path | None:
@@ -119,7 +119,7 @@ def _data(config: Config) -> Piece:
     known = {tree["data"]["name"] for tree in presets.PRESETS.values() if "data" in tree}
     own = data.name
     if data.name in OWN and data.path:
-        own = Path(data.path).resolve().name
+        own = resolved(data.path).name
         own = own.removesuffix(".npz") if data.name == "npz" else own
     texts = []
     for name in names:

@@ -18,9 +18,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from dne_lab.core import errors
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import absolute, check_regular, check_unpacked, shown, write_bytes, write_text
+from dne_lab.core.files import absolute, check_regular, check_unpacked, resolved, shown, write_bytes, write_text
 from dne_lab.core.schema import parse, read_json
 from dne_lab.core.sealing import sha256
 from dne_lab.data.identity import Images
@@ -82,7 +83,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise LabError(f"{path} was not written by this program. {advice}")
             if info.get("version") != VERSION:
                 raise LabError(
-                    f"{path} has version {info.get('version')}, this program reads version {VERSION}. "
+                    f"{path} has version {errors.shown(info.get('version'))}, this program reads version {VERSION}. "
                     "The file is untouched. Use the program that wrote it, or give another folder."
                 )
             # Copies: the tensors of an open file are a mapping of it, and would change when it does.
@@ -147,7 +148,7 @@ def read_config(folder: Path) -> Config:
         return config
     # A relative place begins at the run folder, so that both can be moved; older runs meant the working directory.
     given = Path(config.data.path).expanduser()
-    places = [(absolute(folder) / given).resolve(), absolute(given)]
+    places = [resolved(absolute(folder) / given), absolute(given)]
     found = next((place for place in places if place.exists()), places[0])
     return dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(found)))
 
@@ -158,7 +159,7 @@ def _placed(config: Config, stream: ClassStream | None, folder: Path) -> dict[st
     source = None if stream is None else stream.source
     if source is not None and source.path is not None and source.given is not None:
         relative = not Path(source.given).expanduser().is_absolute()
-        tree["data"]["path"] = os.path.relpath(source.path, absolute(folder).resolve()) if relative else source.path
+        tree["data"]["path"] = os.path.relpath(source.path, resolved(folder)) if relative else source.path
     return tree
 
 
@@ -288,7 +289,8 @@ class RunFolder:
         if self.path is not None:
             tensors, info = load(self.path / task_file(number))
             if info.get("task", number) != number:
-                raise LabError(f"{self.path / task_file(number)} holds task {info['task']}, not {number}.")
+                other = errors.shown(info["task"])
+                raise LabError(f"{self.path / task_file(number)} holds task {other}, not {number}.")
             return tensors, info
         if number not in self._tasks:
             raise LabError(f"task {number} has not been finished in this session.")

@@ -8,6 +8,7 @@ The file is a JSON list, most informative run first, and lies beside the records
 A finished run whose record has been put beside the list, as ``NAME.json``, is finished on every machine.
 """
 
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from dne_lab.core.config import Config
-from dne_lab.core.errors import LabError
-from dne_lab.core.files import file_name
+from dne_lab.core.errors import LabError, shown
+from dne_lab.core.files import file_name, resolved
 from dne_lab.core.schema import DamagedError, build, read_json, settings
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FINISHED, NOT_BEGUN = "finished", "not begun"
+LONGEST = 200  # bytes of a run's name; a file system takes 255, and .json is added
 
 
 @settings
@@ -45,8 +47,11 @@ class Entry:
     core_hours: Annotated[float, Field(ge=0)] | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w+=,-][\w.+=,-]*", self.name):
-            raise LabError(f"name = {self.name!r}: every run needs one that can be a folder's, e.g. dne-s0.")
+        if not re.fullmatch(r"[\w+=,-][\w.+=,-]*", self.name) or len(os.fsencode(self.name)) > LONGEST:
+            raise LabError(
+                f"name = {shown(self.name)}: every run needs one that can be a folder's, of at most {LONGEST} bytes, "
+                "e.g. dne-s0."
+            )
         if not self.method:
             raise LabError("method is missing, e.g. dne.")
         for name in self.settings:
@@ -145,7 +150,7 @@ def _beside(file: Path, config: Config) -> Record | None:
 
 def title(file: Path) -> str:
     """What a list is called: its file, or for ``grid.json`` the folder that it lies in."""
-    return file_name(file.resolve().parent.name if file.stem == "grid" else file.stem)
+    return file_name(resolved(file).parent.name if file.stem == "grid" else file.stem)
 
 
 def _trees(file: Path) -> list[Any]:
