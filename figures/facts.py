@@ -4,6 +4,7 @@ Every function reads ``figures/records`` alone. A number that is not there is an
 record holds.
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from dne_lab.core import presets
 from dne_lab.core.errors import LabError
 from dne_lab.measure import beside, record, tables
 from dne_lab.measure.comparison import Group, groups
@@ -237,17 +239,38 @@ def run_list(folder: str) -> str:
     return f"{said}; next: {', '.join(missing[:4])}." if missing else f"{said}."
 
 
+CIFAR_TRAINING_IMAGES = 50_000
+
+
 def trials(folder: str) -> str:
     """What a search of rates has found on validation images: a table, or that it has not been made."""
     found = record.find(RECORDS / folder) if any((RECORDS / folder).glob("*-*.json")) else []
     if not found:
         return "those of the preset, the same for all methods; the search per method has not been made yet."
-    rows: dict[str, dict[str, Any]] = {}
-    for one in found:
-        row = rows.setdefault(one.method, {"method": title_of(one.method)})
-        row[f"lr {one.config['learn']['lr']:g}"] = n(one.LA or 0)
-    head = "LA on a fifth of the training images, one seed, 50 + 25 x 2 classes, 8 epochs of the stem and 4 per task."
-    return f"{head}\n\n{tables.to_markdown(pd.DataFrame(rows.values()))}"
+    kept = presets.resolve(found[0].preset).learn.lr
+    rates: dict[str, dict[float, float]] = {}
+    for one in (one for one in found if one.finished):
+        rates.setdefault(title_of(one.method), {})[one.config["learn"]["lr"]] = float(one.LA or 0)
+    better = []
+    for method, tried in rates.items():
+        best = max(tried, key=lambda rate: tried[rate])
+        share = tried[best] / 100
+        half = 196 * math.sqrt(share * (1 - share) / (found[0].validation * CIFAR_TRAINING_IMAGES))  # binomial, 95%
+        if kept not in tried or tried[best] - tried[kept] > half:
+            better.append(f"{method} at {best:g}")
+    table = pd.DataFrame(
+        [
+            {"method": method} | {f"lr {rate:g}": n(last) for rate, last in tried.items()}
+            for method, tried in rates.items()
+        ]
+    )
+    head = (
+        f"{kept:g} for all, from {len(found)} trials: LA on a fifth of the training images, one seed, 50 + 25 x 2 "
+        "classes, 8 epochs of the stem and 4 per task. A method would take another rate if that were better by more "
+        "than the 95% interval that so many images leave (about one point); "
+    )
+    said = f"so it is: {', '.join(better)}." if better else "none is."
+    return f"{head}{said}\n\n{tables.to_markdown(table)}"
 
 
 def spread_of(protocols: Sequence[Runs], one: str, other: str) -> str:
