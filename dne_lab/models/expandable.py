@@ -236,15 +236,18 @@ class ExpandableViT(ImageModel):
         return readouts
 
     @torch.no_grad()
-    def offer(self, images: Tensor) -> tuple[Tensor, ...]:
+    def offer(self, images: Tensor, frozen: Sequence[Bank] | None = None) -> tuple[Tensor, ...]:
         """What the frozen experts compute for (B, C, H, W) uint8 images, all that the newest one and the classifiers
         read of them: their read-outs, the heads of every layer, a stem's patches; each (B, ...).
 
-        It stays the same as long as the images and the frozen experts do: `forward_newest` takes it.
+        It stays the same as long as the images and the frozen experts do: `forward_newest` takes it. ``frozen``:
+        ``banks()[:-1]``, prepared before where this is compiled: whether they are still right is asked of addresses in
+        memory, which is no part of a graph.
         """
         patches = self.patches(images)
         contexts = self.contexts()
-        readouts = [r for bank in self.banks()[:-1] for r in self._run(bank, patches, contexts)]
+        frozen = self.banks()[:-1] if frozen is None else frozen
+        readouts = [r for bank in frozen for r in self._run(bank, patches, contexts)]
         heads = [context.so_far(name) for context in contexts for name in self._offers] if readouts else []
         return (*readouts, *heads, *([] if self.stem is None else [patches]))
 
