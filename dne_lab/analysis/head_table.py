@@ -30,8 +30,11 @@ class Head:
         maps: spatial and joint attention: (N, N) from patch to patch, all key heads together; task attention: (N, H)
             from patch to each head.
         key_expert: of each head that is read.
-        effective: effective keys, the exponential of a row's entropy; ``keys``: how many there are.
-        same_patch: share of the attention on the query's own patch; None in task attention, which looks nowhere else.
+        spread: (N,) effective keys of each patch, the exponential of its row's entropy.
+        keys: how many there are.
+        groups: (N, 4) spatial and joint attention: shares of SPSH, SPDH, DPSH, DPDH in each patch's attention to
+            patches; None in task attention.
+        reads: share of the attention that goes to each expert.
     """
 
     kind: str
@@ -41,10 +44,20 @@ class Head:
     grid: tuple[int, int]
     maps: NDArray[np.float32]
     key_expert: tuple[int, ...]
-    effective: float
+    spread: NDArray[np.float64]
     keys: int
-    same_patch: float | None
+    groups: NDArray[np.float64] | None
     reads: Mapping[int, float]
+
+    @property
+    def effective(self) -> float:
+        """Effective keys, the mean over patches."""
+        return float(self.spread.mean())
+
+    @property
+    def same_patch(self) -> float | None:
+        """Share of the attention on the query's own patch; None in task attention, which looks nowhere else."""
+        return None if self.groups is None else float(self.groups[:, :2].sum(1).mean())
 
     @property
     def uniform(self) -> float:
@@ -80,32 +93,38 @@ def heads_of_image(model: ExpandableViT, image: Tensor) -> list[Head]:
         rows = attention[0].double()
         rows = rows if axes.layout.startswith("b h p") else rows.transpose(0, 1)  # (h, p, ...)
         rows = rows[:, axes.classes :].cpu()
-        flat = rows.flatten(2)  # (h, n, keys)
-        effective = torch.special.entr(flat).sum(-1).exp().mean(1)
-        owners = axes.query_expert if axes.kind == SPATIAL else axes.key_expert
+        spread = torch.special.entr(rows.flatten(2)).sum(-1).exp().numpy()  # (h, n)
+        keys = rows[0, 0].numel()
         for place, (expert, head) in enumerate(zip(axes.query_expert, axes.query_head, strict=True)):
-            one, same, read_experts = rows[place], None, owners
-            shares = {expert: 1.0}
-            if axes.kind != SPATIAL:
-                summed = one.sum(-1) if axes.kind in PATCHWISE else one  # (n, key heads)
-                mean = summed.mean(0)
-                shares = {t: float(mean[np.asarray(owners) == t].sum()) for t in dict.fromkeys(owners)}
-                one = one.sum(-2) if axes.kind in PATCHWISE else one  # (n, patches) or (n, key heads)
-            else:
-                read_experts = (expert,)
+            owners, one, groups = axes.key_expert, rows[place], None
+            if axes.kind == SPATIAL:
+                owners, one = (expert,), one.unsqueeze(1)  # (n, 1, keys)
+            by_head = one if axes.kind in TASKWISE else one.sum(-1)  # (n, key heads)
+            mean = by_head.mean(0).numpy()
+            shares = {number: float(mean[np.asarray(owners) == number].sum()) for number in dict.fromkeys(owners)}
             if axes.kind in PATCHWISE:
-                one = one[:, axes.classes :]
-                same = float((one.diagonal() / one.sum(1)).mean())
-            found.append(
-                Head(
-                    axes.kind, axes.layer, expert, head, axes.grid, one.numpy().astype(np.float32), read_experts,
-                    float(effective[place]), flat.shape[-1], same, shares,
-                )
-            )  # fmt: skip
+                one = one[..., axes.classes :]  # (n, key heads, n)
+                pairs = zip(axes.key_expert, axes.key_head, strict=True)
+                own = 0 if axes.kind == SPATIAL else list(pairs).index((expert, head))
+                groups = _groups(one.numpy(), own)
+                one = one.sum(1)  # (n, n)
+            maps = one.numpy().astype(np.float32)
+            where = axes.kind, axes.layer, expert, head, axes.grid
+            found.append(Head(*where, maps, owners, spread[place], keys, groups, shares))
 
     with evaluating(network) as device, probe(network, list(kinds), layers, keep=False, read=read):
         network(image[None].to(device))
     return sorted(found, key=lambda one: (one.layer, one.expert, one.head))
+
+
+def _groups(rows: NDArray[np.float64], own: int) -> NDArray[np.float64]:
+    """(n, 4) shares of the four groups in (n, key heads, n) attention to patches; ``own``: the query's head."""
+    patch = np.arange(len(rows))
+    same = rows[patch, :, patch]  # (n, key heads): attention to the query's own patch
+    total = rows.sum(2)  # (n, key heads)
+    both, one, other = same[:, own], total[:, own], same.sum(1) - same[:, own]
+    parts = [both, other, one - both, total.sum(1) - one - other]
+    return np.stack(parts, axis=1) / np.maximum(total.sum(1, keepdims=True), 1e-300)
 
 
 IN_ORDER, ENTROPY, SAME_PATCH, OTHERS = "by layer and head", "lowest entropy", "most same patch", "reads others most"

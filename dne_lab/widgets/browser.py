@@ -13,7 +13,7 @@ import traitlets
 from numpy.typing import NDArray
 
 # Keys pressed inside an explorer are the explorer's: JupyterLab would otherwise move between cells with the arrow keys.
-_KEYS = """
+KEYS = """
 function keepKeys(el, tries = 100) {
   const output = el.closest(".jp-OutputArea-output");
   if (output && !output.dataset.dneKeys) {
@@ -24,7 +24,7 @@ function keepKeys(el, tries = 100) {
 }
 """
 
-_PATCHES = """
+PATCHES = """
 function bytes(view) { return view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength); }
 
 function render({ model, el }) {
@@ -175,7 +175,7 @@ function render({ model, el }) {
 export default { render };
 """
 
-_STYLE = """
+STYLE = """
 .dne-patches { outline-offset: 2px; padding: 2px; border-radius: 2px; width: fit-content;
   min-width: 300px; max-width: 100%; }
 .dne-patches:focus-visible { outline: 2px solid #0072b2; }
@@ -267,8 +267,8 @@ class Patches(anywidget.AnyWidget):
     ``scene`` is made by `scene`; ``patch`` counts from 0 row by row; ``label`` is what a screen reader says.
     """
 
-    _esm = _KEYS + _PATCHES
-    _css = _STYLE
+    _esm = KEYS + PATCHES
+    _css = STYLE
     scene = traitlets.Dict({"grid": [1, 1], "panels": [], "pixels": b"", "numbers": b""}).tag(sync=True)
     patch = traitlets.Int(0).tag(sync=True)
     label = traitlets.Unicode("pictures in patches").tag(sync=True)
@@ -284,7 +284,7 @@ class Patches(anywidget.AnyWidget):
 class Download(anywidget.AnyWidget):
     """A button that saves what ``make`` gives, (file name, MIME type, content), where the browser saves downloads."""
 
-    _esm = _KEYS + _SAVE
+    _esm = KEYS + _SAVE
     text = traitlets.Unicode("save").tag(sync=True)
 
     def __init__(self, text: str, make: Callable[[], tuple[str, str, bytes]]) -> None:

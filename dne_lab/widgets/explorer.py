@@ -16,7 +16,7 @@ from dne_lab.analysis.moments import Moments, opened
 from dne_lab.analysis.views import PATCHWISE
 from dne_lab.core.errors import LabError
 from dne_lab.training.run import Run
-from dne_lab.widgets import svg
+from dne_lab.widgets import saved, svg
 from dne_lab.widgets.overview import OverviewExplorer
 from dne_lab.widgets.panel import ExplorerTab, close_all, described, slider
 from dne_lab.widgets.spatial import SpatialExplorer
@@ -79,6 +79,29 @@ class Explorer(widgets.VBox):
         close_all(self)
         if hasattr(self, "subject"):
             self.subject.forget()
+
+    def save(
+        self,
+        path: str | Path,
+        images: Sequence[int] | None = None,
+        layers: Sequence[int] | None = None,
+        experts: Sequence[int] | None = None,
+    ) -> Path:
+        """Writes one .html file that shows the same maps without a kernel, a server or a network; its path.
+
+        Args:
+            path: of the file.
+            images, layers, experts: numbers of what is in it; None: all.
+
+        Raises:
+            LabError: another suffix, a choice that is not there, too much for a page; networks of other libraries.
+        """
+        if not isinstance(self.subject, Subject):
+            raise LabError("a page is made of the networks of this library: save the picture or the numbers instead.")
+        start = {name: value for name, value in self.subject.shared.items() if value is not None}
+        if isinstance(self.part, TaskExplorer):
+            start["kind"] = self.part.block.value
+        return saved.save(self.subject, path, images, layers, experts, start | {"image": self.image.value})
 
     def enter(self, model: str, head: Head) -> None:
         """Turns to the tab that shows one head, at that head."""

@@ -36,6 +36,9 @@ def test_each_head_is_what_its_own_view_says(variant: Any, style: dict[str, Any]
             assert np.allclose(one.maps, [view.weights.sum(0) for view in rows], atol=1e-6)
             shares = [view.weights[:, view.patch].sum() / view.weights.sum() for view in rows]
             assert one.same_patch == pytest.approx(np.mean(shares), abs=1e-6)
+            assert one.groups is not None and one.spread.shape == (6,)
+            for patch, view in enumerate(rows):
+                assert 100 * one.groups[patch] == pytest.approx(view.frame()["share %"].to_numpy()[:4], abs=1e-3)
             assert sum(one.reads.values()) == pytest.approx(1, abs=1e-5)
 
 
