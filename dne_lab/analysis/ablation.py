@@ -218,7 +218,7 @@ def ablate(
     taken = removal(network, kind, layer, expert, head, reads, key_head, group, labelling, views)
     mine = Means(taken.masks) if how == MEAN and means is None else None
     intervention = Intervention(taken, how, mine or means)
-    beware(how, taken.kinds)
+    warn_of(how, taken.kinds)
     chosen = find_labelling(labelling, network.heads, network.grid)
     there = dict.fromkeys(entry[0] for entry in find_host(network).entries)
     kinds = kinds_with_rows(list(there), chosen) if groups else []
@@ -226,7 +226,7 @@ def ablate(
     result = Ablation(how, taken, network.task_classes)
     with evaluating(network), _bar(progress) as bar:
         if mine is not None:
-            learn(network, images, mine, batch_size, bar)
+            measure_means(network, images, mine, batch_size, bar)
         with (
             intended_rows(),
             probe(network, *_place(taken), keep=False, replace=intervention),
@@ -251,11 +251,11 @@ def means_of(model: nn.Module, images: Images, batch_size: int = 64) -> Means:
     network = find_network(model, "ablate")
     means = Means(entry[:3] for entry in find_host(network).entries)
     with evaluating(network), _bar(False) as bar:
-        learn(network, images, means, batch_size, bar)
+        measure_means(network, images, means, batch_size, bar)
     return means
 
 
-def learn(network: ExpandableViT, images: Images, means: Means, batch_size: int, bar: tqdm) -> None:
+def measure_means(network: ExpandableViT, images: Images, means: Means, batch_size: int, bar: tqdm) -> None:
     """The first pass of "mean": what the entries are in the intact network.
 
     Raises:
@@ -265,11 +265,11 @@ def learn(network: ExpandableViT, images: Images, means: Means, batch_size: int,
     with probe(network, *means.place, keep=False, read=means.read):
         for some in image_batches(images, batch_size):
             network(_on(network, some))
-            means.counted(len(some.images))
+            means.count(len(some.images))
             bar.update(len(some.images))
 
 
-def beware(how: str, kinds: Iterable[str]) -> None:
+def warn_of(how: str, kinds: Iterable[str]) -> None:
     """Warns the user of "mask" in task attention."""
     if text := warning(how, kinds):
         warnings.warn(text, stacklevel=3)

@@ -44,7 +44,7 @@ def untrained(run: Run, tasks: int | None = None) -> ExpandableViT:
     return network.to(run.device).eval()
 
 
-def newcomer(run: Run, task: int) -> ExpandableViT:
+def before_learning(run: Run, task: int) -> ExpandableViT:
     """The network before task ``task`` (2, 3, ...) is learned: earlier experts as trained, its own at its start.
 
     Raises:
@@ -52,7 +52,7 @@ def newcomer(run: Run, task: int) -> ExpandableViT:
     """
     if not 2 <= task <= len(run.stream) or task > run.cursor.task:
         done = min(run.cursor.task, len(run.stream))
-        raise LabError(f"task {task}: this run has newcomers of tasks 2 to {done}. Train it further for later ones.")
+        raise LabError(f"task {task}: there are networks before tasks 2 to {done}. Train it further for later ones.")
     network = untrained(run, task)
     with torch.no_grad():
         for number, expert in enumerate(list(network.experts)[:-1]):
@@ -206,7 +206,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
             moments[SHUFFLED] = _brief(groups(run.model, shuffled=True))
             flow = plain(groups(run.model, labelling="experts", replicates=0).flow())
         for task in range(2, done + 1):
-            before.append(groups(newcomer(run, task), expert=task).whole_table("expert"))
+            before.append(groups(before_learning(run, task), expert=task).whole_table("expert"))
     record = run.record
     return Decomposition(
         run=record.id, method=record.method, preset=record.preset, dataset=record.dataset, seed=record.seed,

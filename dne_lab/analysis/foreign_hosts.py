@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dne_lab.analysis.hosts import POSITION, Callback, Entry, Place, own
+from dne_lab.analysis.hosts import POSITION, Callback, Entry, Place, own_hook
 from dne_lab.core.errors import LabError
 from dne_lab.models.attention import SPATIAL, Axes
 
@@ -137,12 +137,12 @@ class TimmHost(ForeignViT):
             return callback(inputs[0], self.axes(layer, inputs[0]))
 
         network: Any = self.network
-        own(network.patch_embed, network.patch_embed.register_forward_hook(measure), hooks)
+        own_hook(network.patch_embed, network.patch_embed.register_forward_hook(measure), hooks)
         for _, layer in wanted:
             attention: Any = self.attentions[layer]
             hooks.enter_context(_unfused(attention))
             hook = functools.partial(listen_to, layer)
-            own(attention.attn_drop, attention.attn_drop.register_forward_pre_hook(hook), hooks)
+            own_hook(attention.attn_drop, attention.attn_drop.register_forward_pre_hook(hook), hooks)
 
 
 @contextmanager
@@ -216,7 +216,7 @@ class TorchvisionHost(ForeignViT):
         for _, layer in wanted:
             hook = functools.partial(listen_to, layer)
             attention = self.attentions[layer]
-            own(attention, attention.register_forward_hook(hook, with_kwargs=True), hooks)
+            own_hook(attention, attention.register_forward_hook(hook, with_kwargs=True), hooks)
 
     @torch.no_grad()
     def _weights(self, layer: int, module: nn.MultiheadAttention, given: dict[str, Any]) -> Tensor:
@@ -297,7 +297,7 @@ class TransformersHost(ForeignViT):
             self.classes = values.shape[-1] - rows * columns
             return callback(values, self.axes(layer, values))
 
-        own(self.patches, self.patches.register_forward_hook(measure), hooks)
+        own_hook(self.patches, self.patches.register_forward_hook(measure), hooks)
         for _, layer in wanted:
             hooks.enter_context(_listened(self.attentions[layer], functools.partial(listener, layer)))
 

@@ -74,7 +74,7 @@ HOOKS = (
 _owned: dict[int, set[int]] = {}  # the id of a module that is listened to: the numbers of a probe's hooks on it
 
 
-def own(module: nn.Module, handle: RemovableHandle, hooks: ExitStack) -> RemovableHandle:
+def own_hook(module: nn.Module, handle: RemovableHandle, hooks: ExitStack) -> RemovableHandle:
     """Removes a hook when ``hooks`` is closed, and leaves it out of what ``copy.deepcopy`` makes of the module."""
     numbers = _owned.setdefault(id(module), set())
     numbers.add(handle.id)
@@ -134,7 +134,7 @@ class ExpandableHost:
 
         for place, experts in wanted.items():
             weights = self._points[place].weights
-            handle = own(weights, weights.register_forward_hook(listen_to), hooks)
+            handle = own_hook(weights, weights.register_forward_hook(listen_to), hooks)
             everyone = {expert for kind, layer, expert, _ in self.entries if (kind, layer) == place}
             # Task and class attention are never fused anyway; and naming every expert would undo all batches.
             # But a joint map holds every patch of every head: there one expert at a time keeps the memory small.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dne_lab.analysis.hosts import ATTENTION, PARTS, Entry, Host, Place, find_host, own
+from dne_lab.analysis.hosts import ATTENTION, PARTS, Entry, Host, Place, find_host, own_hook
 from dne_lab.analysis.maps import AttentionMap, Cut, Key, Maps, cut
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.data.stream import Batch
@@ -205,8 +205,8 @@ class _Listener:
         for kind, layer, expert in self.wanted:
             experts.setdefault((kind, layer), set()).add(expert)
         host.listen(experts, part, self.receive, hooks)
-        own(host.network, host.network.register_forward_pre_hook(self.begin), hooks)
-        own(host.network, host.network.register_forward_hook(self.end, always_call=True), hooks)
+        own_hook(host.network, host.network.register_forward_pre_hook(self.begin), hooks)
+        own_hook(host.network, host.network.register_forward_hook(self.end, always_call=True), hooks)
 
     def begin(self, network: nn.Module, inputs: tuple[Any, ...]) -> None:
         """A pass starts. Parts of the network called on their own do not come here and are kept at once."""

@@ -44,7 +44,7 @@ DECAY = 1e-4  # L2 penalty of the weights, per image: decay / 2 |W|^2 beside the
 ITERATIONS, TOLERANCE = 1000, 1e-4  # of L-BFGS: at most so many; until the gradient's largest entry is so small
 
 # images (B, C, H, W) uint8 -> one (B, width) tensor per read-out, and the run's own scores (B, classes)
-Look = Callable[[Tensor], tuple[list[Tensor], Tensor]]
+Forward = Callable[[Tensor], tuple[list[Tensor], Tensor]]
 
 
 class LinearProbe:
@@ -189,14 +189,14 @@ def linear_probe(
         LabError: a network without read-outs, no training images, a class without any, a task without test images, or
             features that are not finite numbers: names the read-out.
     """
-    network, look = _source(model)
+    network, forward = _source(model)
     if not isinstance(stream, ClassStream):
         raise LabError(
             f"linear_probe learns from training images, and this is a {type(stream).__name__}: give the stream, "
             "such as lab.stream('digits')."
         )
     with evaluating(network) as device:
-        classes = look(stream.images("test", stream.index("test", range(stream.classes))[:1]).to(device))[1].shape[1]
+        classes = forward(stream.images("test", stream.index("test", range(stream.classes))[:1]).to(device))[1].shape[1]
         if classes < 2:
             raise LabError("a linear probe tells classes apart, and this network has learned one: learn the next task.")
         tasks = _tasks(classes, stream)
@@ -204,7 +204,7 @@ def linear_probe(
         bar = tqdm(total=sum(map(len, index.values())), desc="read-outs", unit="image", leave=False,
                    disable=None if progress else True)  # fmt: skip
         with bar:
-            train, test = (_read(look, stream, split, index[split], device, batch_size, bar) for split in index)
+            train, test = (_read(forward, stream, split, index[split], device, batch_size, bar) for split in index)
     widths = [readout.shape[1] for readout in train.readouts]
     rows = []
     for name, places in _sets(len(widths)).items():
@@ -278,7 +278,7 @@ class _Data(NamedTuple):
     labels: Tensor
 
 
-def _source(model: nn.Module) -> tuple[nn.Module, Look]:
+def _source(model: nn.Module) -> tuple[nn.Module, Forward]:
     """The network, and how it is looked at."""
     network = getattr(model, "model", model) if isinstance(model, Method) else model
     if isinstance(network, ExpandableViT) and not isinstance(network, DyToxViT):
@@ -326,12 +326,12 @@ def _index(stream: ClassStream, split: str, tasks: Sequence[int]) -> Tensor:
 
 
 def _read(
-    look: Look, stream: ClassStream, split: str, index: Tensor, device: torch.device, batch_size: int, bar: tqdm
+    forward: Forward, stream: ClassStream, split: str, index: Tensor, device: torch.device, batch_size: int, bar: tqdm
 ) -> _Data:
     """Read-outs (n, width_t) and scores (n, classes), float32 on the CPU, and labels (n,) of images by number."""
     found: list[tuple[list[Tensor], Tensor]] = []
     for some in index.split(batch_size):
-        readouts, scores = look(stream.images(split, some).to(device))
+        readouts, scores = forward(stream.images(split, some).to(device))
         found.append(([readout.float().cpu() for readout in readouts], scores.float().cpu()))
         bar.update(len(some))
     readouts = [torch.cat(parts) for parts in zip(*(readouts for readouts, _ in found), strict=True)]

@@ -294,7 +294,7 @@ class Means:
             seen = attention.sum(0, dtype=torch.float64)
             self._sums[key] = self._sums[key] + seen if key in self._sums else seen
 
-    def counted(self, images: int) -> None:
+    def count(self, images: int) -> None:
         """How many images the maps given to `read` were of."""
         self._images += images
 

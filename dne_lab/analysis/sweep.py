@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dne_lab.analysis.ablation import ALL, Tally, beware, check_repeatable, intended_rows, learn
+from dne_lab.analysis.ablation import ALL, Tally, check_repeatable, intended_rows, measure_means, warn_of
 from dne_lab.analysis.hosts import find_host, find_network
 from dne_lab.analysis.maps import Key, pairs_of
 from dne_lab.analysis.probe import Images, Names, Numbers, evaluating, image_batches, probe, select
@@ -82,7 +82,7 @@ class SharedPass:
             bank, x = self.banks[place], self._inputs[place][layer]
             for block in range(layer, len(self.contexts)):
                 if place == start:
-                    self.contexts[block].back(self._marks[start][block])
+                    self.contexts[block].return_to(self._marks[start][block])
                 x = self.network.step(bank, block, x, self.contexts[block])
             readouts = readouts + self.network.read_out(bank, x)
         return readouts
@@ -167,7 +167,7 @@ def ablation_sweep(
     """
     network = find_network(model, "ablate")
     swept = connections(network, kind, layer, expert, own=own, together=together)
-    beware(how, {name for _, taken in swept for name in taken.kinds})
+    warn_of(how, {name for _, taken in swept for name in taken.kinds})
     found = removals(network, images, [(taken, how) for _, taken in swept], batch_size, progress)
     return Sweep(how, int(found[0][0].row(ALL)["images"]), sweep_rows(swept, found))
 
@@ -258,7 +258,7 @@ def removals(
     bar = tqdm(total=total, desc="ablation", unit="image", disable=None if progress else True, leave=False)
     with evaluating(network) as device, intended_rows(), bar:
         if means is not None:
-            learn(network, images, means, batch_size, bar)
+            measure_means(network, images, means, batch_size, bar)
         for places, members in sessions.items():
             # from the newest expert down, as `SharedPass` wants it
             members = sorted(members, key=lambda pair: -pair[1].removal.experts[0])

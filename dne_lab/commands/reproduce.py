@@ -125,7 +125,7 @@ def reproduce(
     make_folder(out)  # a place that cannot be written to is found before the training
     first = begins(plan) if progress else ""
     records = grid.execute(plan, jobs=jobs, first=first, device=device, progress=progress)
-    if not distributed.part():
+    if not distributed.leave():
         sys.exit(0)  # tables and figures are made by one process
     name = f"reproduce_{_experiment(plan, preset, changes)}_s{_seeds_text(seeds)}"
     own = out / "records" / name  # a folder of their own: those of other seeds or machines are not mixed with them

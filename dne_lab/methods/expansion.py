@@ -129,7 +129,7 @@ class Expansion(Method):
             self.model.stem.measure(b.images[b.labels < self._base] for b in batches)
         if task.number == 2 and stage.name in ("learn", "warm-up") and self.model.pictures is not None:
             first, *rest = list(batches)
-            self.model.show(torch.cat([first.images, *(b.images for b in rest)]))
+            self.model.keep_pictures(torch.cat([first.images, *(b.images for b in rest)]))
             batches = iter([first, *rest])
         if task.number > 1 and stage.name == "learn" and self.model.variant.restricts_task_attention:
             self.model.choose_most_read(b.images for b in batches)

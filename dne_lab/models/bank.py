@@ -262,10 +262,10 @@ class Context:
         return self._so_far[name]
 
     def mark(self) -> dict[str, Tensor]:
-        """What is there now, to come `back` to."""
+        """What is there now, to `return_to`."""
         return dict(self._so_far)
 
-    def back(self, mark: dict[str, Tensor]) -> None:
+    def return_to(self, mark: dict[str, Tensor]) -> None:
         """Forgets what came after a `mark`; what comes next may be written over it in the same memory."""
         self._so_far = dict(mark)
 

@@ -88,7 +88,7 @@ def _labels(numbers: range | tuple[int, ...], heads: tuple[int, ...]) -> tuple[t
 # Attention over patches on the normal path: each expert's own (eq. 12), or all experts' (spatial-task attention).
 
 
-def look(position: Tensor, values: Tensor) -> Tensor:
+def by_position(position: Tensor, values: Tensor) -> Tensor:
     """Attention to positions alone: (E, K, n, n) and (B, E x K or 1, n, D) -> (B, E x K, n, D).
 
     One product per head over all images together; ``position @ values`` would copy the probabilities for every image.
@@ -116,7 +116,7 @@ class SpatialAttention(AttentionPoint):
             out = F.scaled_dot_product_attention(q, k, v, scale=scale)
             if w.position is not None and w.gate is not None:
                 # gate (E x K, n, 1)
-                out = torch.lerp(out, look(w.position, v), w.gate.flatten(0, 1)[..., None].to(out.dtype))
+                out = torch.lerp(out, by_position(w.position, v), w.gate.flatten(0, 1)[..., None].to(out.dtype))
         return linear(experts(out, bank), w.out)
 
 
@@ -165,7 +165,7 @@ class JointAttention(AttentionPoint):
 
     def placed(self, position: Tensor, values: Tensor, bank: Bank) -> Tensor:
         """What attention to positions alone mixes of (B, H, n, D) values: (B, E x K, n, D)."""
-        return look(position, _mean_allowed(values, bank))
+        return by_position(position, _mean_allowed(values, bank))
 
 
 def joint_query(own: Tensor, w: LayerWeights) -> tuple[Tensor, tuple[Tensor, Tensor]]:

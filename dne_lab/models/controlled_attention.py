@@ -20,9 +20,9 @@ from dne_lab.models.block import (
     JointAttention,
     Points,
     SpatialAttention,
+    by_position,
     joint_query,
     joint_value,
-    look,
 )
 from dne_lab.models.variants import Variant
 
@@ -227,7 +227,7 @@ class ControlledJoint(ControlledPoint, JointAttention):
         there, elsewhere = (own if self.masked in (group, "both") else everyone for group in ("SPDH", "DPDH"))
         # the query's own position and the others may be read in different heads
         alone = position[0].diagonal(dim1=-2, dim2=-1)[..., None]  # (K, n, 1)
-        return look(position, elsewhere) + alone * (there - elsewhere)
+        return by_position(position, elsewhere) + alone * (there - elsewhere)
 
 
 def projected(own: Tensor, keys: Tensor, w: LayerWeights) -> tuple[Tensor, Tensor, Tensor]:

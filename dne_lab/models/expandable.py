@@ -112,7 +112,7 @@ class ExpandableViT(ImageModel):
         self.experts.append(Expert(self.network, self.variant, place))
         self._grow(classes, width)
 
-    def show(self, images: Tensor) -> None:
+    def keep_pictures(self, images: Tensor) -> None:
         """Keeps (n, C, H, W) uint8 images as the other pictures, evenly spaced ones of more than `PICTURES`."""
         assert self.pictures is not None
         chosen = torch.arange(PICTURES, device=images.device) * len(images) // PICTURES

@@ -87,7 +87,7 @@ class AttentionParameters(nn.Module):
             self.position = small(heads, 3)
             self.gate = nn.Parameter(torch.ones(heads))
             if neighbourhood:
-                self._look_around(heads)
+                self._start_in_neighbourhood(heads)
         self.others: nn.Parameter | None = None
         if projections:
             with torch.random.fork_rng(devices=[]):  # all that follows starts as it does without them
@@ -97,7 +97,7 @@ class AttentionParameters(nn.Module):
                     self.others[:, 1] = torch.eye(width)
 
     @torch.no_grad()
-    def _look_around(self, heads: int) -> None:
+    def _start_in_neighbourhood(self, heads: int) -> None:
         """The first heads, up to 9, start on one cell each of a 3 x 3 neighbourhood (ConViT's local start)."""
         assert self.position is not None
         for head in range(min(heads, 9)):

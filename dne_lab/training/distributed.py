@@ -68,7 +68,7 @@ def start() -> torch.device | None:
 _alone = False  # the training is over, and this process goes on by itself
 
 
-def part() -> bool:
+def leave() -> bool:
     """The end of what processes do together: True for the first, which goes on by itself; the others have no more to
     do."""
     global _alone

@@ -201,7 +201,7 @@ def finish(state: RunState, task: Task, check: Check) -> None:
     predictions = predict(state, seen, check)
     state.spend("evaluation")
     numbers = cost.of_tasks(state.config, state.stream) if position.cost is None else position.cost
-    learned = learning(state) if task.number == len(state.stream) else None
+    learned = flops_of_learning(state) if task.number == len(state.stream) else None
     stored = [state.memory.audit(state.stream, len(seen))["stored"]] if state.keeps_exemplars else []
     state.spend("cost")
     # From here on nothing can fail: the task is finished as a whole.
@@ -218,7 +218,7 @@ def finish(state: RunState, task: Task, check: Check) -> None:
     state.unwritten = task.number
 
 
-def learning(state: RunState) -> int | None:
+def flops_of_learning(state: RunState) -> int | None:
     """FLOPs of learning all tasks; None behind another run, or where a method cannot be counted without its images."""
     if state.config.start is not None:
         return None

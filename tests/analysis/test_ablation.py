@@ -140,7 +140,7 @@ def model_after(model: ExpandableViT, images: Tensor, found: Ablation) -> Tensor
     means = Means(found.removal.masks)
     with probe(model, keep=False, read=means.read), torch.no_grad():
         model(images)
-    means.counted(len(images))
+    means.count(len(images))
     intervention = Intervention(found.removal, found.how, means)
     with warnings.catch_warnings(), probe(model, keep=False, replace=intervention), torch.no_grad():
         warnings.simplefilter("ignore")

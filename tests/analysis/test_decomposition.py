@@ -11,7 +11,7 @@ import torch
 import dne_lab as lab
 from dne_lab.analysis import decomposition
 from dne_lab.analysis.attention_groups import attention_groups
-from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, decompose, newcomer, untrained
+from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, before_learning, decompose, untrained
 from dne_lab.analysis.group_tables import FIRST, LATER
 from dne_lab.core.errors import LabError
 from dne_lab.training.run import Run
@@ -39,17 +39,17 @@ def test_untrained_is_how_the_run_began(runs: dict[str, Run]) -> None:
     assert len(untrained(runs["dne"]).experts) == 3 and not untrained(runs["dne"]).training
 
 
-def test_a_newcomer_stands_untrained_on_trained_predecessors(runs: dict[str, Run]) -> None:
+def test_a_new_expert_stands_untrained_on_trained_predecessors(runs: dict[str, Run]) -> None:
     run = runs["dne"]
-    network, start = newcomer(run, 3), untrained(run)
+    network, start = before_learning(run, 3), untrained(run)
     for number in (0, 1):
         trained = run.model.experts[number].state_dict()
         assert all(torch.equal(v, trained[name]) for name, v in network.experts[number].state_dict().items())
     fresh = start.experts[2].state_dict()
     assert all(torch.equal(v, fresh[name]) for name, v in network.experts[2].state_dict().items())
     for task in (1, 4):
-        with pytest.raises(LabError, match=rf"task {task}: this run has newcomers of tasks 2 to 3"):
-            newcomer(run, task)
+        with pytest.raises(LabError, match=rf"task {task}: there are networks before tasks 2 to 3"):
+            before_learning(run, task)
 
 
 def test_the_record_holds_what_the_groups_are(runs: dict[str, Run], tmp_path: Path) -> None:

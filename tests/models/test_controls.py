@@ -210,10 +210,10 @@ def test_other_pictures(pictures: str) -> None:
     """Evaluated: whatever else is in the batch, an image's logits are its own; what is kept to be read matters."""
     model, images = tiny.model(Variant("p", "all", "mlp", pictures=pictures), (2, 1, 1)).double(), tiny.images(6)
     assert model.pictures is not None
-    model.show(tiny.images(40, seed=5))
+    model.keep_pictures(tiny.images(40, seed=5))
     whole, alone = model(images).logits, model(images[:1]).logits
     assert tiny.difference(whole[:1], alone) < EXACT
-    model.show(tiny.images(40, seed=6))
+    model.keep_pictures(tiny.images(40, seed=6))
     assert tiny.difference(model(images).logits, whole) > 1e-4
     model.train()
     trained = model(images).logits

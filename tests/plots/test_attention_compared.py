@@ -128,7 +128,7 @@ def test_all_that_can_be_drawn_is_and_twice_the_same(found: list[Decomposition])
 
 def test_each_expert_before_and_after_its_task(found: list[Decomposition]) -> None:
     table = attention.attention_by_task(found).table
-    assert set(table["moment"]) == {"after its task"}  # these records know no newcomers
+    assert set(table["moment"]) == {"after its task"}  # these records hold no expert before its task
     one = found[0].patches(name="table_by_expert")
     same = one[(one["expert"] == 2) & one["group"].isin(["SPSH", "SPDH"])]
     alone = attention.attention_by_task([dataclasses.replace(found[0], before=plain(one))]).table
