@@ -31,7 +31,7 @@ class VariantOptions:
     experts: Annotated[str, OneOf(controls.EXPERTS)] | None = None
     most: Annotated[int, Field(ge=0, le=10**6)] | None = None
     weights: Annotated[str, OneOf(controls.WEIGHTS)] | None = None
-    masked: Annotated[str, OneOf(controls.GROUPS)] | None = None
+    masked: Annotated[str, OneOf(controls.MASKED)] | None = None
     mass: Annotated[str, OneOf(controls.MASS)] | None = None
     pictures: Annotated[str, OneOf(controls.PICTURES)] | None = None
     projections: Annotated[str, OneOf(controls.PROJECTIONS)] | None = None

@@ -13,12 +13,12 @@ from dne_lab.core.errors import LabError, shown, unknown
 
 EXPERTS = ("all", "first", "previous", "own")
 WEIGHTS = ("learned", "uniform", "means")
-GROUPS = ("none", "SPDH", "DPDH", "both")
+MASKED = ("none", "SPDH", "DPDH", "both")
 MASS = ("free", "ia")
 PICTURES = ("same", "shuffled", "own")
 PROJECTIONS = ("shared", "each")
 NAMES = {
-    "experts": EXPERTS, "weights": WEIGHTS, "masked": GROUPS, "mass": MASS, "pictures": PICTURES,
+    "experts": EXPERTS, "weights": WEIGHTS, "masked": MASKED, "mass": MASS, "pictures": PICTURES,
     "projections": PROJECTIONS,
 }  # fmt: skip
 EXCLUSIVE = (("mass", "masked"), ("mass", "entropy"), ("temperature", "entropy"))
