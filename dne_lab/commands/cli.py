@@ -168,7 +168,7 @@ def run(
         if given(context, "methods", "preset"):
             raise LabError("--config FILE says which run: leave out METHOD and --preset; --set and --seeds change it.")
         own = numbers(seeds) if given(context, "seeds") else None
-        plan = run_command.plan_again(config, changes or [], own, out or Path("runs"))
+        plan = run_command.plan_of_file(config, changes or [], own, out or Path("runs"))
     elif methods is None:
         raise LabError("name one or more methods, e.g. dne-lab run ia,sta,dne, or a list of runs: --grid FILE.")
     else:

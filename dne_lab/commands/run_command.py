@@ -42,7 +42,7 @@ def plan(methods: str, preset: str, changes: list[str], seeds: list[int], out: P
     return grid.plan(chosen, lambda method: base.configure(method, preset, base.used(method, changed)), seeds, out)
 
 
-def plan_again(file: Path, changes: list[str], seeds: list[int] | None, out: Path) -> grid.Plan:
+def plan_of_file(file: Path, changes: list[str], seeds: list[int] | None, out: Path) -> grid.Plan:
     """The run of a record.json or config.json, with changes; its own seed, or each of several.
 
     Raises:
@@ -70,16 +70,16 @@ def begins(runs: grid.Plan) -> str:
     left = [config for config, folder in runs if finished(folder) is None]
     if not left:
         return ""
-    told: dict[str, list[str]] = {}
+    by_epochs: dict[str, list[str]] = {}
     for config in left:
         cls = base.find(config.method)
         second = cls.uses_memory and not cls.joint and "tune" not in cls.ignores
         epochs = f"learn.epochs = {config.learn.epochs} (stage 1)"
         epochs += f", then tune.epochs = {config.tune.epochs} (stage 2, from task 2 on)" if second else ", no stage 2"
-        methods = told.setdefault(epochs, [])
+        methods = by_epochs.setdefault(epochs, [])
         methods += [] if config.method in methods else [config.method]
     lines = [f"{len(left)} of {len(runs)} runs to train or to go on with. Epochs per task:"]
-    return "\n".join([*lines, *(f"  {', '.join(methods)}: {epochs}" for epochs, methods in told.items())])
+    return "\n".join([*lines, *(f"  {', '.join(methods)}: {epochs}" for epochs, methods in by_epochs.items())])
 
 
 def tell_left_out(runs: grid.Plan, changes: list[str]) -> None:
@@ -89,9 +89,9 @@ def tell_left_out(runs: grid.Plan, changes: list[str]) -> None:
             print(f"{method} does not use {', '.join(names)}: left out there.", file=sys.stderr)
 
 
-def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any], again: Path | None = None) -> list[str]:
-    """One command per run; ``rest`` are further options: True for a flag, None and False are left out; ``again``: the
-    file that says which run (`plan_again`)."""
+def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any], config_file: Path | None = None) -> list[str]:
+    """One command per run; ``rest`` are further options: True for a flag, None and False are left out; ``config_file``:
+    says which run (`plan_of_file`)."""
     words: list[str] = []
     for option, value in rest.items():
         if value is not None and value is not False:
@@ -99,7 +99,7 @@ def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any], again: P
     lines = []
     for config, folder in runs:
         mine = [f"{name}={value}" for name, value in base.used(config.method, settings(changes)).items()]
-        lines += grid.commands([(config, folder)], mine, [*program(), "run"], again)
+        lines += grid.commands([(config, folder)], mine, [*program(), "run"], config_file)
     return [" ".join([line, *map(shlex.quote, words)]) for line in lines]
 
 
@@ -196,7 +196,7 @@ def ending(runs: grid.Plan, requeue: bool) -> Iterator[None]:
 
 
 def execute(runs: grid.Plan, as_json: bool, requeue: bool = False, **how: Any) -> None:
-    """Trains what is left, as `grid.execute` is told ``how``, and prints all records.
+    """Trains what is left, as `grid.execute` is by_epochs ``how``, and prints all records.
 
     Raises:
         LabError: a run failed; of several, after the others have ended and the table is printed.

@@ -38,8 +38,8 @@ def register(shown: str, verb: str, module: str, function: str, needs: str = PLO
     _TABLE[shown, verb] = _Function(module, function, needs)
 
 
-def show(thing: object, verb: str, *arguments: Any, instead: str = "") -> Any:
-    """What the registered function returns for ``thing`` and the arguments.
+def show(subject: object, verb: str, *arguments: Any, instead: str = "") -> Any:
+    """What the registered function returns for ``subject`` and the arguments.
 
     Args:
         instead: what to look at where a library for showing is not installed, for the error.
@@ -47,17 +47,17 @@ def show(thing: object, verb: str, *arguments: Any, instead: str = "") -> Any:
     Raises:
         LabError: nobody shows this class in this way; a library that is needed for it is missing.
     """
-    for cls in type(thing).__mro__:
+    for cls in type(subject).__mro__:
         found = _TABLE.get((f"{cls.__module__}.{cls.__qualname__}", verb))
         if found is not None:
             break
     else:
-        raise LabError(f"nothing is registered that could {verb} {type(thing).__name__}: see dne_lab.core.shown.")
+        raise LabError(f"nothing is registered that could {verb} {type(subject).__name__}: see dne_lab.core.shown.")
     try:
         function = getattr(import_module(found.module), found.name)
     except ImportError as error:
         advice = f", or look at {instead}" if instead else ""
         raise LabError(
-            f"{verb}() of {type(thing).__name__} needs {found.needs} ({error}): pip install them{advice}."
+            f"{verb}() of {type(subject).__name__} needs {found.needs} ({error}): pip install them{advice}."
         ) from error
-    return function(thing, *arguments)
+    return function(subject, *arguments)

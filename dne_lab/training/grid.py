@@ -45,19 +45,19 @@ def commands(
     runs: Plan,
     settings: Sequence[str] = (),
     train: Sequence[str] = ("dne-lab", "run"),
-    again: Path | None = None,
+    config_file: Path | None = None,
 ) -> list[str]:
     """One shell command per run.
 
     Args:
         settings: the ``--set`` values that the plan was made with.
         train: the words that each command begins with.
-        again: the file (``--config``) that says which run, in place of a method and a preset.
+        config_file: the file (``--config``) that says which run, in place of a method and a preset.
     """
     lines = []
     for config, folder in runs:
-        words = [*train, config.method] if again is None else [*train, "--config", str(again)]
-        words += ["--preset", config.preset] if config.preset and again is None else []
+        words = [*train, config.method] if config_file is None else [*train, "--config", str(config_file)]
+        words += ["--preset", config.preset] if config.preset and config_file is None else []
         words += [word for setting in settings for word in ("--set", setting)]
         words += ["--seeds", str(config.seed), "--out", str(folder.parent)]
         lines.append(shlex.join(words))

@@ -195,10 +195,10 @@ MEDIUM = Path(__file__).parents[2] / "figures" / "records" / "cifar100-medium" /
 
 def test_a_record_says_which_run_it_was(here: Here, tmp_path: Path) -> None:
     record = Record.from_json(MEDIUM)
-    ((config, folder),) = run_command.plan_again(MEDIUM, [], None, tmp_path)
+    ((config, folder),) = run_command.plan_of_file(MEDIUM, [], None, tmp_path)
     assert config.sha256 == record.config_sha256 and folder.parent == tmp_path
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
-    several = run_command.plan_again(tmp_path / "config.json", ["learn.epochs=3"], [0, 2], tmp_path)
+    several = run_command.plan_of_file(tmp_path / "config.json", ["learn.epochs=3"], [0, 2], tmp_path)
     assert [(one.seed, one.data.order, one.learn.epochs) for one, _ in several] == [
         (0, "podnet_1", 3),
         (2, "podnet_3", 3),
