@@ -1,6 +1,6 @@
 """Invented records for tests of tables and figures: plausible in form, no result of anything."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dne_lab.measure.record import Record
@@ -41,3 +41,8 @@ def record(method: str = "dne", seed: int = 0, last: float = 80.0, **changes: An
         "network": {"patch": 2, "heads": [4, 1]},
     }
     return Record(**{**base, **changes})
+
+
+def runs(method: str, values: Iterable[float], **changes: Any) -> list[Record]:
+    """One finished run per seed 0, 1, ..., which end at these accuracies."""
+    return [record(method, seed, last, **changes) for seed, last in enumerate(values)]

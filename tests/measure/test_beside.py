@@ -1,19 +1,14 @@
 """Tables beside that of accuracies: differences, costs, areas over budgets of bytes."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 import pytest
-from invented import record
+from invented import record, runs
 
 from dne_lab.commands.report import text
 from dne_lab.measure.beside import areas, by_budget, costs, differences
 from dne_lab.measure.record import Record
-
-
-def runs(method: str, values: Iterable[float], **changes: Any) -> list[Record]:
-    return [record(method, seed, last, **changes) for seed, last in enumerate(values)]
 
 
 def test_differences_are_paired_corrected_and_set_beside_two_points() -> None:

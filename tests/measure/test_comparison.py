@@ -1,18 +1,13 @@
 """Which runs are compared with which, and that differences are taken seed by seed."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from invented import record
+from invented import record, runs
 
 from dne_lab.measure.comparison import Pair, groups, is_method, pairs
 from dne_lab.measure.metrics import forgetting, forgetting_by_task
 from dne_lab.measure.record import Record
-
-
-def runs(method: str, values: Iterable[float], **changes: Any) -> list[Record]:
-    return [record(method, seed, last, **changes) for seed, last in enumerate(values)]
 
 
 def found(records: list[Record], **choice: Any) -> list[Pair]:

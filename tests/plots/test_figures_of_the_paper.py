@@ -1,12 +1,12 @@
 """Figures 1, 4 and 6, cost growth, forgetting, step time: tables, marks, what is printed and what has no record."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from invented import record
+from invented import record, runs
 from matplotlib.figure import Figure as Canvas
 
 from dne_lab.core.errors import LabError
@@ -141,14 +141,10 @@ def test_other_streams_and_data_sets_are_left_out_and_named() -> None:
 # Figure 4 right, forgetting ---------------------------------------------------------------------------------------
 
 
-def pairs_of(method: str, values: Iterable[float], **changes: Any) -> list[Record]:
-    return [record(method, seed, last, **changes) for seed, last in enumerate(values)]
-
-
 def test_figure_4_right() -> None:
-    runs = [*pairs_of("ia", (70, 74, 72)), *pairs_of("sta", (69, 70, 68)), *pairs_of("dne", (90,))]
-    figure = accuracy.figure_4_right(runs)
-    assert accuracy.has_pair(runs) and not accuracy.has_pair(runs[:3])
+    both = [*runs("ia", (70, 74, 72)), *runs("sta", (69, 70, 68)), *runs("dne", (90,))]
+    figure = accuracy.figure_4_right(both)
+    assert accuracy.has_pair(both) and not accuracy.has_pair(both[:3])
     row = rows(figure, series=accuracy.DIFFERENCE).iloc[0]
     assert row["LA %"] == pytest.approx(-3.0) and row["record"] == "paired, 3 seeds"
     assert row["+-"] == pytest.approx(4.3026527 * 3**0.5 / 3**0.5)  # -1, -4, -4: sd = root of 3
@@ -159,12 +155,12 @@ def test_figure_4_right() -> None:
     low, high = drawn(accuracy.figure_4_right([record("ia", last=70.0), record("sta", last=70.1)])).get_ylim()
     assert high - low >= 5
     with pytest.raises(LabError, match="IA and STA have no finished runs of equal settings"):
-        accuracy.figure_4_right(pairs_of("ia", (70,)))
+        accuracy.figure_4_right(runs("ia", (70,)))
 
 
 def test_forgetting_per_task() -> None:
-    figure = accuracy.forgetting([*pairs_of("ia", (70, 74)), *pairs_of("dne", (80, 80)), record("joint")], ["der"])
-    for seed_runs, name in ((pairs_of("ia", (70, 74)), "IA (k = 1)"), (pairs_of("dne", (80, 80)), "DNE (k = 1)")):
+    figure = accuracy.forgetting([*runs("ia", (70, 74)), *runs("dne", (80, 80)), record("joint")], ["der"])
+    for seed_runs, name in ((runs("ia", (70, 74)), "IA (k = 1)"), (runs("dne", (80, 80)), "DNE (k = 1)")):
         for task in (1, 2, 3):
             lost = [max(row[task - 1] for row in r.accuracy[task - 1 : -1]) - r.accuracy[-1][task - 1]
                     for r in seed_runs]  # fmt: skip
