@@ -65,7 +65,7 @@ def image_readouts(model: Any, image: Vector, number: int, on_row: OnRow) -> lis
 
 
 def image_layers(model: Any, image: Vector, number: int, on_row: OnRow) -> "tuple[list[Layer], list[Tokens]]":
-    """The blocks of one image after they have run, and the tokens behind the last."""
+    """The blocks of one image after they have run, and the tokens after the last."""
     network = model.network
     cells = patches(model, image)
     tokens = [embed(expert, cells) for expert in model.experts]
@@ -178,7 +178,7 @@ class Layer:
         self.hidden: list[list[list[Vector]]] = []  # what feeds the second mixing: expert, position, head
 
     def outputs(self) -> list[Tokens]:
-        """The tokens behind the block, expert by expert."""
+        """The tokens after the block, expert by expert."""
         return [self.expert(t) for t in range(1, len(self.raw) + 1)]
 
     def expert(self, t: int) -> Tokens:

@@ -192,7 +192,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
     gated = run.config.network.spatial == "gpsa"
     networks = {INITIAL: start} | ({TRAINED: run.model} if done else {})
     if gated:
-        # behind the last block of a cls_token read-out there is no gate, and no part to read
+        # after the last block of a cls_token read-out there is no gate, and no part to read
         blocks = start.experts[0].blocks
         layers = [layer for layer, block in enumerate(blocks) if block.attention.gate is not None]
         for moment, network in networks.items():

@@ -157,7 +157,7 @@ class ExpandableHost:
         if position is None:
             raise LabError(
                 f"part = {POSITION!r}: {self.names[axes.kind, axes.layer]} has no positional part. Select layers of "
-                "kind spatial or joint of a network with network.spatial = gpsa (behind the last block of a cls_token "
+                "kind spatial or joint of a network with network.spatial = gpsa (after the last block of a cls_token "
                 "read-out there is none)."
             )
         return module.placed(scores, axes, position).expand_as(scores)
@@ -166,7 +166,7 @@ class ExpandableHost:
 def _entries(network: ExpandableViT, point: AttentionPoint) -> list[Entry]:
     """Those of one point, in the order of the experts.
 
-    Expert 1 is a plain transformer in every variant; behind class attention the last block has no patches that look.
+    Expert 1 is a plain transformer in every variant; with class attention the last block has no patches that look.
     """
     found: list[Entry] = []
     kind, layer = point.kind, point.layer

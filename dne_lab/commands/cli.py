@@ -101,7 +101,7 @@ def run(
         Path | None,
         typer.Option("--from", metavar="RUN", help="With --after: go on from another run's state, with other --set."),
     ] = None,
-    after: Annotated[int | None, typer.Option(metavar="T", help="With --from: behind this task of it.")] = None,
+    after: Annotated[int | None, typer.Option(metavar="T", help="With --from: after this task of it.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run folders. Default: runs; of a list runs/<its name>."),
@@ -148,7 +148,7 @@ def run(
     at_a_time = count(jobs)
     seconds(stop_after, checkpoint_every)
     if (source is None) != (after is None):
-        raise LabError("--from RUN and --after T belong together: behind which task of which run?")
+        raise LabError("--from RUN and --after T belong together: after which task of which run?")
     if source is not None and after is not None:
         if grid or config or dry_run or download or capture or jobs != "1" or given(context, "methods", "preset"):
             raise LabError("--from RUN says which run: give --after, --set, --seeds, --out and how long, no more.")

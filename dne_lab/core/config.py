@@ -180,7 +180,7 @@ class Config:
     in bfloat16, "bf16-stem" the stem's convolutions alone, "float32" nothing; "auto" is float32 too, whose products a
     GPU computes in TF32 (10 bits of mantissa).
 
-    ``start`` is set by `Run.fork` (after=T): the run goes on behind task T of another one, whose tasks up to T were
+    ``start`` is set by `Run.fork` (after=T): the run goes on after task T of another one, whose tasks up to T were
     learned under that one's configuration; "0123456789ab@3" is the start of its hash, and T.
     """
 

@@ -106,7 +106,7 @@ CIFAR100_SMALL: Tree = _merge(
     },
 )
 
-# The paper's CIFAR-100 protocol behind a convolutional stem, so that a network which a CPU core trains in an hour has
+# The paper's CIFAR-100 protocol with a convolutional stem, so that a network which a CPU core trains in an hour has
 # learned something: cross entropy, 30 epochs for the stem, 12 per task in small batches (1,300 steps for a later
 # expert), a class order for each of three seeds.
 CIFAR100_MEDIUM: Tree = _merge(

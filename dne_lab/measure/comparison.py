@@ -15,7 +15,7 @@ from dne_lab.measure.record import M, Record, by_images
 from dne_lab.measure.significance import Deviation, residual
 from dne_lab.methods.base import title_of
 
-# Methods in the order in which tables and figures name them; those of a user's own come behind.
+# Methods in the order in which tables and figures name them; those of a user's own come last.
 ORDER = (
     *("joint", "joint-resnet", "ia", "sta", "dne", "progressive"),
     *("finetune", "replay", "finetune-resnet", "replay-resnet"),
@@ -88,7 +88,7 @@ def order_of(record: Record) -> Any:
 
 
 def seedless(record: Record) -> dict[str, Any]:
-    """The configuration without the seed and what follows from it: a class order, the run that it started behind."""
+    """The configuration without the seed and what follows from it: a class order, the run that it started after."""
     tree = {name: value for name, value in record.config.items() if name not in ("seed", "start")}
     if tree.get("data", {}).get("order_rule"):
         tree["data"] = {name: value for name, value in tree["data"].items() if name != "order"}
@@ -257,12 +257,12 @@ def _network_text(network: dict[str, Any], others: Sequence[dict[str, Any]]) -> 
 
 
 def place_of(method: str) -> tuple[int, str]:
-    """Sorts methods in the order of `ORDER`, those of a user's own by name behind them."""
+    """Sorts methods in the order of `ORDER`, those of a user's own by name after them."""
     return ORDER.index(method) if method in ORDER else len(ORDER), method
 
 
 def by_setting(found: Iterable[M], key: Callable[[M], tuple[Any, ...]]) -> dict[tuple[Any, ...], list[M]]:
-    """Measurements by ``key``, a preset and more; those that `apart` splits have what differs behind the preset."""
+    """Measurements by ``key``, a preset and more; those that `apart` splits have what differs after the preset."""
     made: dict[tuple[Any, ...], list[M]] = {}
     for member in found:
         made.setdefault(key(member), []).append(member)

@@ -44,7 +44,7 @@ def expert_terms(
     """What each expert costs; the sum over the first T of them is F after task T but for the classifier.
 
     With N patches, D = head width, C = D H_t, A = heads of experts 1..t, n tokens (N, or N + 1 with a class token) and
-    m of them that ask (n, or the class token alone in the last block behind class attention), a block multiplies
+    m of them that ask (n, or the class token alone in the last block with class attention), a block multiplies
 
     * spatial attention (eq. 12): 4 n C^2 + 2 n^2 C; class attention: 2 C^2 + 2 (N + 1) C^2 + 2 (N + 1) C;
     * joint attention: 2 n A D^2 + m H_t D^2 + 2 m n A C + m C^2, and (2 D + 2) C for the class token's own key;
@@ -280,7 +280,7 @@ def rows(
     literal, normal = experts_flops(network, variant, heads, seen)
     ends = list(itertools.accumulate(heads))
     weights = [parameters(network, variant, heads[:number], seen) for number in range(1, len(heads) + 1)]
-    # a warm-up trains all that is restricted behind it
+    # a warm-up trains all that is restricted after it
     first = dataclasses.replace(variant, most=None, weights="learned") if variant.restricts_task_attention else variant
     trained = [parameters(network, first, heads[:number], seen) for number in range(1, len(heads) + 1)]
     so_far = list(itertools.accumulate(weights))

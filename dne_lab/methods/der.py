@@ -90,7 +90,7 @@ class DER(ResNetMethod):
     def stages(self, task: Task) -> list[Stage]:
         """The epochs of ``learn`` are those of warm-up and "learn" together; milestones count from the first.
 
-        A cosine begins anew behind the warm-up, from the full rate.
+        A cosine begins anew after the warm-up, from the full rate.
         """
         _, *tune = super().stages(task)
         recipe, warm = self.config.learn, int(self.config.learn.warmup)

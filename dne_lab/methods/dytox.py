@@ -53,7 +53,7 @@ class TaskTokenAttention(ClassAttention):
 
 
 class TaskToken(nn.Module):
-    """The token of a task after the first, and the norm behind it."""
+    """The token of a task after the first, and the norm after it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class DyToxViT(ExpandableViT):
 
     @property
     def norms(self) -> list[nn.Module]:
-        """The norm behind each task's token."""
+        """The norm after each task's token."""
         return [self.experts[0].norm, *(task.norm for task in self.later)]
 
     def add_task(self, classes: int) -> None:

@@ -87,7 +87,7 @@ class Expansion(Method):
             self.model.stem.bf16 = self.config.precision == "bf16-stem"
 
     def stages(self, task: Task) -> list[Stage]:
-        """Those of every method, in task 1 behind the stem's."""
+        """Those of every method, in task 1 after the stem's."""
         stem = (
             [Stage("stem", self.config.stem, BASE, shares="model.stem.")]
             if task.number == 1 and self.model.stem is not None
@@ -123,7 +123,7 @@ class Expansion(Method):
         return self.config.data.tasks[0]
 
     def initialise(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
-        """Behind the stem's own stage the mean and deviation of its maps over the images that it has learned; behind a
+        """After the stem's own stage the mean and deviation of its maps over the images that it has learned; after a
         warm-up what task attention read; before the second expert the pictures that are kept to be read."""
         if task.number == 1 and stage.name == "learn" and self.model.stem is not None:
             self.model.stem.measure(b.images[b.labels < self._base] for b in batches)

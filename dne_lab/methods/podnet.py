@@ -163,7 +163,7 @@ class PODNet(ResNetMethod):
 def nca(scores: Tensor, labels: Tensor, scale: Tensor, margin: float) -> Tensor:
     """Mean of [log sum_{i != y} exp(scale s_i) - (scale s_y - margin)]_+ (PODNet, eq. 10): y is not in the sum.
 
-    The margin stands behind the scale, as in the authors' code. Inside, as eq. 10 prints it, it pushes the learned
+    The margin stands outside the scale, as in the authors' code. Inside, as eq. 10 prints it, it pushes the learned
     scale below 0 before anything is learned, and then every image is given to the classes it resembles least.
 
     Args:

@@ -330,7 +330,7 @@ class Block(nn.Module):
             self.spatial = points.spatial(SPATIAL, layer, grid, classes)
             if variant.joint:
                 self.joint = points.joint(JOINT, layer, grid, classes)
-        # A class token is mixed as a patch is; behind class attention it is the only one.
+        # A class token is mixed as a patch is; after class attention it is the only one.
         if variant.task1:
             self.task1 = TaskAttention(TASK1, layer, grid, classes)
         if variant.task2:

@@ -224,7 +224,7 @@ class ExpandableViT(ImageModel):
         return Output(self.classifier(readouts), old, expertise, readouts)
 
     def readouts(self, images: Tensor) -> list[Tensor]:
-        """(B, C, H, W) uint8 -> one (B, width_t) read-out per expert, each behind the expert's own last norm."""
+        """(B, C, H, W) uint8 -> one (B, width_t) read-out per expert, each after the expert's own last norm."""
         patches = self.patches(images)
         contexts = self.contexts()
         readouts: list[Tensor] = []
@@ -311,7 +311,7 @@ class ExpandableViT(ImageModel):
         return self.blocks[layer](x, bank.layers[layer], bank, context)
 
     def read_out(self, bank: Bank, x: Tensor) -> list[Tensor]:
-        """The bank's tokens behind the last block -> one (B, width_t) read-out per expert."""
+        """The bank's tokens after the last block -> one (B, width_t) read-out per expert."""
         out = norm(x[:, : x.shape[1] - bank.pictures, :1], bank.norm, bank.widths(bank.head_width))
         found = out.squeeze(2).unbind()
         if bank.real is None:
@@ -320,7 +320,7 @@ class ExpandableViT(ImageModel):
 
     def patches(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> what experts embed, (B, N, values of a patch), in the type of the weights: normalised
-        pixels, or what the stem makes of them; behind them those of `pictures`, if there are any."""
+        pixels, or what the stem makes of them; after them those of `pictures`, if there are any."""
         self.check(images)
         if self.pictures is not None:
             images = torch.cat([images, self.pictures])

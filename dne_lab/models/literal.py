@@ -28,9 +28,9 @@ from dne_lab.models.expert import (
 class Layer(NamedTuple):
     """What one block computes, in each list an entry per expert; n tokens, H_t heads, C_t = H_t D.
 
-    ``s`` (B, n, C_t) behind spatial attention (eq. 12, 16); ``z`` (B, n, H_t, D), its heads behind LN; ``o``
+    ``s`` (B, n, C_t) after spatial attention (eq. 12, 16); ``z`` (B, n, H_t, D), its heads after LN; ``o``
     (B, n, H_t, gamma D), the heads of the hidden features (eq. 18) as the second task attention block reads them
-    (behind LN, if there is one); ``r`` (B, n, C_t), the block's output (eq. 17).
+    (after LN, if there is one); ``r`` (B, n, C_t), the block's output (eq. 17).
     """
 
     s: list[Tensor]

@@ -132,7 +132,7 @@ def by(backend: str) -> Iterator[None]:
     Contexts nest, the innermost counts; other threads are not touched.
 
     Raises:
-        ValueError: ``backend`` (its part behind the last "+") is not of `CHOICES`.
+        ValueError: ``backend`` (its part after the last "+") is not of `CHOICES`.
     """
     last = backend.split("+")[-1]
     if last not in CHOICES:

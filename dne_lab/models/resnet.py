@@ -101,7 +101,7 @@ class ResNet(ImageModel):
         name: one of `PLANS` (resnet32 has 1 x 1 convolutions in its shortcuts).
         shape: (channels, height, width) of the images, which enter as uint8.
         width: channels of the first stage; default: the published ones.
-        final_relu: whether features are pooled behind the last ReLU or, as PODNet does, before it.
+        final_relu: whether features are pooled after the last ReLU or, as PODNet does, before it.
         stages: how many of its stages there are; default: all.
 
     Raises:

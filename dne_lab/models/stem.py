@@ -111,7 +111,7 @@ class ConvStem(nn.Module):
         self.deviation.copy_((squares / count - mean.square()).clamp(min=1e-10).sqrt().view_as(self.mean))
 
     def _map(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 -> the last map behind its ReLU, (B, 64, H / 4, W / 4)."""
+        """(B, C, H, W) uint8 -> the last map after its ReLU, (B, 64, H / 4, W / 4)."""
         with self._autocast(images):
             maps = self.trunk(images).maps[-1]
         return F.relu(maps).to(self.mean.dtype)

@@ -116,7 +116,7 @@ def record_of(state: RunState) -> Record:
 
 def settings_sha256(config: Config) -> str:
     """Identity of a configuration without its seed and what follows from it (a class order, the run that it started
-    behind): only runs that share it are averaged."""
+    after): only runs that share it are averaged."""
     tree = config.identity()
     del tree["seed"]
     if config.start is not None:
@@ -210,7 +210,7 @@ def finish(state: RunState, task: Task, check: Check) -> None:
     position.stored += stored
     early = key(task.number, BEFORE)
     if early in state.predictions:
-        predictions[BEFORE] = state.predictions.pop(early)  # behind the reported one, which comes first
+        predictions[BEFORE] = state.predictions.pop(early)  # after the reported one, which comes first
     position.predicted.append([name for name in predictions if name != "labels"])
     state.predictions |= {key(task.number, name): array for name, array in predictions.items()}
     state.optimisation, position.optimizer_of = None, None
@@ -219,7 +219,7 @@ def finish(state: RunState, task: Task, check: Check) -> None:
 
 
 def flops_of_learning(state: RunState) -> int | None:
-    """FLOPs of learning all tasks; None behind another run, or where a method cannot be counted without its images."""
+    """FLOPs of learning all tasks; None after another run, or where a method cannot be counted without its images."""
     if state.config.start is not None:
         return None
     try:
@@ -238,7 +238,7 @@ def total_parameters(method: Method) -> int:
 def predict(state: RunState, classes: range, check: Check) -> dict[str, np.ndarray]:
     """True ranks ("labels") and predicted ranks by name, (n,) int16, over the test images of these classes.
 
-    The reported prediction comes first behind the labels.
+    The reported prediction comes first after the labels.
     """
     index = state.stream.index("test", classes)
     found: dict[str, list[torch.Tensor]] = {}

@@ -135,7 +135,7 @@ def _data(config: Config) -> Piece:
 
 
 def _says_setting(name: str) -> bool:
-    """Whether a data set's name reads as if a setting stood behind it, as ``birds-size32`` does."""
+    """Whether a data set's name reads as if a setting followed it, as ``birds-size32`` does."""
     options = [field.name for method in Method.registry.values() for field in dataclasses.fields(method.Options)]
     fields = [_short(name) for name in field_names(Config) if name not in LEFT_OUT]
     setting = re.compile(f"-({'|'.join(map(re.escape, [*fields, *options]))})($|[0-9_-])")
@@ -184,7 +184,7 @@ def _short(name: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A number as it is, a list of numbers with dots (``50.10x5``), words behind an underscore."""
+    """A number as it is, a list of numbers with dots (``50.10x5``), words after an underscore."""
     if isinstance(value, bool) or value is None:
         return f"_{str(value).lower()}"
     if isinstance(value, int | float):

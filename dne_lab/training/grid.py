@@ -75,7 +75,7 @@ def execute(
     """Trains what is left of every run and returns the records, in the order of ``runs``.
 
     Finished runs are only read. Of the runs whose first task is the same (`sharing.identity`), the first one trains it
-    and the others start behind it. What is wrong with a configuration is found before the first run is trained.
+    and the others start after it. What is wrong with a configuration is found before the first run is trained.
 
     Args:
         stream: the data of all runs; default: what each configuration describes.

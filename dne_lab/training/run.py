@@ -173,10 +173,10 @@ class Run:
         return getattr(method, "model", method)
 
     def fork(self, folder: str | Path | None = None, *, after: int | None = None, **changes: Any) -> Self:
-        """A new run that starts behind this one's task 1: ``run.fork("runs/ia", method="ia")``; dotted fields as
+        """A new run that starts after this one's task 1: ``run.fork("runs/ia", method="ia")``; dotted fields as
         ``**{"network.heads": "12,2"}``.
 
-        It is the run that would have trained task 1 itself. With ``after`` it starts behind that task instead, whatever
+        It is the run that would have trained task 1 itself. With ``after`` it starts after that task instead, whatever
         settings the tasks up to there were learned with, to learn what follows in several ways:
         ``run.fork("runs/longer", after=5, **{"learn.epochs": 40})``. Its record says so (``forked_from``).
 
@@ -241,12 +241,12 @@ class Run:
             self.save()
 
     def _check_trainable(self) -> None:
-        """Raises a `LabError` for a run in an archive, and for one that must start behind another one and does not."""
+        """Raises a `LabError` for a run in an archive, and for one that must start after another one and does not."""
         if self._archive is not None:
             raise LabError("an archive is not trained on: unzip it into a folder and open that.")
         if self.config.start is not None and not self.state.position.forked_from:
             raise LabError(
-                f"{self.files}: this configuration goes on behind another run (start = {self.config.start}). Begin it "
+                f"{self.files}: this configuration goes on after another run (start = {self.config.start}). Begin it "
                 "with run.fork(after=...) or dne-lab run --from RUN --after T."
             )
 

@@ -1,4 +1,4 @@
-"""Task 1, trained once: which runs may share it, and how one starts behind another's."""
+"""Task 1, trained once: which runs may share it, and how one starts after another's."""
 
 import dataclasses
 import inspect
@@ -56,8 +56,8 @@ def _teacher(cls: type[base.Method]) -> type:
 def settings(
     source: RunState, files: RunFolder, whole: ClassStream, config: Config, after: int | None
 ) -> tuple[Config, ClassStream]:
-    """The configuration and the stream of a run of ``config`` that starts behind task 1 of ``source``, as if it had
-    trained it itself; with ``after`` behind that task, whatever ``source`` has learned the tasks up to there with.
+    """The configuration and the stream of a run of ``config`` that starts after task 1 of ``source``, as if it had
+    trained it itself; with ``after`` after that task, whatever ``source`` has learned the tasks up to there with.
 
     Args:
         files: those of ``source``.
@@ -75,7 +75,7 @@ def settings(
         what = f"task 1 of {files} cannot be shared, it would not be the same"
     else:
         if len(stream) <= after:
-            raise LabError(f"data.tasks = {stream.tasks}: nothing is left to learn behind task {after}.")
+            raise LabError(f"data.tasks = {stream.tasks}: nothing is left to learn after task {after}.")
         config = behind(config, source.config, after)
         unlike = differences(structure(config, stream, after), structure(source.config, whole, after))
         what = f"task {after} of {files} cannot be gone on from, up to it this must be the same"
@@ -87,8 +87,8 @@ def settings(
 def begin(
     source: RunState, files: RunFolder, state: RunState, own: RunFolder, config: Config, after: int | None
 ) -> None:
-    """Brings a fresh state (its files: ``own``) behind task 1, or task ``after``, of ``source`` (its files: ``files``);
-    ``config`` is what `settings` gave. The last of these tasks is left to be written."""
+    """Brings a fresh state (its files: ``own``) to the end of task 1, or task ``after``, of ``source`` (its files:
+    ``files``); ``config`` is what `settings` gave. The last of these tasks is left to be written."""
     storage.as_first(own, state, lambda: _begin(source, files, state, own, config, after))
 
 
@@ -127,14 +127,14 @@ def _begin(
 
 
 def behind(config: Config, source: Config, after: int) -> Config:
-    """The configuration of a run that starts behind task ``after`` of a run of ``source``."""
+    """The configuration of a run that starts after task ``after`` of a run of ``source``."""
     if after < 1:
         raise LabError(f"after = {after}: give the number of a finished task, 1 or more.")
     return dataclasses.replace(config, start=f"{source.sha256[:12]}@{after}")
 
 
 def structure(config: Config, stream: ClassStream, tasks: int) -> dict[str, Any]:
-    """What a run must have in common with one behind whose task ``tasks`` it starts: method, network, data, memory."""
+    """What a run must have in common with one after whose task ``tasks`` it starts: method, network, data, memory."""
     network = dataclasses.asdict(config.network) | {"heads": [config.network.heads_of(t + 1) for t in range(tasks)]}
     del network["drop_path"]  # changes how experts are trained, not what they are
     classes = sum(stream.tasks[:tasks])
@@ -150,7 +150,7 @@ def structure(config: Config, stream: ClassStream, tasks: int) -> dict[str, Any]
 
 
 def _check_task(source: RunState, files: RunFolder, after: int | None) -> None:
-    """Raises a `LabError` if a run cannot start behind this task."""
+    """Raises a `LabError` if a run cannot start after this task."""
     if source.model_file is not None:
         raise LabError(f"{source.model_file} holds models without exemplars: name the run's folder or archive.")
     if after is None:

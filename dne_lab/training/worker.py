@@ -67,7 +67,7 @@ def learn(
     viewer: Callable[[Run], None] | None = None,
     **settings: Any,
 ) -> Record:
-    """Trains what is left of a run, as its folder has it, else ``behind`` the task 1 of another, else from its start.
+    """Trains what is left of a run, as its folder has it, else after the task 1 of ``behind``, else from its start.
 
     The folder is held from the first look at it to the end, so that no other process can train the same run.
 

@@ -161,7 +161,7 @@ def test_position_alone_is_of_attention_between_patches() -> None:
     with pytest.raises(LabError, match=r"blocks\.0\.spatial has no positional part\. Select layers"):
         quick(model, images, part="position")
     with pytest.raises(
-        LabError, match=r"blocks\.1\.spatial has no positional part.*behind the last block of a cls_token"
+        LabError, match=r"blocks\.1\.spatial has no positional part.*after the last block of a cls_token"
     ):
         quick(tiny.model(STA, spatial="gpsa"), images, part="position")
     assert not tiny.hooks(model)

@@ -122,7 +122,7 @@ def test_position_is_that_of_the_equations_and_the_same_for_all_images() -> None
 
 
 def test_without_a_gate_content_is_the_attention() -> None:
-    """Under mhsa, in task attention, for class queries, and behind the last block of a cls_token read-out."""
+    """Under mhsa, in task attention, for class queries, and after the last block of a cls_token read-out."""
     for model in (tiny.model(DNE, HEADS), tiny.model(DNE, HEADS, **tiny.AUTHORS), tiny.model(STA, spatial="gpsa")):
         images = tiny.images()
         gated = model.network.spatial == "gpsa"

@@ -150,7 +150,7 @@ class ICaRL(Method):
 
 
 class PODNet(Method):
-    """Proxies a class behind a cosine; pooled outputs distillation of maps and features."""
+    """Several proxies per class, compared by a cosine; pooled outputs distillation of maps and features."""
 
     name = "tiny-podnet"
 

@@ -132,7 +132,7 @@ def test_the_published_recipe_has_the_authors_loss_and_older_runs_the_papers() -
 
 
 def test_before_anything_is_learned_the_scale_is_not_pushed_down() -> None:
-    """With the margin behind the scale; inside, its gradient is the margin, and the scale's sign turns over."""
+    """With the margin outside the scale; inside, its gradient is the margin, and the scale's sign turns over."""
     scale = torch.ones((), requires_grad=True)
     nca(torch.full((4, 5), -2.0), torch.tensor([0, 1, 2, 3]), scale, 0.6).backward()
     assert scale.grad is not None and abs(float(scale.grad)) < 1e-6

@@ -142,7 +142,7 @@ def test_interrupted_in_every_stage_it_ends_as_if_it_had_not_been(
         except KeyboardInterrupt:
             run = start(name, tmp_path)  # what another process would find
             assert run.cursor == stopped[-1]._replace(step=stopped[-1].step + 1)
-    assert len(stopped) == 2 * len(whole(name).stages)  # in the middle of each, and behind its last step
+    assert len(stopped) == 2 * len(whole(name).stages)  # in the middle of each, and after its last step
     assert initialised == list(whole(name).stages)  # once each, although resuming replays `enter`
     weights = run.method.state_dict()
     assert weights.keys() == expected.method.state_dict().keys()

@@ -252,7 +252,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(step: int, tmp_pat
     poisoned = run(tmp_path / "run", **{"options.poison": step})
     with pytest.raises(LabError, match="loss 'classification' is nan"):
         poisoned.train()
-    if step == 33:  # behind task 1, at whose end there is a checkpoint
+    if step == 33:  # after task 1, at whose end there is a checkpoint
         again = run(tmp_path / "run", **{"options.poison": step})
         assert again.cursor == Cursor(2)
         assert all(value.isfinite().all() for value in again.method.state_dict().values())
@@ -367,7 +367,7 @@ def test_an_epoch_holds_its_checkpoints_and_ends_with_a_break(monkeypatch: pytes
 
 
 def test_features_that_are_infinite_are_a_diverged_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights may still be finite behind the last step."""
+    """Weights may still be finite after the last step."""
     made = run(tmp_path / "run")
     right = type(made.method).features
     wrong = lambda self, images: right(self, images) * (1 if self.training else torch.inf)  # noqa: E731

@@ -269,7 +269,7 @@ def test_a_run_behind_another_does_not_begin_by_itself(tmp_path: Path) -> None:
     first = run(tmp_path / "first")
     first.next_task()
     forked = first.fork(tmp_path / "forked", after=1, **{"learn.epochs": 1})
-    with pytest.raises(LabError, match="goes on behind another run"):
+    with pytest.raises(LabError, match="goes on after another run"):
         Run(forked.config, tiny.stream(), tmp_path / "empty", device="cpu", progress=False).train()
     with pytest.raises(LabError, match="is another run's"):
         forked.fork(method="tiny-other")

@@ -34,7 +34,7 @@ class TinyOptions:
 
 
 class Tiny(Method):
-    """A linear expert a task behind a growing classifier; "warm", then "learn" with the same optimiser, then "tune"."""
+    """A linear expert per task, then a growing classifier; "warm", "learn" with the same optimiser, then "tune"."""
 
     name = "tiny"
     Options: ClassVar[type] = TinyOptions
