@@ -365,7 +365,7 @@ def test_report_ablates_runs(place: Path, here: Here, tmp_path: Path) -> None:
 def test_report_ablates_in_three_ways(place: Path, here: Here, tmp_path: Path) -> None:
     done = here("report", run_folder(place / "runs", "dne"), "--ablation", 20, "--out", "out")
     assert done.code == 0 and "Beware: mask multiplies what is left of task attention" in done.out
-    head = next(line for line in done.out.splitlines() if "removed" in line and "mass %" in line)
+    head = next(line for line in done.out.splitlines() if "removed" in line and "mean" in line)
     assert [word for word in head.split() if word in ("mean", "zero", "mask")] == [
         "mean",
         "mean",
