@@ -83,6 +83,7 @@ class Cut(_Loss):
     layer: Whole | Name
     expert: Whole
     reads: Whole
+    change: Number = Field(alias="mean |logit change|")
     own_loss: Number = Field(alias="own loss")
     own_spread: Number = Field(alias="own +-")
 

@@ -296,9 +296,10 @@ def _plain(text: str) -> Any:
     """A number, true, false or null of JSON as such, other text as it is: 0.5 and "0.5" are the same option."""
     try:
         value = json.loads(text)
-    except ValueError:
+        number = isinstance(value, int | float) and math.isfinite(value)
+    except (ValueError, OverflowError):  # no JSON; a whole number beyond what a fraction can hold
         return text
-    return value if value is None or (isinstance(value, int | float) and math.isfinite(value)) else text
+    return value if value is None or number else text
 
 
 def from_dict(tree: dict[str, Any]) -> Config:

@@ -10,15 +10,18 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dne_lab.core import errors
+from dne_lab.core import chance, errors
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import absolute, check_regular, check_unpacked, resolved, shown, write_bytes, write_text
+from dne_lab.measure import cost
 from dne_lab.measure.record import Record
+from dne_lab.methods import base
 from dne_lab.training import run_folder
 from dne_lab.training.run_folder import (
     CONFIG,
@@ -193,23 +196,64 @@ def export(run: str | Path, file: str | Path, force: bool = False) -> Path:
 
 def _check_tasks(folder: Path, config: Config, record: Record) -> None:
     """Raises a `LabError` where a task's file is damaged, another task's, of another run, or not what was written."""
+    shapes: list[Shapes] | None = None
     for number in range(1, len(record.seen_accuracy) + 1):
         file = folder / task_file(number)
         if not file.is_file():
             raise LabError(f"{shown(folder)} is incomplete: {file.name} missing. Bring back a copy of it.")
-        _, info = run_folder.load(file)
+        tensors, info = run_folder.load(file)
         known = record.task_sha256[number - 1] if number <= len(record.task_sha256) else ""
+        if not known and shapes is None:
+            shapes = _shapes(config, record, info)
+        other = "" if known or not shapes else _other_shape(tensors, shapes[number - 1])
         wrong = [
             what
             for what, is_so in (
                 (f"it holds task {errors.shown(info.get('task'))}", info.get("task", number) != number),
                 ("it is of another configuration", info.get("config_sha256", config.sha256) != config.sha256),
+                (f"its weights are not those of {config.method}: {other}", bool(other)),
                 ("it is not the file that the run wrote", bool(known) and info[run_folder.DIGEST] != known),
             )
             if is_so
         ]
         if wrong:
             raise LabError(f"{shown(file)} is not exported: {', '.join(wrong)}. It is untouched: bring back a copy.")
+
+
+Shapes = dict[str, str]  # shape and type of a tensor, in words
+
+
+def _shapes(config: Config, record: Record, info: dict[str, Any]) -> list[Shapes]:
+    """What the state of each task holds; nothing for a method or images that are not known here.
+
+    Only runs of before there were digests need it.
+    """
+    try:
+        stream = cost.blank_stream(tuple(record.tasks), tuple(info["stream"]["shape"]))
+        method = base.create(config, stream)
+    except (LabError, KeyError, TypeError, ValueError):
+        return []
+    found = []
+    with chance.seeded(0, "shapes"):
+        for task in stream:
+            for stage in method.stages(task):
+                method.enter(task, stage)
+            found.append({name: _form(tensor) for name, tensor in method.task_state(task).items()})
+    return found
+
+
+def _other_shape(tensors: dict[str, Tensor], wanted: Shapes) -> str:
+    """The first tensor that is missing or has another shape, in words; "" where all fit."""
+    for name, form in wanted.items():
+        if name not in tensors:
+            return f"{name} is missing"
+        if (there := _form(tensors[name])) != form:
+            return f"{name} is {there}, not {form}"
+    return ""
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype}"
 
 
 def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:

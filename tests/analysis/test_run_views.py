@@ -81,3 +81,11 @@ def test_measured_attention_is_matched_to_its_run() -> None:
     assert {run.record.id for run in matched} == measured & {run.record.id for run in found}
     table = run_views.table(matched)
     assert table["same patch %"].dropna().between(0, 100).all()
+
+
+def test_curves_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As an editor of spreadsheets saves them, of a run of before there were digests."""
+    record().write(tmp_path / "record.json")
+    (tmp_path / "curves.csv").write_bytes(b"\xef\xbb\xbftask,stage,epoch,lr,ce\r\n1,learn,1,0.001,2.5\r\n")
+    (view,) = run_views.find(tmp_path)
+    assert view.curves == ({"task": 1, "stage": "learn", "epoch": 1, "lr": 0.001, "ce": 2.5},)

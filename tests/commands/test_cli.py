@@ -541,3 +541,15 @@ def test_reproduce_prints_a_table_and_writes_it_with_figures_and_records(
     for method, row in by.items():
         assert row["same patch %"] is None if method == "Joint" else 0 < row["same patch %"] <= 100
     assert by["DNE (k = 1)"]["D"] == pytest.approx(by["Joint"]["LA"] - by["DNE (k = 1)"]["LA"])
+
+
+def test_letters_that_a_terminal_lacks_end_no_command(tmp_path: Path) -> None:
+    """A pipe in ASCII: the name of the folder is printed with an escape, behind the whole table."""
+    folder = tmp_path / "runs-\u00fc"
+    invented.record().write(folder / "record.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "dne_lab", "report", folder, "--out", folder / "out"], cwd=tmp_path, capture_output=True,
+        env={**environment(), "PYTHONIOENCODING": "ascii"}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"DNE" in done.stdout and b"runs-\\xfc" in done.stderr

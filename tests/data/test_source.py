@@ -351,3 +351,16 @@ def test_a_source_tells_its_images_apart_and_keeps_its_place(tmp_path, monkeypat
     images = source.images("train", torch.arange(len(digests)))
     same = (images[:, None] == images[None]).flatten(2).all(2).numpy()
     assert np.array_equal((digests[:, None] == digests[None]).all(2), same)
+
+
+def test_wrong_kinds_of_values_are_named():
+    import dne_lab as lab
+
+    images, labels = torch.zeros(6, 8, 8, dtype=torch.uint8), torch.arange(6) % 3
+    right = (images, labels, images, labels)
+    with pytest.raises(LabError, match="images"):
+        lab.stream((torch.zeros(6, 3, 8, 8, dtype=torch.bfloat16), *right[1:]), base=3)
+    with pytest.raises(LabError, match="base"):
+        lab.stream(right, base="3")
+    with pytest.raises(LabError, match="validation"):
+        lab.stream(right, base=3, validation="0.2")

@@ -174,3 +174,14 @@ def test_a_copy_that_does_not_know_what_learning_took_is_the_same_run(tmp_path: 
     other = record(flops_training=10**12, seed=1)
     other.write(tmp_path / "d.json")
     assert find(tmp_path) == [completed, other]
+
+
+def test_files_of_an_editor_and_hidden_copies_are_passed_over(tmp_path: Path) -> None:
+    record().write(tmp_path / "run" / "record.json")
+    (tmp_path / "run" / "settings.json").write_text("{\n// of an editor\n}")
+    (tmp_path / "notes.json").write_text("nothing of ours")
+    for hidden in (".ipynb_checkpoints", ".trash"):
+        record(seed=7).write(tmp_path / "run" / hidden / "record.json")
+    assert find(tmp_path) == [record()]
+    with pytest.raises(LabError, match=r"settings\.json is damaged: not JSON"):  # named by itself, it is meant
+        find(tmp_path / "run" / "settings.json")

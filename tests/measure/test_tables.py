@@ -241,3 +241,10 @@ def test_text_says_once_what_is_the_same() -> None:
     assert len({line.index(value) + len(value) for line, value in zip(rows, ("70.00", "80.00"), strict=True)}) == 1
     alone = to_text(summary(runs[:1]))
     assert "dataset" in alone.splitlines()[0]
+
+
+def test_what_latex_reads_as_commands_is_escaped() -> None:
+    text = to_latex(pd.DataFrame({"method": ["dne^2", "dne~x", "50% & more", "a_b#{$}\\\\"]}))
+    rows = text.split("\\midrule\n")[1].splitlines()
+    assert rows[:3] == [r"dne\textasciicircum{}2 \\", r"dne\textasciitilde{}x \\", r"50\% \& more \\"]
+    assert rows[3] == r"a\_b\#\{\$\}\textbackslash{}\textbackslash{} \\"

@@ -1,5 +1,6 @@
 """One portable file stands for a run folder."""
 
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import tiny_runs as tiny
 import torch
+from spoiling import unsealed_tensors, without_seals
 
 from dne_lab.core.errors import LabError
 from dne_lab.measure.record import Record
@@ -51,6 +53,28 @@ def test_a_finished_run_comes_back_from_its_archive(finished: Run, tmp_path: Pat
     with archive.unpacked(file) as folder, archive.unpacked(finished.folder) as same:
         assert (folder / "record.json").read_bytes() == (same / "record.json").read_bytes()
     assert not folder.exists() and finished.folder.exists()
+
+
+@pytest.mark.parametrize("change", ["shape", "type", "missing"])
+def test_weights_of_an_older_run_that_are_not_its_methods_are_not_exported(change: str, tmp_path: Path) -> None:
+    """Nothing but their names, shapes and types tells that: it has no digests."""
+    run(tmp_path / "run").train()
+    tree = without_seals(json.loads((tmp_path / "run" / "record.json").read_text()))
+    (tmp_path / "run" / "record.json").write_text(json.dumps(tree))
+    for file in (tmp_path / "run").glob("*.safetensors"):
+        file.write_bytes(unsealed_tensors(file.read_bytes()))
+    archive.export(tmp_path / "run", tmp_path / "right.zip")
+    file = tmp_path / "run" / "task_02.safetensors"
+    tensors, info = run_folder.load(file)
+    name = sorted(tensors)[-1]
+    one = tensors.pop(name)
+    if change != "missing":
+        tensors[name] = one[None] if change == "shape" else one.to(torch.float64)
+    run_folder.save(file, tensors, info)
+    file.write_bytes(unsealed_tensors(file.read_bytes()))
+    with pytest.raises(LabError, match=rf"task_02.safetensors is not exported: its weights are not .*{name} is"):
+        archive.export(tmp_path / "run", tmp_path / "run.zip")
+    assert not (tmp_path / "run.zip").exists()
 
 
 def test_an_unfinished_run_goes_on_from_its_unpacked_archive(finished: Run, tmp_path: Path) -> None:

@@ -98,3 +98,17 @@ def test_weights_that_overflow_in_the_last_step_stop_the_run(monkeypatch: pytest
     with pytest.raises(LabError, match="weights hold NaN or Inf at task 2, stage tune"):
         spoiled.train()
     assert spoiled.state.half_changed and not spoiled.finished
+
+
+def test_features_that_overflow_behind_the_last_step_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights and losses are finite; the features, which exemplars are chosen by, are not."""
+    original = tiny.Tiny.features
+
+    def features(self: tiny.Tiny, images: torch.Tensor) -> torch.Tensor:
+        found = original(self, images)
+        return found if self.training else found * float("inf")
+
+    monkeypatch.setattr(tiny.Tiny, "features", features)
+    spoiled = Run(tiny.settings(), tiny.stream(), device="cpu", progress=False)
+    with pytest.raises(LabError, match=r"features of class .* hold NaN or Inf after task 1 .* Lower the learning rate"):
+        spoiled.train()
