@@ -1,7 +1,8 @@
-"""Takes figures/explorer.png: the explorer of notebook 06 in a real JupyterLab, used by mouse and keyboard.
+"""Takes figures/explorer.png, the explorer of notebook 06 in a real JupyterLab, used by mouse and keyboard, and saves
+the same explorer as figures/explorer.html, a page that needs no kernel.
 
-``python figures/explorer.py`` needs JupyterLab, playwright and chromium. The file is an animated PNG of a few states;
-where animation is not shown one sees the first.
+``python figures/explorer.py`` needs JupyterLab, playwright and chromium; ``--page`` makes the page alone and needs none
+of them. The picture is an animated PNG of a few states; where animation is not shown one sees the first.
 """
 
 import io
@@ -17,6 +18,8 @@ FIGURES = Path(__file__).parent
 sys.path.insert(0, str(FIGURES.parent / "notebooks"))
 import live  # noqa: E402
 
+MODELS = {"DNE": "dne", "STA": "sta", "IA": "ia"}
+PICTURES = 2  # of the sample photographs, in the page
 NOTEBOOK = "06_task_attention_explorer.ipynb"
 WIDTH, HEIGHT, COLOURS = 1280, 1400, 256  # of the window, which shows all of the explorer; of the palette
 MILLISECONDS = 2500  # that a state is shown
@@ -35,6 +38,11 @@ def states(page: Any) -> Iterator[None]:
     page.get_by_role("tab", name="Spatial and joint").click()
     page.locator(".dne-shares:visible").nth(1).wait_for()
     patches.first.click(position={"x": 100, "y": 75})
+    yield
+    page.get_by_role("tab", name="Overview").click()
+    sort = page.locator('.widget-dropdown:visible:has(label:text-is("sort")) select')
+    sort.wait_for()
+    sort.select_option(label="lowest entropy")
     yield
     page.get_by_role("tab", name="What if").click()
     page.locator(".dne-classes:visible").first.wait_for()
@@ -60,7 +68,22 @@ def taken(page: Any) -> list[Image.Image]:
     return [few.crop((0, number * height, width, (number + 1) * height)) for number in range(len(found))]
 
 
+def save_page() -> None:
+    """figures/explorer.html: the explorer of notebook 06 as one file."""
+    import dne_lab as lab
+    from dne_lab.data.datasets import photographs
+
+    files = {name: FIGURES / "checkpoints" / f"{short}-cifar100-small-s0.safetensors" for name, short in MODELS.items()}
+    models = {name: lab.open(file, progress=False).model for name, file in files.items()}
+    explorer: Any = lab.explore(models, photographs(32)[:PICTURES], tab="overview")
+    file = explorer.save(FIGURES / "explorer.html")
+    print(f"{file.name}: {file.stat().st_size / 1e6:.2f} MB")
+
+
 def main() -> None:
+    save_page()
+    if "--page" in sys.argv[1:]:
+        return
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:

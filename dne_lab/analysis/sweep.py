@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dne_lab.analysis.ablation import ALL, Tally, check_repeatable, intended_rows, measure_means, warn_of
+from dne_lab.analysis.ablation import (
+    ALL,
+    Selection,
+    Tally,
+    check_repeatable,
+    intended_rows,
+    measure_means,
+    warn_of,
+    what_if,
+)
 from dne_lab.analysis.hosts import find_host, find_network
 from dne_lab.analysis.maps import Key, pairs_of
 from dne_lab.analysis.probe import Images, Names, Numbers, evaluating, image_batches, probe, select
@@ -18,6 +27,7 @@ from dne_lab.analysis.removal import (
     Means,
     Removal,
     View,
+    Views,
     crosses,
     crossing_kinds,
     views_of,
@@ -286,3 +296,45 @@ def removals(
 def _count(images: Images) -> int:
     given: Iterable[Any] = [images] if isinstance(images, Tensor | Batch) else images
     return sum(len(some.images) if isinstance(some, Batch) else len(some) for some in given)
+
+
+# One image: how far each connection's removal moves its answer.
+
+PAIRS = 30  # connections that are tried at most; of more, those of the newest expert
+
+
+def image_sweep(
+    network: ExpandableViT,
+    image: Tensor,
+    how: str = MEAN,
+    views: Views | None = None,
+    means: Means | None = None,
+) -> "pd.DataFrame":
+    """A row for each connection between two experts: expert (that reads), reads (the expert that is read), change.
+
+    ``change`` is the largest share of the softmax that moves to other classes when expert ``expert`` does not read
+    expert ``reads`` anywhere (total variation, percent): 0 changes nothing, 100 everything. Of more than 30 connections
+    those of the newest expert alone.
+
+    Args:
+        image: (C, H, W) uint8.
+        how, views, means: see `dne_lab.analysis.ablation.what_if`.
+
+    Raises:
+        LabError: see `what_if`.
+    """
+    import pandas as pd
+
+    there = views_of(network) if views is None else views
+    pairs = sorted(
+        {(key[2], read) for key, view in there.items() if crosses(key, view) for read in set(view.axes.key_expert)}
+    )
+    pairs = [(expert, read) for expert, read in pairs if read != expert]
+    if len(pairs) > PAIRS:
+        pairs = [(expert, read) for expert, read in pairs if expert == len(network.heads)]
+    rows = []
+    for expert, read in pairs:
+        found = what_if(network, image[None], Selection(read, expert, how=how), there, means)
+        before, after = (logits[0].double().softmax(0) for logits in (found.before, found.after))
+        rows.append({"expert": expert, "reads": read, "change": 50 * float((before - after).abs().sum())})
+    return pd.DataFrame(rows, columns=["expert", "reads", "change"])

@@ -45,7 +45,8 @@ function render({ model, el }) {
   const scene = () => model.get("scene");
   const grid = () => scene().grid;
   const height = (panel) => panel.side * grid()[0] / grid()[1];
-  const where = (patch) => `patch ${patch} (row ${Math.floor(patch / grid()[1])}, column ${patch % grid()[1]})`;
+  const where = (patch) => (scene().names || [])[patch] ||
+    `patch ${patch} (row ${Math.floor(patch / grid()[1])}, column ${patch % grid()[1]})`;
 
   function value(panel, patch) {
     const cells = grid()[0] * grid()[1];
@@ -239,8 +240,11 @@ class Panel:
     words: tuple[str, ...] = ()
 
 
-def scene(panels: Sequence[Panel], grid: tuple[int, int]) -> dict[str, Any]:
-    """What the browser draws: a description, all pixels one after the other, all numbers as float32."""
+def scene(panels: Sequence[Panel], grid: tuple[int, int], names: Sequence[str] = ()) -> dict[str, Any]:
+    """What the browser draws: a description, all pixels one after the other, all numbers as float32.
+
+    ``names``: what places are called where they are no patches.
+    """
     listed: list[dict[str, Any]] = []
     numbers = [p.numbers for p in panels if p.numbers is not None]
     for panel in panels:
@@ -255,6 +259,7 @@ def scene(panels: Sequence[Panel], grid: tuple[int, int]) -> dict[str, Any]:
     pixels = b"".join(np.ascontiguousarray(panel.pixels, dtype=np.uint8).tobytes() for panel in panels)
     return {
         "grid": list(grid),
+        "names": list(names),
         "panels": listed,
         "pixels": pixels,
         "numbers": b"".join(np.asarray(n, dtype="<f4").tobytes() for n in numbers),

@@ -8,6 +8,7 @@ import numpy as np
 from dne_lab.analysis import views
 from dne_lab.analysis.ablation import Selection, WhatIf, accuracy, what_if
 from dne_lab.analysis.labelling import GROUPS
+from dne_lab.analysis.sweep import image_sweep
 from dne_lab.data.stream import Batch
 from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
 from dne_lab.plots import attention_colours
@@ -15,6 +16,7 @@ from dne_lab.plots.attention_views import AFTER, BEFORE, moved_words, what_if_fi
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import GROUP_WORDS
 from dne_lab.widgets import svg
+from dne_lab.widgets.browser import Panel, Patches, scene
 from dne_lab.widgets.panel import ExplorerTab, described, dropdown, html, offer
 from dne_lab.widgets.subject import Subject
 
@@ -54,6 +56,13 @@ class WhatIfExplorer(ExplorerTab):
         self.how = dropdown("weights", [(words, how) for how, words in HOW.items()])
         self.group = widgets.SelectMultiple(description="only groups", rows=4, style=described())
         self.how.layout, self.group.layout = widgets.Layout(width="430px"), widgets.Layout(width="340px")
+        self.ask = widgets.Button(description="what matters most here?", layout=widgets.Layout(width="auto"))
+        self.ask.on_click(lambda button: self._asked())
+        self.matrix, self.answer = Patches(), html("dne-answer")
+        self.matrix.label = "How far each connection's removal moves the answer; arrow keys choose the connection"
+        self.matrix.hint = "A click switches that connection off."
+        self.matrix.observe(self._picked, "patch")
+        self._tried: tuple[object, pd.DataFrame] | None = None
         self.picture = widgets.HTML()
         self.classes = html("dne-classes")
         self.moved = html("dne-moved")
@@ -65,8 +74,9 @@ class WhatIfExplorer(ExplorerTab):
             self.fit()
         wrapped = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
         self.begin(
-            [[self.model, self.reads, self.expert], [self.kind, self.layer], [self.how, self.group]],
+            [[self.model, self.reads, self.expert], [self.kind, self.layer], [self.how, self.group], [self.ask]],
             [
+                widgets.HBox([self.matrix, self.answer], layout=wrapped),
                 widgets.HBox([self.picture, self.classes], layout=wrapped),
                 widgets.HBox([self.moved, self.accuracy], layout=wrapped),
             ],
@@ -99,6 +109,68 @@ class WhatIfExplorer(ExplorerTab):
             self.group.value = ()
         self._fitted = state
 
+    def _question(self) -> object:
+        return self.model.value, self.subject.stamp(self.model.value), self.image, self.how.value
+
+    def _try_all(self) -> None:
+        """Switches off one connection after the other, and chooses the one that changes this image most."""
+        name = self.model.value
+        network, image = self.subject.models[name], self.subject.images[self.image]
+        known = self.subject.connections(name), self.subject.means(name)
+        found = image_sweep(network, image, self.how.value, *known)
+        self._tried = self._question(), found
+        if len(found):
+            most = found.sort_values("change", ascending=False).iloc[0]
+            self.reads.value, self.expert.value = int(most["reads"]), int(most["expert"])
+            self.kind.value, self.layer.value, self.group.value = ANY, ANY, ()
+
+    def _asked(self) -> None:
+        with self.quietly():
+            self._try_all()
+        self.refresh()
+
+    def _picked(self, change: Any) -> None:
+        """A cell of the matrix: the expert that reads (row, from 2) and the one that is read (column)."""
+        if self._quiet or self._tried is None:
+            return
+        columns = self.matrix.scene["grid"][1]
+        expert, reads = change["new"] // columns + 2, change["new"] % columns + 1
+        there = self._tried[1]
+        if ((there["expert"] == expert) & (there["reads"] == reads)).any():
+            with self.quietly():
+                self.reads.value, self.expert.value = reads, expert
+            self.refresh()
+
+    def _show_tried(self) -> None:
+        """The matrix of what was tried, and in words."""
+        current = self._tried is not None and self._tried[0] == self._question()
+        shown = current and self._tried is not None and len(self._tried[1]) > 0
+        self.matrix.layout.display = "" if shown else "none"
+        self.answer.value = ""
+        if not shown or self._tried is None:
+            return
+        found = self._tried[1]
+        experts = int(found["expert"].max())
+        grid = experts - 1, experts - 1
+        square = np.full(grid, np.nan)
+        square[found["expert"].to_numpy() - 2, found["reads"].to_numpy() - 1] = found["change"]
+        top = max(float(found["change"].max()), 1e-9)
+        pixels = attention_colours.heat(square, top)
+        pixels[np.isnan(square)] = 127
+        texts = tuple("" if value != value else f"{value:.2g}" for value in square.ravel())
+        names = [f"expert {row + 2} without expert {column + 1}" for row in range(grid[0]) for column in range(grid[1])]
+        panel = Panel("expert that reads (from the top) x expert that is read", pixels, 200, square.ravel(), "change %",
+                      texts=texts)  # fmt: skip
+        self.matrix.scene = scene([panel], grid, names)
+        if isinstance(self.reads.value, int) and isinstance(self.expert.value, int):
+            self.matrix.patch = (self.expert.value - 2) * grid[1] + self.reads.value - 1
+        first = found.sort_values("change", ascending=False).iloc[0]
+        self.answer.value = svg.sentence(
+            f"Of {len(found)} connections the one that matters most for this image: expert {first['expert']:.0f} reads "
+            f"expert {first['reads']:.0f}. Without it {first['change']:.3g}% of the softmax moves to other classes "
+            f"(median of all: {found['change'].median():.3g}%). Click another one."
+        )
+
     def selection(self) -> Selection:
         """What the controls say."""
         controls = {"reads": self.reads, "expert": self.expert, "kind": self.kind, "layer": self.layer}
@@ -107,6 +179,9 @@ class WhatIfExplorer(ExplorerTab):
 
     def update(self) -> None:
         self.fit()
+        if self._tried is None:  # it opens with a question already asked
+            self._try_all()
+        self._show_tried()
         selection, name = self.selection(), self.model.value
         network, image = self.subject.models[name], self.subject.images[self.image]
         self.said.value = svg.sentence(self.subject.prediction(name, self.image))

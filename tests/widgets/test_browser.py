@@ -97,6 +97,12 @@ def test_notebook_07_in_jupyterlab(jupyterlab: live.Served, browser: Any) -> Non
     seen.bring(".dne-classes")
     classes, accuracy = text(page, ".dne-classes"), text(page, ".dne-accuracy")
     off = page.locator('.widget-dropdown:visible:has(label:text-is("switch off")) select')
+    off.select_option(label="no expert")
+    page.locator('.widget-dropdown:visible:has(label:text-is("as read by")) select').select_option(label="all")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.dne-said')].some(e => e.innerText.includes('nothing is off'))"
+    )
+    classes, accuracy = text(page, ".dne-classes"), text(page, ".dne-accuracy")
     off.focus()
     page.keyboard.press("ArrowDown")  # all other experts
     assert seen.seconds(".dne-classes", "ArrowDown") < SLOW  # expert 1

@@ -19,6 +19,7 @@ from tiny import AUTHORS, PAPER
 
 import dne_lab as lab
 from dne_lab.analysis.ablation import Selection
+from dne_lab.analysis.sweep import image_sweep
 from dne_lab.analysis.views import PATCHWISE, TASKWISE
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
@@ -206,7 +207,9 @@ def test_ia_and_sta_look_side_by_side() -> None:
 def test_what_if_changes_logits_and_keeps_old_outputs() -> None:
     made = explorer(tab="what_if", variants=(IA, STA, DNE))
     part: Any = made.part
-    assert part.model.value == "sta" and "nothing is off" in part.said.value and part.result.moved == [0.0, 0.0, 0.0]
+    assert part.model.value == "sta" and "matters most" in part.answer.value  # a question is asked already
+    part.reads.value, part.expert.value = "", ""
+    assert "nothing is off" in part.said.value and part.result.moved == [0.0, 0.0, 0.0]
     part.model.value = "dne"
     part.reads.value = 1
     assert part.result.moved[0] == 0.0 and part.result.moved[2] > 0 and "keys of expert 1" in part.said.value
@@ -385,3 +388,27 @@ def test_closing_frees_the_widgets_and_the_model() -> None:
     view.close()  # once more does no harm
     left = {type(_instances[name]).__name__ for name in set(_instances) - before}
     assert left <= {"Layout"}  # ipywidgets itself makes one for a box that is then given another
+
+
+def test_what_if_opens_with_the_connection_that_matters_most() -> None:
+    made = explorer(tab="what_if", variants=(DNE, IA), heads=(3, 1, 2, 1))
+    part: Any = made.part
+    found = image_sweep(made.subject.models["dne"], made.subject.images[0], means=made.subject.means("dne"))  # type: ignore[attr-defined]
+    first = found.loc[found["change"].idxmax()]
+    assert (part.expert.value, part.reads.value) == (first["expert"], first["reads"]) and len(found) == 6
+    before, after = (logits[0].double().softmax(0) for logits in (part.result.before, part.result.after))
+    assert first["change"] == pytest.approx(50 * float((before - after).abs().sum()))
+    assert part.matrix.scene["grid"] == [3, 3] and part.matrix.scene["names"][3] == "expert 3 without expert 1"
+    numbers = np.frombuffer(part.matrix.scene["numbers"], dtype="<f4").reshape(3, 3)
+    assert np.nanmax(numbers) == pytest.approx(first["change"]) and np.isnan(numbers).sum() == 3
+    part.matrix.patch = 6  # expert 4 without expert 1
+    assert (part.expert.value, part.reads.value) == (4, 1) and "keys of expert 1" in part.said.value
+    part.matrix.patch = 2  # expert 2 without expert 3, which there is not
+    assert (part.expert.value, part.reads.value) == (4, 1)
+    made.image.value = 1
+    assert part.answer.value == "" and part.matrix.layout.display == "none"  # the answer was that of another image
+    part.ask.click()
+    assert "matters most" in part.answer.value and part.matrix.layout.display == ""
+    part.model.value = "ia"
+    part.ask.click()
+    assert part.answer.value == "" and part.message.value == ""  # its experts read nobody
