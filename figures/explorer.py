@@ -23,6 +23,7 @@ PICTURES = 2  # of the sample photographs, in the page
 NOTEBOOK = "06_task_attention_explorer.ipynb"
 WIDTH, HEIGHT, COLOURS = 1280, 1400, 256  # of the window, which shows all of the explorer; of the palette
 MILLISECONDS = 2500  # that a state is shown
+HIGHEST = 800  # pixels of the picture: what is below them in one state would be white in all others
 
 
 def states(page: Any) -> Iterator[None]:
@@ -61,9 +62,10 @@ def taken(page: Any) -> list[Image.Image]:
             before, now = now, shown.screenshot()
         found.append(Image.open(io.BytesIO(now)).convert("RGB"))
     width, height = (max(picture.size[side] for picture in found) for side in (0, 1))
+    height = min(height, HIGHEST)
     sheet = Image.new("RGB", (width, height * len(found)), "white")
     for number, picture in enumerate(found):
-        sheet.paste(picture, (0, number * height))
+        sheet.paste(picture.crop((0, 0, picture.width, height)), (0, number * height))
     few = sheet.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     return [few.crop((0, number * height, width, (number + 1) * height)) for number in range(len(found))]
 
