@@ -142,7 +142,8 @@ def study(
             every connection is also removed kind by kind and layer by layer, of several only in all of them at once.
 
     Raises:
-        LabError: a run that is not finished, has one expert only or none, or whose images are not there.
+        LabError: a run that is not finished, has one expert only or none, or whose images are not there; so few images
+            that a task has none.
     """
     hows = [how] if isinstance(how, str) else list(how)
     for one in hows:
@@ -155,6 +156,9 @@ def study(
     if len(network.experts) < 2:
         raise LabError(f"{record.id} has one expert: there is no later expert whose attention could be removed.")
     batch = run.stream.test_images(images)
+    for task in run.stream:
+        if not bool(((batch.labels >= task.new.start) & (batch.labels < task.new.stop)).any()):
+            raise LabError(f"{len(batch.index)} test images hold none of task {task.number}: take more (--ablation N).")
     wanted = conditions(network)
     swept = connections(network) if crossing_kinds(views_of(network)) else []
     if len(hows) > 1:  # several ways cost as many passes: each connection at all places at once alone

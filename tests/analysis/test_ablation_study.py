@@ -126,6 +126,8 @@ def test_what_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
         study(lab.start("dne", runs["dne"].stream, **SMALL), 10)
     with pytest.raises(LabError, match="has one expert: there is no later expert"):
         study(runs["finetune"], 10)
+    with pytest.raises(LabError, match=r"2 test images hold none of task \d: take more"):
+        study(runs["dne"], 2)
     with pytest.raises(LabError, match="unknown how 'cut'"):
         study(runs["dne"], 10, "cut")
     with pytest.raises(LabError, match="no ablation record there"):
