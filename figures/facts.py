@@ -54,6 +54,11 @@ def n(value: float, places: int = 1) -> str:
     return fixed(value, places)
 
 
+def within(value: float) -> str:
+    """A bound with one decimal, rounded up, for sentences that say "within"."""
+    return n(math.ceil(round(10 * value, 6)) / 10)
+
+
 def span(pair: tuple[float, float], places: int = 0) -> str:
     """``79 to 95``."""
     return f"{n(pair[0], places)} to {n(pair[1], places)}"

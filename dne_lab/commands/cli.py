@@ -237,17 +237,15 @@ def report(
     records/probe/ID.json, CSV and PNG there.
     """
     from dne_lab.commands import report as reporting
-    from dne_lab.commands.instruments import attention_text, decompose_runs, runs
-    from dne_lab.core.files import LONGEST, file_name, refuse_file
+    from dne_lab.commands.instruments import attention_text, decompose_runs
+    from dne_lab.core.files import LONGEST, file_name, inside, refuse_file
 
     suffixes = reporting.suffixes(formats)
     if name is not None and name != file_name(name):
         raise LabError(f"--name {name!r}: takes letters, digits and ._-+, at most {LONGEST} of them.")
-    asked = {"--attention": attention, "--ablation": ablation, "--probe": None}
-    measured = [option for option in asked if (probe if option == "--probe" else asked[option] is not None)]
     refuse_file(out)
-    for option in measured:
-        runs(paths, option, asked[option])  # says what is wrong before anything is written
+    there = set(inside(out, "*")) if out.is_dir() else set()
+    measured = reporting.measured(paths, attention, ablation, probe, how)
     records = reporting.find(paths)
     if measured:  # also of a run that has not finished its first task
         records = [record for record in records if record.seen_accuracy]
@@ -262,8 +260,7 @@ def report(
         reporting.tell(made, attention_text, as_json)
         written += files
     if ablation is not None:
-        from dne_lab.analysis.removal import HOW
-        from dne_lab.commands.instruments import ablate_runs, ablation_text
+        from dne_lab.commands.instruments import HOW, ablate_runs, ablation_text
 
         ablated, files = ablate_runs(paths, ablation, out, how or HOW, data)
         reporting.tell(ablated, ablation_text, as_json)
@@ -284,7 +281,7 @@ def report(
         instruments = [file for file in written if file.suffix == ".json"] if measured else None
         written += reporting.figures(records, out, name, paths, instruments, suffixes, progress=True)
     if written:
-        print(reporting.below(written, out), file=sys.stderr)
+        print(reporting.below(written, out, there), file=sys.stderr)
 
 
 @app.command(cls=Command, short_help="FLOPs and parameters after each task, without training.")

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
@@ -102,9 +102,32 @@ def _instruments(paths: Iterable[Path]) -> dict[str, Figure]:
     return made | read_out_drawings([*probed.values()])
 
 
-def below(written: Sequence[Path], out: Path) -> str:
-    """What is said of the files written: how many, and where."""
-    return f"wrote {len(written)} file{'s' * (len(written) != 1)} below {out}"
+def below(written: Sequence[Path], out: Path, before: Collection[Path] = ()) -> str:
+    """What is said of the files written: how many, where, and how many in place of files that were there ``before``."""
+    again = len(set(written) & set(before))
+    replaced = f", {again} of them in place of older ones (--out DIR or --name keeps both)" if again else ""
+    return f"wrote {len(written)} file{'s' * (len(written) != 1)} below {out}{replaced}"
+
+
+def measured(
+    paths: Sequence[Path], attention: int | None, ablation: int | None, probe: bool, how: str | None
+) -> list[str]:
+    """The options that measure runs among those given.
+
+    Raises:
+        LabError: what would go wrong with one of them, before anything is computed or written.
+    """
+    from dne_lab.commands.instruments import HOW, runs
+
+    if how is not None and ablation is None:
+        raise LabError(f"--how {how} says how --ablation removes attention: give --ablation N with it.")
+    if how is not None and how not in HOW:
+        raise unknown("how", how, HOW)
+    asked = {"--attention": attention, "--ablation": ablation, "--probe": None}
+    found = [option for option in asked if (probe if option == "--probe" else asked[option] is not None)]
+    for option in found:
+        runs(paths, option, asked[option])
+    return found
 
 
 def suffixes(formats: str) -> list[str]:
@@ -392,7 +415,7 @@ def figure(name: str, paths: str | Path | Iterable[str | Path] = "runs") -> Figu
     if found:
         raise LabError(f"figure {name!r}: there are {len(found)} of them here. Name one: {', '.join(found)}.")
     if kind is None:
-        raise unknown("figure", name, [*PAPER, *OURS, *made])
+        raise unknown("figure", name, dict.fromkeys([*PAPER, *OURS, *made]))
     first = given[0] if given else "RUN"
     option = next((words for start, words in MEASURED.items() if kind.startswith(start)), None)
     how = f" It needs what is measured: dne-lab report {first} {option} --out runs/report, then 'runs/report' here."
@@ -404,7 +427,7 @@ def figure(name: str, paths: str | Path | Iterable[str | Path] = "runs") -> Figu
 def _kind(name: str) -> str | None:
     """How our files of a figure are called; None for a name that is not known beforehand."""
     bare = re.sub(r"^fig(ure)?\.?_?", "", name.strip().lower()).replace("_", " ").strip()
-    bare = re.sub(r"^(\d)\s+([a-f])$", r"\1\2", bare)
+    bare = re.sub(r"^(\d)[\s(]*([a-f])\)?$", r"\1\2", bare)
     bare = re.sub(r"^(\d)[\s(,-]*(left|right)\)?$", r"\1 \2", bare)  # 4right, 4 (right)
     bare = {"6b": "6a", "6d": "6c", "1": "1 right"}.get(bare, bare)  # one figure of both panels
     if bare in PAPER:

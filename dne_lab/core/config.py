@@ -243,9 +243,10 @@ class Config:
             LabError: an unknown field, a wrong value.
         """
         if LATER_HEADS in changes and "network.heads" in changes:
+            first = self.network.heads[0]
             raise LabError(
                 f"k = {changes[LATER_HEADS]} beside network.heads = {changes['network.heads']}: both set the heads of "
-                "later experts. Give one of them, e.g. network.heads = 12,2."
+                f"later experts. Give one of them, e.g. network.heads = {first},{changes[LATER_HEADS]}."
             )
         tree = self.to_dict()
         for name, value in changes.items():
@@ -277,7 +278,9 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
         node = node.get(part) if isinstance(node, dict) else None
     if not isinstance(node, dict) or (leaf not in node and parents[:1] != ["options"]):
         known = field_names(Config)
-        raise unknown("field", name, [n for n in known if n.split(".")[0] == name.split(".")[0]] or known)
+        raise unknown(
+            "field", name, [n for n in known if n.split(".")[0] == name.split(".")[0]] or [LATER_HEADS, *known]
+        )
     if isinstance(node.get(leaf), dict):  # a group of fields
         if not isinstance(value, dict):
             known = [n for n in field_names(Config) if n.startswith(f"{name}.")]

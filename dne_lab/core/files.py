@@ -112,15 +112,17 @@ def _explained(path: Path, what: str) -> Iterator[None]:
             raise WriteError(message) from error
         raise WriteError(
             f"cannot {what} {shown(path)}: {reason}. Nothing was lost: what had been written before is untouched. Free "
-            "space or make the folder writable, then run the same command again; it goes on from there."
+            "space or make the folder writable, then give the same command again (training goes on from where it was)."
         ) from error
 
 
 def refuse_file(path: Path) -> None:
-    """Raises a `LabError` where a file stands in the place of a folder that is to be written to."""
+    """Raises a `LabError` where a folder that is to be written to is a file, or cannot be written to."""
     there = next((place for place in (path, *path.parents) if place.exists()), None)
     if there is not None and not there.is_dir():
         raise LabError(f"{path} cannot be a folder: {there} is a file, which stays as it is. Name another place.")
+    if there is not None and not os.access(there, os.W_OK | os.X_OK):
+        raise WriteError(f"{path} cannot be written: {there} is read-only for you. Name another place.")
 
 
 MOST = 200_000  # files and folders that are looked through

@@ -144,7 +144,7 @@ def groups(records: Iterable[Record]) -> list[Group]:
             if first.seed == second.seed:
                 raise LabError(
                     f"two different records of {label}, seed {first.seed} ({_differing(first, second)}): they cannot "
-                    "be averaged. Name the folder of one of them."
+                    "be averaged. Name folders that hold one of them: your own runs, or figures/records, not both."
                 )
         made.append(Group(label, done, len(members) - len(done)))
     return made

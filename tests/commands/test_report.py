@@ -130,3 +130,9 @@ def test_runs_that_learned_little_are_named() -> None:
     found = report.text([record("ia", last=2 * guess), record("dne", last=2 * guess + 1)])
     assert "Near chance" in found and ": IA (k = 1). So" in found
     assert "Near chance" not in report.text([record("dne", last=2 * guess + 1)])
+
+
+def test_what_is_written_in_place_of_older_files_is_counted() -> None:
+    files = [Path("out/a.csv"), Path("out/a.png")]
+    assert report.below(files, Path("out")) == "wrote 2 files below out"
+    assert ", 1 of them in place of older ones" in report.below(files, Path("out"), {files[1], Path("out/b.csv")})
