@@ -112,7 +112,7 @@ def _explained(path: Path, what: str) -> Iterator[None]:
             raise WriteError(message) from error
         raise WriteError(
             f"cannot {what} {shown(path)}: {reason}. Nothing was lost: what had been written before is untouched. Free "
-            "space or make the folder writable, then give the same command again (training goes on from where it was)."
+            "space or make the folder writable, then run the same command again (training goes on from where it was)."
         ) from error
 
 
