@@ -28,9 +28,9 @@ from dne_lab.models.variants import Variant
 class _Blank(Source):
     """Classes, a size, perhaps a number of training images per class, without the images: enough to build a model."""
 
-    def __init__(self, classes: int, shape: tuple[int, int, int], each: int) -> None:
+    def __init__(self, names: Sequence[str], shape: tuple[int, int, int], each: int) -> None:
         self.each = each
-        self.name, self.classes, self.shape = "blank", tuple(map(str, range(classes))), shape
+        self.name, self.classes, self.shape = "blank", tuple(names), shape
         self.mean = self.std = (0.5,) * shape[0]
 
     def labels(self, split: str) -> np.ndarray:
@@ -42,12 +42,14 @@ class _Blank(Source):
         return torch.zeros((len(index), *self.shape), dtype=torch.uint8)
 
 
-def blank_stream(tasks: Sequence[int], shape: tuple[int, int, int] = (3, 32, 32), each: int = 0) -> ClassStream:
+def blank_stream(
+    tasks: Sequence[int], shape: tuple[int, int, int] = (3, 32, 32), each: int = 0, names: Sequence[str] = ()
+) -> ClassStream:
     """A stream of tasks without images (default: CIFAR's geometry), for models that are only counted or timed.
 
-    ``each``: how many training images each class is said to have.
+    ``each``: how many training images each class is said to have; ``names``: of the classes, by default their numbers.
     """
-    return ClassStream(_Blank(sum(tasks), shape, each), tasks)
+    return ClassStream(_Blank(names or [str(number) for number in range(sum(tasks))], shape, each), tasks)
 
 
 def shape_of(data: Data) -> tuple[int, int, int]:

@@ -103,7 +103,10 @@ def export_model(folder: Path, file: Path, half: bool = False, force: bool = Fal
         tensors |= {f"{_prefix(number)}{name}": t for name, t in learned.items()} if every_task else learned
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-    info = {"kind": KIND, "record": record.to_dict()}  # which holds the configuration
+    info: dict[str, Any] = {"kind": KIND, "record": record.to_dict()}  # which holds the configuration
+    images = run_folder.RunFolder(folder).read_images()
+    if images is not None and max(record.class_order) < len(images.classes):
+        info["class_names"] = [images.classes[number] for number in record.class_order]  # by rank
     run_folder.save(goes, tensors, info | ({"tasks": tasks} if every_task else {}))
     return file
 
@@ -121,11 +124,13 @@ class ModelFile:
         states: weights in float32 as each task left them, for `Method.load_task_states`; one state, that of the
             finished model, where the file holds no other.
         config, record: of the run.
+        class_names: by rank; empty where the file has none.
     """
 
     states: list[dict[str, Tensor]]
     config: Config
     record: Record
+    class_names: tuple[str, ...] = ()
 
 
 def read_model(file: Path) -> ModelFile:
@@ -151,9 +156,19 @@ def read_model(file: Path) -> ModelFile:
         prefixes = [_prefix(number) for number in range(1, info["tasks"] + 1)]
         states = [{name.removeprefix(p): t for name, t in full.items() if name.startswith(p)} for p in prefixes]
     try:
-        return ModelFile(states, from_dict(record.config), record)
+        return ModelFile(states, from_dict(record.config), record, _class_names(info, record, file))
     except LabError as error:
         raise LabError(f"{file} is damaged: {error}") from error
+
+
+def _class_names(info: dict[str, Any], record: Record, file: Path) -> tuple[str, ...]:
+    """Those in the header of a model's file; older ones have none."""
+    names = info.get("class_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise LabError(f"{file} is damaged: its class names are no list of texts.")
+    if names and len(names) != len(record.class_order):
+        raise LabError(f"{file} is damaged: {len(names)} class names, and its record {len(record.class_order)}.")
+    return tuple(names)
 
 
 # One portable file that stands for a run folder.

@@ -102,7 +102,7 @@ class Run:
             return cls(from_first(lambda: read_config(path)), stream, path, **settings)
         if path.suffix == archive.SUFFIX:
             model = archive.read_model(path)
-            stream = storage.stream_of_model(model.config, model.record) if stream is None else stream
+            stream = storage.stream_of_model(model) if stream is None else stream
             run = cls(model.config, stream, None, **settings)
             storage.load_model(path, run.state)
             return run

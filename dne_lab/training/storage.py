@@ -389,16 +389,17 @@ def rebuild(files: RunFolder, state: RunState, states: list[dict[str, Tensor]]) 
     return method.to(state.device).eval()
 
 
-def stream_of_model(config: Config, record: Record) -> ClassStream:
+def stream_of_model(model: archive.ModelFile) -> ClassStream:
     """The classes of a finished model; blank images where the data set is not there: it can be shown others.
 
     Raises:
         LabError: in the place of the data are others than it has learned from.
     """
+    config, record = model.config, model.record
     try:
         stream = from_config(config.data)
     except LabError:
-        return cost.blank_stream(config.data.tasks, cost.shape_of(config.data))
+        return cost.blank_stream(config.data.tasks, cost.shape_of(config.data), names=model.class_names)
     if record.data_sha256 and record.data_sha256 != data_sha256(stream):
         raise LabError(
             f"this model has learned from other classes or images than {place_of(stream)} holds. Give its own, or "

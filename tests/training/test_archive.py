@@ -13,7 +13,7 @@ from spoiling import unsealed_tensors, without_seals
 
 from dne_lab.core.errors import LabError
 from dne_lab.measure.record import Record
-from dne_lab.training import archive, run_folder
+from dne_lab.training import archive, run_folder, storage
 from dne_lab.training.run import Run
 
 
@@ -255,3 +255,26 @@ def test_task_files_of_others_are_not_exported(tmp_path: Path, write: Any) -> No
     assert not (tmp_path / "x.safetensors").exists()
     second.write_bytes(content)
     write(tmp_path / "run", tmp_path / "x.safetensors")
+
+
+def test_a_model_carries_the_names_of_its_classes(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert finished.folder is not None
+    file = archive.export_model(finished.folder, tmp_path / "model.safetensors")
+    model = archive.read_model(file)
+    assert model.class_names == finished.stream.class_names
+
+    def nowhere(data: Any) -> Any:
+        raise LabError("no data here")
+
+    monkeypatch.setattr(storage, "from_config", nowhere)
+    monkeypatch.setattr(storage.cost, "shape_of", lambda data: finished.stream.shape)
+    assert storage.stream_of_model(model).class_names == finished.stream.class_names
+    tensors, info = run_folder.load(file)
+    for wrong, said in ((["cat"], "1 class names"), ([1] * len(model.class_names), "no list of texts")):
+        run_folder.save(file, tensors, {**info, "class_names": wrong})
+        with pytest.raises(LabError, match=said):
+            archive.read_model(file)
+    run_folder.save(file, tensors, {name: value for name, value in info.items() if name != "class_names"})
+    assert archive.read_model(file).class_names == ()  # an older file
