@@ -65,7 +65,7 @@ def taken(page: Any) -> list[Image.Image]:
     height = min(height, HIGHEST)
     sheet = Image.new("RGB", (width, height * len(found)), "white")
     for number, picture in enumerate(found):
-        sheet.paste(picture.crop((0, 0, picture.width, height)), (0, number * height))
+        sheet.paste(picture.crop((0, 0, picture.width, min(picture.height, height))), (0, number * height))
     few = sheet.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     return [few.crop((0, number * height, width, (number + 1) * height)) for number in range(len(found))]
 

@@ -90,6 +90,7 @@ class WhatIfExplorer(ExplorerTab):
         state = (self.model.value, self.subject.stamp(self.model.value))
         if self._fitted == state:
             return
+        reader = self.expert.value
         network = self.subject.models[self.model.value]
         there = views.entries(network)
         kinds = list(dict.fromkeys(kind for kind, *_ in there))
@@ -103,6 +104,8 @@ class WhatIfExplorer(ExplorerTab):
         across = {"SPDH": bool({JOINT, TASK1, TASK2} & {*kinds}), "DPDH": JOINT in kinds}
         groups = [name for name in GROUPS if across.get(name, True)]
         offer(self.group, [(f"{name}: {GROUP_WORDS[name]}", name) for name in groups])
+        if self.expert.value != reader:  # at this moment that expert is not there: nothing is asked of it
+            self.reads.value = ANY
         if self._fitted[0] != state[0]:  # another model, not another moment of the same one
             for control in (self.reads, self.expert, self.kind, self.layer):
                 control.value = ANY
