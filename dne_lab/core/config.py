@@ -204,7 +204,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.start is not None and not re.fullmatch(r"[0-9a-f]{12}@[1-9]\d*", self.start):
-            raise LabError(f"start = {self.start}: is not set by hand, but by --from RUN --after T.")
+            raise LabError(f"start = {shown(self.start)}: is not set by hand, but by --from RUN --after T.")
         rule = self.data.order if self.data.order in ORDER_RULES else self.data.order_rule
         if rule is not None:
             data = dataclasses.replace(self.data, order=ORDER_RULES[rule](self.seed), order_rule=rule)
@@ -290,7 +290,9 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
         return
     if name == "data.order":
         node["order_rule"] = None  # an order given by hand no longer follows from the seed
-    if name == "network.heads" and (isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit())):
+    if name == "network.heads" and (
+        isinstance(value, int) or (isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value))
+    ):
         value = [node[leaf][0], int(value)]  # one number: heads of every later expert
     node[leaf] = _plain(value) if parents[:1] == ["options"] and isinstance(value, str) else value
 

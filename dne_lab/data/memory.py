@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.core.config import POLICIES
-from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.errors import LabError, shown, unknown
 from dne_lab.data.stream import ClassStream
 
 TIE = 1e-12  # scores closer than this are equal: rounding differs between machines and thread counts
@@ -138,8 +138,13 @@ class ExemplarMemory:
         return {**settings, "exemplars": exemplars}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes over the exemplars of `state`; a `LabError` when it comes from a memory of other settings."""
-        for name in ("budget", "policy", "total_classes"):
-            if state[name] != getattr(self, name):
-                raise LabError(f"the stored memory has {name} = {state[name]}, this run has {getattr(self, name)}.")
-        self.exemplars = {int(rank): [int(n) for n in numbers] for rank, numbers in state["exemplars"].items()}
+        """Takes over the exemplars of `state`; a `LabError` when it is damaged or of a memory of other settings."""
+        try:
+            for name in ("budget", "policy", "total_classes"):
+                if (other := state[name]) != getattr(self, name):
+                    raise LabError(
+                        f"the stored memory has {name} = {shown(other)}, this run has {getattr(self, name)}."
+                    )
+            self.exemplars = {int(rank): [int(n) for n in numbers] for rank, numbers in state["exemplars"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise LabError(f"the stored memory is damaged ({error}): bring back a copy of its file.") from error
