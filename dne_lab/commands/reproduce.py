@@ -138,6 +138,8 @@ def reproduce(
     table = tables.summary(records)
     experts = _with_experts(plan)
     found = []
+    if progress:
+        print(f"sorting the attention of {IMAGES} test images by group, then drawing", file=sys.stderr)
     for run_folder in tqdm(experts, "attention", unit="run", leave=False, disable=None if progress else True):
         of = find(run_folder / RECORD)[0]
         path = own / "attention" / f"{of.method}-s{of.seed}.json"

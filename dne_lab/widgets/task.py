@@ -16,7 +16,7 @@ from dne_lab.widgets.subject import Subject
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCKS = {"task1": "first block of the two", "task2": "second block of the two"}
+BLOCKS = {"task1": "first of the two", "task2": "second of the two"}
 
 
 class TaskExplorer(ExplorerTab):
