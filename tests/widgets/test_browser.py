@@ -14,6 +14,8 @@ ICONS = re.compile(r"https://cdn\.jsdelivr\.net/npm/@fortawesome/fontawesome-fre
 SLOW = 3.0  # seconds; CI shares its cores, figures/records/timing/explorers.json has what an idle machine needs
 
 
+IDLE = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
+
 browser = served.browser  # a fixture
 
 
@@ -100,11 +102,14 @@ def test_notebook_07_in_jupyterlab(jupyterlab: live.Served, browser: Any) -> Non
     off.select_option(label="no expert")
     page.locator('.widget-dropdown:visible:has(label:text-is("as read by")) select').select_option(label="all")
     page.wait_for_function(
-        "() => [...document.querySelectorAll('.dne-said')].some(e => e.innerText.includes('nothing is off'))"
+        "() => [...document.querySelectorAll('.dne-said')].some(e => e.innerText.includes('nothing is off'))",
+        timeout=60_000,
     )
+    page.wait_for_function(IDLE, timeout=60_000)  # both changes are answered, accuracy too
     classes, accuracy = text(page, ".dne-classes"), text(page, ".dne-accuracy")
     off.focus()
     page.keyboard.press("ArrowDown")  # all other experts
+    page.wait_for_function(IDLE, timeout=60_000)
     assert seen.seconds(".dne-classes", "ArrowDown") < SLOW  # expert 1
     page.wait_for_function(
         "before => [...document.querySelectorAll('.dne-accuracy')].every(e => e.innerText !== before)", arg=accuracy
