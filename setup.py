@@ -6,7 +6,10 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-MATERIAL = ("notebooks/*.ipynb", "notebooks/*.md", "figures/*.md", "figures/records/**/*", "figures/checkpoints/*")
+MATERIAL = (
+    *("notebooks/*.ipynb", "notebooks/*.md", "figures/*.md", "figures/explorer.*"),
+    *("figures/records/**/*", "figures/checkpoints/*"),
+)
 
 
 class WithNotebooks(build_py):

@@ -192,7 +192,6 @@ class Record:
             raise LabError(
                 f"{path} is not a record: it lacks method and seen_accuracy. Name a run folder's record.json."
             )
-        tree = unsealed(tree, path, CLOCK)
         # Fields come and go with defaults; FORMAT changes when the meaning of one does.
         fields = dataclasses.fields(cls)
         needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
@@ -200,6 +199,7 @@ class Record:
         if wrong or tree.get("format") != FORMAT:
             what = ", ".join(wrong) if wrong else f"format {shown(tree.get('format'))} instead of {FORMAT}"
             raise LabError(f"{path}: run folder of another version ({what}). Run it again with this version.")
+        tree = unsealed(tree, path, CLOCK)  # after the version, which may seal otherwise
         try:
             return load(cls, tree, closed=False)
         except LabError as error:

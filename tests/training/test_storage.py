@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_a_finished_run_of_other_images_is_not_shown(tree: Path, tmp_path: Path)
     with pytest.raises(LabError, match="other data"):
         grid.execute(plan, progress=False, device="cpu")
     with pytest.raises(LabError, match="other classes or images"):
-        storage.stream_of_model(plan[0][0], record)
+        storage.stream_of_model(replace(archive.read_model(model), config=plan[0][0]))
     assert lab.open(model, of(tree)).finished  # to look at others
 
 
