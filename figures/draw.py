@@ -28,7 +28,7 @@ RUNS = (
     "digits100-widths", "cifar100-small", "cifar100-small-baselines", "cifar100-medium",
 )  # fmt: skip
 # Searches of learning rates: the table alone.
-TUNING = ("digits-tuning", "digits100-tuning", "digits100-baselines-tuning")
+TUNING = ("digits-tuning", "digits100-tuning", "digits100-baselines-tuning", "cifar100-medium-tuning")
 # Several folders together, and the figures that say more than those of each.
 TOGETHER = {
     "digits100_all": (
