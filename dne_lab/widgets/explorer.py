@@ -24,6 +24,7 @@ from dne_lab.widgets.subject import Images, Shown, Subject
 from dne_lab.widgets.task import TaskExplorer
 from dne_lab.widgets.timeline import TimelineExplorer
 from dne_lab.widgets.tokens import TokenExplorer, TokenSubject
+from dne_lab.widgets.turns import in_turn
 from dne_lab.widgets.what_if import WhatIfExplorer
 
 TABS: Mapping[str, type[ExplorerTab]] = {
@@ -64,6 +65,7 @@ class Explorer(widgets.VBox):
         self.tabs.observe(self._turn, "selected_index")
         if isinstance(overview := self.parts.get("overview"), OverviewExplorer):
             overview.entered = self.enter
+        self._turns = in_turn(self)
         self._turn()
 
     @property
@@ -132,6 +134,7 @@ class Explorer(widgets.VBox):
         if self.comm is None:
             run.viewers.remove(self.follow)
             return
+        self._turns.catch_up()  # what was chosen while an epoch was learned
         if self.clock is None or (not run.finished and time.monotonic() < self._seen):
             return
         assert isinstance(self.subject, Subject)

@@ -43,9 +43,8 @@ def html(name: str) -> Any:
     return made
 
 
-def close_all(widget: widgets.Widget) -> None:
-    """Closes a widget and all that belong to it: a widget stays in the memory until it is closed, and keeps what its
-    callbacks know."""
+def belonging(widget: widgets.Widget) -> list[widgets.Widget]:
+    """A widget and all that it is made of."""
     found: dict[int, widgets.Widget] = {}
     waiting: list[Any] = [widget]
     while waiting:
@@ -57,7 +56,13 @@ def close_all(widget: widgets.Widget) -> None:
             waiting += one
         elif isinstance(one, dict):
             waiting += one.values()
-    for one in found.values():
+    return list(found.values())
+
+
+def close_all(widget: widgets.Widget) -> None:
+    """Closes a widget and all that belong to it: a widget stays in the memory until it is closed, and keeps what its
+    callbacks know."""
+    for one in belonging(widget):
         one.unobserve_all()
         widgets.Widget.close(one)
 

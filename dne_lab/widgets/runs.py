@@ -20,6 +20,7 @@ from dne_lab.training.run import Run
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Download
 from dne_lab.widgets.panel import described, html
+from dne_lab.widgets.turns import in_turn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +57,7 @@ class RunsExplorer(widgets.VBox):
         self.folder.observe(self._moved, "value")
         self.chosen.observe(lambda change: self.draw(), "value")
         self.follow.observe(self._followed, "value")
+        in_turn(self)
         self._moved()
 
     def _moved(self, change: Any = None) -> None:

@@ -13,9 +13,6 @@ from served import live
 ICONS = re.compile(r"https://cdn\.jsdelivr\.net/npm/@fortawesome/fontawesome-free@[^/]+/css/(all|v4-shims)\.min\.css")
 SLOW = 3.0  # seconds; CI shares its cores, figures/records/timing/explorers.json has what an idle machine needs
 
-
-IDLE = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
-
 browser = served.browser  # a fixture
 
 
@@ -42,6 +39,34 @@ def text(page: Any, selector: str, place: int = 0) -> str:
 def pixels(page: Any, number: int = 0) -> str:
     """A visible canvas as a data address."""
     return str(page.locator(".dne-patches:visible canvas").nth(number).evaluate("canvas => canvas.toDataURL()"))
+
+
+def choice(page: Any, name: str) -> Any:
+    """The visible choice with this label."""
+    return page.locator(f'.widget-dropdown:visible:has(label:text-is("{name}")) select')
+
+
+def chosen(choice: Any) -> str:
+    """What a choice shows in words."""
+    return " ".join(choice.locator("option:checked").inner_text().split())
+
+
+def said(page: Any, *words: str) -> None:
+    """Waits until the sentences above the visible view hold all the words."""
+    page.wait_for_function(
+        "words => [...document.querySelectorAll('.dne-said')].some("
+        "e => e.offsetParent && words.every(word => e.innerText.includes(word)))",
+        arg=list(words),
+    )
+
+
+def changed(page: Any, selector: str, before: str) -> None:
+    """Waits until what is seen there is another text."""
+    page.wait_for_function(
+        "([selector, before]) => "
+        "[...document.querySelectorAll(selector)].some(e => e.offsetParent && e.innerText !== before)",
+        arg=[selector, before],
+    )
 
 
 def clean(seen: live.Watched) -> None:
@@ -97,23 +122,28 @@ def test_notebook_07_in_jupyterlab(jupyterlab: live.Served, browser: Any) -> Non
     seen.run_notebook("07_what_if.ipynb")
     page.locator(".dne-classes:visible").first.wait_for(timeout=30_000)
     seen.bring(".dne-classes")
-    classes, accuracy = text(page, ".dne-classes"), text(page, ".dne-accuracy")
-    off = page.locator('.widget-dropdown:visible:has(label:text-is("switch off")) select')
+    off, reader = choice(page, "switch off"), choice(page, "as read by")
+    reader.select_option(label="all")
     off.select_option(label="no expert")
-    page.locator('.widget-dropdown:visible:has(label:text-is("as read by")) select').select_option(label="all")
+    for _ in range(4):  # as fast as a hand on the keys, or faster: nothing of it may be lost
+        off.press("ArrowDown")
+        reader.press("ArrowDown")
+    assert (chosen(off), chosen(reader)) == ("expert 3", "expert 4")
+    said(page, "keys of expert 3 in ", "experts 4,")
+    reader.select_option(label="all")
+    off.select_option(label="no expert")
+    said(page, "nothing is off")
     page.wait_for_function(
-        "() => [...document.querySelectorAll('.dne-said')].some(e => e.innerText.includes('nothing is off'))",
-        timeout=60_000,
+        "() => [...document.querySelectorAll('.dne-accuracy')].filter(e => e.offsetParent).every(e => "
+        "[...e.querySelectorAll('tr')].slice(1).every(row => row.cells[2].innerText === row.cells[3].innerText))"
     )
-    page.wait_for_function(IDLE, timeout=60_000)  # both changes are answered, accuracy too
     classes, accuracy = text(page, ".dne-classes"), text(page, ".dne-accuracy")
-    off.focus()
-    page.keyboard.press("ArrowDown")  # all other experts
-    page.wait_for_function(IDLE, timeout=60_000)
-    assert seen.seconds(".dne-classes", "ArrowDown") < SLOW  # expert 1
-    page.wait_for_function(
-        "before => [...document.querySelectorAll('.dne-accuracy')].every(e => e.innerText !== before)", arg=accuracy
-    )
+    off.press("ArrowDown")
+    changed(page, ".dne-accuracy", accuracy)
+    assert chosen(off) == "all other experts"
+    assert seen.seconds(".dne-classes", "ArrowDown") < SLOW
+    assert chosen(off) == "expert 1"
+    said(page, "keys of expert 1 in ")
     assert text(page, ".dne-classes") != classes and "bit for bit the same" in text(page, ".dne-moved")
     classes = text(page, ".dne-classes")
     slider(page, "image").focus()
@@ -126,7 +156,7 @@ def test_notebook_07_in_jupyterlab(jupyterlab: live.Served, browser: Any) -> Non
     seen.reload()
     page.locator(".dne-classes:visible").first.wait_for(timeout=60_000)
     seen.bring(".dne-classes")
-    assert off.locator("option:checked").inner_text().split() == ["expert", "1"]
+    assert chosen(off) == "expert 1"
     before = text(page, ".dne-classes")
     slider(page, "image").focus()
     assert seen.seconds(".dne-classes", "ArrowRight") < SLOW
