@@ -81,13 +81,43 @@ MEASURE = """() => [...document.querySelectorAll(".js-plotly-plot")].map(plot =>
   return {area: area.width, left: own.left - area.left, width: own.width, height: own.height,
           layout: plot._fullLayout.height, drawn: plot.querySelector(".main-svg").getBoundingClientRect().width, cut};
 })"""
-SETTLED = """() => [...document.querySelectorAll(".js-plotly-plot")].every(plot => Math.abs(
-  plot.querySelector(".main-svg").getBoundingClientRect().width - plot.getBoundingClientRect().width) <= 1)"""
 # Pictures: what a committed notebook shows before anything runs.
 PICTURES = """() => [...document.querySelectorAll(".jp-RenderedImage img")].map(image => ({
   area: image.closest(".jp-OutputArea-output").getBoundingClientRect().width,
   width: image.getBoundingClientRect().width, height: image.getBoundingClientRect().height,
   natural: image.naturalWidth / image.naturalHeight}))"""
+
+
+REST, LATEST = 0.2, 20.0  # seconds between two measurements, and until what is wrong stays wrong
+TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+def misfits(figures: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with figures as `MEASURE` measures them."""
+    found = []
+    for number, figure in enumerate(figures):
+        if figure["left"] < -1 or figure["left"] + figure["width"] > figure["area"] + 1:
+            found.append(f"figure {number}: wider than its cell ({figure['width']:.0f} of {figure['area']:.0f} pixels)")
+        if abs(figure["drawn"] - figure["width"]) > 1 or figure["height"] != figure["layout"]:
+            found.append(f"figure {number}: drawn in another size than its place")
+        found += [f"figure {number}: cut: {cut}" for cut in figure["cut"]]
+    return found
+
+
+def at_rest(page: Any, width: int, height: int = 1000) -> list[dict[str, Any]]:
+    """The figures of a window of this size, once they stay as they are and nothing is wrong, or as they are at last.
+
+    JupyterLab and plotly take a window's new size over one after the other, some time after it has one.
+    """
+    page.set_viewport_size({"width": width, "height": height})
+    page.evaluate(TWO_FRAMES)  # whatever waits for the new size has heard of it
+    before, until = None, time.monotonic() + LATEST
+    while True:
+        now: list[dict[str, Any]] = page.evaluate(MEASURE)
+        if (now == before and not misfits(now)) or time.monotonic() > until:
+            return now
+        before = now
+        page.wait_for_timeout(1000 * REST)
 
 
 def browser_path() -> str | None:

@@ -45,18 +45,9 @@ WIDE = """() => [...document.querySelectorAll(".jp-OutputArea-output")].flatMap(
 
 def faults(page: Any, width: int) -> list[str]:
     """What is wrong with the figures of a notebook in a window of this width, before and under the mouse."""
-    page.set_viewport_size({"width": width, "height": HIGH})
     page.wait_for_function(DRAWN, timeout=60_000)
-    page.wait_for_function(live.SETTLED, timeout=30_000)
-    page.wait_for_timeout(300)
-    before, found = page.evaluate(live.MEASURE), []
-    for number, figure in enumerate(before):
-        name = f"{width} pixels, figure {number}"
-        if figure["left"] < -1 or figure["left"] + figure["width"] > figure["area"] + 1:
-            found.append(f"{name}: wider than its cell ({figure['width']:.0f} of {figure['area']:.0f} pixels)")
-        if abs(figure["drawn"] - figure["width"]) > 1 or figure["height"] != figure["layout"]:
-            found.append(f"{name}: drawn in another size than its place")
-        found += [f"{name}: cut: {cut}" for cut in figure["cut"]]
+    before = live.at_rest(page, width, HIGH)
+    found = [f"{width} pixels, {what}" for what in live.misfits(before)]
     for plot in page.locator(".js-plotly-plot").all():
         touch(page, plot)
     page.wait_for_timeout(300)

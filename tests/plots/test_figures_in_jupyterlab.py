@@ -79,15 +79,8 @@ def seen(server: live.Served, browser: Any) -> Iterator[live.Watched]:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_figure_fits_its_cell_and_keeps_its_height(seen: live.Watched, width: int) -> None:
     page = seen.page
-    page.set_viewport_size({"width": width, "height": 1000})
-    page.wait_for_function(live.SETTLED, timeout=30_000)
-    page.wait_for_timeout(300)
-    before = page.evaluate(live.MEASURE)
-    assert len(before) > 30
-    for figure in before:
-        assert figure["left"] >= -1 and figure["left"] + figure["width"] <= figure["area"] + 1, figure
-        assert abs(figure["drawn"] - figure["width"]) <= 1 and figure["height"] == figure["layout"], figure
-        assert figure["cut"] == [], figure
+    before = live.at_rest(page, width)
+    assert len(before) > 30 and live.misfits(before) == []
     for plot in page.locator(".js-plotly-plot").all()[:: 4 if width == WIDTHS[0] else 9]:
         plot.scroll_into_view_if_needed()
         box = plot.bounding_box()
