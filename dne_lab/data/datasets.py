@@ -266,6 +266,7 @@ PHOTOGRAPHS = tuple(name for name, _, _ in CUTS)
 def photographs(size: int = 32) -> Tensor:
     """Four square cuts of scikit-learn's two sample photographs, in the order of `PHOTOGRAPHS`.
 
+    china.jpg is by danielbuechele, flower.jpg by vultilion (both CC BY 2.0).
     They belong to no class of any data set here: they show what a model computes, not how well.
 
     Args:

@@ -13,13 +13,12 @@ from dne_lab.analysis.moments import Glance
 from dne_lab.plots.attention_colours import colours_at, scale_at
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Cells, Drawing, Level, Mark, Panel, Points
-from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS, GROUP_WORDS, INK, Style
+from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS, GROUP_WORDS, INK, KIND_WORDS, Style
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-BLOCKS = {"joint": "joint attention", "task1": "first task block", "task2": "second task block"}
 KEYS = "#6a5acd"
 FOLLOWED = 6  # classes at most whose softmax is drawn
 
@@ -130,7 +129,7 @@ def flow_panels(flow: "pd.DataFrame", experts: int) -> list[Panel]:
             notes[reader - 2][read - 1] = f"expert {reader} reads expert {read}, uniform {even:.1f}%"
         cells = Cells(square, "share of the attention (%)", 0.0, 100.0, digits=0, notes=notes)
         x, y = Axis("expert that is read", "category", names), Axis("expert that reads", "category", names[1:])
-        panels.append(Panel([cells], x, y, f"{BLOCKS[str(kind)]}: % read"))
+        panels.append(Panel([cells], x, y, f"{KIND_WORDS[str(kind)]}: % read"))
     return panels
 
 

@@ -18,6 +18,7 @@ from dne_lab.models.attention import TASK1, TASK2
 from dne_lab.plots.figure import WIDEST, Figure
 from dne_lab.plots.marks import Axis, Cells, Drawing, Panel
 from dne_lab.plots.series import NO_RECORD, ids, one_dataset, over, scale, seeds, series, with_missing
+from dne_lab.plots.style import KIND_WORDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +78,9 @@ def inches(panels: int, rows: int, columns: int, across: int | None = None) -> t
     """Size of a drawing of so many matrices, ``across`` of them side by side."""
     across = _across(panels, across)
     cell = min(0.36 if columns <= ANNOTATED else 0.12, (WIDEST - 1.0 - 0.5 * across) / (across * columns))
-    return max(4.6, across * (cell * columns + 0.5) + 1.0), -(-panels // across) * (cell * rows + 0.62) + 0.5
+    below = -(-panels // across)
+    words = 0.5 if below > 1 else 0.75  # heading and the label below, for which one row leaves no room between rows
+    return max(4.6, across * (cell * columns + 0.5) + 1.0), below * (cell * rows + 0.62) + words
 
 
 def _across(panels: int, across: int | None) -> int:
@@ -160,8 +163,6 @@ def _names(title: str, names: Sequence[str]) -> Axis:
 
 # Which heads task attention reads: the mean of its weights in every layer, as matrices.
 
-BLOCKS = {TASK1: "first task attention block", TASK2: "second task attention block"}
-
 
 def heads_read(maps: Maps) -> Figure:
     """The weight of each head that one expert reads, mean over images, query heads and patches, percent.
@@ -176,7 +177,7 @@ def heads_read(maps: Maps) -> Figure:
     """
     import pandas as pd
 
-    found = [m for m in maps if m.kind in BLOCKS]
+    found = [m for m in maps if m.kind in (TASK1, TASK2)]
     experts = {m.expert for m in found}
     if len(experts) != 1:
         asked = f"maps of experts {sorted(experts)}" if found else "no map of task attention"
@@ -192,7 +193,7 @@ def heads_read(maps: Maps) -> Figure:
     def marks(table: "pd.DataFrame") -> Drawing:
         panels: list[tuple[str, Any, dict[tuple[int, int], str]]] = []
         for kind, mine in table.groupby("block"):
-            block = BLOCKS[str(kind)]
+            block = KIND_WORDS[str(kind)]
             values = mine.set_index("layer")[columns].reindex(layers).to_numpy(float)
             notes = {
                 (i, j): f"{block}, layer {layer}<br>expert {reader} reads head {head} of expert {read}"

@@ -6,6 +6,7 @@ Colours are from the palettes of Okabe and Ito and of Tol (muted); where two are
 from typing import Any, NamedTuple
 
 from dne_lab.analysis.labelling import GROUPS
+from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
 
 # Text and reference lines of figures that lie on any background: 4.6 to 1 on white, 4.1 to 1 on JupyterLab's dark one.
 INK = "#757575"
@@ -50,6 +51,14 @@ GROUP_COLOURS = dict(zip(GROUPS, ("#0072b2", "#56b4e9", "#d55e00", "#e69f00"), s
 GROUP_WORDS = {
     group: f"{'same' if group[0] == 'S' else 'different'} patch, {'same' if group[2] == 'S' else 'different'} head"
     for group in GROUPS
+}
+
+KIND_WORDS = {
+    SPATIAL: "spatial attention",
+    JOINT: "joint attention",
+    TASK1: "first task block",
+    TASK2: "second task block",
+    CLASS: "class attention",
 }
 
 # Experts, which are categories: Okabe and Ito and Tol, ten before the first comes again (the number stands beside it).

@@ -18,7 +18,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.training.run import Run
 from dne_lab.widgets import saved, svg
 from dne_lab.widgets.overview import OverviewExplorer
-from dne_lab.widgets.panel import ExplorerTab, close_all, described, slider
+from dne_lab.widgets.panel import ExplorerTab, begun, close_all, described, slider
 from dne_lab.widgets.spatial import SpatialExplorer
 from dne_lab.widgets.subject import Images, Shown, Subject
 from dne_lab.widgets.task import TaskExplorer
@@ -227,12 +227,9 @@ class Clock(widgets.HBox):
     def _played(self, change: Any) -> None:
         if not self.play.value or (self._task is not None and not self._task.done()):
             return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # outside a notebook there is nobody who would look
+        self._task = begun(_play(weakref.ref(self)))
+        if self._task is None:
             self.play.value = False
-            return
-        self._task = loop.create_task(_play(weakref.ref(self)))
 
 
 async def _play(clock: "weakref.ref[Clock]") -> None:

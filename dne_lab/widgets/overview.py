@@ -9,22 +9,27 @@ from dne_lab.analysis import head_table
 from dne_lab.analysis.head_table import Head
 from dne_lab.analysis.views import PATCHWISE
 from dne_lab.core.errors import LabError
+from dne_lab.models.attention import TASK1, TASK2
 from dne_lab.plots import attention_colours
 from dne_lab.plots.attention_views import place_name
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.image_views import thumbnails_figure
+from dne_lab.plots.style import KIND_WORDS
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Panel, Patches, scene
-from dne_lab.widgets.panel import ExplorerTab, dropdown, offer
+from dne_lab.widgets.panel import ALL, ExplorerTab, dropdown, offer
 from dne_lab.widgets.subject import Subject
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MOST = 60  # maps on the screen
-ALL = -1  # a Dropdown takes None for "nothing is chosen"
-PATCHES_KIND = "where patches look"
-KINDS = {PATCHES_KIND: PATCHWISE, "task attention, block 1": ("task1",), "task attention, block 2": ("task2",)}
+SORTS = {  # of attention: words, kinds
+    "patches": ("where patches look", PATCHWISE),
+    TASK1: (KIND_WORDS[TASK1], (TASK1,)),
+    TASK2: (KIND_WORDS[TASK2], (TASK2,)),
+}
+KINDS = dict(SORTS.values())
 
 
 class OverviewExplorer(ExplorerTab):

@@ -1,6 +1,7 @@
 """What the explorers share: sliders that keep to what a model has, a view that follows them, and its two downloads."""
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from dne_lab.widgets.subject import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ALL = -1  # a Dropdown takes None for "nothing is chosen"
 
 
 def _wide() -> Any:
@@ -41,6 +44,16 @@ def html(name: str) -> Any:
     made = widgets.HTML()
     made.add_class(name)
     return made
+
+
+def begun(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None] | None":
+    """Work that goes on in the notebook's loop; None outside of one, where nobody would look."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        work.close()
+        return None
+    return loop.create_task(work)
 
 
 def belonging(widget: widgets.Widget) -> list[widgets.Widget]:

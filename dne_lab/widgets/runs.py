@@ -19,7 +19,7 @@ from dne_lab.plots.vector import chart
 from dne_lab.training.run import Run
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Download
-from dne_lab.widgets.panel import described, html
+from dne_lab.widgets.panel import begun, described, html
 from dne_lab.widgets.turns import in_turn
 
 if TYPE_CHECKING:
@@ -106,11 +106,7 @@ class RunsExplorer(widgets.VBox):
     def _followed(self, change: Any) -> None:
         if not self.follow.value or (self._task is not None and not self._task.done()):
             return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # outside a notebook there is nobody who would look
-            return
-        self._task = loop.create_task(_follow(weakref.ref(self)))
+        self._task = begun(_follow(weakref.ref(self)))
 
     def figure(self) -> Figure:
         """The chosen runs, drawn statically."""

@@ -22,11 +22,12 @@ from dne_lab.core.files import write_text
 from dne_lab.plots.attention_colours import RELATIVE, SCALES, WIDEST, Scale, picture, ramp
 from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS, GROUP_WORDS
 from dne_lab.widgets import browser
+from dne_lab.widgets.overview import SORTS
 from dne_lab.widgets.saved_page import CSS, HTML, PAGE
 from dne_lab.widgets.subject import Subject
 
-KINDS = {"patches": ("where patches look", PATCHWISE), "task1": ("task attention, block 1", ("task1",)),
-         "task2": ("task attention, block 2", ("task2",))}  # fmt: skip
+STYLE = browser.STYLE + CSS
+SCRIPT = browser.KEYS + browser.PATCHES.replace("export default { render };", "") + PAGE
 LARGEST = 50  # MB that a page may have: browsers take long for more
 WHOLE = 65535  # shares are stored as 16 bits
 
@@ -92,7 +93,7 @@ def page(
         "models": models,
         "images": [{"pixels": _packed(one.tobytes()), "size": list(one.shape[:2])} for one in pictures],
         "captions": [subject.captions[number] for number in images],
-        "kinds": {name: words for name, (words, _) in KINDS.items()},
+        "kinds": {name: words for name, (words, _) in SORTS.items()},
         "tables": {name: _text(np.asarray(ramp(scale, 256))) for name, scale in _SCALES.items()},
         "palette": [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in EXPERT_COLOURS],
         "groups": [[name, GROUP_WORDS[name], GROUP_COLOURS[name]] for name in GROUPS],
@@ -103,8 +104,7 @@ def page(
     }
     tree = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     title = f"Attention of {', '.join(subject.models)}"
-    script = browser.KEYS + browser.PATCHES.replace("export default { render };", "") + PAGE
-    return HTML.format(title=escape(title), style=browser.STYLE + CSS, script=script, data=tree)
+    return HTML.format(title=escape(title), style=STYLE, script=SCRIPT, data=tree)
 
 
 _SCALES = {"plain": Scale("absolute", 0.0, 1.0), "diverging": Scale(RELATIVE, 1 / 8, 8.0, 1.0, 1.0, diverging=True)}

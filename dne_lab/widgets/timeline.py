@@ -17,13 +17,12 @@ from dne_lab.plots.image_views import (
 )
 from dne_lab.plots.vector import chart
 from dne_lab.widgets import svg
-from dne_lab.widgets.panel import ExplorerTab, dropdown, html, offer
+from dne_lab.widgets.panel import ALL, ExplorerTab, dropdown, html, offer
 from dne_lab.widgets.subject import Subject
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ALL = -1  # layers: a Dropdown takes None for "nothing is chosen"
 SIZE = (390, 210)  # pixels of a chart: two stand side by side
 CELL = 26  # pixels of a cell of a matrix
 

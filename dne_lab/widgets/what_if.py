@@ -10,11 +10,11 @@ from dne_lab.analysis.ablation import Selection, WhatIf, accuracy, what_if
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.sweep import image_sweep
 from dne_lab.data.stream import Batch
-from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2
+from dne_lab.models.attention import JOINT, TASK1, TASK2
 from dne_lab.plots import attention_colours
 from dne_lab.plots.attention_views import AFTER, BEFORE, moved_words, what_if_figure
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.style import GROUP_WORDS
+from dne_lab.plots.style import GROUP_WORDS, KIND_WORDS
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Panel, Patches, scene
 from dne_lab.widgets.panel import ExplorerTab, described, dropdown, html, offer
@@ -29,13 +29,6 @@ HOW = {
     "mean": "mean: what depends on the image goes",
     "zero": "zero: the rest is kept",
     "mask": "mask: the rest is scaled up (much, in task blocks)",
-}
-KIND_WORDS = {
-    SPATIAL: "spatial attention",
-    JOINT: "joint attention",
-    TASK1: "first task block",
-    TASK2: "second task block",
-    CLASS: "class attention",
 }
 
 

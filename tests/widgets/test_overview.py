@@ -9,8 +9,11 @@ import tiny
 import dne_lab as lab
 from dne_lab.analysis.head_table import heads_of_image
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
+from dne_lab.plots.style import KIND_WORDS
 from dne_lab.widgets import overview
 from dne_lab.widgets.explorer import Explorer
+
+PATCHES, _ = overview.SORTS["patches"]
 
 
 def explorer(variants: Any = (DNE, STA, IA), heads: tuple[int, ...] = (3, 1, 2)) -> Explorer:
@@ -42,7 +45,7 @@ def test_every_control_changes_what_is_seen() -> None:
     assert part._png()[2].startswith(b"\x89PNG") and part._csv()[2].startswith(b"kind,layer,expert,head")
 
 
-@pytest.mark.parametrize(("kind", "tab"), [(overview.PATCHES_KIND, "looking"), ("task attention, block 2", "task")])
+@pytest.mark.parametrize(("kind", "tab"), [(PATCHES, "looking"), (KIND_WORDS["task2"], "task")])
 def test_a_click_enters_the_head(kind: str, tab: str) -> None:
     made = explorer()
     part: Any = made.part
@@ -71,4 +74,4 @@ def test_many_heads_are_sorted_before_some_are_shown(monkeypatch: pytest.MonkeyP
 
 def test_networks_that_mix_linearly_have_an_overview_too() -> None:
     part: Any = explorer((PROGRESSIVE,)).part
-    assert part.message.value == "" and part.kind.options == ((overview.PATCHES_KIND, overview.PATCHES_KIND),)
+    assert part.message.value == "" and part.kind.options == ((PATCHES, PATCHES),)

@@ -17,6 +17,7 @@ import dne_lab as lab
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
 from dne_lab.models.variants import DNE, IA, STA
+from dne_lab.widgets import saved
 from dne_lab.widgets.explorer import Explorer
 
 browser = served.browser  # a fixture
@@ -34,6 +35,11 @@ def data_of(path: Path) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
     assert found is not None
     return json.loads(found[1])  # type: ignore[no-any-return]
+
+
+def test_the_committed_page_is_drawn_by_the_code_of_today() -> None:
+    page = (Path(__file__).parents[2] / "figures" / "explorer.html").read_text()
+    assert saved.STYLE in page and saved.SCRIPT in page
 
 
 def test_the_page_holds_every_head_of_what_was_chosen(tmp_path: Path) -> None:
