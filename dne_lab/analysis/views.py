@@ -47,6 +47,12 @@ def points(model: nn.Module, kinds: tuple[str, ...]) -> dict[str, dict[int, list
     return found
 
 
+def of_experts(model: nn.Module) -> dict[int, tuple[str, list[int]]]:
+    """Kind and layers of each expert's attention over patches."""
+    found = points(model, PATCHWISE)
+    return {expert: (kind, layers) for kind, experts in found.items() for expert, layers in experts.items()}
+
+
 def read(model: nn.Module, image: Tensor, kind: str, layer: int, expert: int) -> AttentionMap:
     """The map of one point for one image, (C, H, W) uint8."""
     network = find_network(model)
@@ -248,6 +254,22 @@ class LookView:
         other_patch = (np.arange(patches) != self.patch)[None]
         return other_head + 2 * other_patch
 
+    @property
+    def shares(self) -> Values:
+        """(4,) the groups' shares of the attention to patches."""
+        mass = np.bincount(self.groups.ravel(), self.weights.ravel(), len(GROUPS))
+        return mass / mass.sum()
+
+    @property
+    def uniform_shares(self) -> Values:
+        """(4,) what they would be if all keys were read alike."""
+        return np.bincount(self.groups.ravel(), minlength=len(GROUPS)) / self.groups.size
+
+    @property
+    def effective(self) -> float:
+        """exp(entropy) of the attention to patches."""
+        return _summary(self.weights.ravel(), float(self.weights.sum()), self.weights.size)["effective keys"]
+
     def frame(self) -> "pd.DataFrame":
         """The four groups and the whole row: share, uniform share, effective keys, number of keys.
 
@@ -281,6 +303,11 @@ class LookView:
                 "uniform": self.uniform,
             }
         )
+
+
+def difference(first: LookView, second: LookView) -> Values:
+    """(N,) attention to each patch, all key heads together, of the first minus that of the second."""
+    return first.weights.sum(0) - second.weights.sum(0)
 
 
 def look_view(found: AttentionMap, patch: int, head: int = 0, image: int = 0) -> LookView:

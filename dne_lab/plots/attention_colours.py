@@ -98,6 +98,13 @@ def scale_of(weights: NDArray[Any], uniform: float, kind: str) -> Scale:
     return Scale(kind, 1 / end, end, uniform, 1.0, diverging=True)
 
 
+def signed(values: NDArray[Any], end: float) -> Pixels:
+    """(...) differences -> (..., 3): violet for -``end``, white for 0, orange for ``end``."""
+    table = _diverging()
+    place = np.clip(0.5 + 0.5 * np.nan_to_num(values) / end, 0, 1)
+    return table[np.rint(place * (len(table) - 1)).astype(int)]
+
+
 def look_scales(views: Mapping[str, LookView], kind: str = RELATIVE) -> dict[str, Scale]:
     """The colours of views side by side: one scale for all, or for each its own ends."""
     if kind == RELATIVE:

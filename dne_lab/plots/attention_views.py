@@ -12,7 +12,7 @@ from torch import Tensor
 from dne_lab.analysis.ablation import WhatIf
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.token_views import TokenView
-from dne_lab.analysis.views import LookView, TaskView
+from dne_lab.analysis.views import LookView, TaskView, difference
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream
 from dne_lab.plots.attention_colours import (
@@ -29,6 +29,7 @@ from dne_lab.plots.attention_colours import (
     scale_ends,
     scale_of,
     scale_top,
+    signed,
     task_scale,
     tinted,
 )
@@ -229,7 +230,16 @@ def _draw_look(axes: "Axes", views: Mapping[str, LookView], pixels: Pixels, scal
     axes.set_axis_off()
     wide = 0.84 / len(views)
     first = next(iter(views.values()))
-    _image(axes.inset_axes((0, 0.5, 0.14, 0.42)), pixels, first.grid, first.patch, "picture")
+    if len(views) == 2:
+        (one, _), (other, second) = views.items()
+        found = difference(first, second)
+        end = max(float(np.abs(found).max()), 1e-12)
+        title = f"{one} minus {other}\n(violet to orange: ±{end:.2g})"
+        shown = signed(found, end).reshape(*first.grid, 3)
+        _image(axes.inset_axes((0, 0.66, 0.14, 0.3)), pixels, first.grid, first.patch, "picture")
+        _image(axes.inset_axes((0, 0.38, 0.14, 0.2)), shown, first.grid, first.patch, title)
+    else:
+        _image(axes.inset_axes((0, 0.5, 0.14, 0.42)), pixels, first.grid, first.patch, "picture")
     _group_scale(axes.inset_axes((0.03, 0.08, 0.1, 0.2)), list(scales.values()))
     for place, (name, view) in enumerate(views.items()):
         left = 0.17 + place * wide

@@ -1,5 +1,5 @@
 """One image as figures: along the stream of a run (its classes, the four groups, effective keys, who reads whom), and
-under all heads of a network."""
+under all heads of a network; one head over many images."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,9 @@ from dne_lab.analysis import head_table
 from dne_lab.analysis.head_table import Head
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.moments import Glance
-from dne_lab.plots.attention_colours import colours_at, scale_at
+from dne_lab.analysis.views import LookView, Values
+from dne_lab.measure.metrics import interval
+from dne_lab.plots.attention_colours import Pixels, colours_at, laid_over, scale_at
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Cells, Drawing, Level, Mark, Panel, Points
 from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS, GROUP_WORDS, INK, KIND_WORDS, Style
@@ -159,17 +161,67 @@ INCHES = 0.93  # a map with its name
 def thumbnails_figure(heads: Sequence[Head], patch: int, kind: str, title: str) -> Figure:
     """The maps of all heads, and their table."""
     pixels = colours_at(heads, patch, scale_at(heads, patch, kind))
-    lines = -(-len(heads) // ACROSS)
+    words = [f"L{one.layer} E{one.expert} H{one.head}\n{one.effective:.3g} of {one.keys}" for one in heads]
+    return _thumbnails("all_heads", title, head_table.table(heads), pixels, words)
+
+
+def _thumbnails(name: str, title: str, table: "pd.DataFrame", pixels: Sequence[Pixels], words: Sequence[str]) -> Figure:
+    """Small pictures in rows, each with two lines of words below it."""
+    lines = -(-len(pixels) // ACROSS)
 
     def draw(axes: "Axes", frame: "pd.DataFrame") -> None:
-        for place, (one, picture) in enumerate(zip(heads, pixels, strict=True)):
+        for place, (picture, below) in enumerate(zip(pixels, words, strict=True)):
             x, y = place % ACROSS, 1.25 * (place // ACROSS)
             axes.imshow(picture, extent=(x, x + 0.92, y + 0.92, y), interpolation="nearest")
-            words = f"L{one.layer} E{one.expert} H{one.head}\n{one.effective:.3g} of {one.keys}"
-            axes.text(x + 0.46, y + 0.94, words, ha="center", va="top", fontsize=5.5)
+            axes.text(x + 0.46, y + 0.94, below, ha="center", va="top", fontsize=5.5)
         axes.set_xlim(0, ACROSS)
         axes.set_ylim(1.25 * lines, 0)
         axes.set_axis_off()
 
     size = (ACROSS * INCHES, 1.25 * lines * INCHES + 0.5)
-    return Figure("all_heads", title, head_table.table(heads), [], picture=draw, size=size)
+    return Figure(name, title, table, [], picture=draw, size=size)
+
+
+# One head over many images.
+
+
+def gallery_figure(table: "pd.DataFrame", pictures: Sequence[tuple[LookView, Pixels]], title: str) -> Figure:
+    """Each image with the attention of one patch over it.
+
+    Args:
+        table: of `dne_lab.analysis.image_table.image_table`, in the order of the pictures.
+        pictures: where the patch looks, and (H, W, 3) uint8.
+    """
+    pixels = [laid_over(image, view.weights.sum(0).reshape(view.grid)) for view, image in pictures]
+    both = zip(table["image"], table["label"], table["effective keys"], strict=True)
+    words = [f"{image}: {str(label)[:16]}\n{effective:.3g} keys" for image, label, effective in both]
+    return _thumbnails("all_images", title, table, pixels, words)
+
+
+def spread_panel(table: "pd.DataFrame", uniform: Values) -> Panel:
+    """The groups' shares in every image, their mean with its 95% interval, and what uniform attention would give.
+
+    Args:
+        table: of `dne_lab.analysis.image_table.image_table`.
+        uniform: (4,) shares.
+    """
+    there = [place for place, share in enumerate(uniform) if share > 0]
+    marks: list[Mark] = []
+    for x, place in enumerate(there):
+        group = GROUPS[place]
+        rows = table.sort_values(f"{group} %")
+        values = rows[f"{group} %"].tolist()
+        # side by side in the order of their values, so that none hides another
+        spots = [x - 0.3 + 0.6 * (number + 0.5) / len(values) for number in range(len(values))]
+        notes = [f"image {image}, {label}" for image, label in zip(rows["image"], rows["label"], strict=True)]
+        look = Style(GROUP_COLOURS[group], "o", "circle")
+        marks.append(Points(group, spots, values, look, "", notes=notes, area=14.0, listed=False))
+        mean, half = interval(values)
+        ends = ([mean - half], [mean + half]) if half is not None else ([np.nan], [np.nan])
+        marks.append(Points("mean and 95% interval", [x], [mean], Style(INK, "D", "diamond"), "", *ends, listed=x == 0))
+        marks.append(
+            Points("uniform attention", [x + 0.38], [100 * uniform[place]], Style(INK, "s", "square"), "",
+                   filled=False, listed=x == 0)
+        )  # fmt: skip
+    names = Axis("", "category", tuple(GROUPS[place] for place in there))
+    return Panel(marks, names, Axis("% of the attention", low=0.0), f"spread over {len(table)} images")

@@ -17,6 +17,7 @@ from dne_lab.analysis.views import PATCHWISE
 from dne_lab.core.errors import LabError
 from dne_lab.training.run import Run
 from dne_lab.widgets import saved, svg
+from dne_lab.widgets.gallery import GalleryExplorer
 from dne_lab.widgets.overview import OverviewExplorer
 from dne_lab.widgets.panel import ExplorerTab, begun, close_all, described, slider
 from dne_lab.widgets.spatial import SpatialExplorer
@@ -32,6 +33,7 @@ TABS: Mapping[str, type[ExplorerTab]] = {
     "looking": SpatialExplorer,
     "what_if": WhatIfExplorer,
     "overview": OverviewExplorer,
+    "gallery": GalleryExplorer,
 }
 OF_RUNS: Mapping[str, type[ExplorerTab]] = {**TABS, "timeline": TimelineExplorer}
 SECONDS = 1.0  # that a moment is shown when all are played
@@ -65,6 +67,8 @@ class Explorer(widgets.VBox):
         self.tabs.observe(self._turn, "selected_index")
         if isinstance(overview := self.parts.get("overview"), OverviewExplorer):
             overview.entered = self.enter
+        if isinstance(gallery := self.parts.get("gallery"), GalleryExplorer):
+            gallery.entered = self.to_image
         self._turns = in_turn(self)
         self._turn()
 
@@ -120,6 +124,10 @@ class Explorer(widgets.VBox):
         before, self.tabs.selected_index = self.tabs.selected_index, list(self.parts).index(name)
         if before == self.tabs.selected_index:
             part.refresh()
+
+    def to_image(self, number: int) -> None:
+        """Another image, in all tabs."""
+        self.image.value = number
 
     def go(self, place: int) -> None:
         """Shows another moment of the runs."""
@@ -269,7 +277,7 @@ def explore(
         images: ``stream.test_images(16)``, or a uint8 tensor (B, C, H, W) without labels. For networks of other
             libraries floats (B, C, H, W), normalised as they were made for.
         names: of the classes by rank, such as ``stream.class_names``; default: those of the run, where it has any.
-        tab: which explorer is seen first: task, looking, what_if, overview, or of a run also timeline.
+        tab: which explorer is seen first: task, looking, what_if, overview, gallery, or of a run also timeline.
 
     Returns:
         a widget; where there is nothing to explore, one that says why.

@@ -1,5 +1,6 @@
 """Spatial and joint attention by hand: where a patch looks, by the four groups of keys, two models side by side."""
 
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,7 @@ class SpatialExplorer(ExplorerTab):
 
     def _layers(self, name: str) -> dict[int, tuple[str, list[int]]]:
         """Kind and layers of each expert's attention over patches."""
-        found = views.points(self.subject.models[name], views.PATCHWISE)
-        return {expert: (kind, layers) for kind, experts in found.items() for expert, layers in experts.items()}
+        return views.of_experts(self.subject.models[name])
 
     def links(self) -> dict[str, tuple[Any, str]]:
         controls = {"model": self.left, "expert": self.expert, "layer": self.layer, "head": self.head}
@@ -134,7 +134,8 @@ class SpatialExplorer(ExplorerTab):
             for total in [view.weights.sum(0)]
         ]
         picture = Panel("picture", pixels, 150, lines=True)
-        self.patches.scene = scene([picture, *over], self.subject.grid(self.left.value))
+        between, words = _difference(seen)
+        self.patches.scene = scene([picture, *over, *between], self.subject.grid(self.left.value))
         for place, (name, view) in enumerate(seen.items()):
             side = 150 if len(view.names) == 1 else 70 if len(view.names) <= 18 else 52
             panels = []
@@ -146,7 +147,7 @@ class SpatialExplorer(ExplorerTab):
             title = f"attention of {attention_views.place_name(view.patch, view.grid)} by group"
             self.tables[place].value = svg.shares(view.frame(), title)
         self.columns[1].layout.display = "none" if len(seen) == 1 else ""
-        self.scale.value = svg.group_scale(list(scales.values()))
+        self.scale.value = svg.group_scale(list(scales.values())) + words
 
     def figure(self) -> Figure:
         return attention_views.look_figure(self.current(), self.subject.images[self.image], self.colours.value)
@@ -155,3 +156,15 @@ class SpatialExplorer(ExplorerTab):
         import pandas as pd
 
         return pd.concat([view.keys().assign(model=name) for name, view in self.current().items()], ignore_index=True)
+
+
+def _difference(seen: Mapping[str, views.LookView]) -> tuple[list[Panel], str]:
+    """A panel of the first model minus the second, and what its colours say; nothing for one model."""
+    if len(seen) < 2:
+        return [], ""
+    (one, first), (other, second) = seen.items()
+    found = views.difference(first, second)
+    end = max(float(np.abs(found).max()), 1e-12)
+    colours = attention_colours.signed(found, end).reshape(*first.grid, 3)
+    words = f"{one} minus {other}: orange where {one} looks more, violet where {other} does; the ends are {end:.2g}."
+    return [Panel(f"{one} minus {other}, all heads", colours, 150, found, "difference")], svg.sentence(words)

@@ -412,3 +412,16 @@ def test_what_if_opens_with_the_connection_that_matters_most() -> None:
     part.model.value = "ia"
     part.ask.click()
     assert part.answer.value == "" and part.message.value == ""  # its experts read nobody
+
+
+def test_two_models_have_a_difference_on_one_scale() -> None:
+    made = lab.explore({v.name: tiny.model(v, HEADS) for v in (IA, STA)}, tiny.images(2), tab="looking")
+    part: Any = made.part  # type: ignore[attr-defined]
+    one, other = part.current().values()
+    panels = part.patches.scene["panels"]
+    assert panels[-1]["title"] == "ia minus sta, all heads"
+    numbers = np.frombuffer(part.patches.scene["numbers"], dtype="<f4").reshape(-1, one.weights.shape[1])
+    np.testing.assert_allclose(numbers[-1], one.weights.sum(0) - other.weights.sum(0), atol=1e-7)
+    np.testing.assert_allclose(numbers[-1].sum(), other.class_mass - one.class_mass, atol=1e-5)
+    part.right.value = ""
+    assert len(part.patches.scene["panels"]) == len(panels) - 2 and "minus" not in part.scale.value

@@ -1,0 +1,164 @@
+"""Many images at once: where one patch of one head looks in each of them, and how far images differ."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+import torch
+
+from dne_lab.analysis import views
+from dne_lab.analysis.image_table import IN_ORDER, ORDERS, Chosen, by_label, image_table, over_images, sorted_images
+from dne_lab.analysis.views import LookView
+from dne_lab.core.errors import LabError
+from dne_lab.plots import attention_colours
+from dne_lab.plots.attention_views import place_name
+from dne_lab.plots.figure import Figure
+from dne_lab.plots.image_views import gallery_figure, spread_panel
+from dne_lab.plots.style import KIND_WORDS
+from dne_lab.plots.vector import chart
+from dne_lab.widgets import svg
+from dne_lab.widgets.browser import Panel, Patches, scene
+from dne_lab.widgets.panel import ALL, ExplorerTab, dropdown, html, limit, offer, slider
+from dne_lab.widgets.subject import Subject
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST = 60  # images on the screen and in one pass
+
+
+class GalleryExplorer(ExplorerTab):
+    """Model, expert, layer, query head and patch; the attention over every image, and the spread of the groups' shares.
+
+    ``entered`` is called with the number of the image that is clicked.
+    """
+
+    title = "All images"
+    subject: Subject
+
+    def __init__(self, subject: Subject, entered: Callable[[int], None] | None = None) -> None:
+        super().__init__(subject)
+        names = list(subject.models)
+        self.entered = entered
+        self.model = dropdown("model", names, names[0])
+        self.order = dropdown("sort", list(ORDERS), IN_ORDER)
+        self.label = dropdown("only class", [("all", ALL)])
+        self.expert = slider("task (expert)", 1, 1, 1)
+        self.layer = slider("layer", 0, 0, 0)
+        self.head = slider("query head", 0, 0, 0)
+        self.maps = Patches()
+        self.maps.label, self.maps.hint = "All images; a click on a title chooses the image in all tabs", ""
+        self.maps.on_enter(self._enter)
+        self.patches.label = "The chosen image; arrow keys choose the patch"
+        self.count, self.spread, self.table = widgets.HTML(), html("dne-spread"), html("dne-by-class")
+        self.found: dict[int, LookView] = {}  # by the number of the image
+        self._key: Any = None
+        widgets.link((self.patches, "patch"), (self.maps, "patch"))
+        wrapped = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
+        self.begin(
+            [[self.model, self.order, self.label], [self.expert, self.layer, self.head]],
+            [self.patches, self.count, self.maps, widgets.HBox([self.spread, self.table], layout=wrapped)],
+        )
+
+    def links(self) -> dict[str, tuple[Any, str]]:
+        controls = {"model": self.model, "expert": self.expert, "layer": self.layer, "head": self.head}
+        return {name: (control, "value") for name, control in controls.items()} | {"patch": (self.patches, "patch")}
+
+    def _experts(self) -> dict[int, tuple[str, list[int]]]:
+        """Kind and layers of each expert's attention over patches."""
+        return views.of_experts(self.subject.models[self.model.value])
+
+    def aim(self) -> None:
+        """Where the chosen image's attention is furthest from uniform."""
+        found = self.subject.structure(self.model.value, self.image, views.PATCHWISE)
+        if not found:
+            return
+        (_, layer, expert, head), patch = views.most_structured(found)
+        for control, value in ((self.expert, expert), (self.layer, layer), (self.head, head)):
+            self.fit()
+            control.value = value
+        self.patches.patch = patch
+
+    def fit(self) -> None:
+        """Makes the controls offer what the model and the images have."""
+        experts = self._experts()
+        if not experts:
+            raise LabError(f"{self.model.value}: there is no attention over patches to look at.")
+        limit(self.expert, min(experts), max(experts))
+        layers = experts[self.expert.value][1]
+        limit(self.layer, min(layers), max(layers))
+        limit(self.head, 0, self.subject.models[self.model.value].heads[self.expert.value - 1] - 1)
+        labels = sorted({label for label in self.subject.labels if label is not None})
+        offer(self.label, [("all", ALL), *((self.subject.name(label), label) for label in labels)])
+        rows, columns = self.subject.grid(self.model.value)
+        self.patches.patch = min(self.patches.patch, rows * columns - 1)
+
+    def current(self) -> dict[int, LookView]:
+        """Where the patch looks in each image, by its number, at most `MOST` of them."""
+        self.fit()
+        kind = self._experts()[self.expert.value][0]
+        chosen = Chosen(kind, self.layer.value, self.expert.value, self.head.value, self.patches.patch)
+        wanted = [n for n, label in enumerate(self.subject.labels) if self.label.value in (ALL, label)][:MOST]
+        name = self.model.value
+        key = name, self.subject.stamp(name), chosen, tuple(wanted)
+        if key != self._key:
+            pixels = torch.stack([self.subject.images[number] for number in wanted])
+            found = over_images(self.subject.models[name], pixels, chosen)
+            self.found, self._key = dict(zip(wanted, found, strict=True)), key
+        return self.found
+
+    def shown(self) -> list[int]:
+        """The numbers of the images, sorted."""
+        found = self.current()
+        numbers = list(found)
+        return [numbers[place] for place in sorted_images(list(found.values()), self.order.value)]
+
+    def per_image(self) -> "pd.DataFrame":
+        """A row for each image that is shown, see `image_table`."""
+        found, labels = self.current(), self.subject.labels
+        words = ["no label" if (label := labels[n]) is None else self.subject.name(label) for n in found]
+        return image_table(list(found.values()), words).assign(image=list(found))
+
+    def update(self) -> None:
+        found, numbers = self.current(), self.shown()
+        self.said.value = svg.sentence(self.subject.prediction(self.model.value, self.image))
+        grid = self.subject.grid(self.model.value)
+        pixels = {number: attention_colours.picture(self.subject.images[number]) for number in {*numbers, self.image}}
+        self.patches.scene = scene([Panel("picture", pixels[self.image], 150, lines=True)], grid)
+        panels = []
+        for number in numbers:
+            total = found[number].weights.sum(0)
+            over = attention_colours.laid_over(pixels[number], total.reshape(grid))
+            title = f"{number}: {found[number].effective:.3g} of {found[number].weights.size}"
+            panels.append(Panel(title, over, 92, total))
+        self.maps.scene = scene(panels, grid)
+        every = len(self.subject.images)
+        some = f"{len(numbers)} of {every} images. " if len(numbers) < every else ""
+        view = found[numbers[0]]
+        self.count.value = svg.sentence(
+            f"{some}Each picture: where {place_name(view.patch, grid)} of expert {view.expert} looks "
+            f"({KIND_WORDS[view.kind]}, layer {view.layer}, head {view.head}; all key heads, each picture stretched to "
+            "its own largest). Number: effective keys of all keys. A click chooses the image."
+        )
+        table = self.per_image()
+        self.spread.value = chart(spread_panel(table, view.uniform_shares))
+        several = by_label(table)
+        self.table.value = svg.table(several, "mean over images and 95% interval, by class", digits=1)
+
+    def _enter(self, place: int) -> None:
+        numbers = self.shown()
+        if self.entered is not None and place < len(numbers):
+            self.entered(numbers[place])
+
+    def figure(self) -> Figure:
+        found = self.current()
+        view = next(iter(found.values()))
+        where = place_name(view.patch, self.subject.grid(self.model.value))
+        title = f"{self.model.value}: where {where} of expert {view.expert} looks in each image\n"
+        title += f"{KIND_WORDS[view.kind]}, layer {view.layer}, head {view.head}; effective keys of {view.weights.size}"
+        pictures = [(found[n], attention_colours.picture(self.subject.images[n])) for n in self.shown()]
+        table = self.per_image().set_index("image").loc[self.shown()].reset_index()
+        return gallery_figure(table, pictures, title)
+
+    def numbers(self) -> "pd.DataFrame":
+        return self.per_image()
