@@ -159,7 +159,7 @@ def test_the_lines_of_the_page_on_analysis(trained: Any) -> None:
     assert names["sweep"].matrix().shape == (1, 2) and names["found"].accuracy() > 2 * 100 / 10
 
 
-@pytest.mark.parametrize("name", ["dne-first", "plain"])
+@pytest.mark.parametrize("name", ["dne-first", "dne-warmed", "plain"])
 def test_a_class_of_your_own_learns(name: str, tmp_path: Path) -> None:
     """The variant and the method of the page on methods, trained as a reader would train them."""
     call = f'lab.train("{name}", lab.stream("digits"))'
@@ -170,7 +170,7 @@ def test_a_class_of_your_own_learns(name: str, tmp_path: Path) -> None:
     made = run.record
     assert made.finished and made.method == name and made.flops_spent and made.memory["stored"] == 40
     assert made.seen_accuracy[0] > 2 * 100 / 6
-    assert len(made.table()) == 2
+    assert len(made.table()) == 2 and run.model.classifier.classes == 10
     assert lab.open(tmp_path / name).record.without_timing() == made.without_timing()
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ class CIFAR100Source(ArraySource):
 
 
 CIFAR_NPZ = "datasets/cifar100.npz"
-NAMES = ("digits", "digits100", "cifar100", "folder", "npz", "arrays")
+OTHERS = ("folder", "npz", "arrays")  # beside the names of `NAMED`
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -149,19 +150,15 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
     if isinstance(path, Path):
         path = str(path)
     if not isinstance(data, str):
-        raise LabError(
-            f"data is a {type(data).__name__}: give a name ({', '.join(NAMES)}), a path, arrays or a Source."
-        )
-    if size is not None and data in ("digits", "digits100", "cifar100", "npz"):
+        names = ", ".join([*NAMED, *OTHERS])
+        raise LabError(f"data is a {type(data).__name__}: give a name ({names}), a path, arrays or a Source.")
+    known = NAMED.get(data)
+    if size is not None and (known or data == "npz"):
         raise LabError(f"size = {size}: only a folder's images are resized. Leave size out for {data}.")
-    if path is not None and data in ("digits", "digits100"):
+    if path is not None and known and not known.files:
         raise LabError(f"{data} takes no path ({path}). For images of your own set data.name to folder or npz.")
-    if data == "digits":
-        return digits()
-    if data == "digits100":
-        return digits100()
-    if data == "cifar100":
-        return _cifar100(path, download)
+    if known:
+        return known.open(path, download)
     if data == "arrays":
         raise LabError(f"arrays cannot be opened by name. Pass ({', '.join(ARRAYS)}) from Python, or a stream.")
     if data in ("folder", "npz"):
@@ -174,7 +171,7 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
         return npz(data)
     if absolute(data).exists() or any(mark in data for mark in "/\\"):
         raise LabError(f"{data} is neither a folder with train/ and test/ (or val/) nor an .npz file.")
-    raise unknown("data set", data, [*NAMES, "a folder", "an .npz file"])
+    raise unknown("data set", data, [*NAMED, *OTHERS, "a folder", "an .npz file"])
 
 
 def _cifar100(path: str | None, download: bool) -> Source:
@@ -198,6 +195,29 @@ def _cifar100(path: str | None, download: bool) -> Source:
         )
     source.name, source.mean, source.std = "cifar100", CIFAR_MEAN, CIFAR_STD
     return source
+
+
+class Named(NamedTuple):
+    """What there is to know of a data set without opening it.
+
+    ``open`` takes a path or None, and whether to fetch what is missing. ``shape``: (C, H, W) of its images; ``tasks``:
+    how many classes each task brings where nobody says; ``files``: whether it is read from files, which may not be
+    there; ``each``: training images of a class of those files.
+    """
+
+    open: Callable[[str | None, bool], Source]
+    shape: tuple[int, int, int]
+    tasks: tuple[int, ...]
+    files: bool = False
+    each: int = 0
+
+
+# A row is all that a data set needs to have a name.
+NAMED = {
+    "digits": Named(lambda path, download: digits(), (1, SIDE, SIDE), (4, 2, 2, 2)),
+    "digits100": Named(lambda path, download: digits100(), (1, 2 * SIDE, 2 * SIDE), (50, *[10] * 5)),
+    "cifar100": Named(_cifar100, (3, 32, 32), (50, *[10] * 5), files=True, each=500),
+}
 
 
 def npz(path: str | Path) -> ArraySource:

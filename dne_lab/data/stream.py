@@ -16,12 +16,10 @@ from torch import Tensor
 from dne_lab.core import chance, config
 from dne_lab.core.config import CLASSES, TASKS
 from dne_lab.core.errors import LabError, shown, unknown
-from dne_lab.data.datasets import open_source
+from dne_lab.data.datasets import NAMED, open_source
 from dne_lab.data.source import SPLITS, Source, check_labels, check_split
 
 # How many classes each task brings: task sizes, or a base and a step.
-
-DEFAULTS = {"digits": (4, 2, 2, 2), "digits100": (50, *[10] * 5), "cifar100": (50, *[10] * 5)}
 
 
 def sizes(tasks: Sequence[int] | str) -> tuple[int, ...]:
@@ -55,8 +53,8 @@ def from_base_and_step(base: int | None, step: int | None, classes: int, name: s
             raise LabError(f"{what} = {shown(given)}: must be a whole number of classes, at least 1.")
     first = step if base is None else base
     if first is None:
-        if name in DEFAULTS:
-            return DEFAULTS[name]
+        if name in NAMED:
+            return NAMED[name].tasks
         raise LabError(
             f"{name} with {classes} classes has no default tasks. Give tasks that add up to {classes}, such as "
             f"tasks=({classes - 1}, 1), or base and step, such as base={classes - 1}, step=1 (--set data.tasks=...)."

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from dne_lab.core import chance
 from dne_lab.core.config import Config, Data
 from dne_lab.core.errors import LabError
+from dne_lab.data.datasets import NAMED
 from dne_lab.data.source import Source
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure import cost_formula
@@ -54,9 +55,8 @@ def blank_stream(
 
 def shape_of(data: Data) -> tuple[int, int, int]:
     """(C, H, W) of the images that a configuration names, without opening them."""
-    sides = {"digits": (1, 8, 8), "digits100": (1, 16, 16), "cifar100": (3, 32, 32)}
-    if data.name in sides:
-        return sides[data.name]
+    if data.name in NAMED:
+        return NAMED[data.name].shape
     if data.size is None:
         raise LabError(f"data.name = {data.name} has images of unknown size: add --set data.size=PIXELS.")
     return (3, data.size, data.size)
@@ -71,7 +71,7 @@ FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attenti
 
 
 # What a method's cost depends on: one that leaves them as they are costs what the formula says, whatever its variant.
-COSTS = ("__init__", "stages", "enter", "compute", "compute_literally", "network_to_keep")
+COSTS = ("__init__", "stages", "enter", "grow", "tune", "compute", "compute_literally", "network_to_keep")
 
 # Matrix products, and where in their arguments the two matrices begin.
 PRODUCTS = {torch.ops.aten.mm: 0, torch.ops.aten.bmm: 0, torch.ops.aten.addmm: 1, torch.ops.aten.baddbmm: 1}

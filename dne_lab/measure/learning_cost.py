@@ -17,6 +17,7 @@ from torch import Tensor
 from dne_lab.core import chance
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
+from dne_lab.data.datasets import NAMED
 from dne_lab.data.memory import ExemplarMemory
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.measure import budget, cost
@@ -25,7 +26,6 @@ from dne_lab.methods import base
 from dne_lab.methods.base import BALANCED, BASE, Method, Stage
 
 FEW = 2  # images of a counted step, and twice as many: batch norm needs two
-TRAINING_IMAGES = {"cifar100": 500}  # a class, where the images need not be there
 
 
 class Linear(NamedTuple):
@@ -120,13 +120,13 @@ def _stream(config: Config) -> ClassStream | None:
     """Classes and numbers of training images, with the images if they come with the package."""
     from dne_lab.data.stream import from_config
 
-    if config.data.name.startswith("digits"):
-        return from_config(config.data)
-    each = TRAINING_IMAGES.get(config.data.name)
-    if each is None:
+    known = NAMED.get(config.data.name)
+    if known is None:
         return None
-    trained = each - round(each * config.data.validation)
-    return cost.blank_stream(config.data.tasks, cost.shape_of(config.data), trained)
+    if not known.files:
+        return from_config(config.data)
+    trained = known.each - round(known.each * config.data.validation)
+    return cost.blank_stream(config.data.tasks, known.shape, trained)
 
 
 # Parts ---------------------------------------------------------------------------------------------------------------

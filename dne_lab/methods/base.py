@@ -1,4 +1,6 @@
-"""What every method is: stages as data, and four verbs that read like its pseudocode.
+"""What every method is: stages as data, and verbs that read like its pseudocode.
+
+Four have no default: `enter`, `losses`, `features` and `predict`; `stages` has one that many methods replace.
 
 The loop (`dne_lab.training.run`) owns devices, epochs, batches, logging, checkpoints and the exemplar memory.
 """
@@ -188,6 +190,13 @@ class Method(nn.Module):
     def parameters_to_train(self) -> dict[str, nn.Parameter]:
         """Named parameters that the optimiser gets."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+def check_stage(method: Method, stage: Stage, known: Sequence[str]) -> None:
+    """Raises a `LabError` for a stage whose name an `enter` does not know: it would take it for another one."""
+    if stage.name not in known:
+        error = unknown("stage", stage.name, known)
+        raise LabError(f"{method.config.method}: {error} One of another name needs an enter(task, stage) of its own.")
 
 
 def frozen(module: M) -> M:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dne_lab.core.errors import LabError
 from dne_lab.core.schema import settings
 from dne_lab.data.stream import Batch, Task
-from dne_lab.methods.base import Cached, Stage
+from dne_lab.methods.base import Cached, Stage, check_stage
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions
 from dne_lab.models.resnet import ResNet
 
@@ -102,6 +102,7 @@ class DER(ResNetMethod):
 
     def enter(self, task: Task, stage: Stage) -> None:
         """The first stage expands; the next ones start the classifiers again."""
+        check_stage(self, stage, ["warm-up", "learn", "tune"])
         if stage.name == self.stages(task)[0].name:
             encoders = self.model.encoders
             encoder = copy.deepcopy(encoders[-1]) if task.old else self.new_encoder()

@@ -207,18 +207,18 @@ class DyTox(Expansion):
         shuffle = self.options.shuffle_tune
         return [replace(s, shuffle=shuffle) if s.name == "tune" else s for s in super().stages(task)]
 
-    def enter(self, task: Task, stage: Stage) -> None:
-        """ "learn": a token and a classifier, old ones frozen, the network as it is as teacher; "tune": see there."""
-        self.teacher = None
-        if stage.name == "tune":
-            self.model.tune_readouts()
-        elif stage.name == "stem":
-            super().enter(task, stage)
-        elif task.number == 1:
-            self.model.expand(self.config.network.heads_of(1), len(task.new))
+    def grow(self, task: Task) -> None:
+        """A token and a classifier; old ones are frozen, the network as it is becomes the teacher."""
+        if task.number == 1:
+            super().grow(task)
         else:
             self.teacher = frozen(self.model)
             self.model.add_task(len(task.new))
+
+    def tune(self) -> None:
+        """What reads the encoder trains; the teacher has done its work and goes."""
+        self.teacher = None
+        self.model.tune_readouts()
 
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
         """Nothing stays the same in stage 2: the block of class attention trains."""

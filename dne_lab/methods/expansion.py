@@ -13,12 +13,13 @@ from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
 from dne_lab.core.schema import OneOf, build, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.methods.base import BASE, Cached, Method, Stage
+from dne_lab.methods.base import BASE, Cached, Method, Stage, check_stage
 from dne_lab.models import controls, literal, variants
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.variants import Variant
 
-WARM_UP = 4  # the part of the epochs, one in so many, before task attention is restricted
+QUARTER = 4  # the part of the epochs, one in so many, before task attention is restricted
+STAGES = ("stem", "warm-up", "learn", "tune")
 CACHED_BYTES = 2**29  # of what frozen experts compute for the images of a stage; beyond that they run in every step
 
 
@@ -48,12 +49,17 @@ class Expansion(Method):
     ones then, whose moments start at zero.
     Stage "learn": (1 - l) classification + l KL to the old logits + 0.1 task expertise, l = old / (old + new) classes;
     stage "tune": classification alone on balanced exemplars, the classifier alone.
+
+    A subclass may give other `stages` of these names: the expert comes with the first of "warm-up" and "learn", a
+    second one goes on training it. A stage of another name needs an `enter` of its own.
     """
 
     variant: ClassVar[Variant] = variants.IA
     shares_first_task: ClassVar[bool] = True
     Options: ClassVar[type] = VariantOptions
     training_only: ClassVar[tuple[str, ...]] = ("model.teacher", "model.expertise", "model.stem.classifier")
+    _grew: tuple[int, str] = (0, "")  # the task and the stage that brought the newest expert
+    _tuned: int = 0  # the task whose "tune" came last
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         super().__init__(config, stream)
@@ -94,9 +100,9 @@ class Expansion(Method):
             else []
         )
         stages = super().stages(task)
-        if self.model.variant.restricts_task_attention and task.number > 1:
+        if self._restricts(task):
             learn, *rest = stages
-            first = max(1, learn.recipe.epochs // WARM_UP)
+            first = max(1, learn.recipe.epochs // QUARTER)
             left = max(0, learn.recipe.epochs - first)
             warm_up = dataclasses.replace(learn.recipe, epochs=first, schedule="constant")
             stages = [
@@ -107,15 +113,52 @@ class Expansion(Method):
         return stem + stages
 
     def enter(self, task: Task, stage: Stage) -> None:
-        """The stem alone in "stem"; a new expert for "learn" or "warm-up"; the classifier alone trains in "tune"."""
+        """The stem alone in "stem"; an expert for the first of "warm-up" and "learn"; the classifier alone in "tune".
+
+        Raises:
+            LabError: a stage of another name, or one that cannot come where it does.
+        """
+        self._check(task, stage)
         if stage.name == "stem":
             self.model.learn_stem(self._base)
-        elif stage.name == "learn" and self.model.variant.restricts_task_attention and task.number > 1:
+        elif stage.name == "tune":
+            self._tuned = task.number
+            self.tune()
+        elif not self._has_grown(task):
+            self._grew = (task.number, stage.name)
+            self.grow(task)
+        elif stage.name == "learn" and self._restricts(task):
             self.model.restrict_task_attention()
-        elif stage.name in ("learn", "warm-up"):
-            self.model.expand(self.config.network.heads_of(task.number), len(task.new))
+
+    def grow(self, task: Task) -> None:
+        """What a task adds to the network, once per task."""
+        self.model.expand(self.config.network.heads_of(task.number), len(task.new))
+
+    def tune(self) -> None:
+        """What trains in "tune"."""
+        self.model.tune_classifier()
+
+    def _has_grown(self, task: Task) -> bool:
+        return self.model.classifier.classes >= task.new.stop
+
+    def _restricts(self, task: Task) -> bool:
+        return self.model.variant.restricts_task_attention and task.number > 1
+
+    def _check(self, task: Task, stage: Stage) -> None:
+        """Raises a `LabError` for a stage that would grow the network twice, or train what is not there."""
+        check_stage(self, stage, STAGES)
+        grown, tuned = self._has_grown(task), self._tuned == task.number
+        if stage.name == "stem" and (self.model.stem is None or task.number > 1 or grown):
+            wrong = 'a stem learns in the first stage of task 1, with network.stem = "conv"'
+        elif stage.name == "tune" and not grown:
+            wrong = '"learn" comes before it: there is nothing to tune yet'
+        elif stage.name in ("warm-up", "learn") and tuned:
+            wrong = 'it comes before "tune", which has ended the training of the expert'
+        elif stage.name == "learn" and not grown and self._restricts(task):
+            wrong = '"warm-up" comes before it: what task attention is restricted to follows from what it read there'
         else:
-            self.model.tune_classifier()
+            return
+        raise LabError(f"{self.config.method}, stage {stage.name!r} of task {task.number}: {wrong}.")
 
     @property
     def _base(self) -> int:
@@ -125,13 +168,14 @@ class Expansion(Method):
     def initialise(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
         """After the stem's own stage the mean and deviation of its maps over the images that it has learned; after a
         warm-up what task attention read; before the second expert the pictures that are kept to be read."""
-        if task.number == 1 and stage.name == "learn" and self.model.stem is not None:
+        grew = self._grew == (task.number, stage.name)
+        if task.number == 1 and grew and self.model.stem is not None:
             self.model.stem.measure(b.images[b.labels < self._base] for b in batches)
-        if task.number == 2 and stage.name in ("learn", "warm-up") and self.model.pictures is not None:
+        if task.number == 2 and grew and self.model.pictures is not None:
             first, *rest = list(batches)
             self.model.keep_pictures(torch.cat([first.images, *(b.images for b in rest)]))
             batches = iter([first, *rest])
-        if task.number > 1 and stage.name == "learn" and self.model.variant.restricts_task_attention:
+        if stage.name == "learn" and self._restricts(task):
             self.model.choose_most_read(b.images for b in batches)
 
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:

@@ -21,12 +21,10 @@ class FineTuning(Expansion):
     Options: ClassVar[type[Any]] = NoOptions
     ignores: ClassVar[tuple[str, ...]] = (LATER_HEADS,)
 
-    def enter(self, task: Task, stage: Stage) -> None:
-        """The classifier grows; everything but a stem trains in "learn", the classifier alone in "tune"."""
-        if stage.name == "tune":
-            self.model.tune_classifier()
-        elif task.number == 1:
-            super().enter(task, stage)
+    def grow(self, task: Task) -> None:
+        """The one expert in task 1, then the classifier alone; everything but a stem trains."""
+        if task.number == 1:
+            super().grow(task)
         else:
             self.model.widen(len(task.new))
             self.model.teacher = None

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dne_lab.core.config import Config
 from dne_lab.core.schema import OneOf, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.methods.base import Cached, Stage, changed, frozen, soft_cross_entropy
+from dne_lab.methods.base import Cached, Stage, changed, check_stage, frozen, soft_cross_entropy
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions, several
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.resnet import Classified
@@ -95,6 +95,7 @@ class FOSTER(ResNetMethod):
 
     def enter(self, task: Task, stage: Stage) -> None:
         """ "boost": a teacher from the student, which waits; "compress": the teacher is frozen, the student grows."""
+        check_stage(self, stage, ["learn", "boost", "compress"])
         if stage.name == "boost":
             self.model.requires_grad_(False)
             self.teacher = Boosted(self.model, len(task.new))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dne_lab.core.config import Config
 from dne_lab.core.schema import OneOf, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.methods.base import Stage, changed, frozen, soft_cross_entropy
+from dne_lab.methods.base import Stage, changed, check_stage, frozen, soft_cross_entropy
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions, several
 from dne_lab.models.resnet import Classified
 
@@ -49,6 +49,7 @@ class ICaRL(ResNetMethod):
 
     def enter(self, task: Task, stage: Stage) -> None:
         """The network as it is becomes the teacher; then the classifier grows."""
+        check_stage(self, stage, ["learn"])
         self.teacher = frozen(self.model) if task.old else None
         self.model.classifier.grow(len(task.new), None if task.old else self.model.encoder.width)
         self.means = F.pad(self.means, (0, 0, 0, len(task.new)))

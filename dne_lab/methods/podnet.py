@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dne_lab.core.config import Config, Rate
 from dne_lab.core.schema import OneOf, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.methods.base import Stage, frozen
+from dne_lab.methods.base import Stage, check_stage, frozen
 from dne_lab.methods.resnet import ResNetMethod, ResNetOptions
 from dne_lab.models.resnet import ResNet
 
@@ -111,6 +111,7 @@ class PODNet(ResNetMethod):
 
         The authors' code leaves the scale as it is in "tune".
         """
+        check_stage(self, stage, ["learn", "tune"])
         classifier = self.model.classifier
         if stage.name == "tune":
             self.requires_grad_(False)

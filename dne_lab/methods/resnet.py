@@ -10,7 +10,7 @@ from dne_lab.core.config import Config, Recipe
 from dne_lab.core.errors import LabError
 from dne_lab.core.schema import OneOf, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
-from dne_lab.methods.base import Method, Stage
+from dne_lab.methods.base import Method, Stage, check_stage
 from dne_lab.models.classifier import ExpandableClassifier
 from dne_lab.models.resnet import PLANS, Classified, ResNet
 
@@ -95,6 +95,7 @@ class FineTuningResNet(ResNetMethod):
 
     def enter(self, task: Task, stage: Stage) -> None:
         """The classifier grows and everything trains; in "tune" the classifier alone."""
+        check_stage(self, stage, ["learn", "tune"])
         if stage.name == "learn":
             self.model.requires_grad_(True)
             self.model.classifier.grow(len(task.new), None if task.old else self.model.encoder.width)

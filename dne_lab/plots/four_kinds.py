@@ -10,7 +10,7 @@ from dne_lab.analysis.hosts import find_network
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.views import head_names
 from dne_lab.core.errors import LabError
-from dne_lab.data.datasets import photographs
+from dne_lab.data.datasets import NAMED, photographs
 from dne_lab.plots.attention_colours import group_colours, picture
 from dne_lab.plots.attention_views import place_name
 from dne_lab.plots.figure import Figure
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MOST = 5  # copies of the image in a row
 STEP = (1.12, 1.32)  # from one copy to the next, in sides of a copy
-OWN = ("digits", "digits100")  # data sets that come with the package and may be shown
+OWN = tuple(name for name, known in NAMED.items() if not known.files)  # come with the package, may be shown
 TINT = (0.9, 0.9, 0.5, 0.5)  # how much of its colour covers a key: same patch strongly, different patches lightly
 
 

@@ -24,7 +24,7 @@ from dne_lab.training.state import RunState
 from dne_lab.training.step import stacked
 
 Record = Callable[[Callable[[], None]], Callable[[], None]]  # a function to what repeats it
-WARM_UP = 3  # steps before one is captured: caches, the optimiser's state and its kernels are there then
+STEPS_BEFORE_CAPTURE = 3  # steps before one is captured: caches, the optimiser's state and its kernels are there then
 
 
 class Captured:
@@ -100,7 +100,7 @@ class Captured:
         self._begin_epoch(("depth", *where))
         self._places.copy_(self.feed.places(order))
         self._rate.fill_(rate)
-        if self._steps < WARM_UP:
+        if self._steps < STEPS_BEFORE_CAPTURE:
             self._aside(self._learn)
         else:
             if self._replay is None:

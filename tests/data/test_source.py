@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from dne_lab.core import config
 from dne_lab.core.errors import LabError
-from dne_lab.data.datasets import digits, digits100, npz, open_source
+from dne_lab.data.datasets import NAMED, Named, digits, digits100, npz, open_source
 from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, ArraySource, channel_statistics
+from dne_lab.data.stream import from_config, stream
+from dne_lab.measure import cost, learning_cost
 
 RNG = np.random.default_rng(0)
 
@@ -237,6 +240,32 @@ def test_names_paths_and_what_is_none_of_them(tmp_path):
         open_source(tmp_path / "file.txt")
     with pytest.raises(LabError, match="data is a int"):
         open_source(3)
+
+
+def test_a_row_is_all_that_a_data_set_needs_to_have_a_name(monkeypatch):
+    """It opens by its name with tasks of its own, is counted without being opened, and messages know it."""
+    made, opened = ArraySource(*arrays(), name="mine", path="there"), []
+
+    def mine(path, download):
+        opened.append((path, download))
+        return made
+
+    each = np.bincount(made.labels("train"))[0]
+    tasks = (1, len(made.classes) - 1)
+    monkeypatch.setitem(NAMED, "mine", Named(mine, made.shape, tasks, files=True, each=int(each)))
+    data = config.Data("mine", tasks=tasks)
+    assert cost.shape_of(data) == made.shape and learning_cost._stream(config.Config(data=data)).tasks == tasks
+    assert not opened
+    own = stream("mine", path="there")
+    assert (own.source, own.tasks, opened) == (made, tasks, [("there", False)])
+    assert from_config(own.config()).source is made
+    with pytest.raises(LabError, match="Leave size out for mine"):
+        open_source("mine", size=16)
+    with pytest.raises(LabError, match="mine takes no path"):
+        monkeypatch.setitem(NAMED, "mine", NAMED["mine"]._replace(files=False))
+        open_source("mine", path="there")
+    with pytest.raises(LabError, match=r"Did you mean mine.*Allowed: .*mine"):
+        open_source("mins")
 
 
 def test_missing_cifar_says_where_how_and_downloads_nothing(tmp_path, monkeypatch):

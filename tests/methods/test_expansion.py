@@ -10,8 +10,11 @@ import torch
 
 from dne_lab.commands import bench
 from dne_lab.core import config, presets
+from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch, ClassStream, Task
+from dne_lab.measure import cost
 from dne_lab.methods import create
+from dne_lab.methods.base import Stage
 from dne_lab.methods.expansion import Expansion
 from dne_lab.models.expandable import Output
 from dne_lab.models.variants import Variant
@@ -95,6 +98,89 @@ def test_objective_by_hand(style: str) -> None:
     assert terms.keys() == expected.keys()
     for name, value in expected.items():
         assert terms[name] == pytest.approx(value, rel=1e-5), name
+
+
+def own_stages(method: str, monkeypatch: pytest.MonkeyPatch, *names: str, **network: Any) -> Expansion:
+    """The method, with stages of these names in every task (task 1 has no exemplars to tune on)."""
+    made = create(configuration(method, **network), tiny.tiny_stream())
+    assert isinstance(made, Expansion)
+    recipe = made.config.learn
+
+    def stages(task: Task) -> list[Stage]:
+        return [Stage(name, recipe, keep_optimizer=name == "learn") for name in names]
+
+    monkeypatch.setattr(made, "stages", stages)
+    return made
+
+
+@pytest.mark.parametrize("name", ["dne", "ia", "finetune", "replay", "dytox"])
+def test_two_stages_in_which_an_expert_learns_bring_it_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warm-up in front of "learn", from `stages` alone: structure and what trains are as with "learn" alone."""
+    grown = []
+    for names in (("learn",), ("warm-up", "learn")):
+        method = own_stages(name, monkeypatch, *names, **tiny.AUTHORS)
+        trained = []
+        for task in method.stream:
+            found = []
+            for stage in method.stages(task):
+                method.enter(task, stage)
+                found.append([id(parameter) for parameter in method.parameters_to_train().values()])
+            assert found[0] == found[-1]
+            assert method.model.classifier.classes == task.new.stop
+            trained.append({n: p.shape for n, p in method.parameters_to_train().items()})
+            assert method.losses(some(method.stream, task), task, stage)
+        grown.append((method.model.heads, trained))
+    assert grown[0] == grown[1]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("learn-more",), "unknown stage 'learn-more'. Did you mean learn"),
+        (("tune",), "'tune' of task 1: \"learn\" comes before it"),
+        (("learn", "tune", "warm-up"), "'warm-up' of task 1: it comes before \"tune\""),
+        (("stem", "learn"), "'stem' of task 1: a stem learns in the first stage"),
+    ],
+)
+@pytest.mark.parametrize("name", ["dne", "replay", "dytox"])
+def test_stages_that_cannot_be_are_refused(
+    name: str, names: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = own_stages(name, monkeypatch, *names, **tiny.AUTHORS)
+    task = method.stream.task(1)
+    *before, last = method.stages(task)
+    for stage in before if names[0] != "stem" else []:
+        method.enter(task, stage)
+    with pytest.raises(LabError) as error:
+        method.enter(task, last if names[0] != "stem" else before[0])
+    assert said in str(error.value) and str(error.value).startswith(name)
+
+
+def test_task_attention_is_restricted_after_a_warm_up_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stages of its own, a method must not leave out what ``options.most`` asks for."""
+    changed = configuration("dne").with_changes({"options.most": 1})
+    method = create(changed, tiny.tiny_stream())
+    monkeypatch.setattr(method, "stages", lambda task: [Stage("learn", changed.learn)])
+    method.enter(method.stream.task(1), method.stages(method.stream.task(1))[0])
+    with pytest.raises(LabError, match="'learn' of task 2: \"warm-up\" comes before it"):
+        method.enter(method.stream.task(2), method.stages(method.stream.task(2))[0])
+
+
+def test_a_stem_is_measured_when_the_expert_comes() -> None:
+    """Also where a warm-up of one's own is the first stage that reads it; its images come once."""
+    changes = {"network.depth": 2, "network.heads": [1, 1], "network.stem": "conv"}
+    asked = presets.resolve("cifar100-small", changes, method="dne")
+    method = create(asked, cost.blank_stream(asked.data.tasks, (3, 32, 32)))
+    images, task, looks = tiny.images(4, (3, 32, 32)), method.stream.task(1), {}
+    batch = Batch(images, torch.arange(4), torch.arange(4))
+    for name in ("stem", "warm-up", "learn"):
+        stage = Stage(name, asked.learn)
+        method.enter(task, stage)
+        with torch.no_grad():
+            method.eval().initialise(task, stage, iter([batch] if name == "warm-up" else []))
+            looks[name] = method.model.stem(images)
+    assert looks["warm-up"].mean().abs() < 1e-3 < looks["stem"].mean().abs()
+    assert torch.equal(looks["learn"], looks["warm-up"])
 
 
 def test_weights_are_configuration() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from dne_lab.training import captured as module
 from dne_lab.training import run as run_module
-from dne_lab.training.captured import WARM_UP, Captured
+from dne_lab.training.captured import STEPS_BEFORE_CAPTURE, Captured
 from dne_lab.training.feed import Feed
 from dne_lab.training.run import Run
 
@@ -53,7 +53,7 @@ def test_captured_steps_learn_what_steps_learn(method: str, tmp_path: Path, reco
     assert not recorded
     learn(tmp_path / "captured", method, capture=True)
     assert tiny.content(tmp_path / "plain") == tiny.content(tmp_path / "captured")
-    whole = 3 * (33 // 8) - WARM_UP  # of task 1: 33 images, of which one in each epoch is a partial batch
+    whole = 3 * (33 // 8) - STEPS_BEFORE_CAPTURE  # of task 1: 33 images, of which one in each epoch is a partial batch
     assert recorded[0] == whole
 
 
@@ -65,7 +65,7 @@ def test_a_captured_step_draws_and_copies_nothing_within(
     inside = module.Captured._learn
 
     def watched(self: Captured) -> None:
-        if self._steps >= WARM_UP:
+        if self._steps >= STEPS_BEFORE_CAPTURE:
             with monkeypatch.context() as patch:
                 for name in ("_draw", "upload"):
                     patch.setattr(run_module.chance, name, lambda *_: pytest.fail("not within a graph"))
