@@ -14,7 +14,7 @@ from typing import Any
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.core.files import file_name
 from dne_lab.measure import record as records_of
-from dne_lab.measure import tables
+from dne_lab.measure import tables, trained_controls
 from dne_lab.measure.beside import areas, costs, differences
 from dne_lab.measure.comparison import Group, groups
 from dne_lab.measure.record import Record
@@ -168,6 +168,7 @@ def text(records: Sequence[Record], latex: bool = False, columns: str | None = N
         ),
         ("LA of DNE minus that of others, paired by seed (told apart: p < 0.05 after Holm):", differences(done)),
         ("Area under LA and AA over totals of bytes, as a mean:", areas(done)),
+        *trained_controls.headed(done),
     ):
         if len(table):
             out += [title, write(table)]
@@ -229,6 +230,7 @@ def drawings(records: Sequence[Record]) -> dict[str, Figure]:
     from dne_lab.measure import paper
     from dne_lab.plots import accuracy, matrices, tradeoff
     from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task
+    from dne_lab.plots.control_differences import controls_figure
     from dne_lab.plots.cost_figures import TWENTY_SIX, figure_6f
     from dne_lab.plots.tradeoff import accuracy_over_bytes
 
@@ -252,6 +254,8 @@ def drawings(records: Sequence[Record]) -> dict[str, Figure]:
             made[figure.name] = figure
     if TWENTY_SIX in streams:
         made["figure_6f"] = figure_6f(done, dataset)
+    if trained := trained_controls.controls(done):
+        made["controls"] = controls_figure(trained)
     figure = accuracy_over_bytes(done)
     if figure.table["total (MB)"].nunique() > 1:
         made[figure.name] = figure

@@ -1,0 +1,153 @@
+"""Controls that were trained beside the methods that they are of: what changes when a claim of the paper is made true,
+or false, from the first step on."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dne_lab.measure.comparison import EXPANSION, Group, Pair, groups, pairs
+from dne_lab.measure.record import Record
+from dne_lab.measure.significance import LEVEL, holm, p_value
+from dne_lab.methods.base import title_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What a column of `dne_lab.models.controls.Controls` says, for each value that it may have in a run.
+WORDS: dict[tuple[str, Any], str] = {
+    ("experts", "first"): "reading expert 1 alone",
+    ("experts", "previous"): "reading the previous expert alone",
+    ("experts", "own"): "reading no other expert",
+    ("weights", "uniform"): "A = 1/H",
+    ("weights", "means"): "the same A for all images",
+    ("masked", "SPDH"): "without SPDH",
+    ("masked", "DPDH"): "without DPDH",
+    ("masked", "both"): "without SPDH and DPDH",
+    ("mass", "ia"): "with IA's mass on other positions",
+    ("pictures", "own"): "with own keys of other pictures",
+    ("pictures", "shuffled"): "other experts see another picture",
+    ("projections", "each"): "W_k, W_v for each expert read",
+    ("mixes", "task"): "with task attention",
+    ("mixes", "task1"): "first TAB alone",
+    ("mixes", "task2"): "second TAB alone",
+}
+NUMBERED = {
+    "most": "reading the {} heads read most",
+    "entropy": "at {:.0%} of the largest entropy",
+    "temperature": "at temperature {}",
+}
+COLUMNS = {name for name, _ in WORDS} | NUMBERED.keys()
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control's runs beside those of the method that it changes, or one method beside another's size.
+
+    Attributes:
+        words: what was changed.
+        pair: its runs minus the others', by seed.
+        adjusted: p of the difference after Holm's correction within the controls of one method; None for one seed.
+    """
+
+    words: str
+    pair: Pair
+    adjusted: float | None = None
+
+
+def options_of(record: Record) -> dict[str, Any]:
+    """The controls of a run, by column; empty for a method as it is."""
+    given = record.config.get("options", {})
+    return {name: value for name, value in given.items() if name in COLUMNS}
+
+
+def words_of(options: dict[str, Any]) -> str:
+    """Controls in words."""
+    said = []
+    for name, value in options.items():
+        said.append(NUMBERED[name].format(value) if name in NUMBERED else WORDS.get((name, value), f"{name} {value}"))
+    return ", ".join(said)
+
+
+def controls(records: Iterable[Record]) -> dict[str, list[Control]]:
+    """The controls among these records by the method that they change, each beside that method with the same network
+    and seeds; those without such a run beside them are left out."""
+    made = [group for group in groups(records) if group.first.method in EXPANSION]
+    plain = [group for group in made if not options_of(group.first)]
+    found: dict[str, list[Control]] = {}
+    for group in (group for group in made if options_of(group.first)):
+        for pair in _beside(group, plain, group.first.method):
+            found.setdefault(group.first.method, []).append(Control(words_of(options_of(group.first)), pair))
+    return {method: _corrected(mine) for method, mine in found.items()}
+
+
+def headed(records: Iterable[Record]) -> "list[tuple[str, pd.DataFrame]]":
+    """A heading and a `table` for each method that has controls."""
+    return [
+        (f"LA of {title_of(method)} under a control minus that of {title_of(method)}, paired by seed:", table(mine))
+        for method, mine in controls(records).items()
+    ]
+
+
+def sizes(records: Iterable[Record], method: str = "dne") -> list[Control]:
+    """A method as it is beside the other growing methods in every size that there is: LA of it minus theirs."""
+    made = [g for g in groups(records) if g.first.method in EXPANSION and not options_of(g.first)]
+    own = [group for group in made if group.first.method == method]
+    found = []
+    for group in (group for group in made if group.first.method != method):
+        for mine in own[:1]:
+            pair = Pair(mine, group, False)
+            if pair.seeds and mine.first.tasks == group.first.tasks:
+                found.append(Control(size_words(group.first), pair))
+    return _corrected(found)
+
+
+def size_words(record: Record) -> str:
+    """A method with what its network has: ``IA (k = 3), heads of 29, 1.72 M parameters``."""
+    heads = f"k = {record.heads[-1]}, heads of {record.network.get('head_width')}"
+    return f"{title_of(record.method)}: {heads}, {record.params['total'] / 1e6:.2f} M parameters"
+
+
+def _beside(group: Group, plain: list[Group], method: str) -> list[Pair]:
+    def of(wanted: Group) -> Any:
+        return lambda record: any(record is one for one in wanted.records)
+
+    same = [one for one in plain if one.first.method == method and one.first.network == group.first.network]
+    return [pair for one in same for pair in pairs([group, one], of(group), of(one))]
+
+
+def _corrected(found: list[Control]) -> list[Control]:
+    tested = [p_value(control.pair.values()) for control in found]
+    adjusted = iter(holm([p for p in tested if p is not None]))
+    return [
+        Control(control.words, control.pair, None if p is None else next(adjusted))
+        for control, p in zip(found, tested, strict=True)
+    ]
+
+
+def table(found: Iterable[Control], minus: str = "difference") -> "pd.DataFrame":
+    """A row for each control: seeds, LA, the difference with the half width of its 95% interval, p after Holm, and the
+    accuracy before stage 2 on new and on old classes (means over tasks 2, 3, ... and seeds, percent)."""
+    import pandas as pd
+
+    rows = []
+    for control in found:
+        mean, half = control.pair.difference()
+        p = control.adjusted
+        there = [record for record in control.pair.one.records if record.seed in control.pair.seeds]
+        rows.append(
+            {"control": control.words, "seeds": len(control.pair.seeds), "LA": _mean(float(r.LA or 0) for r in there)}
+            | {minus: mean, "+-": math.nan if half is None else half, "p (Holm)": math.nan if p is None else p}
+            | {"told apart": "" if p is None else "yes" if p < 1 - LEVEL else "no"}
+            | {f"{name} before stage 2": _mean(_before(there, name)) for name in ("new", "old")}
+        )
+    return pd.DataFrame(rows)
+
+
+def _before(records: Iterable[Record], name: str) -> list[float]:
+    return [value for record in records for value in record.before_tuning.get(name, []) if value is not None]
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else math.nan
