@@ -29,6 +29,8 @@ RUNS = (
 )  # fmt: skip
 # Searches of learning rates: the table alone.
 TUNING = ("digits-tuning", "digits100-tuning", "digits100-baselines-tuning", "cifar100-medium-tuning")
+# Controls that were trained, with the methods that they change: the table and their differences.
+CONTROLS = ("digits100-controls",)
 # Several folders together, and the figures that say more than those of each.
 TOGETHER = {
     "digits100_all": (
@@ -54,6 +56,9 @@ def figures(name: str) -> dict[str, Figure]:
     """The committed figures of one set, by file name."""
     if name in RUNS:
         return {f"{stem(name)}_{kind}": f for kind, f in report.drawings(record.find(RECORDS / name)).items()}
+    if name in CONTROLS:
+        made = report.drawings(record.find(RECORDS / name))
+        return {f"{stem(name)}": made["controls"]} if "controls" in made else {}
     if name in TOGETHER:
         folders, kinds = TOGETHER[name]
         made = report.drawings(record.find([RECORDS / folder for folder in folders]))
@@ -70,7 +75,7 @@ def measured() -> list[str]:
 
 def sets() -> list[str]:
     """Everything that is drawn, in order."""
-    return [*RUNS, *TUNING, *TOGETHER, CHECKPOINTS.name, *measured()]
+    return [*RUNS, *TUNING, *CONTROLS, *TOGETHER, CHECKPOINTS.name, *measured()]
 
 
 def main(arguments: list[str] | None = None) -> int:

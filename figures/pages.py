@@ -15,6 +15,7 @@ from pathlib import Path
 import facts
 import facts_attention
 import facts_claims
+import facts_controls
 import facts_cost
 import jinja2
 import nbformat
@@ -52,7 +53,7 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         extensions=["jinja2.ext.do"],
     )
-    for module in (facts, facts_attention, facts_claims, facts_cost):
+    for module in (facts, facts_attention, facts_claims, facts_controls, facts_cost):
         made.globals |= {name: value for name, value in vars(module).items() if not name.startswith("_")}
     made.globals |= {"holds": holds, "grid": grid, "contents": contents, "zip": zip, "min": min, "max": max}
     return made

@@ -14,6 +14,7 @@ from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import M, Record, by_images
 from dne_lab.measure.significance import Deviation, residual
 from dne_lab.methods.base import title_of
+from dne_lab.models.controls import COLUMNS
 
 # Methods in the order in which tables and figures name them; those of a user's own come last.
 ORDER = (
@@ -378,8 +379,8 @@ def pairs(
     presets (a published recipe has its own, which belongs to the method).
 
     Where some of them differ in method and heads alone, only those are paired: methods with recipes of their own are
-    compared as they are, variants of one network under equal settings. Runs on validation images are left out, and so
-    are pairs without a common seed. ``same_heads`` asks for equal heads of all experts.
+    compared as they are, variants of one network under equal settings. Validation runs and pairs without a common seed
+    are left out. ``same_heads`` asks for equal heads of all experts.
 
     A run counts once: of pairs that differ in precision alone, one is taken (strict, of most seeds, not of bf16).
     """
@@ -439,8 +440,8 @@ def _same_experiment(one: Record, other: Record) -> bool:
 
 
 def is_method(*names: str) -> Callable[[Record], bool]:
-    """A test for records of these methods."""
-    return lambda record: record.method in names
+    """A test for records of these methods as they are: runs beside controls have a table of their own."""
+    return lambda record: record.method in names and not COLUMNS & record.config.get("options", {}).keys()
 
 
 def _rest(record: Record) -> str:

@@ -10,6 +10,7 @@ from dne_lab.measure.comparison import EXPANSION, Group, Pair, groups, pairs
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import LEVEL, holm, p_value
 from dne_lab.methods.base import title_of
+from dne_lab.models.controls import COLUMNS, PLAIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,6 @@ NUMBERED = {
     "entropy": "at {:.0%} of the largest entropy",
     "temperature": "at temperature {}",
 }
-COLUMNS = {name for name, _ in WORDS} | NUMBERED.keys()
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Control:
 def options_of(record: Record) -> dict[str, Any]:
     """The controls of a run, by column; empty for a method as it is."""
     given = record.config.get("options", {})
-    return {name: value for name, value in given.items() if name in COLUMNS}
+    return {name: value for name, value in given.items() if name in COLUMNS and value != PLAIN.get(name)}
 
 
 def words_of(options: dict[str, Any]) -> str:

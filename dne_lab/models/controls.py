@@ -144,3 +144,5 @@ class Controls:
 
 
 PLAIN = {field.name: field.default for field in dataclasses.fields(Controls)}
+# The columns as a run's options name them; `Variant.mixes` is one of them there.
+COLUMNS = frozenset(PLAIN) | {"mixes"}

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from invented import record, runs
 
-from dne_lab.measure import trained_controls
+from dne_lab.measure.beside import differences
 from dne_lab.measure.record import Record
-from dne_lab.measure.trained_controls import controls, headed, sizes, table, words_of
-from dne_lab.models.controls import Controls
+from dne_lab.measure.trained_controls import NUMBERED, WORDS, controls, headed, sizes, table, words_of
+from dne_lab.models.controls import COLUMNS
 
 
 def controlled(method: str, values: tuple[float, ...], **options: Any) -> list[Record]:
@@ -64,6 +64,14 @@ def test_sizes_beside_one_method() -> None:
 
 
 def test_every_column_of_the_controls_has_words() -> None:
-    columns = {name for name in Controls.__annotations__ if name != "_"}
-    assert columns <= trained_controls.COLUMNS | {"mixes"}, columns - trained_controls.COLUMNS
+    assert {name for name, _ in WORDS} | NUMBERED.keys() == COLUMNS
     assert words_of({"masked": "both", "temperature": 2.0}) == "without SPDH and DPDH, at temperature 2.0"
+
+
+def test_a_named_default_is_the_method_itself_and_stands_in_no_other_comparison() -> None:
+    named = controlled("dne", (80, 82), weights="learned")
+    records = [*named, *controlled("dne", (85, 88), weights="uniform"), *runs("ia", (70, 70))]
+    (one,) = controls(records)["dne"]
+    assert one.words == "A = 1/H" and one.pair.values() == [5.0, 6.0]
+    assert differences(records).empty
+    assert differences([*records, *runs("dne", (81, 81))])["difference"].tolist() == [11.0]

@@ -1,0 +1,80 @@
+"""What the page of controls may ask: tables of controls that were trained, from the committed records."""
+
+import pandas as pd
+from facts import Difference, Runs, n
+
+from dne_lab.core.errors import LabError
+from dne_lab.measure import tables, trained_controls
+from dne_lab.measure.metrics import interval
+from dne_lab.measure.significance import LEVEL
+from dne_lab.measure.trained_controls import Control
+from dne_lab.methods.base import title_of
+
+
+class Controlled:
+    """The controls of one folder of records, by method and words: ``controlled(runs("digits100-controls"))``."""
+
+    def __init__(self, found: Runs) -> None:
+        self.records = found.records
+        self.by_method = trained_controls.controls(found.records)
+
+    def one(self, method: str, words: str) -> Control:
+        for control in self.by_method.get(method, []):
+            if control.words == words:
+                return control
+        raise LabError(f"no control {words!r} of {method}.")
+
+    def gap(self, method: str, words: str) -> Difference:
+        """LA under a control minus that of the method itself."""
+        return Difference(*self.one(method, words).pair.difference())
+
+    def told_apart(self, method: str, words: str) -> bool:
+        """Whether the difference is told apart after Holm's correction within the method's controls."""
+        p = self.one(method, words).adjusted
+        return p is not None and p < 1 - LEVEL
+
+    def seeds(self, method: str, words: str) -> int:
+        """How many seeds a control and its method have in common."""
+        return len(self.one(method, words).pair.seeds)
+
+    def between(self, method: str, words: str, other: str) -> Difference:
+        """LA under a control minus that of another method as it is, paired by seed."""
+        mine = self.one(method, words).pair.one.last_by_seed()
+        plain = Runs([r for r in self.records if r.method == other and not trained_controls.options_of(r)])
+        theirs = {r.seed: float(r.LA or 0) for r in plain.records if r.heads[-1] == 1 and r.network == _first(plain)}
+        return Difference(*interval([mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]))
+
+    def table(self, method: str) -> str:
+        """All controls of a method, those of most seeds first."""
+        found = sorted(self.by_method[method], key=lambda c: (-len(c.pair.seeds), -c.pair.difference()[0]))
+        return _text(found, f"minus {title_of(method)}")
+
+    def sizes(self, method: str = "dne") -> str:
+        """A method beside the others as they are, and widened to what it costs."""
+        return _text(trained_controls.sizes(self.records, method), f"{title_of(method)} minus it", size=True)
+
+
+def controlled(found: Runs) -> Controlled:
+    """The controls among these runs."""
+    return Controlled(found)
+
+
+def _first(found: Runs) -> object:
+    return min(found.records, key=lambda record: record.params["total"]).network
+
+
+def _text(found: list[Control], minus: str, size: bool = False) -> str:
+    rows = []
+    for control, row in zip(found, trained_controls.table(found, minus).to_dict("records"), strict=True):
+        last = [float(record.LA or 0) for record in (control.pair.other if size else control.pair.one).records]
+        rows.append(
+            {"control" if not size else "beside": control.words, "seeds": row["seeds"], "LA": n(sum(last) / len(last))}
+            | {minus: str(Difference(*control.pair.difference()))}
+            | {"p (Holm)": "" if control.adjusted is None else f"{control.adjusted:.2g}"}
+            | ({} if size else {"new / old before stage 2": _before(row)})
+        )
+    return tables.to_markdown(pd.DataFrame(rows))
+
+
+def _before(row: dict[str, float]) -> str:
+    return f"{n(row['new before stage 2'])} / {n(row['old before stage 2'])}"
