@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dne_lab.analysis.hosts import ExpandableHost, find_network
 from dne_lab.analysis.probe import Images, Numbers, evaluating, image_batches, probe
 from dne_lab.core.errors import LabError, unknown
-from dne_lab.models.attention import CLASS, JOINT, SPATIAL, TASK1, TASK2, Axes
+from dne_lab.models.attention import CLASS, JOINT, PARAMETERS_OF, SPATIAL, TASK1, TASK2, Axes
 from dne_lab.models.controls import WEIGHTS
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.expert import Expert, ExpertBlock, TaskAttentionParameters
@@ -76,7 +76,7 @@ def connections(network: ExpandableViT) -> list[dict[str, Any]]:
 def heads_read(expert: Expert, block: ExpertBlock, kind: str, heads: Sequence[int]) -> dict[int, int]:
     """How many heads of each expert one expert reads, those alone of which it reads any; ``heads``: of all experts."""
     number = expert.place.number
-    tab = block.task_attention.get({TASK1: "mix1", TASK2: "mix2"}.get(kind, ""))
+    tab = block.task_attention.get(PARAMETERS_OF.get(kind, ""))
     places = expert.read if tab is None else tab.read
     if places is None:
         return dict(enumerate(heads[:number], start=1))
@@ -125,7 +125,7 @@ def with_most_read(
     count = 0
 
     def read(part: Tensor, axes: Axes) -> None:
-        place = axes.query_expert[0], axes.layer, axes.kind.replace("task", "mix")
+        place = axes.query_expert[0], axes.layer, PARAMETERS_OF[axes.kind]
         seen = part.sum(0, dtype=torch.float64).mean(0)  # (b, p, h, kh) -> (h, kh)
         sums[place] = sums.get(place, 0) + seen
 

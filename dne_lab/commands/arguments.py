@@ -34,8 +34,8 @@ Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="A field of the configuration: learn.epochs=5 (stage 1 of each task; stage 2, which balances the "
-        "classifier, has tune.epochs of its own); k=2 (heads of later experts). Repeatable.",
+        help="A field of the configuration: learn.epochs=5 (of each task; the stage after it, which balances the "
+        "classifier, has tune.epochs); k=2 (heads of later experts). Repeatable.",
     ),
 ]
 Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]

@@ -60,7 +60,7 @@ class _Calls(TorchDispatchMode):
 
 
 def grown(config: Config, task: int, device: str, teacher: bool = True) -> tuple[Expansion, ExpandableViT | None, Task]:
-    """A method at stage 1 of ``task``, a copy of its model before it (the literal path's ``teacher``), and the task."""
+    """A method in ``task``'s first stage, a copy of its model before it (the literal path's ``teacher``), the task."""
     method = create(config, blank_stream(config.data.tasks, shape_of(config.data)))
     if not isinstance(method, Expansion):
         raise TypeError(f"bench measures the expansion methods; {config.method} has no literal path of its own")

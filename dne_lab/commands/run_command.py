@@ -196,7 +196,7 @@ def ending(runs: grid.Plan, requeue: bool) -> Iterator[None]:
 
 
 def execute(runs: grid.Plan, as_json: bool, requeue: bool = False, **how: Any) -> None:
-    """Trains what is left, as `grid.execute` is by_epochs ``how``, and prints all records.
+    """Trains what is left, as `grid.execute` is told by ``how``, and prints all records.
 
     Raises:
         LabError: a run failed; of several, after the others have ended and the table is printed.

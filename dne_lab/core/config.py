@@ -174,11 +174,11 @@ class Memory:
 
 @settings
 class Config:
-    """One run. ``learn`` is stage 1, ``tune`` stage 2, ``options`` the switches of the method's own.
+    """One run. ``learn`` and ``tune``: recipes of the stages of these names; ``options``: switches of the method's own.
 
-    ``stem`` trains a convolutional stem before task 1 (``network.stem = conv``). ``precision``: "bf16" runs everything
-    in bfloat16, "bf16-stem" the stem's convolutions alone, "float32" nothing; "auto" is float32 too, whose products a
-    GPU computes in TF32 (10 bits of mantissa).
+    ``stem`` trains a convolutional stem, as the first stage of task 1 (``network.stem = conv``). ``precision``: "bf16"
+    runs everything in bfloat16, "bf16-stem" the stem's convolutions alone, "float32" nothing; "auto" is float32 too,
+    whose products a GPU computes in TF32 (10 bits of mantissa).
 
     ``start`` is set by `Run.fork` (after=T): the run goes on after task T of another one, whose tasks up to T were
     learned under that one's configuration; "0123456789ab@3" is the start of its hash, and T.

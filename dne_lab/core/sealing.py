@@ -2,6 +2,8 @@
 
 A flipped bit of a disk or a number changed by hand makes other results out of a valid file. The digest is SHA-256 over
 the content with sorted keys, so white space and the order of the entries do not matter.
+
+A checkpoint is no JSON file: its seal, which covers tensors too, is in `training.run_folder`.
 """
 
 import hashlib

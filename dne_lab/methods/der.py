@@ -21,7 +21,7 @@ from dne_lab.models.resnet import ResNet
 @settings
 class DEROptions(ResNetOptions):
     """``reset``: whether both classifiers start again after the warm-up epochs, as in the authors' code;
-    ``temperature``: what logits are divided by in stage 2 (5; 1 on ImageNet)."""
+    ``temperature``: what logits are divided by in "tune" (5; 1 on ImageNet)."""
 
     reset: bool = True
     temperature: Annotated[float, Field(gt=0)] = 5.0

@@ -130,7 +130,7 @@ class DyToxViT(ExpandableViT):
         self.to(self.mean)
 
     def tune_readouts(self) -> None:
-        """Stage 2: the encoder (embedding and blocks of spatial attention) is frozen, what reads it trains."""
+        """For "tune": the encoder (embedding and blocks of spatial attention) is frozen, what reads it trains."""
         self._freeze()
         self.expertise = None
         for part in (*self._own(), self.experts[0].blocks[-1]):
@@ -177,7 +177,7 @@ class DyToxViT(ExpandableViT):
 
 @settings
 class DyToxOptions:
-    """``shuffle_tune``: whether stage 2 shuffles its images (the authors' code shows them class by class)."""
+    """``shuffle_tune``: whether "tune" shuffles its images (the authors' code shows them class by class)."""
 
     shuffle_tune: bool = True
 
@@ -186,7 +186,7 @@ class DyTox(Expansion):
     """Learns all tasks with one encoder, and each with a token of its own, under the objective of `Expansion`.
 
     The expertise classifier is DyTox's divergence classifier. The old logits are those of a copy of the network,
-    because its encoder trains on. Stage 2 freezes the encoder: embedding and spatial attention.
+    because its encoder trains on. "tune" freezes the encoder: embedding and spatial attention.
     """
 
     name = "dytox"
@@ -221,7 +221,7 @@ class DyTox(Expansion):
         self.model.tune_readouts()
 
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
-        """Nothing stays the same in stage 2: the block of class attention trains."""
+        """Nothing stays the same in "tune": the block of class attention trains."""
 
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """The weighted terms by name."""

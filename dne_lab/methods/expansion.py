@@ -179,8 +179,8 @@ class Expansion(Method):
             self.model.choose_most_read(b.images for b in batches)
 
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
-        """Without augmentation what frozen experts compute is computed once: in stage 2, where the classifier alone
-        learns, all read-outs; in stage 1 all that the new expert reads, if it fits into `CACHED_BYTES`."""
+        """Without augmentation what frozen experts compute is computed once: in "tune", where the classifier alone
+        learns, all read-outs; before it all that the new expert reads, if it fits into `CACHED_BYTES`."""
         self._cached = self._offered = None
         if stage.recipe.augment:
             return

@@ -80,7 +80,7 @@ class PODNetOptions(ResNetOptions):
     """``proxies`` per class; ``spatial`` and ``flat``: weights of the two distillations.
 
     ``loss``: "hinge" (the paper's eq. 10, with its ``margin``), or "code": what the authors' code computes (`nca_code`)
-    and what trains in its stage 2.
+    and what trains in "tune".
     """
 
     proxies: Annotated[int, Field(ge=1, le=10**6)] = 10

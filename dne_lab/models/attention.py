@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 SPATIAL, JOINT, TASK1, TASK2, CLASS = KINDS = ("spatial", "joint", "task1", "task2", "class")
+PARAMETERS_OF = {TASK1: "mix1", TASK2: "mix2"}  # how checkpoints call the two TABs of a block, in `ExpertBlock`
 
 
 @dataclass(frozen=True, eq=False)

@@ -199,7 +199,7 @@ LARGEST = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 
 
 class TaskAttention(AttentionPoint):
-    """A task attention block (eq. 19-23), patch by patch over the heads of all experts so far.
+    """A task attention block (TAB, eq. 19-23), patch by patch over the heads of all experts so far.
 
     No key is projected: q_i . W_k z_j = (z_i W_q W_k^T) . z_j.
     """

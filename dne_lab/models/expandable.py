@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dne_lab.core.config import Network
 from dne_lab.core.errors import LabError
-from dne_lab.models.attention import AttentionWeights, Axes
+from dne_lab.models.attention import PARAMETERS_OF, AttentionWeights, Axes
 from dne_lab.models.bank import Bank, Context, build, linear, norm
 from dne_lab.models.block import Block
 from dne_lab.models.classifier import ExpandableClassifier
@@ -153,9 +153,9 @@ class ExpandableViT(ImageModel):
 
         def add(module: AttentionWeights, inputs: tuple[Any, ...], output: Tensor) -> None:
             axes: Axes = inputs[1]
-            if axes.query_expert[-1] == number and axes.kind in ("task1", "task2"):
+            if axes.query_expert[-1] == number and axes.kind in PARAMETERS_OF:
                 seen = output.sum(0, dtype=torch.float64).mean(0)  # (B, n, h, H) -> (h, H)
-                place = axes.layer, axes.kind.replace("task", "mix")
+                place = axes.layer, PARAMETERS_OF[axes.kind]
                 sums[place] = sums.get(place, 0) + seen
 
         with contextlib.ExitStack() as hooks:
@@ -185,7 +185,7 @@ class ExpandableViT(ImageModel):
         self.teacher.requires_grad_(False)
 
     def tune_classifier(self) -> None:
-        """Stage 2: the classifier alone trains; teacher and expertise classifier have done their work and go."""
+        """For "tune": the classifier alone trains; teacher and expertise classifier have done their work and go."""
         self._freeze()
         self.teacher = self.expertise = None
         self.classifier.requires_grad_(True)

@@ -106,7 +106,7 @@ class AttentionParameters(nn.Module):
 
 
 class TaskAttentionParameters(nn.Module):
-    """One task attention block (eq. 19-23).
+    """The parameters of one task attention block (TAB, eq. 19-23): ``mix1`` or ``mix2`` of an `ExpertBlock`.
 
     ``w_q``, ``w_k`` (D_in, D_in), ``w_v`` (H, D_in, D_out), ``b_v`` (H, D_out), ``scale`` = lambda (H_t,), read as
     q = z @ w_q, k = z @ w_k, v_j = z_j @ w_v[j] + b_v[j]. lambda starts at H, so that uniform attention starts as one

@@ -1,5 +1,7 @@
 """The same function as `ExpandableViT`, computed as the equations are written: the oracle and the yardstick of cost.
 
+One thing is not printed: the bias ``b_v`` of a TAB's values (eq. 22), which the authors' code has.
+
 Expert by expert, keys and values projected, one linear map per head, nothing fused, cached or batched. It reads the
 parameters of an `ExpandableViT` and has no hook points. What a `Variant` controls beside the paper's ideas is asked of
 `literal_controls`.

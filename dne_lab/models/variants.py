@@ -16,7 +16,7 @@ class Variant(Controls):
 
     ``reads``: the keys of spatial attention are the expert's own patches ("own", eq. 12) or every patch of every head
     of all experts up to t ("all", spatial-task attention). ``mixes``: the feature mixing is an MLP ("mlp", eq. 13), two
-    task attention blocks ("task", eq. 17-23), only the first or the second of them ("task1", "task2"), or an MLP after
+    task attention blocks ("task", eq. 16-23), only the first or the second of them ("task1", "task2"), or an MLP after
     a linear map of all experts' tokens in front of every block ("linear", eq. 11).
 
     Further columns, by keyword, are those of `Controls`: what would have to be so if a claim of the paper were true.

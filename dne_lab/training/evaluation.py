@@ -21,8 +21,8 @@ from dne_lab.data.stream import Task
 from dne_lab.measure import cost, learning_cost, metrics
 from dne_lab.measure.record import Record
 from dne_lab.methods.base import Method
-from dne_lab.training import step
 from dne_lab.training.distributed import Processes
+from dne_lab.training.feed import clean
 from dne_lab.training.position import Cursor, Position
 from dne_lab.training.run_folder import curves_file, predictions_file
 from dne_lab.training.state import RunState
@@ -156,7 +156,7 @@ def choose_exemplars(state: RunState, task: Task, check: Check) -> None:
     for rank in task.new:
         index = state.stream.index("train", range(rank, rank + 1))
         features = []
-        for batch in step.clean(state.stream, "train", index, state.device):
+        for batch in clean(state.stream, "train", index, state.device):
             check()
             features.append(state.method.features(batch.images).float().cpu())
         whole = torch.cat(features)
@@ -196,7 +196,7 @@ def finish(state: RunState, task: Task, check: Check) -> None:
     if position.closed < task.number:
         exemplars = state.memory.index(seen) if state.keeps_exemplars else torch.empty(0, dtype=torch.int64)
         with state.changing():
-            state.method.finish(task, step.clean(state.stream, "train", exemplars, state.device))
+            state.method.finish(task, clean(state.stream, "train", exemplars, state.device))
             position.closed = task.number
     predictions = predict(state, seen, check)
     state.spend("evaluation")
@@ -242,7 +242,7 @@ def predict(state: RunState, classes: range, check: Check) -> dict[str, np.ndarr
     """
     index = state.stream.index("test", classes)
     found: dict[str, list[torch.Tensor]] = {}
-    for batch in step.clean(state.stream, "test", index, state.device):
+    for batch in clean(state.stream, "test", index, state.device):
         check()
         for name, scores in state.method.predict(batch.images).items():
             found.setdefault(name, []).append(scores.argmax(1))

@@ -1,4 +1,5 @@
-"""The training batches of a stage, on the device, augmented: fetched one by one, or from images that stay on a GPU."""
+"""Batches on the device. Of a stage in training, augmented: fetched one by one, or from images that stay on a GPU; and
+clean ones, in a fixed order."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dne_lab.data.stream import Batch, ClassStream
 
 SHARE = 4  # images stay on a GPU where they take no more than one part in four of its free memory
 AT_ONCE = 1024  # images that are brought there together
+CLEAN = 256  # images per batch where nothing trains: fixed, so that herding does not depend on the recipe
 
 
 class Feed:
@@ -98,3 +100,9 @@ def fetched(stream: ClassStream, order: Tensor, recipe: Recipe, key: chance.Key,
 def moved(batch: Batch, device: torch.device) -> Batch:
     """The batch on the device."""
     return Batch(*(chance.upload(tensor, device) for tensor in batch))
+
+
+def clean(stream: ClassStream, split: str, index: Tensor, device: torch.device) -> Iterator[Batch]:
+    """The images ``index`` (n,) as they are, on the device, in this order."""
+    for part in index.split(CLEAN) if len(index) else ():
+        yield moved(stream.batch(split, part), device)

@@ -23,7 +23,7 @@ from dne_lab.methods import base
 from dne_lab.methods.base import BALANCED, BASE, Stage
 from dne_lab.training import archive, distributed, evaluation, sharing, stems, step, storage
 from dne_lab.training.captured import Captured
-from dne_lab.training.feed import Feed
+from dne_lab.training.feed import Feed, clean
 from dne_lab.training.position import Cursor
 from dne_lab.training.progress import Progress, Signals
 from dne_lab.training.run_folder import Arrays, RunFolder, read_config
@@ -355,7 +355,7 @@ class Run:
             self.state.position.cursor = self.cursor._replace(epoch=stage.recipe.epochs)
         index = self.state.index(task, stage)
         with torch.no_grad(), self.state.autocast():
-            self.method.eval().prepare(task, stage, step.clean(self.stream, "train", index, self.device))
+            self.method.eval().prepare(task, stage, clean(self.stream, "train", index, self.device))
         steps = stage.recipe.steps(len(index))
         feed = Feed(self.stream, index, stage.recipe, self.device)
         self._captured = Captured.of(self.state, task, stage, feed) if self.capture else None
@@ -381,7 +381,7 @@ class Run:
         """Enters a stage: structure first, then what needs data, then the optimiser."""
         with self.state.changing():
             self.state.enter(self.method, task, stage)
-            plain = step.clean(self.stream, "train", self.state.index(task, stage), self.device)
+            plain = clean(self.stream, "train", self.state.index(task, stage), self.device)
             with chance.seeded(self.config.seed, "initialise", task.number, stage.name), torch.no_grad():
                 self.method.eval().initialise(task, stage, plain)
             self.processes.same(self.method)

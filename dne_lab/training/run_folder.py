@@ -31,7 +31,8 @@ from dne_lab.measure.record import Record
 # A checkpoint is one safetensors file whose header carries the rest as JSON. Nothing is unpickled.
 
 FORMAT, VERSION = "dne-lab", 1
-DIGEST = "sha256"  # last in the header's JSON: the digest of all else; files of older versions have none
+# Last in the header's JSON: the digest of all else; files of older versions have none. JSON files: `core.sealing`.
+DIGEST = "sha256"
 SEALED = re.compile(r', "sha256": "([0-9a-f]{64})"\}$')
 
 

@@ -1,7 +1,6 @@
-"""Optimisers: built from a recipe, carried over between stages, turned into named tensors and back."""
+"""Optimisers: built from a recipe, carried over between stages, turned into named tensors and back; losses, read."""
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +8,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from dne_lab.core.config import Recipe
 from dne_lab.core.errors import LabError
-from dne_lab.data.stream import Batch, ClassStream
 from dne_lab.training.distributed import Processes
-from dne_lab.training.feed import moved
 from dne_lab.training.position import Position
 
 
@@ -79,15 +76,6 @@ class Optimisation:
         """Whether all trained parameters are free of NaN and Inf."""
         with torch.no_grad():
             return all(bool(torch.isfinite(p).all()) for p in self.parameters.values())
-
-
-CLEAN = 256  # images per batch where nothing trains: fixed, so that herding does not depend on the recipe
-
-
-def clean(stream: ClassStream, split: str, index: Tensor, device: torch.device) -> Iterator[Batch]:
-    """The images ``index`` (n,) as they are, on the device, in this order."""
-    for part in index.split(CLEAN) if len(index) else ():
-        yield moved(stream.batch(split, part), device)
 
 
 # Reading losses: means for the curves, and the stop at NaN or Inf.

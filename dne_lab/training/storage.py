@@ -39,6 +39,7 @@ from dne_lab.training.step import Optimisation
 # From a run folder to a state, and back.
 
 METHOD, OPTIMIZER, PREDICTED = "method/", "optimizer/", "predictions/"
+POSITION = "state"  # the entry of a checkpoint's JSON that holds a `Position`; a `RunState` is more than that
 
 
 def save(files: RunFolder, state: RunState) -> None:
@@ -65,7 +66,7 @@ def _tensors(state: RunState) -> dict[str, Tensor]:
 
 def _position(state: RunState) -> dict[str, Any]:
     """What it holds in JSON, beside what the file must share with the run that reads it."""
-    return {"state": state.position.to_dict(), "memory": state.memory.state()}
+    return {POSITION: state.position.to_dict(), "memory": state.memory.state()}
 
 
 def save_task(files: RunFolder, state: RunState, number: int) -> None:
@@ -274,7 +275,7 @@ def check_finished(folder: Path, record: Record, stream: ClassStream) -> None:
 
 def _load_checkpoint(files: RunFolder, state: RunState, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
     try:
-        position = state.position = Position.from_dict(info["state"])
+        position = state.position = Position.from_dict(info[POSITION])
         if not 1 <= position.cursor.task <= len(state.stream) + 1:
             raise LabError(f"state.cursor = {list(position.cursor)}: there are {len(state.stream)} tasks.")
         state.memory.load(info["memory"])

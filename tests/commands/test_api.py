@@ -1,5 +1,6 @@
 """The verbs of a notebook: what they take for granted, what they refuse."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 
 import dne_lab as lab
+from dne_lab.commands import arguments
 from dne_lab.core.errors import LabError
 from dne_lab.core.presets import PRESETS
+from dne_lab.methods import Method
 
 SMALL: dict[str, Any] = {
     "learn__epochs": 1, "tune__epochs": 1, "learn__batch": 128, "network__depth": 2, "network__head_width": 4,
@@ -87,3 +90,12 @@ def test_arrays_are_opened_with_their_stream(tmp_path: Path) -> None:
 def test_wrong_arguments_say_what_is_allowed(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(LabError, match=message):
         lab.start("dne", **{"stream": lab.stream("digits"), **arguments})
+
+
+def test_help_names_every_method_of_the_library() -> None:
+    """The list of the command line is typed, because it may not import the methods; so is that of `start`."""
+    named = re.findall(r"[\w-]+", arguments.METHODS.replace("on a residual network", ""))
+    there = {name for name, cls in Method.registry.items() if cls.__module__.startswith("dne_lab.")}
+    assert sorted(named) == sorted(there)
+    told = str(lab.start.__doc__).split("method:")[1].split(", or one of your own")[0]
+    assert set(re.findall(r"[\w-]+", told)) == there
