@@ -1,5 +1,6 @@
 """Its place puts this folder on the import path: tests share `invented` and the others beside it."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,3 +20,15 @@ def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(progress, "_has_bars", lambda: False)
     return Here(capsys, monkeypatch)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order in which files are handed to the two processes: what begins last should be short.
+
+    First those that drive a browser, then the notebooks, few tests that take long; then those with the most tests.
+    """
+    count = Counter(item.path for item in items)
+    browsers = {item.path for item in items if "browser" in getattr(item, "fixturenames", ())}
+    notebooks = {path for path in count if path.suffix == ".ipynb"}
+    items.sort(key=lambda i: (i.path not in browsers, i.path not in notebooks, -count[i.path], i.path))

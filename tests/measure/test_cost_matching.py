@@ -1,5 +1,7 @@
 """Widths of equal cost: the nearest of all, for a residual network and a transformer, one network or one a task."""
 
+import functools
+
 import pytest
 
 from dne_lab.core.config import Config, from_dict
@@ -15,6 +17,13 @@ def config(method: str) -> Config:
     return from_dict(tree | ({} if method == "dytox" else {"options": {"width": 1}}))
 
 
+@functools.cache
+def counted(method: str) -> dict[int, dict[str, int]]:
+    """The costs after the last task, all of them, by width."""
+    stream = cost.blank_stream(TASKS, SHAPE)
+    return {width: cost.of_tasks(widened(config(method), width), stream)[-1] for width in range(1, 6)}
+
+
 WANTED = [("flops_literal", 0.95), ("flops_spent", 1.0), ("params_total", 1.02)]
 
 
@@ -28,7 +37,7 @@ WANTED = [("flops_literal", 0.95), ("flops_spent", 1.0), ("params_total", 1.02)]
 )
 def test_the_matched_width_is_the_nearest(method: str, by: str, factor: float) -> None:
     stream = cost.blank_stream(TASKS, SHAPE)
-    costs = {w: cost.of_tasks(widened(config(method), w), stream)[-1][by] for w in range(1, 6)}
+    costs = {width: row[by] for width, row in counted(method).items()}
     wanted = costs[3] * factor
     assert matched_width(config(method), stream, wanted, by) == min(costs, key=lambda w: abs(costs[w] - wanted)) == 3
 

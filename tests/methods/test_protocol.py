@@ -110,11 +110,30 @@ def test_exactly_what_trains_changes(name: str, whole: Any) -> None:
     assert not method.training and not any(module.training for module in method.modules())
 
 
-@each_method
-def test_interrupted_in_every_stage_it_ends_as_if_it_had_not_been(
-    name: str, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected: Run = whole(name).run
+@dataclass
+class Resumed:
+    """A run in a folder that was stopped in the middle and after the last step of every stage."""
+
+    run: Run
+    folder: Path
+    stopped: list[Cursor]
+    initialised: list[tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def resumed(registered: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Trains a method once, with interruptions."""
+    found: dict[str, Resumed] = {}
+
+    def get(name: str) -> Resumed:
+        if name not in found:
+            found[name] = stopped_everywhere(name, tmp_path_factory.mktemp(name))
+        return found[name]
+
+    yield get
+
+
+def stopped_everywhere(name: str, folder: Path) -> Resumed:
     stopped: list[Cursor] = []
     initialised: list[tuple[int, str]] = []
     original, initialise = Optimisation.step, ALL[name].initialise
@@ -133,17 +152,25 @@ def test_interrupted_in_every_stage_it_ends_as_if_it_had_not_been(
             initialised.append((task.number, stage.name))
         initialise(self, task, stage, batches)
 
-    monkeypatch.setattr(Optimisation, "step", interrupted)
-    monkeypatch.setattr(ALL[name], "initialise", counted)
-    run = start(name, tmp_path)
-    while not run.finished:
-        try:
-            run.train()
-        except KeyboardInterrupt:
-            run = start(name, tmp_path)  # what another process would find
-            assert run.cursor == stopped[-1]._replace(step=stopped[-1].step + 1)
-    assert len(stopped) == 2 * len(whole(name).stages)  # in the middle of each, and after its last step
-    assert initialised == list(whole(name).stages)  # once each, although resuming replays `enter`
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Optimisation, "step", interrupted)
+        patch.setattr(ALL[name], "initialise", counted)
+        run = start(name, folder)
+        while not run.finished:
+            try:
+                run.train()
+            except KeyboardInterrupt:
+                run = start(name, folder)  # what another process would find
+                assert run.cursor == stopped[-1]._replace(step=stopped[-1].step + 1)
+    return Resumed(run, folder, stopped, initialised)
+
+
+@each_method
+def test_interrupted_in_every_stage_it_ends_as_if_it_had_not_been(name: str, whole: Any, resumed: Any) -> None:
+    expected: Run = whole(name).run
+    run: Run = resumed(name).run
+    assert len(resumed(name).stopped) == 2 * len(whole(name).stages)  # in the middle of each, and after its last step
+    assert resumed(name).initialised == list(whole(name).stages)  # once each, although resuming replays `enter`
     weights = run.method.state_dict()
     assert weights.keys() == expected.method.state_dict().keys()
     for key, value in expected.method.state_dict().items():
@@ -175,10 +202,9 @@ def test_the_recorded_cost_is_that_of_the_network_that_is_kept(name: str, whole:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_the_finished_model_alone_predicts_the_same(name: str, whole: Any, tmp_path: Path) -> None:
-    run = start(name, tmp_path / "run")
-    run.train()
-    file = archive.export_model(tmp_path / "run", tmp_path / "model.safetensors")
+def test_the_finished_model_alone_predicts_the_same(name: str, resumed: Any, tmp_path: Path) -> None:
+    run: Run = resumed(name).run
+    file = archive.export_model(resumed(name).folder, tmp_path / "model.safetensors")
     kept = sum(tensor.numel() for tensor in load_file(file).values())
     assert kept < 1.1 * cost.count(run.method.model) + 1000  # no teacher
     images = run.stream.images("test", run.stream.index("test", range(run.stream.classes)))

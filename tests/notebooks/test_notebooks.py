@@ -189,9 +189,10 @@ def test_nbval_sees_a_changed_digit_and_an_error_but_no_new_drawing(executed: Pa
     error = execute.read(executed)
     error.cells[1].source += "\n1 / 0"
     execute.write(error, tmp_path / "04_error.ipynb")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *nbval_options(), "-p", "no:cacheprovider", "-p", "no:xdist", "-rA", "."],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**environment, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     results = dict(
         line.split()[:2][::-1] for line in done.stdout.replace("::Cell ", "::").splitlines() if "ipynb::" in line
