@@ -114,7 +114,7 @@ Rows = list[dict[str, bool | Number | Name | list[Number | None] | None]]
 
 @document
 class Decomposition(Measurement):
-    """What `decompose` found; shares in percent.
+    """The record of a run's attention: what `decompose` found; shares in percent.
 
     ``run`` is the id of the run's record, ``LA`` its accuracy. ``moments`` holds tables (see `AttentionGroups.to_dict`)
     by moment: "initialisation" (all experts untrained), "trained" (every expert

@@ -26,7 +26,7 @@ from dne_lab.methods.base import title_of
 from dne_lab.models.attention import JOINT, TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import DNE, IA, STA
-from dne_lab.plots.four_kinds import kinds_of_keys
+from dne_lab.plots.four_groups import groups_of_keys
 
 VARIANTS = {variant.name: variant for variant in (IA, STA, DNE)}
 BETWEEN = {IA.name: (), STA.name: (JOINT,), DNE.name: (TASK1, TASK2)}  # what the paper lets experts read others by
@@ -127,10 +127,10 @@ def who_reads_whom(evidence: Evidence) -> list[Judgement]:
 
 
 def keys_counted(method: str, heads: list[int], expert: int, patches: int) -> dict[str, int]:
-    """Keys of each kind of a query of an expert, as `four_kinds.figure_3` colours them; IA's are in its own copy."""
+    """Keys of each group of a query of an expert, as `four_groups.figure_3` colours them; IA's are in its own copy."""
     own = sum(heads[: expert - 1])
-    kinds = kinds_of_keys(sum(heads[:expert]), own, patches, 0)
-    counts = np.bincount((kinds if method == STA.name else kinds[own]).ravel(), minlength=len(GROUPS))
+    groups = groups_of_keys(sum(heads[:expert]), own, patches, 0)
+    counts = np.bincount((groups if method == STA.name else groups[own]).ravel(), minlength=len(GROUPS))
     return {name: int(count) for name, count in zip(GROUPS, counts, strict=True)}
 
 

@@ -17,7 +17,7 @@ from dne_lab.data.stream import from_config
 from dne_lab.measure import tables
 from dne_lab.measure.record import RUN_FIRST, Measurement
 from dne_lab.methods.base import title_of
-from dne_lab.plots.attention import attention_groups, fragmentation
+from dne_lab.plots.attention import fragmentation, group_shares
 from dne_lab.plots.attention_compared import SAME, along_training
 from dne_lab.training import archive
 from dne_lab.training.archive import unpacked
@@ -122,7 +122,7 @@ def summary(found: Iterable[Decomposition]) -> "pd.DataFrame":
     import pandas as pd
 
     found = list(found)
-    shares, moments, layers = (make(found).table for make in (attention_groups, along_training, fragmentation))
+    shares, moments, layers = (make(found).table for make in (group_shares, along_training, fragmentation))
     same = shares[shares["group"] == "same patch"]
     at = moments.pivot_table("same patch %", "series", "moment").reindex(columns=[INITIAL, SHUFFLED])
     used = layers.groupby("series")[["effective keys", "keys"]].mean()

@@ -271,7 +271,7 @@ def architectures(paths: Iterable[str | Path]) -> dict[str, Figure]:
     """Figures 2 and 5 of every model (``.safetensors``) among the paths, one of each variant, and figure 3 of one."""
     from dne_lab.commands import api
     from dne_lab.models.expandable import ExpandableViT
-    from dne_lab.plots import four_kinds
+    from dne_lab.plots import four_groups
     from dne_lab.plots.architecture import figure_2, figure_5
 
     made: dict[str, Figure] = {}
@@ -284,8 +284,8 @@ def architectures(paths: Iterable[str | Path]) -> dict[str, Figure]:
             for figure in (figure_2(model), figure_5(model)):
                 made.setdefault(figure.name, figure)
             if "figure_3" not in made and len(model.heads) > 1:
-                image, patch = four_kinds.sample_image(run), four_kinds.middle(model.grid)
-                made["figure_3"] = four_kinds.figure_3(model, image, patch)
+                image, patch = four_groups.sample_image(run), four_groups.middle(model.grid)
+                made["figure_3"] = four_groups.figure_3(model, image, patch)
     return made
 
 

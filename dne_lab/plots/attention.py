@@ -44,7 +44,7 @@ COLUMNS = [
 ]
 
 
-def attention_groups(found: Iterable[Decomposition]) -> Figure:
+def group_shares(found: Iterable[Decomposition]) -> Figure:
     """Shares of the four groups in the later experts' attention to patches, beside the paper's (figure 4 left).
 
     One bar per run setting: mean over seeds; beside it the shares under uniform attention. Shares, effective keys and
@@ -116,7 +116,7 @@ def drawings(found: Sequence[Decomposition]) -> dict[str, Figure]:
     if not later:
         return made
     makers: tuple[Callable[[list[Decomposition]], Figure], ...] = (
-        attention_groups,
+        group_shares,
         fragmentation,
         along_training,
         attention_by_task,

@@ -73,7 +73,7 @@ def fragmentation(found: Iterable[Decomposition]) -> Figure:
 
     Layer by layer, with the values of uniform attention: log of the number of keys, and 100.
 
-    Raises LabError as `attention.attention_groups` does.
+    Raises LabError as `attention.group_shares` does.
     """
     import pandas as pd
 
@@ -112,7 +112,7 @@ def along_training(found: Iterable[Decomposition]) -> Figure:
     1 is what uniform attention gives. If experts found each other's tokens of a patch by what these say of the picture,
     the share would fall to that of the position embeddings when the others look at another picture ("shuffled").
 
-    Raises LabError as `attention_groups` does.
+    Raises LabError as `attention.group_shares` does.
     """
     import pandas as pd
 
@@ -147,7 +147,7 @@ def attention_by_task(found: Iterable[Decomposition]) -> Figure:
     Experts are frozen after their task, so the share after task t is that of expert t ever after. Before: untrained, on
     its trained predecessors.
 
-    Raises LabError as `attention_groups` does.
+    Raises LabError as `attention.group_shares` does.
     """
     import pandas as pd
 

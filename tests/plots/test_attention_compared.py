@@ -39,7 +39,7 @@ def found() -> list[Decomposition]:
 
 
 def test_groups_stand_beside_the_printed_shares(found: list[Decomposition]) -> None:
-    figure = attention.attention_groups(found)
+    figure = attention.group_shares(found)
     table = figure.table.set_index(["series", "group"])
     for row in paper.attention_shares().to_dict("records"):
         name = f"{row['model'].upper()}, paper"
@@ -65,21 +65,21 @@ def test_groups_stand_beside_the_printed_shares(found: list[Decomposition]) -> N
 
 def test_runs_of_other_settings_stand_apart(found: list[Decomposition]) -> None:
     longer = [dataclasses.replace(m, epochs=9, run=f"{m.run}-longer") for m in found if m.method == "sta"]
-    table = attention.attention_groups([*found, *longer]).table
+    table = attention.group_shares([*found, *longer]).table
     names = table.loc[table["preset"] != "paper", "series"].unique()
     assert {*names} == {"IA, tiny", "DNE, tiny", "STA, tiny, 1 epochs", "STA, tiny, 9 epochs"}
     assert set(table.loc[table["seeds"].notna(), "seeds"]) == {3}
     drawn = attention.drawings([*found, *longer])
     assert {"expert_flow_sta_tiny-1epochs", "expert_flow_sta_tiny-9epochs"} <= drawn.keys()
     rates = [dataclasses.replace(found[0], config_sha256=sha) for sha in ("abcdefghij", "0123456789")]
-    table = attention.attention_groups(rates).table
+    table = attention.group_shares(rates).table
     assert {"IA, tiny, settings abcdefgh", "IA, tiny, settings 01234567"} <= {*table["series"]}
     with pytest.raises(LabError, match="cannot be averaged"):
-        attention.attention_groups([found[0], found[0]])
+        attention.group_shares([found[0], found[0]])
 
 
 def test_one_seed_has_the_interval_over_images(found: list[Decomposition]) -> None:
-    one = attention.attention_groups([found[3]]).table
+    one = attention.group_shares([found[3]]).table
     same = one[(one["preset"] == "tiny") & (one["group"] == "same patch")].iloc[0]
     assert (same["low"], same["high"]) == found[3].same_patch()[1:]
     row, kept = one[(one["preset"] == "tiny") & (one["group"] == "SPDH")].iloc[0], found[3].patches().set_index("group")
@@ -141,9 +141,9 @@ def test_networks_without_later_experts_fill_no_figure(found: list[Decomposition
     alone = decomposed(IA, heads=(3,))
     assert attention.drawings([alone]) == {}
     with pytest.raises(LabError, match="no attention record of a trained run with two experts"):
-        attention.attention_groups([alone])
+        attention.group_shares([alone])
     with pytest.raises(LabError, match="cannot be averaged"):
-        attention.attention_groups([found[0], dataclasses.replace(found[0], run="another")])
+        attention.group_shares([found[0], dataclasses.replace(found[0], run="another")])
 
 
 def test_the_start_is_drawn_part_by_part() -> None:

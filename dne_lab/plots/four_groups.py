@@ -1,4 +1,4 @@
-"""The four kinds of key that one query meets, on a real image (paper, figure 3)."""
+"""The four groups of keys that one query meets, on a real image (paper, figure 3)."""
 
 import functools
 from typing import TYPE_CHECKING
@@ -29,11 +29,11 @@ TINT = (0.9, 0.9, 0.5, 0.5)  # how much of its colour covers a key: same patch s
 
 
 def figure_3(model: nn.Module, image: Tensor, patch: int, expert: int | None = None, head: int = 0) -> Figure:
-    """The keys of one query, coloured by kind: the image, then a copy of it for each head of experts 1 to ``expert``.
+    """The keys of one query, coloured by group: the image, then a copy of it for each head of experts 1 to ``expert``.
 
     The query is one patch as one head sees it. Independent attention (IA) compares it with the patches of its own head,
-    the framed copy; spatial-task attention (STA) with those of every copy. The table counts the keys of each kind and
-    says what share of the attention each kind would get if all keys got the same.
+    the framed copy; spatial-task attention (STA) with those of every copy. The table counts the keys of each group and
+    says what share of the attention each group would get if all keys got the same.
 
     Args:
         model: what is or holds an `ExpandableViT`; only its heads and its grid of patches are used.
@@ -63,23 +63,23 @@ def figure_3(model: nn.Module, image: Tensor, patch: int, expert: int | None = N
     owner = [number for number, own in enumerate(heads, start=1) for _ in range(own)]
     within = [place for own in heads for place in range(own)]
     own = sum(heads[:-1]) + head
-    kinds = kinds_of_keys(len(owner), own, grid[0] * grid[1], patch)
+    groups = groups_of_keys(len(owner), own, grid[0] * grid[1], patch)
     rows = []
     for number, name in enumerate(GROUPS):
-        ia, sta = int((kinds[own] == number).sum()), int((kinds == number).sum())
+        ia, sta = int((groups[own] == number).sum()), int((groups == number).sum())
         rows.append({"group": name, "key": GROUP_WORDS[name], "keys, IA": ia, "keys, STA": sta})
-        rows[-1] |= {"uniform %, IA": 100 * ia / kinds[own].size, "uniform %, STA": 100 * sta / kinds.size}
+        rows[-1] |= {"uniform %, IA": 100 * ia / groups[own].size, "uniform %, STA": 100 * sta / groups.size}
     names = head_names(tuple(owner), tuple(within))
     title = f"Four kinds of key for one query: {place_name(patch, grid)} of expert {expert}, head {head}\n"
     title += "IA compares it with the framed copy alone, STA with all of them"
     across, down = min(MOST, 1 + len(names)), -(-(1 + len(names)) // MOST)
     size = 1.3 * STEP[0] * across + 2.9, 1.3 * STEP[1] * down + 0.5
-    draw = functools.partial(_draw, pixels=picture(image), kinds=kinds, names=names, own=own, grid=grid)
+    draw = functools.partial(_draw, pixels=picture(image), groups=groups, names=names, own=own, grid=grid)
     return Figure("figure_3", title, pd.DataFrame(rows), [], picture=draw, size=size)
 
 
-def kinds_of_keys(heads: int, own: int, patches: int, patch: int) -> np.ndarray:
-    """The kind of every key as its place in `GROUPS`, (heads, patches); the query is ``patch`` of head ``own``."""
+def groups_of_keys(heads: int, own: int, patches: int, patch: int) -> np.ndarray:
+    """The group of every key as its place in `GROUPS`, (heads, patches); the query is ``patch`` of head ``own``."""
     return (np.arange(heads) != own)[:, None] + 2 * (np.arange(patches) != patch)[None]
 
 
@@ -102,26 +102,26 @@ def _draw(
     axes: "Axes",
     table: "pd.DataFrame",
     pixels: np.ndarray,
-    kinds: np.ndarray,
+    groups: np.ndarray,
     names: list[str],
     own: int,
     grid: tuple[int, int],
 ) -> None:
     high, wide = pixels.shape[0] // grid[0], pixels.shape[1] // grid[1]
     aspect = pixels.shape[0] / pixels.shape[1]
-    query = divmod(int(kinds[own].argmin()), grid[1])
+    query = divmod(int(groups[own].argmin()), grid[1])
     _copy(axes, 0, pixels, aspect, grid, "picture and query", query)
-    grey = (pixels @ [0.299, 0.587, 0.114])[..., None]  # a colour of the picture would mix with that of the kind
-    for place, (row, name) in enumerate(zip(kinds, names, strict=True)):
-        kind = row.reshape(grid).repeat(high, 0).repeat(wide, 1)
-        tint = np.array(TINT)[kind][..., None]
-        shown = np.rint((1 - tint) * grey + tint * group_colours()[kind]).astype(np.uint8)
+    grey = (pixels @ [0.299, 0.587, 0.114])[..., None]  # a colour of the picture would mix with that of the group
+    for place, (row, name) in enumerate(zip(groups, names, strict=True)):
+        group = row.reshape(grid).repeat(high, 0).repeat(wide, 1)
+        tint = np.array(TINT)[group][..., None]
+        shown = np.rint((1 - tint) * grey + tint * group_colours()[group]).astype(np.uint8)
         _copy(axes, 1 + place, shown, aspect, grid, name, query if place == own else None)
     count = len(names) + 1
-    for _, kind in table.iterrows():
-        keys = f"{kind['keys, STA']} key" + "s" * (kind["keys, STA"] != 1)
-        label = f"{kind['group']}: {keys},\n{kind['key']}"
-        axes.plot([], [], "s", markersize=9, color=GROUP_COLOURS[kind["group"]], label=label)
+    for _, group in table.iterrows():
+        keys = f"{group['keys, STA']} key" + "s" * (group["keys, STA"] != 1)
+        label = f"{group['group']}: {keys},\n{group['key']}"
+        axes.plot([], [], "s", markersize=9, color=GROUP_COLOURS[group["group"]], label=label)
     axes.set_xlim(-0.04, STEP[0] * (min(MOST, count) - 1) + 1.04)
     axes.set_ylim(STEP[1] * aspect * ((count - 1) // MOST) + aspect + 0.04, -0.2)
     axes.set_axis_off()

@@ -1,4 +1,4 @@
-"""Figure 3: every key has the colour of its kind, and the table counts what is drawn."""
+"""Figure 3: every key has the colour of its group, and the table counts what is drawn."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ from matplotlib.figure import Figure as Canvas
 
 from dne_lab.core.errors import LabError
 from dne_lab.models.variants import IA, STA
-from dne_lab.plots.four_kinds import figure_3
+from dne_lab.plots.four_groups import figure_3
 from dne_lab.plots.style import GROUP_COLOURS
 
 HEADS = (3, 1, 2)
 
 
-def test_the_table_counts_the_keys_of_each_kind() -> None:
+def test_the_table_counts_the_keys_of_each_group() -> None:
     network = tiny.model(STA, HEADS)
     patches = network.grid[0] * network.grid[1]
     for expert, seen in ((1, 3), (2, 4), (3, 6)):
@@ -30,8 +30,8 @@ def test_the_table_counts_the_keys_of_each_kind() -> None:
             assert table[f"uniform %, {variant}"].sum() == pytest.approx(100)
 
 
-def test_each_key_is_drawn_in_the_colour_of_its_kind() -> None:
-    """A white picture: at a key's middle only the colour of its kind is seen, strongly on the query's patch."""
+def test_each_key_is_drawn_in_the_colour_of_its_group() -> None:
+    """A white picture: at a key's middle only the colour of its group is seen, strongly on the query's patch."""
     network = tiny.model(IA, HEADS)
     rows, columns = network.grid
     white = torch.full_like(tiny.images(1)[0], 255)
