@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from dne_lab.analysis.attention_groups import ACROSS, attention_groups
 from dne_lab.analysis.group_tables import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
 from dne_lab.analysis.hosts import CONTENT, POSITION, find_host
-from dne_lab.core.errors import LabError, shown
+from dne_lab.core.errors import LabError, brief
 from dne_lab.core.schema import Like, document
 from dne_lab.measure.record import Classes, Measurement, Name, Number, Percent, Section, Seed, Simple, Whole
 from dne_lab.methods import base
@@ -84,7 +84,7 @@ class Table(BaseModel):
                 raise ValueError(f"has a row of {len(row)} cells under {len(self.columns)} columns")
             for name, cell in zip(self.columns, row, strict=True):
                 if isinstance(cell, str) != (name in TEXTS):
-                    raise ValueError(f"has {shown(cell)} in column {name!r}")
+                    raise ValueError(f"has {brief(cell)} in column {name!r}")
         return self
 
 

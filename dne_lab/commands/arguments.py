@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from dne_lab.core.errors import LabError, SaidElsewhere, shown, unknown
+from dne_lab.core.errors import LabError, SaidElsewhere, brief, unknown
 from dne_lab.core.files import too_long
 
 # Options that several commands share.
@@ -59,14 +59,14 @@ def numbers(text: str, option: str = "--seeds") -> list[int]:
             low, _, high = part.strip().partition("-")
             several = range(int(low), int(high or low) + 1)
             if len(found) + several.stop - several.start > MOST or several.stop > 10**18:
-                raise LabError(f"{option} {shown(text)}: are more than {MOST:,} numbers, or too large ones.")
+                raise LabError(f"{option} {brief(text)}: are more than {MOST:,} numbers, or too large ones.")
             found += several
     except LabError:
         raise
     except ValueError:
-        raise LabError(f"{option} {shown(text)}: give numbers such as 0, or 0,2,5, or 0-4.") from None
+        raise LabError(f"{option} {brief(text)}: give numbers such as 0, or 0,2,5, or 0-4.") from None
     if not found:
-        raise LabError(f"{option} {shown(text)} names no number: give numbers such as 0, or 0,2,5, or 0-4.")
+        raise LabError(f"{option} {brief(text)} names no number: give numbers such as 0, or 0,2,5, or 0-4.")
     return list(dict.fromkeys(found))
 
 
@@ -75,7 +75,7 @@ def count(text: str, option: str = "--jobs") -> int | str:
     if text == "auto":
         return text
     if not re.fullmatch(r"0*[1-9][0-9]{0,3}", text):
-        raise LabError(f"{option} {shown(text)}: give a number of runs at a time, from 1, or auto.")
+        raise LabError(f"{option} {brief(text)}: give a number of runs at a time, from 1, or auto.")
     return int(text)
 
 
@@ -137,12 +137,12 @@ def settings(pairs: list[str] | None) -> dict[str, str]:
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise LabError(f"--set {shown(pair)}: write field=value, e.g. --set learn.epochs=5.")
+            raise LabError(f"--set {brief(pair)}: write field=value, e.g. --set learn.epochs=5.")
         if name.strip() in GIVEN:
-            raise LabError(f"--set {shown(pair)}: {GIVEN[name.strip()]}.")
+            raise LabError(f"--set {brief(pair)}: {GIVEN[name.strip()]}.")
         if changes.get(name.strip(), value) != value:
             raise LabError(
-                f"--set {shown(pair)} beside --set {name.strip()}={changes[name.strip()]}: give one of them."
+                f"--set {brief(pair)} beside --set {name.strip()}={changes[name.strip()]}: give one of them."
             )
         changes[name.strip()] = value
     return changes

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from dne_lab.core.errors import LabError, shown, unknown
+from dne_lab.core.errors import LabError, brief, unknown
 from dne_lab.core.schema import OneOf, build, field_names, settings
 
 SPATIAL = ("mhsa", "gpsa")
@@ -69,9 +69,9 @@ class Data:
         if not self.tasks or min(self.tasks) < 1:
             raise LabError(f"data.tasks = {self.tasks}: needs at least one task of at least one class, e.g. 50,10,10.")
         if len(self.tasks) > TASKS:
-            raise LabError(f"data.tasks = {shown(self.tasks)}: are {len(self.tasks):,} tasks, at most {TASKS:,}.")
+            raise LabError(f"data.tasks = {brief(self.tasks)}: are {len(self.tasks):,} tasks, at most {TASKS:,}.")
         if sum(self.tasks) > CLASSES:
-            raise LabError(f"data.tasks = {shown(self.tasks)}: are {sum(self.tasks):,} classes, at most {CLASSES:,}.")
+            raise LabError(f"data.tasks = {brief(self.tasks)}: are {sum(self.tasks):,} classes, at most {CLASSES:,}.")
 
 
 @settings
@@ -204,7 +204,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.start is not None and not re.fullmatch(r"[0-9a-f]{12}@[1-9]\d*", self.start):
-            raise LabError(f"start = {shown(self.start)}: is not set by hand, but by --from RUN --after T.")
+            raise LabError(f"start = {brief(self.start)}: is not set by hand, but by --from RUN --after T.")
         rule = self.data.order if self.data.order in ORDER_RULES else self.data.order_rule
         if rule is not None:
             data = dataclasses.replace(self.data, order=ORDER_RULES[rule](self.seed), order_rule=rule)

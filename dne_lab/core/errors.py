@@ -27,7 +27,7 @@ class SaidElsewhere(LabError):
     """What another process of the same run has raised as well, which says it: the command line is silent here."""
 
 
-def shown(value: object, most: int = LONGEST) -> str:
+def brief(value: object, most: int = LONGEST) -> str:
     """A value as an error shows it: what does not fit into ``most`` characters is cut."""
     try:
         text = repr(value)
@@ -41,4 +41,4 @@ def unknown(what: str, given: object, allowed: Iterable[str]) -> LabError:
     names = sorted(allowed)
     near = difflib.get_close_matches(str(given)[:LONGEST], names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return LabError(f"unknown {what} {shown(given)}. {hint}Allowed: {', '.join(names)}.")
+    return LabError(f"unknown {what} {brief(given)}. {hint}Allowed: {', '.join(names)}.")

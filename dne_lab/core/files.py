@@ -10,8 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dne_lab.core.errors import LabError
-from dne_lab.core.errors import shown as named
+from dne_lab.core.errors import LabError, brief
 
 
 class WriteError(LabError):
@@ -41,7 +40,7 @@ def absolute(path: str | Path) -> Path:
     try:
         place.lstat()
     except ValueError as error:
-        raise LabError(f"{named(path)} can be no file's name: {error}.") from error
+        raise LabError(f"{brief(path)} can be no file's name: {error}.") from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise LabError(too_long(path)) from error
@@ -55,10 +54,10 @@ def resolved(path: str | Path) -> Path:
 
 def too_long(path: str | Path) -> str:
     """The sentence for a name that the file system refuses for its length."""
-    return f"{named(path)}: is too long a name for a file or folder here. Give a shorter one."
+    return f"{brief(path)}: is too long a name for a file or folder here. Give a shorter one."
 
 
-def shown(path: Path) -> str:
+def short_path(path: Path) -> str:
     """A place as messages name it: from the working directory on where it lies below that."""
     try:
         return str(path.relative_to(Path.cwd()))
@@ -78,7 +77,7 @@ def check_regular(path: Path, wanted: str = "a file of its own") -> None:
         return
     if not stat.S_ISREG(kind):
         what = "a folder" if stat.S_ISDIR(kind) else "no regular file"
-        raise LabError(f"{shown(path)} is {what}: name {wanted}.")
+        raise LabError(f"{short_path(path)} is {what}: name {wanted}.")
 
 
 UNPACKED, TIMES = 256_000_000, 50  # bytes that may always be unpacked, and how many times the packed ones
@@ -108,11 +107,12 @@ def _explained(path: Path, what: str) -> Iterator[None]:
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             there = next((place for place in (path, *path.parents) if place.exists()), path)
             kind = "a folder" if there.is_dir() else "a file"  # where there should be the other one
-            message = f"cannot {what} {shown(path)}: {there} is {kind} and stays as it is. Name another place."
+            message = f"cannot {what} {short_path(path)}: {there} is {kind} and stays as it is. Name another place."
             raise WriteError(message) from error
         raise WriteError(
-            f"cannot {what} {shown(path)}: {reason}. Nothing was lost: what had been written before is untouched. Free "
-            "space or make the folder writable, then run the same command again (training goes on from where it was)."
+            f"cannot {what} {short_path(path)}: {reason}. Nothing was lost: what had been written before is "
+            "untouched. Free space or make the folder writable, then run the same command again (training goes on from "
+            "where it was)."
         ) from error
 
 

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass as checked
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema, from_json
 
-from dne_lab.core.errors import LabError, shown, unknown
+from dne_lab.core.errors import LabError, brief, unknown
 from dne_lab.core.files import check_regular
 
 T = TypeVar("T")
@@ -332,12 +332,12 @@ def _sentence(one: Any, cls: Any, prefix: str) -> LabError:
         if not allowed:
             return LabError(f"unknown field {name!r}: {within} has no fields here. Leave it out.")
         return unknown("field", name, allowed)
-    field = f"{name} = {shown(given)}" if name else shown(given)
+    field = f"{name} = {brief(given)}" if name else brief(given)
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return LabError(f"{name} is missing.")
     if kind in ("dataclass_type", "dataclass_exact_type"):
         listed = ", ".join(field_names(group, f"{name}." if name else ""))
-        return LabError(f"{name or 'configuration'} = {shown(given)}: is a group of fields: {listed}.")
+        return LabError(f"{name or 'configuration'} = {brief(given)}: is a group of fields: {listed}.")
     if kind == "one_of":
         return unknown(context["what"] or name, given, context["names"])
     if kind == "value_error" and not isinstance(context.get("error"), LabError):
@@ -361,7 +361,7 @@ def _sentence(one: Any, cls: Any, prefix: str) -> LabError:
     wanted = _WANTED.get(kind)
     items = _items(info)
     if items is not None and isinstance(given, str) and isinstance(places[-1], int):
-        return LabError(f"{dotted(places[:-1], prefix)} holds {shown(given)}: must be {items}{example}.")
+        return LabError(f"{dotted(places[:-1], prefix)} holds {brief(given)}: must be {items}{example}.")
     return LabError(f"{field}: must be {wanted}{example}." if wanted else f"{field}: {one['msg']}.")
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import absolute, shown
+from dne_lab.core.files import absolute, short_path
 from dne_lab.data import image_file
 from dne_lab.data.image_file import EXTENSIONS
 from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, SPLITS, Source, check_split, digest
@@ -205,13 +205,14 @@ def _parallel(work: Callable[[A], B], items: list[A]) -> Iterable[B]:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     if not root.is_dir():
-        raise LabError(f"{shown(root)}: no such folder. {LAYOUT}")
+        raise LabError(f"{short_path(root)}: no such folder. {LAYOUT}")
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     absent = [] if (root / "train").is_dir() else ["train/"]
     absent += [] if test else ["test/ or val/"]
     if absent or test is None:
         found = ", ".join([entry.name for entry in _entries(str(root))][:8]) or "nothing"
-        raise LabError(f"{shown(root)} has no {' and no '.join(absent)} (found: {found}). Unpack all of it. {LAYOUT}")
+        missing = " and no ".join(absent)
+        raise LabError(f"{short_path(root)} has no {missing} (found: {found}). Unpack all of it. {LAYOUT}")
     return {"train": root / "train", "test": test}
 
 
@@ -231,7 +232,8 @@ class LeftOut:
         """A warning with the counts, if there are any."""
         if self.why:
             reasons = ", ".join(f"{count} {why}" for why, count in sorted(self.why.items()))
-            text = f"{shown(root)}: {sum(self.why.values())} file(s) left out ({reasons}), the first is {self.first}. "
+            count = sum(self.why.values())
+            text = f"{short_path(root)}: {count} file(s) left out ({reasons}), the first is {self.first}. "
             warnings.warn(text + f"Images are files called {' '.join(sorted(EXTENSIONS))}.", stacklevel=4)
 
 
@@ -247,7 +249,7 @@ def _scan(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
         name = class_name(entry.name)
         if name in classes:
             raise LabError(
-                f"{shown(folder)} has two class folders whose names are the same text, {name!r}, written with "
+                f"{short_path(folder)} has two class folders whose names are the same text, {name!r}, written with "
                 "composed and with decomposed characters. Put their images into one of them."
             )
         classes[name] = sorted(_walk(entry, left_out, ()))
@@ -272,7 +274,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise LabError(
-            f"{shown(Path(folder))} cannot be read: {why}. Make it readable, or move it out of the data."
+            f"{short_path(Path(folder))} cannot be read: {why}. Make it readable, or move it out of the data."
         ) from error
 
 
@@ -311,17 +313,17 @@ def _walk(
 def _check_classes(folders: dict[str, Path], files: dict[str, dict[str, list[str]]]) -> None:
     for split, folder in folders.items():
         if not files[split]:
-            raise LabError(f"{shown(folder)} has no class folders. {LAYOUT}")
+            raise LabError(f"{short_path(folder)} has no class folders. {LAYOUT}")
         empty = [name for name, members in files[split].items() if not members]
         if empty:
             raise LabError(
-                f"{shown(folder / empty[0])} has no images ({len(empty)} such class folder(s)). "
+                f"{short_path(folder / empty[0])} has no images ({len(empty)} such class folder(s)). "
                 f"Looked for {', '.join(sorted(EXTENSIONS))}. Unpack the data completely, or remove the empty folders."
             )
     for one, other in (SPLITS, SPLITS[::-1]):
         absent = [name for name in files[one] if name not in files[other]]
         if absent:
             raise LabError(
-                f"{len(absent)} class folder(s) of {shown(folders[one])} are not in {shown(folders[other])}: "
+                f"{len(absent)} class folder(s) of {short_path(folders[one])} are not in {short_path(folders[other])}: "
                 f"{', '.join(absent[:5])}. {LAYOUT}"
             )

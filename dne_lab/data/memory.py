@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.core.config import POLICIES
-from dne_lab.core.errors import LabError, shown, unknown
+from dne_lab.core.errors import LabError, brief, unknown
 from dne_lab.data.stream import ClassStream
 
 TIE = 1e-12  # scores closer than this are equal: rounding differs between machines and thread counts
@@ -143,7 +143,7 @@ class ExemplarMemory:
             for name in ("budget", "policy", "total_classes"):
                 if (other := state[name]) != getattr(self, name):
                     raise LabError(
-                        f"the stored memory has {name} = {shown(other)}, this run has {getattr(self, name)}."
+                        f"the stored memory has {name} = {brief(other)}, this run has {getattr(self, name)}."
                     )
             self.exemplars = {int(rank): [int(n) for n in numbers] for rank, numbers in state["exemplars"].items()}
         except (KeyError, TypeError, AttributeError) as error:

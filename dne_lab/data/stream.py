@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dne_lab.core import chance, config
 from dne_lab.core.config import CLASSES, TASKS
-from dne_lab.core.errors import LabError, shown, unknown
+from dne_lab.core.errors import LabError, brief, unknown
 from dne_lab.data.datasets import NAMED, open_source
 from dne_lab.data.source import SPLITS, Source, check_labels, check_split
 
@@ -27,13 +27,13 @@ def sizes(tasks: Sequence[int] | str) -> tuple[int, ...]:
     try:
         parts = [int(part) for part in tasks.split(",")] if isinstance(tasks, str) else list(map(operator.index, tasks))
     except (TypeError, ValueError) as error:
-        raise LabError(f"tasks = {shown(tasks)}: give the number of classes of each task, e.g. 50,10,10.") from error
+        raise LabError(f"tasks = {brief(tasks)}: give the number of classes of each task, e.g. 50,10,10.") from error
     if not parts or min(parts) < 1:
-        raise LabError(f"tasks = {shown(tasks)}: needs at least one task, each of at least one class, e.g. 50,10,10.")
+        raise LabError(f"tasks = {brief(tasks)}: needs at least one task, each of at least one class, e.g. 50,10,10.")
     if len(parts) > TASKS:
-        raise LabError(f"tasks = {shown(tasks)}: are {len(parts):,} tasks; up to {TASKS:,} are taken.")
+        raise LabError(f"tasks = {brief(tasks)}: are {len(parts):,} tasks; up to {TASKS:,} are taken.")
     if sum(parts) > CLASSES:
-        raise LabError(f"tasks = {shown(tasks)}: are {sum(parts):,} classes; up to {CLASSES:,} are taken.")
+        raise LabError(f"tasks = {brief(tasks)}: are {sum(parts):,} classes; up to {CLASSES:,} are taken.")
     return tuple(parts)
 
 
@@ -50,7 +50,7 @@ def from_base_and_step(base: int | None, step: int | None, classes: int, name: s
     """``base`` classes first (default: ``step``), then ``step`` in each task, e.g. 50 and 10 -> 50+10+10+10+10+10."""
     for what, given in (("base", base), ("step", step)):
         if given is not None and (isinstance(given, bool) or not hasattr(given, "__index__")):
-            raise LabError(f"{what} = {shown(given)}: must be a whole number of classes, at least 1.")
+            raise LabError(f"{what} = {brief(given)}: must be a whole number of classes, at least 1.")
     first = step if base is None else base
     if first is None:
         if name in NAMED:
@@ -334,7 +334,7 @@ def stream(
         LabError: missing data, tasks that do not add up, anything else the user can set right.
     """
     if isinstance(validation, bool) or not isinstance(validation, int | float):
-        raise LabError(f"validation = {shown(validation)}: must be a number in [0, 1), e.g. 0.2.")
+        raise LabError(f"validation = {brief(validation)}: must be a number in [0, 1), e.g. 0.2.")
     source = open_source(data, path=path, size=size, download=download)
     if tasks is None:
         tasks = from_base_and_step(base, step, len(source.classes), source.name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dne_lab.core.errors import LabError, shown
+from dne_lab.core.errors import LabError, brief
 from dne_lab.core.files import inside, resolved, write_text
 from dne_lab.core.schema import DamagedError, Like, document, load, plain, read_json
 from dne_lab.core.sealing import sealed, unsealed
@@ -197,7 +197,7 @@ class Record:
         needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
         wrong = [f"without {name}" for name in needed if name not in tree]
         if wrong or tree.get("format") != FORMAT:
-            what = ", ".join(wrong) if wrong else f"format {shown(tree.get('format'))} instead of {FORMAT}"
+            what = ", ".join(wrong) if wrong else f"format {brief(tree.get('format'))} instead of {FORMAT}"
             raise LabError(f"{path}: run folder of another version ({what}). Run it again with this version.")
         tree = unsealed(tree, path, CLOCK)  # after the version, which may seal otherwise
         try:
@@ -433,7 +433,7 @@ class Measurement:
     def _of_tree(cls, tree: dict[str, Any], file: Path) -> Self:
         if tree.get("format") != cls.format:
             raise LabError(
-                f"{file}: {cls.kind} record of another version (format {shown(tree.get('format'))} instead of "
+                f"{file}: {cls.kind} record of another version (format {brief(tree.get('format'))} instead of "
                 f"{cls.format}). {cls.ADVICE}"
             )
         try:

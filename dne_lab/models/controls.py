@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from dne_lab.core.errors import LabError, shown, unknown
+from dne_lab.core.errors import LabError, brief, unknown
 
 EXPERTS = ("all", "first", "previous", "own")
 WEIGHTS = ("learned", "uniform", "means")
@@ -123,7 +123,7 @@ class Controls:
     def _check_numbers(self) -> None:
         most, temperature, entropy = self.most, self.temperature, self.entropy
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 0):
-            raise LabError(f"Variant.most = {shown(most)}: must be a whole number of heads from 0, or None for all.")
+            raise LabError(f"Variant.most = {brief(most)}: must be a whole number of heads from 0, or None for all.")
         if most is not None and self.experts != "all":
             raise LabError(f"Variant.most = {most} chooses among all experts: Variant.experts must be 'all'.")
         if most is not None and self.weights == "uniform":
@@ -131,7 +131,7 @@ class Controls:
         numbers = [value for value in (temperature, entropy) if value is not None]
         if not all(isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in numbers):
             raise LabError(
-                f"Variant.temperature = {shown(temperature)}, Variant.entropy = {shown(entropy)}: must be above 0 "
+                f"Variant.temperature = {brief(temperature)}, Variant.entropy = {brief(entropy)}: must be above 0 "
                 "(entropy: up to 1, or None)."
             )
         if entropy is not None and entropy > 1:

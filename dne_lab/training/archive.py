@@ -18,7 +18,7 @@ from torch import Tensor
 from dne_lab.core import chance, errors
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import absolute, check_regular, check_unpacked, resolved, shown, write_bytes, write_text
+from dne_lab.core.files import absolute, check_regular, check_unpacked, resolved, short_path, write_bytes, write_text
 from dne_lab.measure import cost
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
@@ -50,11 +50,11 @@ def target(file: str | Path, force: bool = False) -> Path:
         LabError: a folder or device, a place in a run's folder, a file that no export wrote.
     """
     path = resolved(file)  # what a link leads to
-    name = shown(path)
+    name = short_path(path)
     check_regular(path, "a file, such as dne.zip")
     for folder in path.parents:
         if (folder / CONFIG).is_file() and any((folder / name).exists() for name in (RECORD, LAST, task_file(1))):
-            raise LabError(f"{name} lies in a run's folder, {shown(folder)}, whose files stay. Name another.")
+            raise LabError(f"{name} lies in a run's folder, {short_path(folder)}, whose files stay. Name another.")
     if path.exists() and not force and not _exported(path):
         raise LabError(f"{name} exists and is no export. It is untouched: give another name, or --force to replace it.")
     return path
@@ -141,7 +141,7 @@ def read_model(file: Path) -> ModelFile:
     """
     if not file.exists():
         raise LabError(
-            f"{shown(file)} does not exist. The repository has finished models in figures/checkpoints; "
+            f"{short_path(file)} does not exist. The repository has finished models in figures/checkpoints; "
             f"`dne-lab export RUN {file.name}` writes one of a run of your own."
         )
     tensors, info = run_folder.load(file)
@@ -215,7 +215,7 @@ def _check_tasks(folder: Path, config: Config, record: Record) -> None:
     for number in range(1, len(record.seen_accuracy) + 1):
         file = folder / task_file(number)
         if not file.is_file():
-            raise LabError(f"{shown(folder)} is incomplete: {file.name} missing. Bring back a copy of it.")
+            raise LabError(f"{short_path(folder)} is incomplete: {file.name} missing. Bring back a copy of it.")
         tensors, info = run_folder.load(file)
         known = record.task_sha256[number - 1] if number <= len(record.task_sha256) else ""
         if not known and shapes is None:
@@ -224,7 +224,7 @@ def _check_tasks(folder: Path, config: Config, record: Record) -> None:
         wrong = [
             what
             for what, is_so in (
-                (f"it holds task {errors.shown(info.get('task'))}", info.get("task", number) != number),
+                (f"it holds task {errors.brief(info.get('task'))}", info.get("task", number) != number),
                 ("it is of another configuration", info.get("config_sha256", config.sha256) != config.sha256),
                 (f"its weights are not those of {config.method}: {other}", bool(other)),
                 ("it is not the file that the run wrote", bool(known) and info[run_folder.DIGEST] != known),
@@ -232,7 +232,8 @@ def _check_tasks(folder: Path, config: Config, record: Record) -> None:
             if is_so
         ]
         if wrong:
-            raise LabError(f"{shown(file)} is not exported: {', '.join(wrong)}. It is untouched: bring back a copy.")
+            why = ", ".join(wrong)
+            raise LabError(f"{short_path(file)} is not exported: {why}. It is untouched: bring back a copy.")
 
 
 Shapes = dict[str, str]  # shape and type of a tensor, in words
@@ -279,7 +280,7 @@ def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
     """
     if not file.is_file():
         what = "is no regular file" if file.exists() else "does not exist"
-        raise LabError(f"{shown(file)} {what}. Name a run folder, or a file that `dne-lab export` wrote.")
+        raise LabError(f"{short_path(file)} {what}. Name a run folder, or a file that `dne-lab export` wrote.")
     try:
         folder: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="dne-lab-")
     except OSError as error:

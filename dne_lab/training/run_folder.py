@@ -21,7 +21,7 @@ from torch import Tensor
 from dne_lab.core import errors
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import absolute, check_regular, check_unpacked, resolved, shown, write_bytes, write_text
+from dne_lab.core.files import absolute, check_regular, check_unpacked, resolved, short_path, write_bytes, write_text
 from dne_lab.core.schema import parse, read_json
 from dne_lab.core.sealing import sha256
 from dne_lab.data.identity import Images
@@ -84,7 +84,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise LabError(f"{path} was not written by this program. {advice}")
             if info.get("version") != VERSION:
                 raise LabError(
-                    f"{path} has version {errors.shown(info.get('version'))}, this program reads version {VERSION}. "
+                    f"{path} has version {errors.brief(info.get('version'))}, this program reads version {VERSION}. "
                     "The file is untouched. Use the program that wrote it, or give another folder."
                 )
             # Copies: the tensors of an open file are a mapping of it, and would change when it does.
@@ -139,8 +139,8 @@ def read_config(folder: Path) -> Config:
         what = f"is no run folder: it has no {CONFIG}" if folder.exists() else "does not exist"
         beside = absolute(folder).parent
         there = sorted(file.parent.name for file in beside.glob(f"*/{CONFIG}"))[:6] if beside.is_dir() else []
-        advice = f"In {shown(beside)} there are {', '.join(there)}" if there else "Name the folder of a run"
-        raise LabError(f"{shown(folder)} {what}. {advice}.") from None
+        advice = f"In {short_path(beside)} there are {', '.join(there)}" if there else "Name the folder of a run"
+        raise LabError(f"{short_path(folder)} {what}. {advice}.") from None
     try:
         config = from_dict(tree)
     except LabError as error:
@@ -185,7 +185,7 @@ class RunFolder:
         self._seen = self._stamp()
 
     def __str__(self) -> str:
-        return "memory" if self.path is None else shown(self.path)
+        return "memory" if self.path is None else short_path(self.path)
 
     # Whether it still is what it was ---------------------------------------------------------------------------------
 
@@ -290,7 +290,7 @@ class RunFolder:
         if self.path is not None:
             tensors, info = load(self.path / task_file(number))
             if info.get("task", number) != number:
-                other = errors.shown(info["task"])
+                other = errors.brief(info["task"])
                 raise LabError(f"{self.path / task_file(number)} holds task {other}, not {number}.")
             return tensors, info
         if number not in self._tasks:
@@ -367,12 +367,12 @@ def read_output(path: Path, record: Record) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise LabError(f"{shown(path)} is missing or cannot be read: {error.strerror or error}.") from error
+        raise LabError(f"{short_path(path)} is missing or cannot be read: {error.strerror or error}.") from error
     known = record.curves_sha256 if path.name == CURVES else record.predictions_sha256
     if known and record.finished and sha256(data) != known:
         again = f"move {RECORD} away and run the same command again: it writes both"
         advice = again if path.with_name(LAST).exists() else "bring back a copy"
-        raise LabError(f"{shown(path)} is damaged: not what the run wrote (SHA-256). To mend it, {advice}.")
+        raise LabError(f"{short_path(path)} is damaged: not what the run wrote (SHA-256). To mend it, {advice}.")
     return data
 
 

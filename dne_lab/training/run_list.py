@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from dne_lab.core.config import Config
-from dne_lab.core.errors import LabError, shown
+from dne_lab.core.errors import LabError, brief
 from dne_lab.core.files import file_name, resolved
 from dne_lab.core.schema import DamagedError, build, read_json, settings
 from dne_lab.measure.record import Record
@@ -49,7 +49,7 @@ class Entry:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w+=,-][\w.+=,-]*", self.name) or len(os.fsencode(self.name)) > LONGEST:
             raise LabError(
-                f"name = {shown(self.name)}: every run needs one that can be a folder's, of at most {LONGEST} bytes, "
+                f"name = {brief(self.name)}: every run needs one that can be a folder's, of at most {LONGEST} bytes, "
                 "e.g. dne-s0."
             )
         if not self.method:

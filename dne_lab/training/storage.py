@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import shown
+from dne_lab.core.files import short_path
 from dne_lab.data.identity import YOUNGER, Images, data_sha256, fingerprint, numbers_now, unlike
 from dne_lab.data.source import SPLITS
 from dne_lab.data.stream import ClassStream, from_config
@@ -205,7 +205,7 @@ def stream_for(config: Config, stream: ClassStream | None) -> ClassStream:
 
 def place_of(stream: ClassStream) -> str:
     """Where the images of a stream are, in words."""
-    return stream.name if stream.source.path is None else shown(Path(stream.source.path))
+    return stream.name if stream.source.path is None else short_path(Path(stream.source.path))
 
 
 def _other_data(state: RunState, info: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

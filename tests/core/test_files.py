@@ -82,7 +82,7 @@ def test_places_are_absolute_and_know_the_home_folder(tmp_path: Path, monkeypatc
     monkeypatch.setenv("HOME", "/there/me")
     assert files.absolute("runs/x") == tmp_path / "runs" / "x"
     assert files.absolute("~/runs") == Path("/there/me/runs")
-    assert files.shown(files.absolute("runs/x")) == "runs/x" and files.shown(Path("/other/x")) == "/other/x"
+    assert files.short_path(files.absolute("runs/x")) == "runs/x" and files.short_path(Path("/other/x")) == "/other/x"
     with pytest.raises(LabError, match="nobody-here"):
         files.absolute("~nobody-here/x")
 
