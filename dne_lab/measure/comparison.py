@@ -375,8 +375,7 @@ def pairs(
     groups: Sequence[Group], one: Callable[[Record], bool], other: Callable[[Record], bool], same_heads: bool = False
 ) -> list[Pair]:
     """Every group that ``one`` accepts with every group of the same experiment that ``other`` accepts: images, tasks,
-    classes, memory, the schedule of the presets that describe it, and as many epochs, unless both have those of their
-    presets (a published recipe has its own, which belongs to the method).
+    classes, memory, the presets' schedule, and as many epochs, unless both have those of their own (published) recipe.
 
     Where some of them differ in method and heads alone, only those are paired: methods with recipes of their own are
     compared as they are, variants of one network under equal settings. Validation runs and pairs without a common seed
