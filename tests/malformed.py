@@ -103,6 +103,15 @@ class Corpus:
             "configuration": json.loads((self.run / "config.json").read_text()),
             "list of runs": [{"name": "a", "method": "dne", "preset": "digits", "settings": {"network.heads": "2,1"}}],
         }
+        forked = {"run": "ia", "task": 1, "config_sha256": "0" * 64, "settings_sha256": "1" * 64}
+        self.others = {  # more right ones, with what the first ones lack
+            "record": [
+                *(json.loads(next(RECORDS.glob(f"*/{name}.json")).read_text()) for name in ("icarl-s0", "joint-s0")),
+                self.trees["record"] | {"forked_from": forked, "data_changes": [{"at": "task 1", "told": ["x"]}]},
+            ],
+            "attention record": [load("attention/sta*.json"), load("attention/ia*.json")],
+            "ablation record": [load("ablation/*mask.json")],
+        }
         self.kinds: dict[str, Callable[[random.Random], None]] = {
             **{name: lambda draw, name=name: self.of_tree(name, draw) for name in self.trees},  # type: ignore[misc]
             "run folder": lambda draw: self.of_run(draw, self.run),
@@ -124,7 +133,7 @@ class Corpus:
         return file
 
     def of_tree(self, kind: str, draw: random.Random) -> None:
-        tree = self.trees[kind]
+        tree = draw.choice([self.trees[kind], *self.others.get(kind, [])])
         look_at(kind, self.place(name_of(kind), written(without_seals(tree) if draw.random() < 0.8 else tree, draw)))
 
     def of_schema(self, kind: str, draw: random.Random) -> None:

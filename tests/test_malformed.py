@@ -22,3 +22,11 @@ def test_whatever_is_read_ends_in_a_sentence_or_is_right(tmp_path: Path) -> None
 def test_a_network_that_no_machine_holds_is_refused_before_it_is_made(changes: dict[str, Any]) -> None:
     with pytest.raises(LabError, match=r"task \d needs [\d,]+ GB to train and the machine has"):
         lab.start("dne", lab.stream("digits"), preset="digits", progress=False, **changes)
+
+
+@pytest.mark.parametrize("budget", [{}, {"memory__bytes": 10**9}])
+def test_neither_is_a_residual_one(budget: dict[str, Any]) -> None:
+    with pytest.raises(
+        LabError, match=r"[\d,]+ GB to train and the machine has|smaller than the finished model of icarl"
+    ):
+        lab.start("icarl", lab.stream("digits"), preset="digits", progress=False, options__width=20_000, **budget)

@@ -1,5 +1,6 @@
 """The attention of one run sorted into groups at every moment of its training, as a record beside its own."""
 
+from collections import Counter
 from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from dne_lab.analysis.attention_groups import ACROSS, attention_groups
 from dne_lab.analysis.group_tables import LATER, PATCHES, AttentionGroups, Estimate, frame_of, plain
 from dne_lab.analysis.hosts import CONTENT, POSITION, find_host
+from dne_lab.analysis.labelling import GROUPS
 from dne_lab.core.errors import LabError, brief
 from dne_lab.core.schema import Like, document
 from dne_lab.measure.record import Classes, Measurement, Name, Number, Percent, Section, Seed, Simple, Whole
@@ -65,6 +67,7 @@ BRIEF = ("table", "rows", "table_by_expert")
 
 
 TEXTS = ("kind", "scope", "group")  # columns of words; all others hold numbers
+PLACES = ("layer", "expert", "head")  # columns of whole numbers
 
 
 class Table(BaseModel):
@@ -83,10 +86,32 @@ class Table(BaseModel):
             if len(row) != len(self.columns):
                 raise ValueError(f"has a row of {len(row)} cells under {len(self.columns)} columns")
             for name, cell in zip(self.columns, row, strict=True):
-                if isinstance(cell, str) != (name in TEXTS):
+                whole = isinstance(cell, int | float) and float(cell).is_integer()
+                if isinstance(cell, str) != (name in TEXTS) or (name in PLACES and not whole):
                     raise ValueError(f"has {brief(cell)} in column {name!r}")
         return self
 
+    def check(self, name: str, *columns: str) -> None:
+        """Raises a `ValueError` where it lacks one of these columns, or a group beside the others of its rows."""
+        if lacking := [column for column in (*columns, *name.split("_by_")[1:]) if column not in self.columns]:
+            raise ValueError(f"has no column {lacking[0]!r} in {name}")
+        if "group" in columns:
+            cells = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+            where = [tuple(cell.get(key) for key in ("kind", "scope", *PLACES)) for cell in cells]
+            found = Counter((place, cell["group"]) for place, cell in zip(where, cells, strict=True))
+            if found != Counter((place, group) for place in set(where) for group in GROUPS):
+                raise ValueError(f"has other groups in {name} than {', '.join(GROUPS)}, each once")
+
+
+SHARES = (
+    *("kind", "scope", "group", "share %", "share low", "share high", "uniform %", "keys", "uniform mass %"),
+    *(f"{value}{end}" for value in ("effective keys", "mass per connection") for end in (" low", " high")),
+    *("effective keys", "mass per connection %"),
+)
+ROWS = (
+    *("kind", "scope", "entropy", "entropy low", "entropy high", "uniform entropy"),
+    *("effective keys", "effective keys low", "effective keys high", "keys", "largest %", "uniform largest %"),
+)
 
 Interval = Annotated[list[Number | None], Field(min_length=3, max_length=3)]  # a value, its low and its high end
 
@@ -104,8 +129,12 @@ class Moment(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> "Moment":
-        if "table" not in (self.__pydantic_extra__ or {}):
+        tables = self.__pydantic_extra__ or {}
+        if "table" not in tables:
             raise ValueError("has no table")
+        for name, table in tables.items():
+            if name.startswith(("table", "rows")):
+                table.check(name, *(SHARES if name.startswith("table") else ROWS))
         return self
 
 
@@ -149,6 +178,23 @@ class Decomposition(Measurement):
     kind: str = "attention"
     format: int = 1
 
+    def __post_init__(self) -> None:
+        experts = range(1, len(self.heads) + 1)
+        if len(experts) > 1:
+            for moment in (INITIAL, TRAINED):
+                if moment in self.moments and self.patches(moment).empty:
+                    raise LabError(f"moments.{moment} has no attention of later experts to patches.")
+        try:
+            if self.before:
+                Table(**self.before).check("before", *SHARES, "expert")
+            if self.flow:
+                Table(**self.flow).check("flow", "kind", *PLACES[:2], *(f"expert {number}" for number in experts))
+                flow = frame_of(self.flow)
+                if flow.empty or not flow["expert"].isin(experts).all():
+                    raise ValueError(f"has rows in flow of other experts than 1 to {len(experts)}")
+        except ValueError as error:
+            raise LabError(f"attention record of {self.run} {error}.") from None
+
     def table(self, moment: str = TRAINED, name: str = "table") -> "pd.DataFrame":
         """One table of a moment; `LabError` if the record has none such."""
         if moment not in self.moments or name not in self.moments[moment]:
@@ -158,7 +204,9 @@ class Decomposition(Measurement):
 
     def same_patch(self, moment: str = TRAINED, scope: str = LATER) -> Estimate:
         """The share of attention on the query's own patch, percent, with its interval over images."""
-        found = self.moments[moment]["same_patch"][scope]
+        found = self.moments.get(moment, {}).get("same_patch", {}).get(scope)
+        if found is None:
+            raise LabError(f"attention record of {self.run} has no same-patch share of {scope}, {moment}.")
         return Estimate(*(float("nan") if value is None else value for value in found))
 
     def patches(self, moment: str = TRAINED, scope: str = LATER, name: str = "table") -> "pd.DataFrame":

@@ -301,7 +301,7 @@ def cost(
     """
     import dne_lab.methods  # noqa: F401
     from dne_lab.data.stream import sizes
-    from dne_lab.measure.cost import blank_stream, of_tasks, shape_of, text
+    from dne_lab.measure.cost import blank_stream, of_tasks, refuse_uncountable, shape_of, text
     from dne_lab.methods import base
 
     wanted = sizes(tasks)
@@ -319,7 +319,9 @@ def cost(
         found = matching.match_method(config, base.configure(match, preset, same), stream)
         print(json.dumps([m.to_dict() for m in found], indent=1) if as_json else matching.text(found, match))
         return
-    rows = of_tasks(config, stream.joint() if base.find(method).joint else stream)
+    learned = stream.joint() if base.find(method).joint else stream
+    refuse_uncountable(config, learned)
+    rows = of_tasks(config, learned)
     if as_json:
         print(json.dumps(rows, indent=1))
         return

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -174,16 +176,66 @@ def _with_formula(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
 
 def refuse_too_large(config: Config, stream: ClassStream, memory: int) -> None:
     """Raises a `LabError` if a network will not fit into ``memory`` bytes at some task: 4 a parameter, and 12 more
-    (gradient, two moments) for each that trains. Methods without a formula are not checked."""
-    for row in _with_formula(config, stream):
+    (gradient, two moments) for each that trains. Of methods without a formula the network of task 1 is looked at, and
+    those of a user's own are not checked."""
+    heads = ",".join(map(str, config.network.heads))
+    what = f"network.heads = {heads}, network.head_width = {config.network.head_width}"
+    advice = "Take fewer heads or narrower ones."
+    rows = _with_formula(config, stream)
+    if not rows and _ours(config.method):
+        rows = [_without_memory(config, stream)]
+        if "width" in config.options:
+            what, advice = f"options.width = {config.options['width']}", "Take a smaller width."
+    for row in rows:
         needed = 4 * row["params_total"] + 12 * row["params_trainable"]
         if needed > memory:
-            heads = ",".join(map(str, config.network.heads))
             raise LabError(
-                f"network.heads = {heads}, network.head_width = {config.network.head_width}: the network of task "
-                f"{row['task']} needs {needed / 1e9:,.0f} GB to train and the machine has {memory / 1e9:,.0f} GB. "
-                "Take fewer heads or narrower ones."
+                f"{what}: the network of task {row['task']} needs {needed / 1e9:,.0f} GB to train and the machine has "
+                f"{memory / 1e9:,.0f} GB. {advice}"
             )
+
+
+def _ours(method: str) -> bool:
+    return base.find(method).__module__.startswith("dne_lab.")
+
+
+def _unfilled(method: str) -> AbstractContextManager[object]:
+    """Within it, networks of our methods are made without memory for their values, however large they are."""
+    return torch.device("meta") if _ours(method) else nullcontext()
+
+
+def _without_memory(config: Config, stream: ClassStream) -> dict[str, int]:
+    """Parameters of the network that learns task 1."""
+    with _unfilled(config.method), chance.seeded(0, "cost"):
+        method = base.create(config, stream)
+        task = stream.task(1)
+        method.enter(task, method.stages(task)[0])
+    return {"task": 1, "params_total": count(method), "params_trainable": count(method, trainable=True)}
+
+
+MOST_COUNTED = 100  # tasks, whose networks are built and run one after the other
+
+
+def refuse_uncountable(config: Config, stream: ClassStream) -> None:
+    """Raises a `LabError` where counting a method without a formula would take minutes, or more memory than there is.
+
+    Learning it is another matter: there, each task costs far more than counting it.
+    """
+    if len(stream) > MOST_COUNTED and not _with_formula(config, stream):
+        raise LabError(
+            f"{config.method} is counted by building the network of every task: for up to {MOST_COUNTED} tasks, not "
+            f"{len(stream):,}. Give the first ones, or fewer and larger ones."
+        )
+    if not _with_formula(config, stream):
+        refuse_too_large(config, stream, machine_memory())
+
+
+def machine_memory() -> int:
+    """Bytes of memory here; where the system does not say, more than any has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return 2**63
 
 
 @functools.lru_cache(maxsize=16)
@@ -230,10 +282,10 @@ def count_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
 def final_parameters(config: Config, stream: ClassStream) -> int:
     """Parameters of the finished model that is kept, built without training."""
     memory = dataclasses.replace(config.memory, budget=max(config.memory.budget, stream.classes))
-    method = base.create(dataclasses.replace(config, memory=memory), stream)
-    for task in method.stream:
-        for stage in method.stages(task):
-            with chance.seeded(0, "cost"):
+    with _unfilled(config.method), chance.seeded(0, "cost"):
+        method = base.create(dataclasses.replace(config, memory=memory), stream)
+        for task in method.stream:
+            for stage in method.stages(task):
                 method.enter(task, stage)
     return sum(count(part) for part in method.network_to_keep())
 

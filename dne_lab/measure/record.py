@@ -75,10 +75,25 @@ class _Other(Section):
 
 
 class _Origin(Section):
-    run: Name | None = None
-    task: Whole | None = None
-    config_sha256: Name | None = None
-    settings_sha256: Name | None = None
+    run: Name = ""
+    task: Whole = 0
+    config_sha256: Name = ""
+    settings_sha256: Name = ""
+
+
+class _Data(Section):
+    size: Whole | None = None
+    order_rule: Name | None = None
+
+
+class _Config(Section):
+    """What records are compared by; whole configurations are read by `config.from_dict`."""
+
+    precision: Name = ""
+    data: _Data = Field(default_factory=_Data)
+    network: dict[str, Any] = {}
+    loss: dict[str, Any] = {}
+    learn: dict[str, Any] = {}
 
 
 Simple = Annotated[dict[str, Any], Like(dict[str, bool | Number | Name | list[Number] | None])]
@@ -143,7 +158,7 @@ class Record:
     threads: Whole = 1
     products: Name = ""
     settings_sha256: Name = ""
-    config: dict[str, Any] = field(default_factory=dict)
+    config: Annotated[dict[str, Any], Like(_Config)] = field(default_factory=dict)
     forked_from: Annotated[dict[str, Any], Like(_Origin)] = field(default_factory=dict)
     flops_training: Whole | None = None
     data_sha256: Name = ""
@@ -160,6 +175,8 @@ class Record:
             raise LabError(
                 f"record of {self.id}: accuracy and seen_accuracy must have one entry for each finished task."
             )
+        if self.forked_from and not {"task", "settings_sha256"} <= self.forked_from.keys():
+            raise LabError(f"record of {self.id}: forked_from lacks task or settings_sha256.")
         if done > len(self.tasks) or (self.finished and done != len(self.tasks)):
             raise LabError(f"record of {self.id}: accuracies of {done} tasks, but {len(self.tasks)} tasks.")
         if done and (self.LA is None or self.AA is None):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dne_lab.core.config import Config, Recipe
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, brief
 from dne_lab.core.schema import OneOf, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import Method, Stage, check_stage
@@ -36,8 +36,8 @@ class ResNetMethod(Method):
         super().__init__(config, stream)
         if stream.tasks[0] < 2:
             raise LabError(
-                f"data.tasks = {stream.tasks}: {self.name} tells classes from each other, so the first task needs at "
-                "least 2."
+                f"data.tasks = {brief(stream.tasks)}: {self.name} tells classes from each other, so the first task "
+                "needs at least 2."
             )
         several(config.learn, "learn")
         several(config.tune, "tune")

@@ -81,6 +81,8 @@ def fragmentation(found: Iterable[Decomposition]) -> Figure:
     rows: list[dict[str, Any]] = []
     for (preset, method), members in made.items():
         tables = [member.patches(name="rows_by_layer") for member in members]
+        if len({tuple(table["layer"]) for table in tables}) > 1:
+            raise LabError(f"attention records of {', '.join(m.run for m in members)} are about different layers.")
         for layer in tables[0]["layer"]:
             chosen = [t[t["layer"] == layer].iloc[0] for t in tables]
             mean, width = interval([100 * float(row["effective keys"] / row["keys"]) for row in chosen])

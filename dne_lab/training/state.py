@@ -1,6 +1,5 @@
 """A run's state as data: what it learns, from what, and how far it is. Files are written from it and read into it."""
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -187,7 +186,4 @@ def _memory(device: torch.device) -> int:
     """Bytes that the device has in all; of a kind that does not say, more than any has."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on this system
-        return 2**63
+    return cost.machine_memory()

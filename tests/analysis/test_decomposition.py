@@ -1,6 +1,8 @@
 """A run's attention at every moment: what the moments are, that the record keeps them, and what it refuses."""
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from dne_lab.analysis.attention_groups import attention_groups
 from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, before_learning, decompose, untrained
 from dne_lab.analysis.group_tables import FIRST, LATER
 from dne_lab.core.errors import LabError
+from dne_lab.plots.attention_compared import fragmentation
 from dne_lab.training.run import Run
 
 SMALL: dict[str, Any] = {
@@ -110,3 +113,66 @@ def test_what_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
         decomposition.Decomposition.find(tmp_path)
     with pytest.raises(LabError, match=r"no rows of .nothing.\. It has: initialisation"):
         decompose(runs["ia"], 20, progress=False).table("nothing", "rows")
+
+
+@pytest.fixture(scope="module")
+def found(runs: dict[str, Run]) -> decomposition.Decomposition:
+    return decompose(runs["dne"], 20, progress=False)
+
+
+def lose_scope(tree: dict[str, Any]) -> None:
+    del tree["moments"][INITIAL]["same_patch"][LATER]
+
+
+def lose_group(tree: dict[str, Any]) -> None:
+    del tree["moments"][TRAINED]["table_by_layer"]["rows"][0]
+
+
+def lose_column(tree: dict[str, Any]) -> None:
+    table = tree["moments"][TRAINED]["table"]
+    table["columns"][table["columns"].index("uniform %")] = "x"
+
+
+def lose_later(tree: dict[str, Any]) -> None:
+    table = tree["moments"][TRAINED]["table"]
+    table["rows"] = [row for row in table["rows"] if row[1] == FIRST]
+
+
+def lose_layer(tree: dict[str, Any]) -> None:
+    table = tree["moments"][TRAINED]["rows_by_layer"]
+    table["rows"][0][table["columns"].index("layer")] = None
+
+
+def lose_flow(tree: dict[str, Any]) -> None:
+    tree["flow"]["rows"] = []
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lose_scope, "has no same-patch share of experts >= 2, initialisation"),
+        (lose_group, "has other groups in table_by_layer than SPSH, SPDH, DPSH, DPDH, each once"),
+        (lose_column, "has no column 'uniform %' in table"),
+        (lose_later, r"moments\.trained has no attention of later experts to patches"),
+        (lose_layer, "has None in column 'layer'"),
+        (lose_flow, "has rows in flow of other experts than 1 to 3"),
+    ],
+)
+def test_a_record_that_lacks_a_part_is_named(
+    found: decomposition.Decomposition, tmp_path: Path, damage: Callable[[dict[str, Any]], None], told: str
+) -> None:
+    tree = json.loads(json.dumps(found.content()))
+    del tree["sha256"]  # as of an older version, whose damage no digest tells
+    damage(tree)
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    with pytest.raises(LabError, match=told):
+        decomposition.Decomposition.find(tmp_path)[0].same_patch(INITIAL)
+
+
+def test_records_about_other_layers_are_not_drawn_together(found: decomposition.Decomposition) -> None:
+    fewer = json.loads(json.dumps(found.moments))
+    rows = fewer[TRAINED]["rows_by_layer"]
+    rows["rows"] = [row for row in rows["rows"] if row[rows["columns"].index("layer")] != 0]
+    other = dataclasses.replace(found, seed=1, run="other", moments=fewer)
+    with pytest.raises(LabError, match="other are about different layers"):
+        fragmentation([found, other])

@@ -8,7 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dne_lab.core.config import Network
-from dne_lab.measure.cost import flops
+from dne_lab.core.errors import LabError
+from dne_lab.measure.cost import blank_stream, count_tasks, final_parameters, flops, refuse_uncountable
+from dne_lab.methods import base
 from dne_lab.models import literal
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import DNE, IA, Variant
@@ -85,3 +87,22 @@ def test_literal_cost_of_independent_attention(heads: int, giga: float) -> None:
 @pytest.mark.parametrize(("tasks", "most"), [(6, 1.75), (11, 2.45), (26, 5.45)])
 def test_spent_cost_of_dne(tasks: int, most: float) -> None:
     assert 0.95 * most < spent_flops(model(DNE, (12, 1), tasks)) / 1e9 <= most
+
+
+@pytest.mark.parametrize("method", ["icarl", "podnet", "der", "foster", "joint-resnet", "dytox", "dne"])
+def test_networks_made_without_memory_have_as_many_parameters(method: str) -> None:
+    config = base.configure(method, "digits", {"options.width": 4} if "resnet" in base.find(method).__module__ else {})
+    stream = blank_stream((4, 3, 3), (1, 8, 8))
+    stream = stream.joint() if base.find(method).joint else stream
+    assert final_parameters(config, stream) == count_tasks(config, stream)[-1]["params_total"]
+
+
+def test_what_would_take_minutes_to_count_is_refused() -> None:
+    config = base.configure("dytox", "digits", {"data.tasks": [1] * 101, "memory.budget": 200})
+    with pytest.raises(LabError, match="for up to 100 tasks, not 101"):
+        refuse_uncountable(config, blank_stream([1] * 101))
+    config = base.configure("icarl", "digits", {"options.width": 20_000})
+    with pytest.raises(LabError, match=r"options\.width = 20000: the network of task 1 needs [\d,]+ GB"):
+        refuse_uncountable(config, blank_stream((4, 2, 2, 2), (1, 8, 8)))
+    config = base.configure("dne", "digits", {"network.heads": "3,100000"})  # by formula, at once
+    refuse_uncountable(config, blank_stream((4, 2, 2, 2), (1, 8, 8)))

@@ -73,6 +73,10 @@ def test_table() -> None:
         ({"seen_accuracy": [float("nan"), 92.0, 86.0, 80.0]}, r"seen_accuracy\[0\] = nan: must be finite"),
         ({"done": 2, "finished": True}, "accuracies of 2 tasks, but 4 tasks"),
         ({"tasks": []}, r"tasks = \[\]: must have at least 1 entries"),
+        ({"config": {"data": True}}, r"config\.data = True: must be a dictionary"),
+        ({"config": {"data": {"order_rule": [1]}}}, r"config\.data\.order_rule = \[1\]: must be text"),
+        ({"config": {"learn": 3}}, r"config\.learn = 3: must be a dictionary"),
+        ({"forked_from": {"run": "ia-digits-s0"}}, "forked_from lacks task or settings_sha256"),
     ],
 )
 def test_contradictions_are_refused(changes: dict, message: str) -> None:
