@@ -57,6 +57,8 @@ def open_with(path: Path, data: str | None) -> Run:
         return open_run(path, progress=False)
     if model:  # says what is missing and where, which a model that is opened to be looked at does not need
         config = archive.read_model(path).config
+        if data is None and config.data.path is None and config.data.name in ("folder", "npz"):
+            raise LabError(f"{path} does not say where its images are: add --data and the {config.data.name}.")
     else:
         with unpacked(path) as folder:
             config = read_config(folder)

@@ -7,10 +7,15 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dne_lab.core.errors import LabError, brief
+
+if TYPE_CHECKING:
+    import zipfile
 
 
 class WriteError(LabError):
@@ -83,13 +88,19 @@ def check_regular(path: Path, wanted: str = "a file of its own") -> None:
 UNPACKED, TIMES = 256_000_000, 50  # bytes that may always be unpacked, and how many times the packed ones
 
 
-def check_unpacked(file: Path, sizes: Iterable[int]) -> None:
-    """Refuses a file whose parts, of these sizes as it says itself, would fill disk or memory when they are unpacked.
+def check_parts(file: Path, parts: Sequence["zipfile.ZipInfo"]) -> None:
+    """Refuses an archive before any of these parts of it is unpacked.
 
     Raises:
-        LabError: more than 256 MB and more than 50 times what the file takes.
+        LabError: a password is needed; two parts of one name; they would fill disk or memory, as they say themselves:
+            more than 256 MB and more than 50 times what the file takes.
     """
-    total, packed = sum(sizes), file.stat().st_size
+    if any(part.flag_bits & 1 for part in parts):
+        raise LabError(f"{file} is encrypted: unpack it with its password, and pack it anew without one.")
+    most = Counter(part.filename for part in parts).most_common(1)
+    if most and most[0][1] > 1:
+        raise LabError(f"{file} holds {brief(most[0][0])} twice: not what this program or numpy.savez writes.")
+    total, packed = sum(part.file_size for part in parts), file.stat().st_size
     if total > max(UNPACKED, TIMES * packed):
         raise LabError(
             f"{file} takes {packed:,} bytes and would be {total:,} bytes unpacked: not what this program or "
@@ -165,7 +176,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _explained(path, "write"):
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)  # a leftover, or a link that would lead to another file
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

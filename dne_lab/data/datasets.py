@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dne_lab.core import chance
 from dne_lab.core.errors import LabError, unknown
-from dne_lab.core.files import absolute, check_unpacked, resolved
+from dne_lab.core.files import absolute, check_parts, resolved
 from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, ArraySource, Source
 
 # Real handwritten digits that come with scikit-learn: ten classes as they are, a hundred in pairs.
@@ -240,7 +240,7 @@ def npz(path: str | Path) -> ArraySource:
                     f"{path}: no {', '.join(absent)} among its arrays ({', '.join(members)}). Expected {layout}."
                 )
             wanted = {name: members[name] for name in (*ARRAYS, "class_names") if name in members}
-            check_unpacked(file, (info.file_size for info in wanted.values()))
+            check_parts(file, [info for info in packed.infolist() if info.filename.removesuffix(".npy") in wanted])
             arrays: dict[str, Any] = {name: _array_in(packed, info) for name, info in wanted.items()}
     except LabError:
         raise

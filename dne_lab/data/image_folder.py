@@ -138,7 +138,7 @@ class FolderSource(Source):
 
     def names(self, split: str) -> list[str]:
         start = len(str(self._folders[check_split(split)])) + 1
-        return [file[start:].replace(os.sep, "/") for file in self._files[split]]
+        return [_as_text(file[start:].replace(os.sep, "/")) for file in self._files[split]]
 
     def stamps(self, split: str) -> np.ndarray:
         """(n, 3) int64: size in bytes, nanoseconds of the last change of the content and of the file's entry."""
@@ -259,6 +259,11 @@ def _scan(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
 def class_name(name: str) -> str:
     """The name of a folder as text: composed characters (macOS decomposes them), and ? for bytes that are no UTF-8."""
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
+
+
+def _as_text(name: str) -> str:
+    """The name of a file as JSON can hold it: bytes that are no UTF-8 as ``\\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace") if not name.isascii() else name
 
 
 def _hidden(name: str) -> bool:

@@ -153,8 +153,12 @@ class ArraySource(Source):
 
 
 def _class_name(name: Any) -> str:
-    """Text, also of bytes (h5py, older NumPy); without the mark that some editors begin a file with, and composed."""
+    """Text, also of bytes (h5py, older NumPy); without the mark that some editors begin a file with, and composed.
+
+    Halves of characters, which no file can hold, are written out.
+    """
     text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    text = text.encode("utf-8", "backslashreplace").decode()
     return unicodedata.normalize("NFC", text.removeprefix("\ufeff"))
 
 

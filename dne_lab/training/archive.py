@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from torch import Tensor
 from dne_lab.core import chance, errors
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import absolute, check_regular, check_unpacked, resolved, short_path, write_bytes, write_text
+from dne_lab.core.files import absolute, check_parts, check_regular, resolved, short_path, write_bytes, write_text
+from dne_lab.data.datasets import open_source
+from dne_lab.data.identity import Images, unlike
 from dne_lab.measure import cost
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
@@ -96,6 +99,7 @@ def export_model(folder: Path, file: Path, half: bool = False, force: bool = Fal
             f"{folder} is not finished: only a finished run has a model to export. Train on, or write a .zip."
         )
     _check_tasks(folder, config, record)
+    _tell_other_data(folder, config, record)
     tensors: dict[str, Tensor] = {}
     tasks = len(record.seen_accuracy)
     for number in range(1, tasks + 1):
@@ -195,8 +199,10 @@ def export(run: str | Path, file: str | Path, force: bool = False) -> Path:
     names += [] if record.finished else [LAST]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise LabError(f"{folder} is incomplete: {', '.join(missing)} missing. Run the same command again first.")
+        advice = run_folder.mending(folder / missing[-1], record)  # a task's file, where one is missing too
+        raise LabError(f"{short_path(folder)} is incomplete: {', '.join(missing)} missing. {advice}")
     _check_tasks(folder, config, record)
+    _tell_other_data(folder, config, record)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as packed:
         for name in names:
@@ -234,6 +240,19 @@ def _check_tasks(folder: Path, config: Config, record: Record) -> None:
         if wrong:
             why = ", ".join(wrong)
             raise LabError(f"{short_path(file)} is not exported: {why}. It is untouched: bring back a copy.")
+
+
+def _tell_other_data(folder: Path, config: Config, record: Record) -> None:
+    """A warning where the images of a run have changed since it learned; nothing where they are not here."""
+    known = run_folder.RunFolder(folder).read_images()
+    try:
+        source = open_source(config.data.name, path=config.data.path, size=config.data.size)
+        changed = [] if known is None or not record.data_sha256 else unlike(known, Images.of(source, known))
+    except LabError:
+        return
+    if changed:
+        text = f"{short_path(folder)} has learned from other data than there is now: {'; '.join(changed)}. "
+        warnings.warn(text + "It is exported as it was, and knows its own images.", stacklevel=3)
 
 
 Shapes = dict[str, str]  # shape and type of a tensor, in words
@@ -297,7 +316,7 @@ def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
             if strange or CONFIG not in packed.namelist():
                 what = f"it holds {strange[0]!r}" if strange else f"it has no {CONFIG}"
                 raise LabError(f"{file} is no archive of a run, or damaged: {what}.")
-            check_unpacked(file, (part.file_size for part in packed.infolist()))
+            check_parts(file, packed.infolist())
             packed.extractall(folder.name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
         folder.cleanup()  # RuntimeError: encrypted; NotImplementedError: packed in a way that zipfile does not know
@@ -322,5 +341,19 @@ def unpacked(path: str | Path) -> Iterator[Path]:
     if path.is_dir():
         yield path
         return
-    with unpack(path) as folder:
+    with unpack(path) as folder, within(path, folder):
         yield Path(folder)
+
+
+@contextlib.contextmanager
+def within(file: Path, folder: str) -> Iterator[None]:
+    """What is wrong with a file of the folder that an archive was unpacked into is said of the archive."""
+    try:
+        yield
+    except LabError as error:
+        said = str(error)
+        for place in {folder, str(resolved(folder))}:
+            said = said.replace(f"{place}/", f"{short_path(file)}: ").replace(place, short_path(file))
+        if said == str(error):
+            raise
+        raise LabError(said) from error

@@ -107,7 +107,8 @@ class Run:
             storage.load_model(path, run.state)
             return run
         unpacked = archive.unpack(path)
-        run = cls(read_config(Path(unpacked.name)), stream, unpacked.name, **settings)
+        with archive.within(path, unpacked.name):
+            run = cls(read_config(Path(unpacked.name)), stream, unpacked.name, **settings)
         run._archive = unpacked  # the folder lives as long as the run
         return run
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from dne_lab.core import errors
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import absolute, check_regular, check_unpacked, resolved, short_path, write_bytes, write_text
+from dne_lab.core.files import absolute, check_parts, check_regular, resolved, short_path, write_bytes, write_text
 from dne_lab.core.schema import parse, read_json
 from dne_lab.core.sealing import sha256
 from dne_lab.data.identity import Images
@@ -248,12 +248,25 @@ class RunFolder:
             )
 
     def claim(self, config: Config, stream: ClassStream | None = None) -> None:
-        """Makes the folder this configuration's; ``stream`` says how the place of the data was given."""
+        """Makes the folder this configuration's; ``stream`` says how the place of the data was given.
+
+        Raises:
+            LabError: it is another one's; the place of the data is a name that JSON cannot hold.
+        """
         self.check(config)
         if self.path is None:
             return
         if not (self.path / CONFIG).exists():
-            write_text(self.path / CONFIG, json.dumps(_placed(config, stream, self.path), indent=1) + "\n")
+            tree = _placed(config, stream, self.path)
+            try:
+                str(tree["data"]["path"]).encode()
+            except UnicodeError:
+                place = errors.brief(tree["data"]["path"])
+                raise LabError(
+                    f"data.path = {place}: is no UTF-8, so that the run could not be opened again. Rename that folder, "
+                    "or give a link to it (ln -s)."
+                ) from None
+            write_text(self.path / CONFIG, json.dumps(tree, indent=1) + "\n")
         there = self.path.stat()
         self._place = (there.st_dev, there.st_ino)
 
@@ -334,7 +347,7 @@ class RunFolder:
         lines = read_output(self.path / CURVES, record)
         try:
             with zipfile.ZipFile(io.BytesIO(packed)) as parts:
-                check_unpacked(self.path / PREDICTIONS, (part.file_size for part in parts.infolist()))
+                check_parts(self.path / PREDICTIONS, parts.infolist())
             with np.load(io.BytesIO(packed), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             rows = [_typed(row) for row in csv.DictReader(io.StringIO(lines.decode("utf-8-sig"), newline=""))]
@@ -370,10 +383,17 @@ def read_output(path: Path, record: Record) -> bytes:
         raise LabError(f"{short_path(path)} is missing or cannot be read: {error.strerror or error}.") from error
     known = record.curves_sha256 if path.name == CURVES else record.predictions_sha256
     if known and record.finished and sha256(data) != known:
-        again = f"move {RECORD} away and run the same command again: it writes both"
-        advice = again if path.with_name(LAST).exists() else "bring back a copy"
-        raise LabError(f"{short_path(path)} is damaged: not what the run wrote (SHA-256). To mend it, {advice}.")
+        raise LabError(f"{short_path(path)} is damaged: not what the run wrote (SHA-256). {mending(path, record)}")
     return data
+
+
+def mending(path: Path, record: Record) -> str:
+    """What to do where a file of a run is missing or damaged."""
+    if not record.finished:
+        return "Run the same command again first."
+    if path.name in (CURVES, PREDICTIONS) and path.with_name(LAST).is_file():
+        return f"To mend it, move {RECORD} away and run the same command again: it writes both."
+    return "Bring back a copy of it."
 
 
 def curves_file(curves: list[dict[str, Any]]) -> bytes:

@@ -66,6 +66,15 @@ def test_leftovers_of_killed_processes_go_and_nothing_else(tmp_path: Path) -> No
     assert {file.name for file in tmp_path.iterdir()} == {*kept, f".folder.{dead}.tmp", f".link.{dead}.tmp"}
 
 
+def test_a_link_in_place_of_the_temporary_file_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / f".record.json.{os.getpid()}.tmp").symlink_to(tmp_path / "thesis.txt")
+    files.write_text(tmp_path / "record.json", "{}")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert {file.name for file in tmp_path.iterdir()} == {"thesis.txt", "record.json"}
+    assert (tmp_path / "record.json").read_text() == "{}"
+
+
 def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()

@@ -9,10 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+import dne_lab as lab
 from dne_lab.core.errors import LabError
 from dne_lab.data.datasets import open_source
+from dne_lab.data.identity import Images
 from dne_lab.data.image_folder import FolderSource
 from dne_lab.data.source import CIFAR_MEAN, IMAGENET_MEAN
+from dne_lab.training.run_folder import RunFolder
 
 RNG = np.random.default_rng(1)
 
@@ -336,3 +339,31 @@ def test_a_truncated_file_is_found_before_it_is_needed(tmp_path, suffix):
     file.write_bytes(file.read_bytes()[: -(file.stat().st_size // 5)])
     with pytest.raises(LabError, match=rf"3\.{suffix} cannot be decoded"):
         FolderSource(tmp_path).digests("train")
+
+
+@pytest.mark.skipif(os.fsencode("\udce9") != b"\xe9", reason="names are bytes of UTF-8 here")
+def test_names_that_are_no_utf8_are_told_apart_and_kept(tmp_path):
+    """Two names that the same letters would stand for; they come back from the file that knows them."""
+    tree(tmp_path / "data")
+    for number in (0xE8, 0xE9):
+        Image.fromarray(picture()).save(tmp_path / "data" / "train" / "cat" / f"{os.fsdecode(bytes([number]))}.png")
+    source = FolderSource(tmp_path / "data")
+    names = [name for name in source.names("train") if "\\x" in name]
+    assert names == ["cat/\\xe8.png", "cat/\\xe9.png"]
+    folder = RunFolder(tmp_path)
+    folder.write_images(Images.of(source))
+    assert folder.read_images().files["train"] == source.names("train")
+
+
+def test_a_place_that_is_no_utf8_is_refused_before_training(tmp_path):
+    place = tmp_path / os.fsdecode(b"da\xff")
+    tree(place)
+    small = {"network__heads": (2, 1), "network__head_width": 4, "network__patch": 2, "memory__budget": 4}
+    small |= {"folder": tmp_path / "run", "progress": False}
+    run = lab.start("dne", lab.stream(place, tasks=(1, 1)), **small)
+    with pytest.raises(LabError, match="is no UTF-8, so that the run could not be opened again"):
+        run.train()
+    (tmp_path / "link").symlink_to(place)
+    run = lab.start("dne", lab.stream(tmp_path / "link", tasks=(1, 1)), **small)
+    run.train(seconds=0)
+    assert lab.open(tmp_path / "run", progress=False).cursor == run.cursor

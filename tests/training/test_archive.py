@@ -117,6 +117,65 @@ def test_what_is_no_archive_is_refused(finished: Run, tmp_path: Path) -> None:
     assert not (tmp_path.parent / "outside.json").exists()
 
 
+def encrypted(data: bytes) -> bytes:
+    """An archive that says of all its parts that they need a password."""
+    changed = bytearray(data)
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.find(mark)
+        while at >= 0:
+            changed[at + flags] |= 1
+            at = data.find(mark, at + 1)
+    return bytes(changed)
+
+
+def test_encrypted_archives_and_names_that_come_twice_are_refused(finished: Run, tmp_path: Path) -> None:
+    assert finished.folder is not None
+    file = archive.export(finished.folder, tmp_path / "run.zip")
+    (tmp_path / "locked.zip").write_bytes(encrypted(file.read_bytes()))
+    with pytest.raises(LabError, match=r"locked\.zip is encrypted"):
+        Run.open(tmp_path / "locked.zip")
+    with zipfile.ZipFile(file, "a") as packed, pytest.warns(UserWarning, match="Duplicate name"):
+        packed.writestr("record.json", (finished.folder / "record.json").read_text())
+    with pytest.raises(LabError, match=r"run\.zip holds 'record\.json' twice"):
+        Run.open(file)
+
+
+def test_what_is_wrong_within_an_archive_is_said_of_the_archive(finished: Run, tmp_path: Path) -> None:
+    assert finished.folder is not None
+    file = archive.export(finished.folder, tmp_path / "run.zip")
+    with zipfile.ZipFile(file) as packed, zipfile.ZipFile(tmp_path / "changed.zip", "w") as other:
+        for name in packed.namelist():
+            data = packed.read(name)
+            other.writestr(name, data.replace(b'"epochs": ', b'"epochs": 1') if name == "record.json" else data)
+    with pytest.raises(LabError, match=r"changed\.zip") as told:
+        Run.open(tmp_path / "changed.zip", tiny.stream())
+    assert "dne-lab-" not in str(told.value)
+    with (
+        pytest.raises(LabError, match=r"^.*changed\.zip: record\.json is damaged") as told,
+        archive.unpacked(tmp_path / "changed.zip") as folder,
+    ):
+        Record.from_json(folder / "record.json")
+    assert "dne-lab-" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("curves.csv", r"move record\.json away and run the same"), ("task_02.safetensors", "Bring back a copy of it")],
+)
+def test_a_finished_run_that_lacks_a_file_gets_advice_that_works(tmp_path: Path, name: str, advice: str) -> None:
+    new = run(tmp_path / "new")
+    new.train()
+    before = (tmp_path / "new" / name).read_bytes()
+    (tmp_path / "new" / name).unlink()
+    with pytest.raises(LabError, match=rf"{name} missing\. .*{advice}"):
+        archive.export(tmp_path / "new", tmp_path / "x.zip")
+    if name == "curves.csv":
+        (tmp_path / "new" / "record.json").unlink()
+        run(tmp_path / "new").train()
+        assert (tmp_path / "new" / name).read_bytes() == before
+        archive.export(tmp_path / "new", tmp_path / "x.zip")
+
+
 def test_what_cannot_be_exported(finished: Run, tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no run folder"):
         archive.export(tmp_path, tmp_path / "x.zip")

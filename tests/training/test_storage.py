@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,23 @@ def test_other_arrays_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", **arrays)
     with pytest.raises(LabError, match=r"1 of 12 training images are others, the first is number 4 \(class 1\)"):
         lab.open(tmp_path / "run")
+
+
+def test_an_export_names_images_that_have_changed(tree: Path, tmp_path: Path) -> None:
+    start(tree, tmp_path / "run").train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        archive.export(tmp_path / "run", tmp_path / "before.zip")
+    image = next((tree / "train" / "cow").iterdir())
+    shutil.copy(next((tree / "train" / "ant").iterdir()), image)
+    for export, name in ((archive.export, "after.zip"), (archive.export_model, "after.safetensors")):
+        with pytest.warns(UserWarning, match=rf"other data .* training images cow/{image.name} has other content"):
+            export(tmp_path / "run", tmp_path / name)
+    assert (tmp_path / "after.zip").read_bytes() == (tmp_path / "before.zip").read_bytes()
+    shutil.rmtree(tree)  # nothing to compare with
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        archive.export(tmp_path / "run", tmp_path / "gone.zip")
 
 
 def test_a_truncated_image_is_found_before_training_and_its_loss_can_be_accepted(tree: Path, tmp_path: Path) -> None:

@@ -305,6 +305,15 @@ def test_images_that_do_not_fit_get_a_sentence(images: Any, told: str) -> None:
     assert told in lab.explore(tiny.model(), images).value
 
 
+def test_names_that_are_none_are_names_left_out() -> None:
+    models = {"dne": tiny.model(DNE, HEADS, **AUTHORS)}
+    images = Batch(tiny.images(6), torch.arange(6) % 4, torch.arange(6))
+    without, none = lab.explore(models, images), lab.explore(models, images, names=None)
+    assert isinstance(without, Explorer) and isinstance(none, Explorer)
+    assert none.caption.value == without.caption.value != ""
+    assert lab.explore(models, images, names=["cat", "dog"]).caption.value != none.caption.value
+
+
 def test_other_things_that_cannot_be_explored() -> None:
     assert "there is no model to look at" in lab.explore({}, tiny.images()).value
     assert "no expert yet" in lab.explore(tiny.model(heads=()), tiny.images()).value
