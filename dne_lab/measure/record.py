@@ -16,6 +16,7 @@ from dne_lab.core.errors import LabError, brief
 from dne_lab.core.files import inside, resolved, write_text
 from dne_lab.core.schema import DamagedError, Like, document, load, plain, read_json
 from dne_lab.core.sealing import sealed, unsealed
+from dne_lab.measure.recorded_config import RecordedConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,21 +82,6 @@ class _Origin(Section):
     settings_sha256: Name = ""
 
 
-class _Data(Section):
-    size: Whole | None = None
-    order_rule: Name | None = None
-
-
-class _Config(Section):
-    """What records are compared by; whole configurations are read by `config.from_dict`."""
-
-    precision: Name = ""
-    data: _Data = Field(default_factory=_Data)
-    network: dict[str, Any] = {}
-    loss: dict[str, Any] = {}
-    learn: dict[str, Any] = {}
-
-
 Simple = Annotated[dict[str, Any], Like(dict[str, bool | Number | Name | list[Number] | None])]
 
 
@@ -158,7 +144,7 @@ class Record:
     threads: Whole = 1
     products: Name = ""
     settings_sha256: Name = ""
-    config: Annotated[dict[str, Any], Like(_Config)] = field(default_factory=dict)
+    config: Annotated[dict[str, Any], Like(RecordedConfig)] = field(default_factory=dict)
     forked_from: Annotated[dict[str, Any], Like(_Origin)] = field(default_factory=dict)
     flops_training: Whole | None = None
     data_sha256: Name = ""
