@@ -29,14 +29,17 @@ QUIET = (
 RUN_ALL = """async () => {
   const app = window.jupyterapp;
   await app.restored;
-  for (let i = 0; i < 300; i++) {
+  const ready = async () => {
     const panel = app.shell.currentWidget;
-    if (panel && panel.sessionContext && panel.context) {
-      await panel.context.ready;
-      await panel.sessionContext.ready;
-      const kernel = panel.sessionContext.session?.kernel;
-      if (kernel && kernel.connectionStatus === "connected" && kernel.status === "idle") break;
-    }
+    if (!panel || !panel.sessionContext || !panel.context) return false;
+    await panel.context.ready;
+    await panel.sessionContext.ready;
+    const kernel = panel.sessionContext.session?.kernel;
+    return kernel && kernel.connectionStatus === "connected" && kernel.status === "idle";
+  };
+  const begun = performance.now();
+  while (!await ready()) {
+    if (performance.now() - begun > 180000) throw new Error("the notebook has no idle kernel after three minutes");
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
   const late = new Promise((_, fail) => setTimeout(() => fail(new Error("the cells took over ten minutes")), 600000));
