@@ -16,6 +16,8 @@ from dne_lab.commands import report
 from dne_lab.core.errors import unknown
 from dne_lab.core.files import write_text
 from dne_lab.measure import record, tables
+from dne_lab.measure.trained_controls import controls
+from dne_lab.plots.control_differences import controls_figure
 from dne_lab.plots.figure import Figure
 
 FIGURES = Path(__file__).parent
@@ -57,8 +59,7 @@ def figures(name: str) -> dict[str, Figure]:
     if name in RUNS:
         return {f"{stem(name)}_{kind}": f for kind, f in report.drawings(record.find(RECORDS / name)).items()}
     if name in CONTROLS:
-        made = report.drawings(record.find(RECORDS / name))
-        return {f"{stem(name)}": made["controls"]} if "controls" in made else {}
+        return {stem(name): controls_figure(controls(record.find(RECORDS / name)))}
     if name in TOGETHER:
         folders, kinds = TOGETHER[name]
         made = report.drawings(record.find([RECORDS / folder for folder in folders]))

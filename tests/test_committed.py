@@ -15,7 +15,9 @@ from dne_lab.commands import report
 from dne_lab.commands.bench import AUTHORS_CODE
 from dne_lab.core import presets
 from dne_lab.measure import record, tables
+from dne_lab.measure.trained_controls import controls
 from dne_lab.models import literal
+from dne_lab.plots.control_differences import controls_figure
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"
@@ -122,7 +124,7 @@ def test_no_committed_figure_is_of_unknown_origin() -> None:
     for name in RUNS:
         runs = record.find(FIGURES / "records" / name)
         known |= {f"{name.replace('-', '_')}_{kind}" for kind in report.drawings(runs)}
-    known |= {f"digits100_all_{kind}" for kind in ALL_METHODS}
+    known |= {f"digits100_all_{kind}" for kind in ALL_METHODS} | {CONTROLS.replace("-", "_")}
     checkpoints = sorted((FIGURES / "checkpoints").glob("*.safetensors"))
     known |= {f"cifar100_small_{kind}" for kind in report.architectures(checkpoints)}
     instruments = [FIGURES / "records" / name for name in INSTRUMENTS]
@@ -161,6 +163,20 @@ def test_the_tables_and_figures_of_the_longer_runs(name: str) -> None:
         given = options | {"network.heads": run.config["network"]["heads"], "precision": run.config["precision"]}
         assert presets.resolve(run.preset, given, method=run.method, seed=run.seed).identity() == run.config
         assert all(count <= run.memory["budget"] for count in run.memory["stored_by_task"])
+
+
+CONTROLS = "digits100-controls"
+
+
+def test_the_figure_of_the_controls() -> None:
+    runs = record.find(FIGURES / "records" / CONTROLS)
+    same(FIGURES / f"{CONTROLS.replace('-', '_')}.csv", controls_figure(controls(runs)).table)
+    assert all(r.finished and r.validation == 0 for r in runs)
+    listed = {one["name"]: one for one in json.loads((FIGURES / "records" / CONTROLS / "grid.json").read_text())}
+    for path in (FIGURES / "records" / CONTROLS).glob("*-s*.json"):
+        run, entry = record.Record.from_json(path), listed[path.stem]
+        made = presets.resolve(entry["preset"], entry["settings"], method=entry["method"], seed=entry["seed"])
+        assert made.identity() == run.config
 
 
 def test_the_figures_of_all_methods() -> None:

@@ -228,6 +228,11 @@ class LookView:
         return 1 / self.weights.size
 
     @property
+    def total(self) -> Values:
+        """(N,) attention to each patch, all key heads together."""
+        return np.asarray(self.weights.sum(0), dtype=np.float64)
+
+    @property
     def times_uniform(self) -> Values:
         """(H, N) the weights as multiples of `uniform`, which models with more or fewer keys share."""
         return self.weights / self.uniform
@@ -307,7 +312,7 @@ class LookView:
 
 def difference(first: LookView, second: LookView) -> Values:
     """(N,) attention to each patch, all key heads together, of the first minus that of the second."""
-    return first.weights.sum(0) - second.weights.sum(0)
+    return first.total - second.total
 
 
 def look_view(found: AttentionMap, patch: int, head: int = 0, image: int = 0) -> LookView:

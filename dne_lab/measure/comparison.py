@@ -165,7 +165,7 @@ def joint_of(group: Group, others: Sequence[Group], same_network: bool = True) -
         and not _other_images(other.first, group.first)
         and (_network(other.first) == _network(group.first)) == same_network
     ]
-    for alike in (_recipe, _epochs):
+    for alike in (_recipe, lambda record: record.epochs):
         if len(fits) > 1:
             fits = [other for other in fits if alike(other.first) == alike(group.first)] or fits
     return fits[0] if len(fits) == 1 else None
@@ -179,10 +179,6 @@ def _data(record: Record) -> list[Any]:
 
 def _other_images(one: Record, other: Record) -> bool:
     return len(by_images([one, other])) > 1
-
-
-def _epochs(record: Record) -> int:
-    return record.epochs
 
 
 def _recipe(record: Record) -> Any:

@@ -105,6 +105,11 @@ def signed(values: NDArray[Any], end: float) -> Pixels:
     return table[np.rint(place * (len(table) - 1)).astype(int)]
 
 
+def total_scale(views: Sequence[LookView], kind: str) -> Scale:
+    """The scale that the attention to patches, all key heads together, of several images shares."""
+    return scale_of(np.stack([view.total for view in views]), 1 / views[0].weights.shape[1], kind)
+
+
 def look_scales(views: Mapping[str, LookView], kind: str = RELATIVE) -> dict[str, Scale]:
     """The colours of views side by side: one scale for all, or for each its own ends."""
     if kind == RELATIVE:
@@ -136,11 +141,12 @@ def tinted(values: NDArray[Any], groups: NDArray[np.int64], top: float) -> Pixel
     return np.rint(255 * (1 - share) + share * group_colours()[groups]).astype(np.uint8)
 
 
-def laid_over(pixels: Pixels, values: NDArray[Any]) -> Pixels:
-    """(H, W, 3) a picture in grey with the heat of (rows, columns) values over it, from 0 to the largest."""
+def laid_over(pixels: Pixels, values: NDArray[Any], scale: "Scale | None" = None) -> Pixels:
+    """(H, W, 3) a picture in grey with (rows, columns) values over it in the colours of a scale; None: the heat from 0
+    to the largest."""
     rows, columns = values.shape
     high, wide = pixels.shape[:2]
-    warm = heat(values, max(float(values.max()), 1e-12))
+    warm = heat(values, max(float(values.max()), 1e-12)) if scale is None else scale.colours(values)
     warm = warm[np.arange(high) * rows // high][:, np.arange(wide) * columns // wide]
     return np.rint(0.45 * pixels.mean(-1, keepdims=True) + 0.55 * warm).astype(np.uint8)
 

@@ -11,8 +11,7 @@ from dne_lab.analysis.head_table import Head
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.moments import Glance
 from dne_lab.analysis.views import LookView, Values
-from dne_lab.measure.metrics import interval
-from dne_lab.plots.attention_colours import Pixels, colours_at, laid_over, scale_at
+from dne_lab.plots.attention_colours import Pixels, colours_at, laid_over, scale_at, total_scale
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Cells, Drawing, Level, Mark, Panel, Points
 from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS, GROUP_WORDS, INK, KIND_WORDS, Style
@@ -185,43 +184,42 @@ def _thumbnails(name: str, title: str, table: "pd.DataFrame", pixels: Sequence[P
 # One head over many images.
 
 
-def gallery_figure(table: "pd.DataFrame", pictures: Sequence[tuple[LookView, Pixels]], title: str) -> Figure:
+def gallery_figure(table: "pd.DataFrame", pictures: Sequence[tuple[LookView, Pixels]], kind: str, title: str) -> Figure:
     """Each image with the attention of one patch over it.
 
     Args:
         table: of `dne_lab.analysis.image_table.image_table`, in the order of the pictures.
         pictures: where the patch looks, and (H, W, 3) uint8.
+        kind: of the scale that all share, one of `dne_lab.plots.attention_colours.SCALES`.
     """
-    pixels = [laid_over(image, view.weights.sum(0).reshape(view.grid)) for view, image in pictures]
+    scale = total_scale([view for view, _ in pictures], kind)
+    pixels = [laid_over(image, view.total.reshape(view.grid), scale) for view, image in pictures]
     both = zip(table["image"], table["label"], table["effective keys"], strict=True)
     words = [f"{image}: {str(label)[:16]}\n{effective:.3g} keys" for image, label, effective in both]
     return _thumbnails("all_images", title, table, pixels, words)
 
 
 def spread_panel(table: "pd.DataFrame", uniform: Values) -> Panel:
-    """The groups' shares in every image, their mean with its 95% interval, and what uniform attention would give.
+    """The groups' shares in every image as multiples of what uniform attention would give, and their means.
 
     Args:
         table: of `dne_lab.analysis.image_table.image_table`.
         uniform: (4,) shares.
     """
     there = [place for place, share in enumerate(uniform) if share > 0]
-    marks: list[Mark] = []
+    marks: list[Mark] = [Level("uniform attention", 1.0, listed=False)]
     for x, place in enumerate(there):
         group = GROUPS[place]
         rows = table.sort_values(f"{group} %")
-        values = rows[f"{group} %"].tolist()
+        times = rows[f"{group} %"] / (100 * uniform[place])
         # side by side in the order of their values, so that none hides another
-        spots = [x - 0.3 + 0.6 * (number + 0.5) / len(values) for number in range(len(values))]
-        notes = [f"image {image}, {label}" for image, label in zip(rows["image"], rows["label"], strict=True)]
+        spots = [x - 0.3 + 0.6 * (number + 0.5) / len(times) for number in range(len(times))]
+        both = zip(rows["image"], rows["label"], rows[f"{group} %"], strict=True)
+        notes = [f"image {image}, {label}: {share:.3g}%" for image, label, share in both]
         look = Style(GROUP_COLOURS[group], "o", "circle")
-        marks.append(Points(group, spots, values, look, "", notes=notes, area=14.0, listed=False))
-        mean, half = interval(values)
-        ends = ([mean - half], [mean + half]) if half is not None else ([np.nan], [np.nan])
-        marks.append(Points("mean and 95% interval", [x], [mean], Style(INK, "D", "diamond"), "", *ends, listed=x == 0))
-        marks.append(
-            Points("uniform attention", [x + 0.38], [100 * uniform[place]], Style(INK, "s", "square"), "",
-                   filled=False, listed=x == 0)
-        )  # fmt: skip
+        marks.append(Points(group, spots, times.tolist(), look, "", notes=notes, area=14.0, listed=False))
+        ends, mean = [x - 0.36, x + 0.36], float(times.mean())
+        marks.append(Points("mean", ends, [mean, mean], Style(INK, "o", "circle"), "-", area=0.0, listed=x == 0))
     names = Axis("", "category", tuple(GROUPS[place] for place in there))
-    return Panel(marks, names, Axis("% of the attention", low=0.0), f"spread over {len(table)} images")
+    title = f"attention to the groups, times uniform: a point for each of {len(table)} images"
+    return Panel(marks, names, Axis("times uniform", low=0.0), title)

@@ -8,6 +8,7 @@ import torch
 
 from dne_lab.analysis import views
 from dne_lab.analysis.image_table import IN_ORDER, ORDERS, Chosen, by_label, image_table, over_images, sorted_images
+from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.views import LookView
 from dne_lab.core.errors import LabError
 from dne_lab.plots import attention_colours
@@ -43,6 +44,7 @@ class GalleryExplorer(ExplorerTab):
         self.model = dropdown("model", names, names[0])
         self.order = dropdown("sort", list(ORDERS), IN_ORDER)
         self.label = dropdown("only class", [("all", ALL)])
+        self.colours = dropdown("colours", attention_colours.SCALES, attention_colours.RELATIVE)
         self.expert = slider("task (expert)", 1, 1, 1)
         self.layer = slider("layer", 0, 0, 0)
         self.head = slider("query head", 0, 0, 0)
@@ -50,14 +52,20 @@ class GalleryExplorer(ExplorerTab):
         self.maps.label, self.maps.hint = "All images; a click on a title chooses the image in all tabs", ""
         self.maps.on_enter(self._enter)
         self.patches.label = "The chosen image; arrow keys choose the patch"
+        self.scale = widgets.HTML()
         self.count, self.spread, self.table = widgets.HTML(), html("dne-spread"), html("dne-by-class")
         self.found: dict[int, LookView] = {}  # by the number of the image
         self._key: Any = None
         widgets.link((self.patches, "patch"), (self.maps, "patch"))
         wrapped = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
         self.begin(
-            [[self.model, self.order, self.label], [self.expert, self.layer, self.head]],
-            [self.patches, self.count, self.maps, widgets.HBox([self.spread, self.table], layout=wrapped)],
+            [[self.model, self.order, self.label], [self.expert, self.layer, self.head], [self.colours]],
+            [
+                widgets.HBox([self.patches, self.scale], layout=widgets.Layout(flex_flow="row wrap")),
+                self.count,
+                self.maps,
+                widgets.HBox([self.spread, self.table], layout=wrapped),
+            ],
         )
 
     def links(self) -> dict[str, tuple[Any, str]]:
@@ -119,6 +127,20 @@ class GalleryExplorer(ExplorerTab):
         words = ["no label" if (label := labels[n]) is None else self.subject.name(label) for n in found]
         return image_table(list(found.values()), words).assign(image=list(found))
 
+    def by_class(self) -> "pd.DataFrame":
+        """A row for each class of the images that are shown, in words; groups without keys are left out."""
+        import pandas as pd
+
+        table, view = by_label(self.per_image()), next(iter(self.current().values()))
+        there = [f"{name} %" for name, share in zip(GROUPS, view.uniform_shares, strict=True) if share > 0]
+        rows = {"class": table["label"], "images": table["images"].astype(str)}
+        for name in (*there, "effective keys"):
+            halves = zip(table[name], table[f"{name} +-"], strict=True)
+            rows[name] = pd.Series(
+                [f"{mean:.2f}" + (f" ± {half:.2f}" if half == half else "") for mean, half in halves]
+            )
+        return pd.DataFrame(rows)
+
     def update(self) -> None:
         found, numbers = self.current(), self.shown()
         self.said.value = svg.sentence(self.subject.prediction(self.model.value, self.image))
@@ -126,9 +148,10 @@ class GalleryExplorer(ExplorerTab):
         pixels = {number: attention_colours.picture(self.subject.images[number]) for number in {*numbers, self.image}}
         self.patches.scene = scene([Panel("picture", pixels[self.image], 150, lines=True)], grid)
         panels = []
+        scale = attention_colours.total_scale(list(found.values()), self.colours.value)
         for number in numbers:
-            total = found[number].weights.sum(0)
-            over = attention_colours.laid_over(pixels[number], total.reshape(grid))
+            total = found[number].total
+            over = attention_colours.laid_over(pixels[number], total.reshape(grid), scale)
             title = f"{number}: {found[number].effective:.3g} of {found[number].weights.size}"
             panels.append(Panel(title, over, 92, total))
         self.maps.scene = scene(panels, grid)
@@ -137,13 +160,13 @@ class GalleryExplorer(ExplorerTab):
         view = found[numbers[0]]
         self.count.value = svg.sentence(
             f"{some}Each picture: where {place_name(view.patch, grid)} of expert {view.expert} looks "
-            f"({KIND_WORDS[view.kind]}, layer {view.layer}, head {view.head}; all key heads, each picture stretched to "
-            "its own largest). Number: effective keys of all keys. A click chooses the image."
+            f"({KIND_WORDS[view.kind]}, layer {view.layer}, head {view.head}; all key heads together). Number: "
+            "effective keys of all keys. A click chooses the image."
         )
         table = self.per_image()
         self.spread.value = chart(spread_panel(table, view.uniform_shares))
-        several = by_label(table)
-        self.table.value = svg.table(several, "mean over images and 95% interval, by class", digits=1)
+        self.table.value = svg.table(self.by_class(), "mean over images and 95% interval, by class", digits=2)
+        self.scale.value = svg.heat_scale(scale, "attention to a patch")
 
     def _enter(self, place: int) -> None:
         numbers = self.shown()
@@ -158,7 +181,7 @@ class GalleryExplorer(ExplorerTab):
         title += f"{KIND_WORDS[view.kind]}, layer {view.layer}, head {view.head}; effective keys of {view.weights.size}"
         pictures = [(found[n], attention_colours.picture(self.subject.images[n])) for n in self.shown()]
         table = self.per_image().set_index("image").loc[self.shown()].reset_index()
-        return gallery_figure(table, pictures, title)
+        return gallery_figure(table, pictures, self.colours.value, title)
 
     def numbers(self) -> "pd.DataFrame":
         return self.per_image()

@@ -131,7 +131,7 @@ class SpatialExplorer(ExplorerTab):
                 f"{name}: all heads, over it", attention_colours.laid_over(pixels, total.reshape(view.grid)), 150, total
             )
             for name, view in seen.items()
-            for total in [view.weights.sum(0)]
+            for total in [view.total]
         ]
         picture = Panel("picture", pixels, 150, lines=True)
         between, words = _difference(seen)

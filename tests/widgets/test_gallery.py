@@ -32,6 +32,7 @@ def test_every_control_changes_what_is_seen() -> None:
     for control, values in (
         (part.model, part.model.options),
         (part.order, part.order.options),
+        (part.colours, part.colours.options),
         (part.label, (-1, 0, 1)),
         (part.expert, (1, 2, 3)),
         (part.layer, (0, 1)),
