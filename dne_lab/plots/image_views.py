@@ -207,7 +207,7 @@ def spread_panel(table: "pd.DataFrame", uniform: Values) -> Panel:
         uniform: (4,) shares.
     """
     there = [place for place, share in enumerate(uniform) if share > 0]
-    marks: list[Mark] = [Level("uniform attention", 1.0, listed=False)]
+    marks: list[Mark] = [Level("uniform", 1.0, listed=False)]
     for x, place in enumerate(there):
         group = GROUPS[place]
         rows = table.sort_values(f"{group} %")
@@ -221,5 +221,5 @@ def spread_panel(table: "pd.DataFrame", uniform: Values) -> Panel:
         ends, mean = [x - 0.36, x + 0.36], float(times.mean())
         marks.append(Points("mean", ends, [mean, mean], Style(INK, "o", "circle"), "-", area=0.0, listed=x == 0))
     names = Axis("", "category", tuple(GROUPS[place] for place in there))
-    title = f"attention to the groups, times uniform: a point for each of {len(table)} images"
+    title = f"attention to the groups: a point for each of {len(table)} images"
     return Panel(marks, names, Axis("times uniform", low=0.0), title)
