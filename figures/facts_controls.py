@@ -44,6 +44,13 @@ class Controlled:
         theirs = {r.seed: float(r.LA or 0) for r in plain.records if r.heads[-1] == 1 and r.network == _first(plain)}
         return Difference(*interval([mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]))
 
+    def rounding(self, older: Runs) -> float:
+        """The largest difference in LA, in points, to older records of the same methods, networks and seeds."""
+        known = {(r.method, r.seed, str(r.network)): float(r.LA or 0) for r in older.records}
+        plain = [r for r in self.records if not trained_controls.options_of(r)]
+        both = [(float(r.LA or 0), known.get((r.method, r.seed, str(r.network)))) for r in plain]
+        return max(abs(mine - before) for mine, before in both if before is not None)
+
     def table(self, method: str) -> str:
         """All controls of a method, those of most seeds first."""
         found = sorted(self.by_method[method], key=lambda c: (-len(c.pair.seeds), -c.pair.difference()[0]))
