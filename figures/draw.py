@@ -17,7 +17,7 @@ from dne_lab.core.errors import unknown
 from dne_lab.core.files import write_text
 from dne_lab.measure import record, tables
 from dne_lab.measure.trained_controls import controls
-from dne_lab.plots.control_differences import controls_figure
+from dne_lab.plots.contributions import controls_figure
 from dne_lab.plots.figure import Figure
 
 FIGURES = Path(__file__).parent

@@ -17,7 +17,7 @@ from dne_lab.core import presets
 from dne_lab.measure import record, tables
 from dne_lab.measure.trained_controls import controls
 from dne_lab.models import literal
-from dne_lab.plots.control_differences import controls_figure
+from dne_lab.plots.contributions import controls_figure
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"

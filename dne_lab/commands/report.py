@@ -230,7 +230,7 @@ def drawings(records: Sequence[Record]) -> dict[str, Figure]:
     from dne_lab.measure import paper
     from dne_lab.plots import accuracy, matrices, tradeoff
     from dne_lab.plots.accuracy import accuracy_against_cost, accuracy_by_task
-    from dne_lab.plots.control_differences import controls_figure
+    from dne_lab.plots.contributions import controls_figure
     from dne_lab.plots.cost_figures import TWENTY_SIX, figure_6f
     from dne_lab.plots.tradeoff import accuracy_over_bytes
 

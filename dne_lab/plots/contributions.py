@@ -1,7 +1,7 @@
 """What experts and their attention contribute, as figures: what is lost without a group of attention or a connection,
-and what linear probes find in the read-outs."""
+what linear probes find in the read-outs, and what controls change that were trained."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +11,14 @@ from dne_lab.analysis.read_outs import OWN, ProbeRecord, probe_table
 from dne_lab.analysis.removal import BETWEEN, HOW, OTHERS
 from dne_lab.analysis.sweep import Sweep
 from dne_lab.core.errors import LabError
+from dne_lab.measure import trained_controls
 from dne_lab.measure.comparison import ORDER
+from dne_lab.measure.trained_controls import Control
 from dne_lab.methods.base import title_of
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Points, around, one
 from dne_lab.plots.matrices import Colours, grid, inches
-from dne_lab.plots.series import PAPER_DATASETS
+from dne_lab.plots.series import PAPER_DATASETS, scale
 from dne_lab.plots.style import INK, Style, style
 
 if TYPE_CHECKING:
@@ -266,3 +268,47 @@ def _accuracies(table: "pd.DataFrame") -> Drawing:
             marks.append(Points(name, x, rows["place"].tolist(), own, across=True, **more))
     y = Axis("", "category", tuple(_read_out(row) for _, row in table.iterrows()), reverse=True)
     return one(marks, Axis("accuracy (%)"), y)
+
+
+# Controls that were trained: what was left out, or made true, from the first step on.
+
+DIFFERENCE = "LA minus the method itself"
+
+
+def controls_figure(found: Mapping[str, Sequence[Control]]) -> Figure:
+    """A row for each control, below the method that it changes; bars: 95% intervals, paired by seed.
+
+    Args:
+        found: of `dne_lab.measure.trained_controls.controls`, not empty.
+    """
+    import pandas as pd
+
+    tables = [
+        trained_controls.table(mine, DIFFERENCE).assign(method=method).sort_values(DIFFERENCE, kind="stable")
+        for method, mine in found.items()
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(0, "method", table.pop("method"))
+    members = [record for mine in found.values() for control in mine for record in control.pair.one.records]
+    seeds = sorted({len(control.pair.seeds) for mine in found.values() for control in mine})
+    counted = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
+    heading = f"Controls that were trained: {scale(members)}, {counted}\n"
+    heading += "points of LA that a control is above (right) or below the method itself, paired by seed"
+    ids = {control.words: [r.id for r in control.pair.one.records] for mine in found.values() for control in mine}
+    return Figure("controls", heading, table, ids, _control_marks, (8.4, 1.4 + 0.27 * len(table)))
+
+
+def _control_marks(table: "pd.DataFrame") -> Drawing:
+    names = tuple(f"{title_of(m)} {words}" for m, words in zip(table["method"], table["control"], strict=True))
+    marks: list[Mark] = [Level("the method itself", 0.0, upright=True, listed=False)]
+    for method, rows in table.groupby("method", sort=False):
+        values, half = rows[DIFFERENCE], rows["+-"]
+        notes = [
+            f"LA {last:.1f}, {seeds} seed{'s' * (seeds > 1)}" + (f", p (Holm) {p:.2g}" if p == p else "")
+            for last, seeds, p in zip(rows["LA"], rows["seeds"], rows["p (Holm)"], strict=True)
+        ]
+        places = [float(place) for place in rows.index]
+        ends = around(values, half)
+        look = style(str(method))
+        marks.append(Points(title_of(str(method)), values.tolist(), places, look, "", across=True, notes=notes, **ends))
+    return one(marks, Axis("points of LA"), Axis("", "category", names, reverse=True))

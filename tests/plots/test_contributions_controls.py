@@ -4,7 +4,7 @@ import numpy as np
 from invented import runs
 
 from dne_lab.measure.trained_controls import controls
-from dne_lab.plots.control_differences import DIFFERENCE, controls_figure
+from dne_lab.plots.contributions import DIFFERENCE, controls_figure
 
 
 def test_a_row_for_each_control_with_interval_and_records() -> None:
