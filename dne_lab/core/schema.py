@@ -409,3 +409,30 @@ def _info(cls: Any, places: list[Any]) -> FieldInfo | None:
 
 def _fields(cls: Any) -> Mapping[Any, FieldInfo]:
     return getattr(cls, "__pydantic_fields__", {})
+
+
+# What records are compared by ----------------------------------------------------------------------------------------
+
+
+class _Part(pydantic.BaseModel):
+    """Keys that are known are checked, others may be there."""
+
+    model_config = pydantic.ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class RecordedData(_Part):
+    """Where the classes come from."""
+
+    size: int | None = None
+    order_rule: str | None = None
+
+
+class RecordedConfig(_Part):
+    """Of a record's configuration, as older and younger versions wrote it, what records are compared by; a whole one is
+    read by `dne_lab.core.config.from_dict`."""
+
+    precision: str = ""
+    data: RecordedData = pydantic.Field(default_factory=RecordedData)
+    network: dict[str, Any] = {}
+    loss: dict[str, Any] = {}
+    learn: dict[str, Any] = {}

@@ -14,9 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dne_lab.core.errors import LabError, brief
 from dne_lab.core.files import inside, resolved, write_text
-from dne_lab.core.schema import DamagedError, Like, document, load, plain, read_json
+from dne_lab.core.schema import DamagedError, Like, RecordedConfig, document, load, plain, read_json
 from dne_lab.core.sealing import sealed, unsealed
-from dne_lab.measure.recorded_config import RecordedConfig
 
 if TYPE_CHECKING:
     import pandas as pd
