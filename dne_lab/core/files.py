@@ -6,6 +6,7 @@ import fnmatch
 import os
 import re
 import stat
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -83,6 +84,20 @@ def check_regular(path: Path, wanted: str = "a file of its own") -> None:
     if not stat.S_ISREG(kind):
         what = "a folder" if stat.S_ISDIR(kind) else "no regular file"
         raise LabError(f"{short_path(path)} is {what}: name {wanted}.")
+
+
+_YOUNG = 2e9  # nanoseconds: a file just written may be written again at what its clock takes for the same time
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Tells two states of a file apart without reading it; see `settled`. Raises OSError where there is no file."""
+    now = path.stat()
+    return now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino, now.st_dev
+
+
+def settled(stamp: tuple[int, ...]) -> bool:
+    """Whether a file of this `stamp` is old enough for it to be another one after the next change."""
+    return time.time_ns() - max(stamp[:2]) > _YOUNG
 
 
 UNPACKED, TIMES = 256_000_000, 50  # bytes that may always be unpacked, and how many times the packed ones

@@ -128,10 +128,25 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     array = _finite("values", values)
     if len(array) == 1:
         return float(array[0]), None
-    from scipy.stats import t
-
     error = array.std(ddof=1) / np.sqrt(len(array))
-    return float(array.mean()), float(t.ppf((1 + level) / 2, len(array) - 1) * error)
+    return float(array.mean()), float(_students_t(level, len(array) - 1) * error)
+
+
+def intervals(rows: ArrayLike, level: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`interval` of each column of ``rows`` (seeds, columns): means and half widths, NaN where there is one seed."""
+    array = np.asarray(rows, dtype=np.float64)
+    if array.ndim != 2 or not array.size or not np.isfinite(array).all():
+        raise LabError(f"rows of shape {array.shape}: needs a finite number for every seed and column.")
+    if len(array) == 1:
+        return array[0], np.full(array.shape[1], np.nan)
+    return array.mean(axis=0), _students_t(level, len(array) - 1) * (array.std(axis=0, ddof=1) / np.sqrt(len(array)))
+
+
+def _students_t(level: float, freedom: int) -> float:
+    """How many standard errors an interval of this level reaches; scipy.stats, which asks the same, loads for long."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + level) / 2))
 
 
 def rounded(value: Any) -> Any:

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from dne_lab.core.errors import LabError, brief
-from dne_lab.core.files import inside, resolved, write_text
 from dne_lab.core.schema import DamagedError, Like, RecordedConfig, document, load, plain, read_json
+from dne_lab.core.files import inside, resolved, settled, stamp, write_text
 from dne_lab.core.sealing import sealed, unsealed
 
 if TYPE_CHECKING:
@@ -279,19 +278,19 @@ def is_record(tree: Any) -> bool:
 
 RECORD = "record.json"
 _OURS = (b'"seen_accuracy"', b'"config_sha256"', b'"flops_literal"', b'"train_step"')  # keys that this program writes
-_YOUNG = 2e9  # nanoseconds: a file just written may be written again at what its clock takes for the same time
 _seen: dict[Path, tuple[tuple[int, ...], Any]] = {}
 _REMEMBERED = 20_000  # files that are remembered
 
 
-def trees(paths: str | Path | Iterable[str | Path]) -> Iterator[tuple[Path, Any]]:
+def trees(paths: str | Path | Iterable[str | Path], wrong: list[LabError] | None = None) -> Iterator[tuple[Path, Any]]:
     """The JSON files given, and those in folders and below, in the order of their names: each once, with its content.
 
     In folders, hidden files and folders are passed over, and so is what is no JSON and was not written by this program
     (settings of an editor, notes).
 
     Raises:
-        LabError: a path that does not exist or cannot be read; a damaged file of this program.
+        LabError: a path that does not exist or cannot be read; a damaged file of this program. With a list ``wrong``
+            it gets the errors, and the others are read.
     """
     given = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     passed: set[Path] = set()
@@ -304,9 +303,12 @@ def trees(paths: str | Path | Iterable[str | Path]) -> Iterator[tuple[Path, Any]
             passed.add(place)
             try:
                 tree = read(file)
-            except LabError:
-                if not folder or _ours(file):
+            except LabError as error:
+                if folder and not _ours(file):
+                    continue
+                if wrong is None:
                     raise
+                wrong.append(error)
                 continue
             yield file, tree
 
@@ -318,10 +320,8 @@ def read(path: Path) -> Any:
         LabError: missing, no regular file, or no JSON.
     """
     try:
-        now = path.stat()
-        stamp = (now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino, now.st_dev)
-        place = path.absolute()
-        if place in _seen and _seen[place][0] == stamp:
+        now, place = stamp(path), path.absolute()
+        if place in _seen and _seen[place][0] == now:
             return _seen[place][1]
         tree = read_json(path)
     except FileNotFoundError:
@@ -332,10 +332,10 @@ def read(path: Path) -> Any:
         raise DamagedError(f"{error} Leave it out, or make it again.") from error
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error.strerror or error}. {RUN_FIRST}") from error
-    if time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) > _YOUNG:
+    if settled(now):
         if len(_seen) >= _REMEMBERED:
             _seen.clear()
-        _seen[place] = stamp, tree
+        _seen[place] = now, tree
     return tree
 
 

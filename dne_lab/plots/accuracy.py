@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.analysis.run_views import RunView, accuracies, table
+from dne_lab.analysis.run_views import RunView, accuracies, names, table
 from dne_lab.core.errors import LabError
 from dne_lab.measure.comparison import Group, Pair, groups, is_method, later_heads, pairs, tasks_text, title
 from dne_lab.measure.metrics import forgetting_by_task, interval
@@ -185,12 +185,12 @@ def run_series(runs: Sequence[RunView]) -> list[Points]:
     """Accuracy over the classes seen, a line per run; runs of one method differ as `line_of` says."""
     used: dict[str, int] = {}
     found = []
-    for run in runs:
+    for run, name in zip(runs, names(runs), strict=True):
         method = run.record.method
         used[method] = used.get(method, -1) + 1
         x, y = accuracies(run)
         look, dash, filled = line_of(method, used[method])
-        found.append(Points(run.label, list(map(float, x)), y, look, dash, filled=filled))
+        found.append(Points(name, list(map(float, x)), y, look, dash, filled=filled))
     return found
 
 
@@ -214,7 +214,17 @@ def runs_figure(runs: Sequence[RunView]) -> Figure:
 
 
 def _marks(table: "pd.DataFrame", lines: Sequence[Points], methods: Sequence[str]) -> Drawing:
-    """Three panels: accuracy over the classes seen, last accuracy against cost, attention on the own patch."""
+    return Drawing([cost_panels(table, lines, methods)])
+
+
+def cost_panels(table: "pd.DataFrame", lines: Sequence[Points], methods: Sequence[str]) -> list[Panel]:
+    """Three panels: accuracy over the classes seen, last accuracy against cost, attention on the own patch.
+
+    Args:
+        table: a row per line (`run_views.table` or `run_groups.group_table`).
+        lines: of `run_series` or `run_curves.group_series`.
+        methods: of each line.
+    """
     cost: list[Mark] = []
     shares: list[Mark] = []
     for place, (line, (_, row)) in enumerate(zip(lines, table.iterrows(), strict=True)):
@@ -226,12 +236,11 @@ def _marks(table: "pd.DataFrame", lines: Sequence[Points], methods: Sequence[str
             shares.append(Bars(line.name, [place], [share], line.look.colour, across=True, listed=False))
         else:
             shares.append(Words(" not measured", 0.0, place, beside="left"))
-    panels = [
+    return [
         runs_panel(lines),
         Panel(cost, Axis("MFLOPs of one image", low=0.0), Axis("last accuracy (%)", least=LEAST_SPAN)),
         Panel(shares, Axis("attention on\nown patch (%)", low=0.0), Axis("", "category", tuple(methods), reverse=True)),
     ]
-    return Drawing([panels])
 
 
 # Method beside method: final accuracy of IA and STA (figure 4, right), and what each method forgets of each task.

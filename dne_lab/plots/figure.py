@@ -1,6 +1,7 @@
 """A figure is a table first: the numbers, the records they came from, and two ways of drawing them."""
 
 import base64
+import contextlib
 import io
 import itertools
 import json
@@ -165,6 +166,11 @@ class Figure:
         title = wrapped(self.title, interactive.WRAP)
         return interactive.build(drawing, title, self.size[1] + _more(title))
 
+    def plotly(self) -> dict[str, Any]:
+        """What `interactive` gives as JSON of plain rounded numbers, for a display of the type `PLOTLY_MIME`."""
+        tree: dict[str, Any] = _rounded(json.loads(self.interactive().to_json()))
+        return {**tree, "config": {"displaylogo": False}}
+
     def csv(self) -> str:
         """The table as CSV with fixed decimals; read it with ``pandas.read_csv``."""
         return self.table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
@@ -203,12 +209,8 @@ class Figure:
         """Text and one drawing, the same for every execution: plotly's JSON as plain rounded lists, or a PNG."""
         bundle: dict[str, Any] = {"text/plain": repr(self)}
         if self._marks is not None and os.environ.get(FORM) != STATIC:
-            try:
-                tree = json.loads(self.interactive().to_json())
-            except ImportError:  # a machine without plotly shows the picture
-                tree = None
-            if tree is not None:
-                return bundle | {PLOTLY_MIME: {**_rounded(tree), "config": {"displaylogo": False}}}, {}
+            with contextlib.suppress(ImportError):  # a machine without plotly shows the picture
+                return bundle | {PLOTLY_MIME: self.plotly()}, {}
         bundle["image/png"] = base64.b64encode(_few_colours(self.image())).decode("ascii")
         return bundle, {"image/png": {"width": round(self.size[0] * PIXELS)}}
 

@@ -1,6 +1,7 @@
 """Marks in a plotly figure: what JupyterLab and Voilà show from the start, as wide as its cell and always as high."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -91,7 +92,9 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
                 xanchor="left", yanchor="bottom", showarrow=False, font={"size": 12},
             )  # fmt: skip
     for name in listed - seen:  # how many more there are
-        figure.add_scatter(x=NOTHING, y=NOTHING, name=name, mode="markers", marker={"opacity": 0}, hoverinfo="skip")
+        figure.add_scatter(
+            x=NOTHING, y=NOTHING, name=_html(name), mode="markers", marker={"opacity": 0}, hoverinfo="skip"
+        )
     if matrices:
         bar = {"x": max(place.across[1] for place in places), "xpad": 12, "y": 1, "yanchor": "top", "lenmode": "pixels"}
         figure.update_traces(colorbar={**bar, "len": min(room, 300)}, selector={"type": "heatmap"})
@@ -100,7 +103,13 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
 
 
 def _html(text: str) -> str:
-    return text.replace("\n", "<br>")
+    """Lines as plotly takes them; names from files are no markup (plotly makes links and bold text of it)."""
+    return re.sub("<(?!br>)", "&lt;", text.replace("\n", "<br>"))
+
+
+def _said(mark: Any, panel: Panel, i: int = 0) -> str:
+    """What is said of a mark under the mouse."""
+    return _html("<br>".join(hover(mark, panel, i)))
 
 
 def _lines(text: str) -> int:
@@ -217,7 +226,7 @@ def _add(figure: Any, panel: Panel, tail: str, seen: set[str], listed: set[str],
         common: dict[str, Any] = dict(on)
         if isinstance(mark, Points | Bars | Spread | Level):
             first = mark.listed and mark.name in listed and mark.name not in seen
-            common |= {"name": mark.name, "legendgroup": mark.name, "showlegend": first}
+            common |= {"name": _html(mark.name), "legendgroup": _html(mark.name), "showlegend": first}
             seen |= {mark.name} if first else set()
         if isinstance(mark, Points):
             _points(figure, mark, panel, common)
@@ -258,7 +267,7 @@ def _points(figure: Any, mark: Points, panel: Panel, common: dict[str, Any]) -> 
                 "opacity": 1, "line": {"color": colour, "width": 2 if thin else 1}},
         error_x=_interval(mark, mark.x) if mark.across else None,
         error_y=None if mark.across or mark.band else _interval(mark, mark.y),
-        hovertext=["<br>".join(hover(mark, panel, i)) for i in range(len(mark.x))], hoverinfo="text",
+        hovertext=[_said(mark, panel, i) for i in range(len(mark.x))], hoverinfo="text",
         cliponaxis=False, **common,
     )  # fmt: skip
     crossed = [i for i, cross in enumerate(mark.crossed) if cross]
@@ -294,7 +303,7 @@ def _bars(figure: Any, mark: Bars, panel: Panel, common: dict[str, Any]) -> None
         orientation="h" if mark.across else "v", opacity=mark.opacity,
         marker={"color": colour, "pattern": HATCH if mark.hatched else {}},
         **{f"error_{along}": interval},
-        hovertext=["<br>".join(hover(mark, panel, i)) for i in range(len(ends))], hoverinfo="text", **common,
+        hovertext=[_said(mark, panel, i) for i in range(len(ends))], hoverinfo="text", **common,
     )  # fmt: skip
 
 
@@ -306,7 +315,7 @@ def _spread(figure: Any, mark: Spread, panel: Panel, common: dict[str, Any]) -> 
         line={"color": mark.colour, "width": 1.4}, marker={"size": 3, "color": mark.colour}, hoverinfo="skip", **common,
     )  # fmt: skip
     # What plotly says of a box are bare numbers: unseen marks at its median and quartiles say what they are.
-    texts = ["<br>".join(hover(mark, panel, i)) for i in range(len(mark.places))]
+    texts = [_said(mark, panel, i) for i in range(len(mark.places))]
     figure.add_scatter(
         x=[float(place) for place in mark.places for _ in range(3)],
         y=[value for i in range(len(mark.places)) for value in mark.quartiles(i)],
@@ -318,8 +327,7 @@ def _spread(figure: Any, mark: Spread, panel: Panel, common: dict[str, Any]) -> 
 def _level(figure: Any, mark: Level, panel: Panel, common: dict[str, Any], ends: Any) -> None:
     along = list(ends[1] if mark.upright else ends[0])
     at = [mark.at] * 2
-    text = "<br>".join(hover(mark, panel))
-    text += f"<br>{mark.note}" if mark.note else ""
+    text = _said(mark, panel) + (f"<br>{_html(mark.note)}" if mark.note else "")
     if mark.half == mark.half:
         low, high = mark.at - mark.half, mark.at + mark.half
         around = [along[0], along[1], along[1], along[0]], [low, low, high, high]
@@ -346,7 +354,7 @@ def _cells(figure: Any, mark: Cells, common: dict[str, Any]) -> None:
         z=rows, zmin=mark.low, zmax=mark.high, colorscale=SCALES[mark.scale], showscale=first, hoverongaps=False,
         colorbar={"title": {"text": _html(mark.title), "side": "right"}, "thickness": 14, "outlinewidth": 0},
         text=words, texttemplate="%{text}" if words else None, textfont={"size": 10},
-        hovertext=[list(row) for row in mark.notes],
+        hovertext=[[_html(note) for note in row] for row in mark.notes],
         hovertemplate=f"%{{hovertext}}<br>{mark.title}: %{{z:.2f}}<extra></extra>",
         xgap=1 if digits or words else 0, ygap=1 if digits or words else 0, **common,
     )  # fmt: skip
@@ -366,6 +374,7 @@ def _tags(figure: Any, panel: Panel, on: dict[str, str], ends: Any, size: tuple[
     tags = [tag for mark in marks for tag in labels.tags(mark)]
     if not any(tag.text for tag in tags):
         return
+    refs = {"xref": on["xaxis"], "yref": on["yaxis"]}
     sides = [(axis, [_place(end, axis) for end in both]) for axis, both in zip((panel.x, panel.y), ends, strict=True)]
 
     def on_page(at: Sequence[tuple[float, float]]) -> Any:
@@ -379,7 +388,7 @@ def _tags(figure: Any, panel: Panel, on: dict[str, str], ends: Any, size: tuple[
     inside = (0.0, 0.0, size[0] / POINT, size[1] / POINT)
     for tag, right, up, far in labels.offsets(tags, on_page, inside, lines, labels.SIZE + 0.7):
         figure.add_annotation(
-            text=tag.text, x=_place(tag.x, panel.x), y=_place(tag.y, panel.y), xref=on["xaxis"], yref=on["yaxis"],
+            text=_html(tag.text), x=_place(tag.x, panel.x), y=_place(tag.y, panel.y), **refs,
             ax=POINT * right, ay=-POINT * up, showarrow=True, arrowhead=0, arrowwidth=0.5 if far else 0.1,
             arrowcolor=tag.colour if far else "rgba(0,0,0,0)", font={"color": tag.colour, "size": 10}, standoff=3,
         )  # fmt: skip

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dne_lab.analysis.confusion import Confusion
 from dne_lab.analysis.maps import Maps
+from dne_lab.analysis.run_views import RunView
 from dne_lab.core.errors import LabError
 from dne_lab.measure.comparison import Group, tasks_text
 from dne_lab.measure.metrics import interval
@@ -207,3 +209,43 @@ def heads_read(maps: Maps) -> Figure:
     heading = f"Whom expert {reader} reads: mean weight of each head, percent; uniform: {100 / len(columns):.1f}"
     size = inches(table["block"].nunique(), len(layers), len(columns), 2)
     return Figure("heads_read", heading, table, [], marks, size)
+
+
+# What is taken for what ---------------------------------------------------------------------------------------------
+
+
+def confusion_matrix(found: Confusion, run: RunView) -> Figure:
+    """Which classes (or tasks) a run took for which after a task: percent of the test images of each row.
+
+    Args:
+        found: of `confusion`.
+        run: whose it is.
+    """
+    import pandas as pd
+
+    shares = found.shares()
+    rows = [
+        {f"true {found.by}": true, f"predicted {found.by}": guess, "images": int(found.counts[i, j])}
+        | {"share %": float(shares[i, j])}
+        for i, true in enumerate(found.names)
+        for j, guess in enumerate(found.names)
+    ]
+    heading = f"What is taken for what after task {found.after}: {run.label}\n{scale([run.record])}, percent of a row"
+    side = len(found.names)
+    frame, size = pd.DataFrame(rows), inches(1, side, side)
+    return Figure(f"confusion_{run.record.id}", heading, frame, {"": [run.record.id]}, _confused, size)
+
+
+def _confused(table: "pd.DataFrame") -> Drawing:
+    true, predicted = table.columns[:2]
+    by = str(true).removeprefix("true ")
+    names = list(dict.fromkeys(table[true]))
+    square = table["share %"].to_numpy(float).reshape(len(names), len(names))
+    images = table["images"].to_numpy(int).reshape(square.shape)
+    notes = {
+        (i, j): f"{by} {mine} taken for {by} {guess}" + (" (right)" if i == j else "") + f"<br>{images[i, j]} images"
+        for i, mine in enumerate(names)
+        for j, guess in enumerate(names)
+    }
+    axes = (str(true), names), (str(predicted), names)
+    return grid([("", square, notes)], *axes, Colours("images of a row (%)", 0, 100), annotated=20)

@@ -343,18 +343,12 @@ class RunFolder:
         """What `write_outputs` wrote."""
         assert self.path is not None
         record = Record.from_json(self.path / RECORD)
-        packed = read_output(self.path / PREDICTIONS, record)
+        arrays = read_predictions(self.path / PREDICTIONS, record)
         lines = read_output(self.path / CURVES, record)
         try:
-            with zipfile.ZipFile(io.BytesIO(packed)) as parts:
-                check_parts(self.path / PREDICTIONS, parts.infolist())
-            with np.load(io.BytesIO(packed), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
             rows = [_typed(row) for row in csv.DictReader(io.StringIO(lines.decode("utf-8-sig"), newline=""))]
-        except LabError:
-            raise
-        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise LabError(f"{self.path}: {PREDICTIONS} or {CURVES} is missing or damaged ({error}).") from error
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise LabError(f"{self.path / CURVES} is damaged ({error}).") from error
         return record, rows, arrays
 
 
@@ -394,6 +388,25 @@ def mending(path: Path, record: Record) -> str:
     if path.name in (CURVES, PREDICTIONS) and path.with_name(LAST).is_file():
         return f"To mend it, move {RECORD} away and run the same command again: it writes both."
     return "Bring back a copy of it."
+
+
+def read_predictions(path: Path, record: Record) -> Arrays:
+    """The arrays of the predictions.npz beside a record, by their names (`evaluation.key`).
+
+    Raises:
+        LabError: missing or damaged.
+    """
+    packed = read_output(path, record)
+    try:
+        with zipfile.ZipFile(io.BytesIO(packed)) as parts:
+            check_parts(path, parts.infolist())
+        with np.load(io.BytesIO(packed), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except LabError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # RuntimeError: packed with a password, or in a way that is not there
+        raise LabError(f"{short_path(path)} is damaged ({error}).") from error
 
 
 def curves_file(curves: list[dict[str, Any]]) -> bytes:

@@ -9,99 +9,183 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from dne_lab.analysis import run_views
-from dne_lab.analysis.run_views import RunView
+from dne_lab.analysis.run_groups import GroupView, curve_rows, grouped, matching, with_intervals
+from dne_lab.analysis.run_views import RunView, natural, short
 from dne_lab.core.errors import LabError
-from dne_lab.plots.accuracy import run_series, runs_figure, runs_panel
+from dne_lab.core.files import absolute
+from dne_lab.plots.accuracy import run_series, runs_panel
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Panel, Points
-from dne_lab.plots.style import DASHES, STYLES, other, style
+from dne_lab.plots.run_curves import COST, LOSSES, runs_compared
+from dne_lab.plots.style import DASHES, STYLES, other
 from dne_lab.plots.vector import chart
 from dne_lab.training.run import Run
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Download
+from dne_lab.widgets.figure_view import FigureView
 from dne_lab.widgets.panel import begun, described, html
+from dne_lab.widgets.run_details import RunDetails
+from dne_lab.widgets.run_pairs import PairOfGroups
 from dne_lab.widgets.turns import in_turn
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SECONDS = 2.0  # between two looks at a folder that is followed
+FIRST = 6  # runs that are chosen where nothing was
+MOST_ROWS = 60  # of the table on the page
+HINT = "words, e.g. dne seed=0 finished -joint learn.epochs=30; then Enter"
 
 
 class RunsExplorer(widgets.VBox):
-    """Accuracy, cost and attention of the runs chosen from a folder; ``follow`` looks again every two seconds."""
+    """Accuracy, losses, cost and attention of runs of a folder, one by one or averaged over seeds, two configurations
+    compared, one run's matrices; ``follow`` looks again every two seconds."""
 
     def __init__(self, folder: Path, attention: Path | None = None) -> None:
         super().__init__()
         self.path, self.attention = folder, attention
-        self.folder = widgets.Text(str(folder), description="folder", continuous_update=False, style=described())
-        self.folder.layout.width = "420px"
+        wide, wrap = widgets.Layout(width="420px"), widgets.Layout(flex_flow="row wrap")
+        long = {"continuous_update": False, "style": described()}
+        self.folder = widgets.Text(str(folder), description="folder", layout=wide, **long)
         self.follow = widgets.Checkbox(description="follow runs that are still going", indent=False)
-        self.chosen = widgets.SelectMultiple(description="runs", rows=8, style=described())
+        self.words = widgets.Text(description="filter", placeholder=HINT, layout=wide, **long)
+        self.by_configuration = widgets.Checkbox(description="group by configuration (mean over seeds)", indent=False)
+        self.beside = widgets.Dropdown(
+            options=[("training losses", LOSSES), ("cost and attention", COST)],
+            description="beside it", style=described(),
+        )  # fmt: skip
+        self.beside.layout.width = "252px"
+        self.chosen = widgets.SelectMultiple(description="runs", rows=6, style=described())
         self.chosen.layout.width = "640px"
-        self.message = widgets.HTML()
-        self.curves, self.losses, self.table = html("dne-curves"), html("dne-losses"), html("dne-table")
-        saving = [Download("save picture (PNG)", self._png), Download("save numbers (CSV)", self._csv)]
-        self.view = widgets.VBox(
-            [
-                widgets.HBox([self.curves, self.losses], layout=widgets.Layout(flex_flow="row wrap")),
-                self.table,
-                widgets.HBox(saving),
-            ]
+        self.message, self.count = widgets.HTML(), html("dne-count")
+        self.curves, self.table = FigureView("dne-curves"), html("dne-table")
+        saving = [
+            Download("save picture (PNG)", self._png),
+            Download("save numbers (CSV)", self._csv),
+            Download("save curves (CSV)", self._curves_csv),
+        ]
+        self.pair, self.details = PairOfGroups(), RunDetails()
+        self.view = widgets.VBox([self.curves, self.table, widgets.HBox(saving), self.pair, self.details])
+        self.children = (
+            widgets.HBox([self.folder, self.follow], layout=wrap),
+            widgets.HBox([self.words, self.by_configuration], layout=wrap),
+            widgets.HBox([self.chosen, self.beside], layout=wrap),
+            self.count,
+            self.message,
+            self.view,
         )
-        self.children = (widgets.HBox([self.folder, self.follow]), self.chosen, self.message, self.view)
         self.layout.max_width = "1000px"
         self.runs: list[RunView] = []
+        self.wrong: list[LabError] = []  # what is damaged in the folder
+        self.groups: list[GroupView] = []
+        self._grouped: tuple[Any, ...] = ()  # the runs of which `groups` were made
         self._seen: Any = None
+        self._complaint = ""  # why runs cannot be grouped
+        self._quiet = False
         self._task: asyncio.Task[None] | None = None
         self.folder.observe(self._moved, "value")
-        self.chosen.observe(lambda change: self.draw(), "value")
+        for control in (self.words, self.by_configuration):
+            control.observe(lambda change: self._offer(), "value")
+        for control in (self.chosen, self.beside):
+            control.observe(lambda change: self.draw(), "value")
         self.follow.observe(self._followed, "value")
         in_turn(self)
         self._moved()
 
     def _moved(self, change: Any = None) -> None:
-        self.path, self._seen = Path(self.folder.value).expanduser(), None
+        self._seen, self.runs = None, []
         self.look()
 
     def look(self) -> bool:
-        """Reads the folder again if a file of it has changed; whether one has."""
-        now = run_views.changed(self.path) if self.path.is_dir() else ()
-        if now == self._seen:
-            return False
-        self._seen = now
-        before, first = set(self.chosen.value), not self.runs
+        """Reads what has changed in the folder; whether anything has. What is wrong is said in `message`."""
         try:
-            self.runs = run_views.find(self.path, self.attention)
+            self.path = absolute(self.folder.value)
+            now = run_views.changed(self.path) if self.path.is_dir() else ()
+            if now == self._seen:
+                return False
+            self._seen, self.wrong = now, []
+            found = run_views.find(self.path, self.attention, self.wrong)
+            self.runs = sorted(found, key=lambda run: natural(run.name))
         except LabError as error:
-            self.runs = []
-            self.message.value = svg.sentence(str(error), wrong=True)
-        names = [run.name for run in self.runs]
-        self.chosen.options = [(f"{run.name}: {run.label}", run.name) for run in self.runs]
-        chosen = tuple(name for name in names if name in before) or (tuple(names[:6]) if first else ())
-        self.chosen.value = chosen
-        self.draw()
+            self.runs, self.wrong = [], [error]
+        except OSError as error:
+            self.runs, self.wrong = [], [LabError(f"{self.path} cannot be read: {error.strerror or error}.")]
+        self._offer()
         return True
 
+    def _offer(self) -> None:
+        """Lists the runs, or configurations, that fit the words; those that were chosen stay chosen."""
+        fits = matching(self.runs, self.words.value)
+        failed = ""
+        self._quiet = True
+        try:
+            if self.by_configuration.value and tuple(map(id, fits)) != self._grouped:
+                self.groups, self._grouped = [], tuple(map(id, fits))
+                self.groups = grouped(fits)
+        except LabError as error:
+            failed = f"{error} Or leave one of them out with the filter."
+            self._grouped = ()
+        if self.by_configuration.value:
+            options = [(view.label, view.name) for view in self.groups]
+        else:
+            options = [(f"{short(run.name)}: {run.label}", run.name) for run in fits]
+        before = set(self.chosen.value)
+        there = [name for _, name in options]
+        self.chosen.description = "groups" if self.by_configuration.value else "runs"
+        if tuple(self.chosen.options) != tuple(options):
+            self.chosen.value = ()  # the page would look for those chosen among fewer options
+            self.chosen.options = options
+        self.chosen.value = tuple(name for name in there if name in before) or tuple(there[:FIRST])
+        self._quiet = False
+        self.count.value = svg.sentence(self._counted(fits)) if self.runs else ""
+        self._complaint = failed
+        self.pair.offer(self.groups if self.by_configuration.value else [])
+        self.draw()
+
+    def _counted(self, fits: Sequence[RunView]) -> str:
+        text = f"{len(fits)} of {len(self.runs)} runs fit the filter" if self.words.value.strip() else ""
+        text = text or f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
+        if self.by_configuration.value:
+            going = sum(not run.record.finished for run in fits)
+            text += f", {len(self.groups)} configurations"
+            text += f"; {going} not finished and in none" if going else ""
+        return f"{text}."
+
     def shown(self) -> list[RunView]:
-        """The chosen runs."""
-        return [run for run in self.runs if run.name in self.chosen.value]
+        """The chosen runs, or those of the chosen configurations."""
+        if self.by_configuration.value:
+            return [run for view in self.shown_groups() for run in view.runs]
+        chosen = set(self.chosen.value)
+        return [run for run in self.runs if run.name in chosen]
+
+    def shown_groups(self) -> list[GroupView]:
+        """The chosen configurations; none where runs are shown one by one."""
+        chosen = set(self.chosen.value) if self.by_configuration.value else set()
+        return [view for view in self.groups if view.name in chosen]
 
     def draw(self) -> None:
-        """Draws the chosen runs."""
+        """Draws the chosen runs or configurations."""
+        if self._quiet:
+            return
         shown = self.shown()
         self.view.layout.display = "" if shown else "none"
-        if not shown:
-            if self.runs:
-                self.message.value = svg.sentence("Choose one or more runs above.")
-            return
-        self.message.value = ""
-        self.curves.value = chart(runs_panel(run_series(shown)))
-        self.losses.value = _losses(shown)
-        title = (
-            "runs side by side (same patch: share of attention on the query's own patch, by dne-lab report --attention)"
-        )
-        self.table.value = svg.table(run_views.table(shown), title, digits=2)
+        self.message.value = "".join(svg.sentence(text, wrong=True) for text in self._complaints(bool(shown)))
+        self.details.offer(shown)
+        if shown:
+            figure = self.figure()
+            self.curves.show(figure)
+            self.table.value = _table(figure.table, self.shown_groups())
+
+    def _complaints(self, shown: bool) -> list[str]:
+        found = [self._complaint] if self._complaint else []
+        if self.wrong:
+            more = f" And {len(self.wrong) - 1} more like it." if len(self.wrong) > 1 else ""
+            found.append(f"{run_views.readable(str(self.wrong[0]))}{more}")
+        if not shown and self.chosen.options:
+            found.append(f"Choose one or more {self.chosen.description} above.")
+        elif not shown and self.runs and not found:
+            found.append("No run fits the filter." if self.words.value.strip() else "No run is finished.")
+        return found
 
     def _followed(self, change: Any) -> None:
         if not self.follow.value or (self._task is not None and not self._task.done()):
@@ -109,14 +193,28 @@ class RunsExplorer(widgets.VBox):
         self._task = begun(_follow(weakref.ref(self)))
 
     def figure(self) -> Figure:
-        """The chosen runs, drawn statically."""
-        return runs_figure(self.shown())
+        """What is drawn, as a figure: of the chosen runs, or of the chosen configurations."""
+        return runs_compared(self.shown_groups() or self.shown(), self.beside.value)
 
     def _png(self) -> tuple[str, str, bytes]:
         return "runs.png", "image/png", self.figure().image("png")
 
     def _csv(self) -> tuple[str, str, bytes]:
         return "runs.csv", "text/csv", self.figure().csv().encode()
+
+    def _curves_csv(self) -> tuple[str, str, bytes]:
+        frame = curve_rows(self.shown(), self.shown_groups())
+        return "curves.csv", "text/csv", frame.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode()
+
+
+def _table(frame: "pd.DataFrame", groups: Sequence[GroupView]) -> str:
+    title = "same patch: share of attention on the query's own patch, by dne-lab report --attention"
+    if groups:
+        title = f"mean over seeds ± half width of the 95% interval (Student's t); {title}"
+        frame = with_intervals(frame)
+    if len(frame) > MOST_ROWS:
+        title = f"the first {MOST_ROWS} of {len(frame)} rows, the CSV file has all; {title}"
+    return f'<div style="overflow-x: auto">{svg.table(frame[:MOST_ROWS], title, digits=2)}</div>'
 
 
 async def _follow(explorer: "weakref.ref[RunsExplorer]") -> None:
@@ -130,26 +228,9 @@ async def _follow(explorer: "weakref.ref[RunsExplorer]") -> None:
         del there
 
 
-def _losses(shown: Sequence[RunView]) -> str:
-    lines = []
-    for place, run in enumerate(shown):
-        frame = run_views.losses(run.curves)
-        lines += (
-            loss_lines(frame, run.name, DASHES[place % len(DASHES)][0], style(run.record.method)) if len(frame) else []
-        )
-    return chart(epochs_panel(lines, "training loss, all terms together")) if lines else ""
-
-
 def epochs_panel(lines: Sequence[Points], title: str) -> Panel:
     """Losses over the epochs of a run."""
     return Panel(lines, Axis("epoch of the run"), Axis(title))
-
-
-def loss_lines(frame: "pd.DataFrame", name: str, dash: str, look: Any) -> list[Points]:
-    """The sum of the losses of each epoch as a line."""
-    terms = [column for column in frame.columns if column not in ("epoch of the run", "task", "stage", "epoch", "lr")]
-    total = frame[terms].sum(axis=1)
-    return [Points(name, frame["epoch of the run"].tolist(), total.tolist(), look, dash)]
 
 
 class LiveRun(widgets.VBox):

@@ -95,6 +95,18 @@ def test_interval_is_students_t() -> None:
             metrics.interval([1.0, 2.0], level)
 
 
+def test_intervals_are_those_of_each_column() -> None:
+    rows = [[80.0, 10.0], [83.0, 10.0], [89.0, 11.5]]
+    means, halves = metrics.intervals(rows)
+    for column, (mean, half) in enumerate(zip(means, halves, strict=True)):
+        assert (mean, half) == pytest.approx(metrics.interval([row[column] for row in rows]), rel=1e-14)
+    means, halves = metrics.intervals(rows[:1])
+    assert means.tolist() == rows[0] and np.isnan(halves).all()  # one seed has no interval
+    for wrong in ([], [1.0, 2.0], [[1.0, float("nan")]]):
+        with pytest.raises(LabError, match="finite number for every seed"):
+            metrics.intervals(wrong)
+
+
 @pytest.mark.parametrize(
     ("predictions", "message"),
     [
