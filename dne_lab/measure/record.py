@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from dne_lab.core.errors import LabError, brief
-from dne_lab.core.schema import DamagedError, Like, RecordedConfig, document, load, plain, read_json
 from dne_lab.core.files import inside, resolved, settled, stamp, write_text
+from dne_lab.core.schema import DamagedError, Like, RecordedConfig, document, load, plain, read_json
 from dne_lab.core.sealing import sealed, unsealed
 
 if TYPE_CHECKING:
