@@ -24,8 +24,8 @@ class RunDetails(widgets.VBox):
 
     def __init__(self) -> None:
         super().__init__()
-        self.run = widgets.Dropdown(description="details of", style=described())
-        self.run.layout.width = "480px"
+        self.which = widgets.Dropdown(description="details of", style=described())
+        self.which.layout.width = "480px"
         self.after = widgets.IntSlider(
             1, min=1, max=1, description="after task", continuous_update=False, style=described()
         )
@@ -38,7 +38,7 @@ class RunDetails(widgets.VBox):
         self.saving = widgets.HBox(saving)
         wrap = widgets.Layout(flex_flow="row wrap")
         self.children = (
-            widgets.HBox([self.run, self.after], layout=wrap),
+            widgets.HBox([self.which, self.after], layout=wrap),
             widgets.HBox([self.matrix, self.confusion], layout=wrap),
             self.message,
             self.saving,
@@ -46,22 +46,22 @@ class RunDetails(widgets.VBox):
         self.runs: dict[str, RunView] = {}
         self._drawn: tuple[RunView, int] | None = None
         self._quiet = False
-        self.run.observe(lambda change: self._moved(), "value")
+        self.which.observe(lambda change: self._moved(), "value")
         self.after.observe(lambda change: self.draw(), "value")
 
     def offer(self, runs: Sequence[RunView]) -> None:
         """The runs to choose from; the one that is shown stays if it is among them."""
         self.runs = {run.name: run for run in runs}
         self._quiet = True
-        offer(self.run, list(zip(names(runs), self.runs, strict=True)))
-        if self.run.value is None and runs:  # a choice that had nothing to choose from
-            self.run.value = runs[0].name
+        offer(self.which, list(zip(names(runs), self.runs, strict=True)))
+        if self.which.value is None and runs:  # a choice that had nothing to choose from
+            self.which.value = runs[0].name
         self._quiet = False
         self.layout.display = "" if runs else "none"
         self._moved()
 
     def _moved(self) -> None:
-        run = self.runs.get(self.run.value)
+        run = self.runs.get(self.which.value)
         if run is None or self._quiet:
             return
         if self._drawn is None or self._drawn[0] is not run:
@@ -73,7 +73,7 @@ class RunDetails(widgets.VBox):
 
     def draw(self) -> None:
         """Draws both matrices of the chosen run."""
-        run = self.runs.get(self.run.value)
+        run = self.runs.get(self.which.value)
         if run is None or self._quiet or self._drawn == (run, self.after.value):
             return
         self._drawn = run, self.after.value
@@ -94,7 +94,7 @@ class RunDetails(widgets.VBox):
 
     def figure(self) -> Figure:
         """The confusion matrix of the chosen run after the chosen task. Raises LabError where there is none."""
-        run = self.runs[self.run.value]
+        run = self.runs[self.which.value]
         return confusion_matrix(confusion(run, self.after.value), run)
 
     def _saved(self, suffix: str) -> tuple[str, str, bytes]:

@@ -22,8 +22,7 @@ from dne_lab.plots.vector import chart
 from dne_lab.training.run import Run
 from dne_lab.widgets import svg
 from dne_lab.widgets.browser import Download
-from dne_lab.widgets.figure_view import FigureView
-from dne_lab.widgets.panel import begun, described, html
+from dne_lab.widgets.panel import FigureView, begun, described, html
 from dne_lab.widgets.run_details import RunDetails
 from dne_lab.widgets.run_pairs import PairOfGroups
 from dne_lab.widgets.turns import in_turn

@@ -54,7 +54,7 @@ def test_only_one_experiment() -> None:
 
 
 def test_equal_settings_go_before_others() -> None:
-    slow, fast = {"config": {"learn": "a"}}, {"config": {"learn": "b"}}
+    slow, fast = {"config": {"learn": {"lr": 1}}}, {"config": {"learn": {"lr": 2}}}
     made = found([record("dne", **slow), record("dne", **fast), record("ia", **slow), record("ia", **fast)])
     assert [(p.one.first.config, p.other.first.config) for p in made] == [(slow["config"],) * 2, (fast["config"],) * 2]
     assert all(p.strict for p in made)
