@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dne_lab.analysis.decomposition import ROWS, SHARES
+from dne_lab.analysis.labelling import GROUPS
 from dne_lab.measure.record import Record
 
 
@@ -46,3 +48,20 @@ def record(method: str = "dne", seed: int = 0, last: float = 80.0, **changes: An
 def runs(method: str, values: Iterable[float], **changes: Any) -> list[Record]:
     """One finished run per seed 0, 1, ..., which end at these accuracies."""
     return [record(method, seed, last, **changes) for seed, last in enumerate(values)]
+
+
+def attention_tables(keys: float = 8.0, scopes: Sequence[str] = ("experts >= 2", "expert 1")) -> dict[str, Any]:
+    """The tables of one moment of an attention record, ``table`` and ``rows``: whole in form, all groups alike.
+
+    Args:
+        keys: effective keys of a row of later experts, of 16; expert 1 has 3.
+    """
+    cells = {"kind": "spatial", "keys": 16.0}
+    groups = [{**cells, "scope": scope, "group": group} for scope in scopes for group in GROUPS]
+    used = {"experts >= 2": keys, "expert 1": 3.0}
+    near = {"effective keys": 0.0, "effective keys low": -0.5, "effective keys high": 0.5}
+    rows = [{**cells, "scope": s, **{name: used[s] + step for name, step in near.items()}} for s in scopes]
+    return {
+        name: {"columns": list(columns), "rows": [[row.get(column, 25.0) for column in columns] for row in found]}
+        for name, columns, found in (("table", SHARES, groups), ("rows", ROWS, rows))
+    }

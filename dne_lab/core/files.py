@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fnmatch
+import glob
 import os
 import re
 import stat
@@ -211,12 +212,13 @@ def write_text(path: Path, text: str) -> None:
 TEMPORARY = re.compile(r"\..+\.(\d{1,9})\.tmp")  # what `write_bytes` calls its files, with the process's number
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, of: str | None = None) -> None:
     """Removes temporary files that a process killed in the middle of a write has left in ``folder``.
 
-    Only what is called as `write_bytes` calls it, by a process that is no more; the caller holds the folder.
+    Only what is called as `write_bytes` calls it, by a process that is no more; the caller holds the folder, or names
+    the one file ``of`` which it may write there.
     """
-    for file in folder.glob(".*.tmp"):
+    for file in folder.glob(".*.tmp" if of is None else f".{glob.escape(of)}.*.tmp"):
         writer = TEMPORARY.fullmatch(file.name)
         if writer and not file.is_symlink() and file.is_file() and not _alive(int(writer[1])):
             with contextlib.suppress(OSError):  # one that cannot be removed does no harm

@@ -19,7 +19,16 @@ from torch import Tensor
 from dne_lab.core import chance, errors
 from dne_lab.core.config import Config, from_dict
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import absolute, check_parts, check_regular, resolved, short_path, write_bytes, write_text
+from dne_lab.core.files import (
+    absolute,
+    check_parts,
+    check_regular,
+    remove_leftovers,
+    resolved,
+    short_path,
+    write_bytes,
+    write_text,
+)
 from dne_lab.data.datasets import open_source
 from dne_lab.data.identity import Images, unlike
 from dne_lab.measure import cost
@@ -60,6 +69,7 @@ def target(file: str | Path, force: bool = False) -> Path:
             raise LabError(f"{name} lies in a run's folder, {short_path(folder)}, whose files stay. Name another.")
     if path.exists() and not force and not _exported(path):
         raise LabError(f"{name} exists and is no export. It is untouched: give another name, or --force to replace it.")
+    remove_leftovers(path.parent, path.name)
     return path
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from invented import record
+from invented import attention_tables, record
 
 from dne_lab.analysis.decomposition import Decomposition, lambdas
 from dne_lab.analysis.gates import LIMITS, Gate, before_stage_2, gates, protocols, table
@@ -29,17 +29,10 @@ def runs(**last: tuple[float, ...]) -> list[Any]:
 
 
 def attention(run: str, keys: float, method: str = "ia", scale: Any = ()) -> Decomposition:
-    rows = {
-        "columns": ["kind", "scope", "effective keys", "effective keys low", "effective keys high", "keys"],
-        "rows": [
-            ["spatial", "experts >= 2", keys, keys - 0.5, keys + 0.5, 16.0],
-            ["spatial", "expert 1", 3.0, 2.0, 4.0, 16.0],
-        ],
-    }
     return Decomposition(
         run=run, method=method, preset="digits", dataset="digits", seed=0, epochs=1, tasks=[4, 2], heads=[2, 1],
         network={}, LA=60.0, finished=True, images=10, config_sha256="", code_version="", torch="",
-        moments={"trained": {"labelling": "groups", "images": 10, "table": rows, "rows": rows}}, scale=list(scale),
+        moments={"trained": {"labelling": "groups", "images": 10, **attention_tables(keys)}}, scale=list(scale),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from invented import record
+from invented import attention_tables, record
 
 from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.analysis.group_tables import LATER
@@ -141,7 +141,7 @@ def test_counts() -> None:
 
 def attention(method: str, seed: int, share: float) -> Decomposition:
     moment = {
-        "labelling": "paper", "images": 4, "table": {"columns": [], "rows": []},
+        "labelling": "paper", "images": 4, **attention_tables(),
         "same_patch": {LATER: [share, share - 1, share + 1]},
     }  # fmt: skip
     return Decomposition(

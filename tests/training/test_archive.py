@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -271,6 +273,18 @@ def test_a_file_of_the_users_stays_unless_it_is_forced(finished: Run, tmp_path: 
     once = packed.read_bytes()
     write(finished.folder, packed)  # an export is replaced by the next one
     assert packed.read_bytes() == once != before
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_what_a_killed_export_left_goes_with_the_next_one(finished: Run, tmp_path: Path, write: Any) -> None:
+    assert finished.folder is not None
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    kept = [f".other.zip.{child.pid}.tmp", f".my[1].zip.{os.getppid()}.tmp", f".my1.zip.{child.pid}.tmp"]
+    for name in (f".my[1].zip.{child.pid}.tmp", *kept):
+        (tmp_path / name).write_text("")
+    write(finished.folder, tmp_path / "my[1].zip")
+    assert {file.name for file in tmp_path.iterdir()} == {*kept, "my[1].zip"}
 
 
 @pytest.mark.parametrize("write", WRITERS)
