@@ -37,6 +37,7 @@ from dne_lab.measure.record import (
     Section,
     Seed,
     Simple,
+    Some,
     Whole,
     trained,
 )
@@ -112,7 +113,7 @@ class AblationRecord(Measurement):
     heads: list[Classes]
     LA: Annotated[float, Like(Percent)] | None
     how: Annotated[str, OneOf(HOW)]
-    images: Whole
+    images: Some
     accuracy: Annotated[dict[str, Any], Like(Accuracy)]
     config_sha256: Name
     code_version: Name

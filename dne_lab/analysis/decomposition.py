@@ -13,7 +13,7 @@ from dne_lab.analysis.hosts import CONTENT, POSITION, find_host
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.core.errors import LabError, brief
 from dne_lab.core.schema import Like, document
-from dne_lab.measure.record import Classes, Measurement, Name, Number, Percent, Section, Seed, Simple, Whole
+from dne_lab.measure.record import Classes, Measurement, Name, Number, Percent, Section, Seed, Simple, Some, Whole
 from dne_lab.methods import base
 from dne_lab.models.attention import TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
@@ -122,7 +122,7 @@ class Moment(Section):
     labelling: Name
     part: Name | None = None
     shuffled: bool = False
-    images: Whole
+    images: Some
     replicates: Whole = 0
     same_patch: dict[str, Interval] = Field(default_factory=dict)
     __pydantic_extra__: dict[str, Table]
@@ -166,7 +166,7 @@ class Decomposition(Measurement):
     network: Simple
     LA: Annotated[float, Like(Percent)] | None
     finished: bool
-    images: Whole
+    images: Some
     config_sha256: Name
     code_version: Name
     torch: Name

@@ -25,6 +25,7 @@ from dne_lab.measure.record import (
     Section,
     Seed,
     Simple,
+    Some,
     Whole,
     trained,
 )
@@ -124,8 +125,8 @@ class ProbeRecord(Measurement):
     tasks: list[Classes]
     heads: list[Classes]
     LA: Annotated[float, Like(Percent)] | None
-    train_images: Whole
-    test_images: Whole
+    train_images: Some
+    test_images: Some
     widths: list[Whole]
     fit: Simple
     rows: Annotated[list[dict[str, Any]], Like(Annotated[list[Row], Field(min_length=1)])]

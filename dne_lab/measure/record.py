@@ -30,6 +30,7 @@ RUN_FIRST = "Train one first, e.g. `dne-lab run dne --preset digits`, or name a 
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Whole = Annotated[int, Field(ge=0, le=10**30)]
+Some = Annotated[int, Field(ge=1, le=10**30)]  # images that something was measured on
 Number = Annotated[float, Field(ge=-(10.0**30), le=10.0**30)]
 Seconds = Annotated[float, Field(ge=0, le=10.0**12)]
 Classes = Annotated[int, Field(ge=1, le=10**6)]

@@ -148,3 +148,11 @@ def test_lambda_beside_h() -> None:
     assert (moved["lambda / H"], moved["lambda / H low"], moved["lambda / H high"]) == (0.875, 0.5, 1.25)
     assert all(row["lambda / H"] == row["lambda / H low"] == 1.0 for row in rows[:-1])
     assert lambdas(tiny.model(IA, (3, 1))) == []
+
+
+@pytest.mark.parametrize("made", [lambda n: ablation(images=n), lambda n: probe(test_images=n),
+                                  lambda n: probe(train_images=n)], ids=["ablation", "probe", "fit"])  # fmt: skip
+def test_what_was_measured_on_no_image_is_refused(made: Any) -> None:
+    assert made(1)
+    with pytest.raises(LabError, match="images"):
+        made(0)
