@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from dne_lab.analysis.run_views import RunView, accuracies, short
 from dne_lab.core.errors import LabError
-from dne_lab.measure.comparison import Group, Pair, groups, later_heads, stream_of, title
-from dne_lab.measure.metrics import intervals
-from dne_lab.measure.record import Record, images_of, unique
+from dne_lab.measure.comparison import Group, Pair, groups, later_heads, other_images, stream_of, title
+from dne_lab.measure.metrics import intervals, with_half_width
+from dne_lab.measure.record import Record, unique
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,7 +135,7 @@ def with_intervals(frame: "pd.DataFrame") -> "pd.DataFrame":
     shown = frame.copy()
     for name in MEANT:
         pairs = zip(frame[name], shown.pop(f"{name} +-"), strict=True)
-        shown[name] = [f"{a:.2f} ± {b:.2f}" if b == b else f"{a:.2f}" if a == a else "" for a, b in pairs]
+        shown[name] = [with_half_width(a, b) for a, b in pairs]
     return shown
 
 
@@ -210,7 +210,7 @@ def _warnings(one: GroupView, other: GroupView) -> list[str]:
     """What makes a difference between two configurations one of something else than their methods."""
     mine, theirs = one.group.first, other.group.first
     said = []
-    if stream_of(mine) != stream_of(theirs) or _other_images(mine, theirs):
+    if stream_of(mine) != stream_of(theirs) or other_images(mine, theirs):
         said.append("They learned different things (images, tasks, memory or start): this is no comparison of methods.")
     here, there = one.runs[0].settings, other.runs[0].settings
     unlike = [
@@ -225,8 +225,3 @@ def _warnings(one: GroupView, other: GroupView) -> list[str]:
 
 
 MOST = 8  # settings that are named
-
-
-def _other_images(one: Record, other: Record) -> bool:
-    known = {images_of(one), images_of(other)}
-    return "" not in known and len(known) > 1

@@ -162,7 +162,7 @@ def joint_of(group: Group, others: Sequence[Group], same_network: bool = True) -
         for other in others
         if other.first.joint
         and _data(other.first) == _data(group.first)
-        and not _other_images(other.first, group.first)
+        and not other_images(other.first, group.first)
         and (_network(other.first) == _network(group.first)) == same_network
     ]
     for alike in (_recipe, lambda record: record.epochs):
@@ -177,7 +177,8 @@ def _data(record: Record) -> list[Any]:
     return [record.dataset, sorted(record.class_order), record.validation, how]
 
 
-def _other_images(one: Record, other: Record) -> bool:
+def other_images(one: Record, other: Record) -> bool:
+    """Whether two records are known to be of different images."""
     return len(by_images([one, other])) > 1
 
 
@@ -429,7 +430,7 @@ def stream_of(record: Record) -> str:
 def _same_experiment(one: Record, other: Record) -> bool:
     if stream_of(one) != stream_of(other) or presets.schedule(one.preset) != presets.schedule(other.preset):
         return False
-    if _other_images(one, other):
+    if other_images(one, other):
         return False
     return one.epochs == other.epochs or all(r.epochs == presets.epochs_of(r.preset) for r in (one, other))
 

@@ -121,6 +121,13 @@ def difference(joint_last: float, last: float) -> float:
     return float(_finite("last accuracy of joint", [joint_last])[0] - _finite("last accuracy", [last])[0])
 
 
+def with_half_width(mean: float, half: float, places: int = 2) -> str:
+    """``73.33 ± 5.40``; the number alone where there is no half width, nothing where there is no number (NaN)."""
+    if mean != mean:
+        return ""
+    return f"{mean:.{places}f}" + (f" ± {half:.{places}f}" if half == half else "")
+
+
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
     """Mean and half width of Student's t confidence interval across seeds; the half width of one value is None."""
     if not 0 < level < 1:

@@ -1,11 +1,10 @@
 """Accuracy as figures: against the classes seen, against the cost of an image, and task by task."""
 
-import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.analysis.run_views import RunView, accuracies, names, table
+from dne_lab.analysis.run_views import RunView, accuracies, names
 from dne_lab.core.errors import LabError
 from dne_lab.measure.comparison import Group, Pair, groups, is_method, later_heads, pairs, tasks_text, title
 from dne_lab.measure.metrics import forgetting_by_task, interval
@@ -198,23 +197,6 @@ def runs_panel(lines: Sequence[Points]) -> Panel:
     """The lines of `run_series` on their axes."""
     seen = whole_ticks((x for line in lines for x in line.x), 7)
     return Panel(lines, Axis("classes seen", ticks=seen), Axis("accuracy over the classes seen (%)"), wide=1.5)
-
-
-def runs_figure(runs: Sequence[RunView]) -> Figure:
-    """The chosen runs side by side; the table has a row per run.
-
-    Raises:
-        LabError: no run.
-    """
-    if not runs:
-        raise LabError(f"no run is chosen. {RUN_FIRST}")
-    draw = functools.partial(_marks, lines=run_series(runs), methods=[run.record.method for run in runs])
-    heading = f"Runs side by side: {scale(run.record for run in runs)}"
-    return Figure("runs", heading, table(runs), [run.record.id for run in runs], draw, (8.4, 3.8))
-
-
-def _marks(table: "pd.DataFrame", lines: Sequence[Points], methods: Sequence[str]) -> Drawing:
-    return Drawing([cost_panels(table, lines, methods)])
 
 
 def cost_panels(table: "pd.DataFrame", lines: Sequence[Points], methods: Sequence[str]) -> list[Panel]:

@@ -11,6 +11,7 @@ from dne_lab.analysis.image_table import IN_ORDER, ORDERS, Chosen, by_label, ima
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.views import LookView
 from dne_lab.core.errors import LabError
+from dne_lab.measure.metrics import with_half_width
 from dne_lab.plots import attention_colours
 from dne_lab.plots.attention_views import place_name
 from dne_lab.plots.figure import Figure
@@ -82,10 +83,7 @@ class GalleryExplorer(ExplorerTab):
         if not found:
             return
         (_, layer, expert, head), patch = views.most_structured(found)
-        for control, value in ((self.expert, expert), (self.layer, layer), (self.head, head)):
-            self.fit()
-            control.value = value
-        self.patches.patch = patch
+        self.set_in_order(patch, (self.expert, expert), (self.layer, layer), (self.head, head))
 
     def fit(self) -> None:
         """Makes the controls offer what the model and the images have."""
@@ -136,9 +134,7 @@ class GalleryExplorer(ExplorerTab):
         rows = {"class": table["label"], "images": table["images"].astype(str)}
         for name in (*there, "effective keys"):
             halves = zip(table[name], table[f"{name} +-"], strict=True)
-            rows[name] = pd.Series(
-                [f"{mean:.2f}" + (f" ± {half:.2f}" if half == half else "") for mean, half in halves]
-            )
+            rows[name] = pd.Series([with_half_width(mean, half) for mean, half in halves])
         return pd.DataFrame(rows)
 
     def update(self) -> None:

@@ -185,6 +185,13 @@ class ExplorerTab(widgets.VBox):
     def aim(self) -> None:
         """Moves the controls to where most is to be seen; called before anything was chosen."""
 
+    def set_in_order(self, patch: int, *chosen: tuple[Any, Any]) -> None:
+        """Sets controls, the ones first on which the others depend, and the patch."""
+        for control, value in chosen:
+            self.fit()
+            control.value = value
+        self.patches.patch = patch
+
     def _follow(self) -> None:
         """Takes over what was chosen in another tab, as far as it is there in this one."""
         links, shared = self.links(), self.subject.shared

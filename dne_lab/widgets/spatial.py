@@ -86,10 +86,7 @@ class SpatialExplorer(ExplorerTab):
         if not means:
             return
         (layer, expert, head), patch = views.most_structured(differ or means)
-        for control, value in ((self.expert, expert), (self.layer, layer), (self.head, head)):
-            self.fit()
-            control.value = value
-        self.patches.patch = patch
+        self.set_in_order(patch, (self.expert, expert), (self.layer, layer), (self.head, head))
 
     def fit(self) -> None:
         """Makes the controls offer what all models on the screen have."""

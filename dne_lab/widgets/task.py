@@ -61,10 +61,7 @@ class TaskExplorer(ExplorerTab):
         found = self.subject.structure(self.model.value, self.image, views.TASKWISE)
         if found:
             (block, layer, expert, head), patch = views.most_structured(found)
-            for control, value in ((self.block, block), (self.expert, expert), (self.layer, layer), (self.head, head)):
-                self.fit()
-                control.value = value
-            self.patches.patch = patch
+            self.set_in_order(patch, (self.block, block), (self.expert, expert), (self.layer, layer), (self.head, head))
 
     def fit(self) -> None:
         """Makes the controls offer what the model has."""

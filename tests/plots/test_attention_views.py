@@ -12,11 +12,10 @@ from tiny import AUTHORS
 from dne_lab.analysis import views
 from dne_lab.analysis.ablation import Selection, accuracy, what_if
 from dne_lab.analysis.run_views import RunView
-from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
 from dne_lab.models.variants import DNE, IA, STA
 from dne_lab.plots import attention_colours, attention_views
-from dne_lab.plots.accuracy import run_series, runs_figure
+from dne_lab.plots.accuracy import run_series
 from dne_lab.plots.attention_views import moved_words, what_if_figure
 from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS
 
@@ -131,13 +130,3 @@ def test_many_runs_of_a_method_are_told_apart() -> None:
 
     lines = run_series([RunView(str(seed), record(method="dne", seed=seed)) for seed in range(12)])
     assert len({(line.look.colour, line.dash) for line in lines}) == 12
-
-
-def test_runs_need_one_run() -> None:
-    from invented import record
-
-    views_of = [RunView("a", record(method="dne")), RunView("b", record(method="ia"))]
-    figure = runs_figure(views_of)
-    assert figure.records == [view.record.id for view in views_of] and figure.image()
-    with pytest.raises(LabError, match="no run is chosen"):
-        runs_figure([])

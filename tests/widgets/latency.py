@@ -133,8 +133,13 @@ def measure() -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    told = json.dumps(measure(), indent=1)
-    print(told)
+def tell(measured: dict[str, Any]) -> None:
+    """Prints what was measured, and writes it to the file that the command names."""
+    text = json.dumps(measured, indent=1)
+    print(text)
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(told + "\n", encoding="utf-8")
+        Path(sys.argv[1]).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    tell(measure())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import many_runs
+from latency import tell
 
 from dne_lab.training.evaluation import code_version
 
@@ -139,7 +140,4 @@ def measure() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    told = json.dumps(measure(), indent=1)
-    print(told)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(told + "\n", encoding="utf-8")
+    tell(measure())
