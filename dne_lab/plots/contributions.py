@@ -294,6 +294,7 @@ def controls_figure(found: Mapping[str, Sequence[Control]]) -> Figure:
     counted = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
     heading = f"Controls that were trained: {scale(members)}, {counted}\n"
     heading += "points of LA that a control is above (right) or below the method itself, paired by seed"
+    heading += "; without a bar: one seed"
     ids = {control.words: [r.id for r in control.pair.one.records] for mine in found.values() for control in mine}
     return Figure("controls", heading, table, ids, _control_marks, (8.4, 1.4 + 0.27 * len(table)))
 
