@@ -44,6 +44,11 @@ class Controlled:
         theirs = {r.seed: float(r.LA or 0) for r in plain.records if r.heads[-1] == 1 and r.network == _first(plain)}
         return Difference(*interval([mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]))
 
+    def beside(self, other: str, method: str = "dne") -> Control:
+        """A method minus another one, both as they are (of several sizes the smallest)."""
+        found = [c for c in trained_controls.sizes(self.records, method) if c.pair.other.first.method == other]
+        return min(found, key=lambda control: control.pair.other.first.params["total"])
+
     def rounding(self, older: Runs) -> float:
         """The largest difference in LA, in points, to older records of the same methods, networks and seeds."""
         known = {(r.method, r.seed, str(r.network)): float(r.LA or 0) for r in older.records}
