@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dne_lab.analysis.decomposition import TRAINED, Decomposition
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import inside, settled, stamp
-from dne_lab.measure.comparison import later_heads, seedless, tasks_text, title
+from dne_lab.measure.comparison import flat, later_heads, seedless, tasks_text, title
 from dne_lab.measure.record import RECORD, RUN_FIRST, Record, is_record, trees
 from dne_lab.training.run_folder import COLUMNS, CURVES, read_output
 
@@ -60,7 +60,7 @@ class RunView:
         r = self.record
         known: Row = {"method": r.method, "preset": r.preset, "dataset": r.dataset, "tasks": tasks_text(r.tasks)}
         known |= {"epochs": r.epochs, "heads": r.heads, "memory.budget": r.memory.get("budget")}
-        known |= _flat(seedless(r)) if r.config else _flat({"network": r.network})
+        known |= flat(seedless(r)) if r.config else flat({"network": r.network})
         return {name: _words(value) for name, value in known.items()}
 
     @functools.cached_property
@@ -97,14 +97,6 @@ def _words(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _flat(tree: Row, prefix: str = "") -> Row:
-    """A nested dictionary by dotted names."""
-    flat: Row = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
 def names(runs: Sequence[RunView]) -> list[str]:
     """A name for each run, which no other of them has: its label, and where several have the same also its place."""
     several = Counter(run.label for run in runs)
@@ -128,7 +120,8 @@ def readable(text: str) -> str:
 
 
 def find(folder: Path, attention: Path | None = None, wrong: list[LabError] | None = None) -> list[RunView]:
-    """The runs in a folder and below it, in the order of their names; files of other kinds are passed over.
+    """The runs in a folder and below it, in the order of their names; files of other kinds are passed over, and so are
+    copies of the record of a run whose folder is there.
 
     Attention records are taken from there too, and from the folder ``attention``, if there is one. What was read is
     remembered: a file is read again when it has changed.
@@ -174,7 +167,13 @@ def find(folder: Path, attention: Path | None = None, wrong: list[LabError] | No
         raise LabError(f"{folder}: no run in this folder. {RUN_FIRST}")
     if wrong is not None:
         wrong += raised
-    return list(views.values())
+    there = {_state(view.record) for view in views.values() if view.folder is not None}
+    return [view for view in views.values() if view.folder is not None or _state(view.record) not in there]
+
+
+def _state(record: Record) -> tuple[Any, ...]:
+    """Tells a copy of a run's record, as `dne-lab reproduce` lays beside its run folders, from another run's."""
+    return record.id, record.config_sha256, record.finished, *record.seen_accuracy
 
 
 # What was made of a file's content, while the file is the same: the content, which `trees` remembers, or a `stamp`.

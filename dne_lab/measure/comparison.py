@@ -204,18 +204,18 @@ def _settings(record: Record) -> dict[str, Any]:
         "class order": order_of(record),
         "validation": record.validation,
         "behind": start_of(record) or None,
-        **_flat(seedless(record)),
+        **flat(seedless(record)),
         "images": record.images_sha256[:8] or None,
         "settings": record.settings_sha256[:8],
     }
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested dictionary by dotted names."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def _labels(firsts: Sequence[Record]) -> list[str]:
@@ -223,7 +223,7 @@ def _labels(firsts: Sequence[Record]) -> list[str]:
     labels = [title(record) for record in firsts]
     settings = [_settings(record) for record in firsts]
     named = {*SETTINGS, "method", "seed"}
-    fields = [name for name in dict.fromkeys(n for r in firsts for n in _flat(r.config)) if name not in named]
+    fields = [name for name in dict.fromkeys(n for r in firsts for n in flat(r.config)) if name not in named]
     for name in (*SETTINGS[:-1], *fields, SETTINGS[-1]):
         for label in {label for label in labels if labels.count(label) > 1}:
             same = [i for i, other in enumerate(labels) if other == label]

@@ -248,3 +248,17 @@ def test_watching_without_widgets_says_what_is_missing(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "dne_lab.widgets.runs", None)
     with pytest.raises(LabError, match=r"watch\(\).*ipywidgets.*run\.curves"):
         run.watch()
+
+
+def test_a_copy_of_a_record_is_not_a_second_run(folder: Path) -> None:
+    before = lab.explore_runs(folder)
+    name, run = next((view.name, view) for view in before.runs if view.folder is not None)
+    (folder / "records").mkdir()
+    copied = folder / "records" / "copy.json"
+    copied.write_bytes((folder / name / "record.json").read_bytes())
+    made = lab.explore_runs(folder)
+    assert [view.name for view in made.runs] == [view.name for view in before.runs]
+    tree = json.loads(copied.read_text())
+    del tree["sha256"]
+    copied.write_text(json.dumps(tree | {"seed": run.record.seed + 70}))
+    assert made.look() and len(made.runs) == len(before.runs) + 1
