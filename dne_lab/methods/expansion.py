@@ -36,7 +36,7 @@ class VariantOptions:
     mass: Annotated[str, OneOf(controls.MASS)] | None = None
     pictures: Annotated[str, OneOf(controls.PICTURES)] | None = None
     projections: Annotated[str, OneOf(controls.PROJECTIONS)] | None = None
-    temperature: Annotated[float, Field(gt=0, le=10**6)] | None = None
+    temperature: Annotated[float, Field(ge=controls.COLDEST, le=controls.HOTTEST)] | None = None
     entropy: Annotated[float, Field(gt=0, le=1)] | None = None
 
 

@@ -57,6 +57,8 @@ def matched_mass(scores: Tensor) -> Tensor:
     share = own.softmax(-1).diagonal(dim1=-2, dim2=-1).transpose(0, 1)  # (B, K, n)
     same = scores.diagonal(dim1=2, dim2=4).softmax(2) * share.unsqueeze(2)  # (B, K, R, n)
     eye = torch.eye(scores.shape[2], dtype=torch.bool, device=scores.device)[:, None]  # (n, 1, n)
+    if len(eye) == 1:  # no other position, on which all of the mass would not be
+        return same.unsqueeze(2).transpose(3, 4).reshape_as(scores)
     other = scores.masked_fill(eye, float("-inf")).flatten(3).softmax(-1).view_as(scores)
     # the diagonal over both axes of positions, (B, K, R, n) -> (B, K, n, R, n)
     return other * (1 - share)[..., None, None] + torch.diag_embed(same).transpose(2, 3)
@@ -156,13 +158,17 @@ def other_pictures(batch: int, bank: Bank, count: int, device: torch.device) -> 
     """
     images = batch - bank.pictures
     order = torch.arange(batch, device=device)
-    further = 1 + torch.arange(count, device=device)[:, None]
-    among = (order + further) % max(1, images)
-    shown_ones = images + (order - images + further) % max(1, bank.pictures)
+    further = torch.arange(count, device=device)[:, None]
+
+    def after(place: Tensor, size: int) -> Tensor:
+        """The ones behind a place, over again where there are fewer than ``count``, and never the one there."""
+        return (place + 1 + further % max(1, size - 1)) % max(1, size)
+
     if not bank.pictures:
-        return among
-    shown = among if bank.training else images + (further - 1) % bank.pictures + 0 * order
-    return torch.where(order < images, shown, shown_ones)
+        return after(order, images)
+    shown_ones = images + after(order - images, bank.pictures)
+    alone = images + further % bank.pictures + 0 * order
+    return torch.where(order < images, after(order, images) if bank.training and images > 1 else alone, shown_ones)
 
 
 def keys_read(own: Tensor, w: LayerWeights, bank: Bank, context: Context, pictures: str) -> Tensor:

@@ -4,7 +4,6 @@ The published variants leave them all as they are. How they are computed: `contr
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -21,6 +20,7 @@ NAMES = {
     "experts": EXPERTS, "weights": WEIGHTS, "masked": MASKED, "mass": MASS, "pictures": PICTURES,
     "projections": PROJECTIONS,
 }  # fmt: skip
+COLDEST, HOTTEST = 1e-6, 1e6  # temperatures: scores divided by less than the coldest leave what a float can hold
 EXCLUSIVE = (("mass", "masked"), ("mass", "entropy"), ("temperature", "entropy"))
 
 
@@ -115,6 +115,12 @@ class Controls:
                     f"Variant.{one} = {getattr(self, one)!r} beside Variant.{other} = {getattr(self, other)!r}: both "
                     "say where attention goes. Give one of them."
                 )
+        for column in ("pictures", "projections"):
+            if self.experts == "own" and column in self.controls:
+                raise LabError(
+                    f"Variant.{column} = {getattr(self, column)!r}: under Variant.experts = 'own' no other expert is "
+                    "read, so it would change nothing. Leave one of them out."
+                )
         if self.pictures == "own" and self.projections == "each":
             raise LabError(
                 "Variant.pictures = 'own': no other expert is read, so Variant.projections must be 'shared'."
@@ -128,19 +134,23 @@ class Controls:
             raise LabError(f"Variant.most = {most} chooses among all experts: Variant.experts must be 'all'.")
         if most is not None and self.weights == "uniform":
             raise LabError(f"Variant.most = {most}: nothing is read most under Variant.weights = 'uniform'.")
-        numbers = [value for value in (temperature, entropy) if value is not None]
-        if not all(isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in numbers):
+        if not (_is_number(temperature) and COLDEST <= temperature <= HOTTEST):
             raise LabError(
-                f"Variant.temperature = {brief(temperature)}, Variant.entropy = {brief(entropy)}: must be above 0 "
-                "(entropy: up to 1, or None)."
+                f"Variant.temperature = {brief(temperature)}: must be a number from {COLDEST:g} to {HOTTEST:g}."
             )
-        if entropy is not None and entropy > 1:
-            raise LabError(f"Variant.entropy = {entropy}: is a share of log(keys), above 0 and at most 1, or None.")
+        if entropy is not None and not (_is_number(entropy) and 0 < entropy <= 1):
+            raise LabError(
+                f"Variant.entropy = {brief(entropy)}: is a share of log(keys), above 0 and at most 1, or None."
+            )
 
     def _not_without(self, columns: Sequence[str], what: str) -> None:
         for column in columns:
             if column in self.controls:
                 raise LabError(f"Variant.{column} = {getattr(self, column)!r} needs {what}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 PLAIN = {field.name: field.default for field in dataclasses.fields(Controls)}

@@ -73,7 +73,7 @@ def other_pictures(model: "ExpandableViT", expert: Expert, tokens: list[Tensor])
     count = whole.shape[2] - own.shape[2]
     if model.variant.pictures == "same" or model.pictures is None:
         return whole
-    images, shown = len(whole) - len(model.pictures), len(model.pictures)
+    images = len(whole) - len(model.pictures)
     trains = expert.training and not expert.frozen
     found = []
     for b in range(len(whole)):
@@ -81,9 +81,12 @@ def other_pictures(model: "ExpandableViT", expert: Expert, tokens: list[Tensor])
         for j in range(count):
             further = j if model.variant.pictures == "own" else 0
             if b >= images:
-                other = images + (b - images + 1 + further) % shown
+                others = [*range(b + 1, len(whole)), *range(images, b)]
+            elif trains and images > 1:
+                others = [*range(b + 1, images), *range(b)]
             else:
-                other = (b + 1 + further) % images if trains else images + further % shown
+                others = [*range(images, len(whole))]
+            other = others[further % len(others)]
             of = own[other, :, j % own.shape[2]] if model.variant.pictures == "own" else whole[other, :, j]
             slots.append(of)
         found.append(torch.stack([*slots, *own[b].unbind(1)], 1))  # (n, H, D)
@@ -100,7 +103,7 @@ def rows(variant: Variant, scores: Tensor, own: int) -> Tensor:
         parts = []
         for where in (same, ~same):
             left = scores.masked_fill(~where, float("-inf")).flatten(2)  # (B, n, H x n)
-            parts.append(left.softmax(-1).view_as(scores))
+            parts.append(left.softmax(-1).view_as(scores) if where.any() else torch.zeros_like(scores))
         share = share[:, :, None, None]
         return share * parts[0] + (1 - share) * parts[1]
     gone = ~connected(variant.masked, positions, heads, own, scores.device)

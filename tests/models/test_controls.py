@@ -17,7 +17,7 @@ from dne_lab.analysis.probe import probe
 from dne_lab.core.errors import LabError
 from dne_lab.models import literal
 from dne_lab.models.attention import AttentionWeights
-from dne_lab.models.controlled_attention import at_entropy
+from dne_lab.models.controlled_attention import at_entropy, other_pictures
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA, Variant
 
@@ -160,6 +160,17 @@ def test_the_mass_on_the_own_patch_is_that_of_ia() -> None:
         assert torch.allclose(a.sum((-1, -2)), torch.ones((), dtype=a.dtype))
 
 
+@pytest.mark.parametrize("variant", [v for v in controlled.CONTROLS if v.joint], ids=tiny.names)
+def test_one_patch_is_a_grid_too(variant: Variant) -> None:
+    """There is no other position then, and whatever is left sums to 1."""
+    shape = (3, 4, 4)
+    model, images = tiny.model(variant, (3, 1, 1), shape=shape, **tiny.AUTHORS).double(), tiny.images(2, shape)
+    with probe(model, kind="joint") as maps:
+        normal = model(images)
+    assert tiny.difference(normal.logits, literal.forward(model, images).logits) < EXACT
+    assert all(torch.allclose(one.values.sum((-1, -2)), torch.ones(())) for one in maps)
+
+
 @pytest.mark.parametrize("reads", ["own", "all"])
 def test_every_row_has_the_entropy_asked_for(reads: str) -> None:
     model = tiny.model(Variant("m", reads, "mlp", entropy=0.7), (3, 1, 2), **tiny.PAPER).double()
@@ -221,6 +232,22 @@ def test_other_pictures(pictures: str) -> None:
     assert tiny.difference(model(images[order]).logits, trained[order]) > 1e-6  # others of the batch
 
 
+@pytest.mark.parametrize("pictures", ["shuffled", "own"])
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_other_pictures_than_the_own_one_also_in_a_small_batch(pictures: str, images: int) -> None:
+    """With fewer images than heads that are read they are read over again; a single image reads those that are kept."""
+    model = tiny.model(Variant("p", "all", "mlp", pictures=pictures), (18, 1), **tiny.PAPER).double()
+    model.keep_pictures(tiny.images(40, seed=5))
+    for training in (False, True):
+        model.train(training)
+        pixels = tiny.images(images)
+        assert tiny.difference(model(pixels).logits, literal.forward(model, pixels).logits) < EXACT
+        places = other_pictures(images + 16, model.banks()[-1], 18, torch.device("cpu"))
+        assert not (places == torch.arange(images + 16)).any()
+        assert (places[:, images:] >= images).all()
+        assert (places[:, :images] < images).all() == (training and images > 1)
+
+
 def test_the_table_of_a_drawing_says_what_is_left() -> None:
     seen = {}
     for masked in ("none", "SPDH", "DPDH", "both"):
@@ -244,10 +271,14 @@ def test_the_table_of_a_drawing_says_what_is_left() -> None:
         ({"entropy": 0.5, "temperature": 2.0}, "Variant.temperature"),
         ({"entropy": 1.5}, "Variant.entropy"),
         ({"temperature": 0.0}, "Variant.temperature"),
+        ({"entropy": True}, "Variant.entropy"),
+        ({"temperature": 1e-320}, "Variant.temperature"),
         ({"mixes": "task", "most": -1}, "Variant.most"),
         ({"mixes": "task", "most": 2, "experts": "first"}, "Variant.most"),
         ({"mixes": "task", "most": 2, "weights": "uniform"}, "Variant.most"),
         ({"reads": "all", "pictures": "own", "projections": "each"}, "Variant.pictures"),
+        ({"reads": "all", "experts": "own", "pictures": "shuffled"}, "Variant.pictures"),
+        ({"reads": "all", "experts": "own", "projections": "each"}, "Variant.projections"),
     ],
 )
 def test_a_variant_that_cannot_be(columns: dict[str, Any], named: str) -> None:
