@@ -27,20 +27,9 @@ from dne_lab.analysis.sweep import connections, removals, sweep_rows
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.core.schema import Like, OneOf, document
 from dne_lab.measure.comparison import by_setting, place_of
+from dne_lab.measure.measurement import Measurement, trained
 from dne_lab.measure.metrics import interval, rounded
-from dne_lab.measure.record import (
-    Classes,
-    Measurement,
-    Name,
-    Number,
-    Percent,
-    Section,
-    Seed,
-    Simple,
-    Some,
-    Whole,
-    trained,
-)
+from dne_lab.measure.record import Classes, Name, Number, Percent, Section, Seed, Simple, Some, Whole
 from dne_lab.models.attention import CLASS, TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT
 from dne_lab.training.run import Run

@@ -13,7 +13,8 @@ from dne_lab.analysis.hosts import CONTENT, POSITION, find_host
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.core.errors import LabError, brief
 from dne_lab.core.schema import Like, document
-from dne_lab.measure.record import Classes, Measurement, Name, Number, Percent, Section, Seed, Simple, Some, Whole
+from dne_lab.measure.measurement import Measurement
+from dne_lab.measure.record import Classes, Name, Number, Percent, Section, Seed, Simple, Some, Whole
 from dne_lab.methods import base
 from dne_lab.models.attention import TASK1, TASK2
 from dne_lab.models.expandable import ExpandableViT

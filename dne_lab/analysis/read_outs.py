@@ -15,20 +15,9 @@ from dne_lab.core.errors import LabError
 from dne_lab.core.schema import Like, document
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure.comparison import by_setting, place_of
+from dne_lab.measure.measurement import Measurement, trained
 from dne_lab.measure.metrics import interval, rounded
-from dne_lab.measure.record import (
-    Classes,
-    Measurement,
-    Name,
-    Number,
-    Percent,
-    Section,
-    Seed,
-    Simple,
-    Some,
-    Whole,
-    trained,
-)
+from dne_lab.measure.record import Classes, Name, Number, Percent, Section, Seed, Simple, Some, Whole
 from dne_lab.measure.tables import brief
 from dne_lab.methods.base import Method
 from dne_lab.methods.dytox import DyToxViT

@@ -15,7 +15,8 @@ from dne_lab.core.errors import LabError
 from dne_lab.core.files import file_name, inside
 from dne_lab.data.stream import from_config
 from dne_lab.measure import tables
-from dne_lab.measure.record import RUN_FIRST, Measurement
+from dne_lab.measure.measurement import Measurement
+from dne_lab.measure.record import RUN_FIRST
 from dne_lab.methods.base import title_of
 from dne_lab.plots.attention import fragmentation, group_shares
 from dne_lab.plots.attention_compared import SAME, along_training

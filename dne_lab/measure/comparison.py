@@ -316,7 +316,8 @@ def _setting_text(name: str, value: Any, values: Sequence[Any]) -> str:
 
 def _differing(first: Record, second: Record) -> str:
     a, b = first.without_timing(), second.without_timing()
-    for name in ("config_sha256", "code_version", "torch", "device", "threads", "LA"):
+    known = [name for name in ("python", "numpy", "platform") if name in a and name in b]  # older records do not say
+    for name in ("config_sha256", "code_version", "torch", "device", "threads", *known, "LA"):
         if a[name] != b[name]:
             return f"{name} {a[name]} and {b[name]}"
     return "their accuracies"

@@ -1,13 +1,12 @@
 """A record: everything a number needs to be believed, as one JSON file (`record.json` of a run folder)."""
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,7 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-YOUNGER = ("data_sha256", "images_sha256", "data_changes", "task_sha256", "curves_sha256", "predictions_sha256")
+YOUNGER = (
+    *("data_sha256", "images_sha256", "data_changes", "task_sha256", "curves_sha256", "predictions_sha256"),
+    *("python", "numpy", "platform"),
+)
 CLOCK = "timing"  # sealed apart
 FORMAT = 1  # of record.json; raised when the meaning of a key changes
 RUN_FIRST = "Train one first, e.g. `dne-lab run dne --preset digits`, or name a folder that holds record.json files."
@@ -59,13 +61,15 @@ class _Params(Section):
 
 
 class Timing(Section):
-    """Everything that depends on the clock, in seconds; ``resumed``: how often the run went on from a checkpoint."""
+    """Everything that depends on the clock, in seconds; ``resumed``: how often the run went on from a checkpoint;
+    ``command``: the one that wrote the record ("" from a notebook), which an exact repetition need not share."""
 
     seconds: Seconds | None = None
     by_task: list[Seconds] = []
     by_purpose: dict[str, Seconds] = {}
     last_epoch: list[dict[str, Seconds]] = []
     resumed: Whole = 0
+    command: Name = ""
 
 
 class _Other(Section):
@@ -96,7 +100,9 @@ class Record:
     further predictions, ``before_tuning`` what was predicted before stage 2 of tasks 2, 3, ... (`metrics.old_and_new`;
     empty without a stage 2), ``validation`` > 0 says that the test images were a share of the training images.
     ``settings_sha256`` is the hash of the configuration without its seed ("" if unknown): only equal ones are averaged.
-    ``config`` is the resolved configuration but for the place of the data. ``forked_from`` {run, task, config_sha256,
+    ``config`` is the resolved configuration but for the place of the data. ``device`` is "cpu" or the name of the GPU;
+    ``python``, ``numpy`` and ``platform`` (system and processor) are those of the process that wrote the record ("" in
+    older ones). ``forked_from`` {run, task, config_sha256,
     settings_sha256} names the run whose state after that task a run went on from with settings of its own: accuracies,
     curves and seconds up to that task are the other run's. ``products`` says how
     matrix products were computed: a CPU's library, a GPU's type ("" if unknown: MKL on x86; on a GPU bf16, if
@@ -152,6 +158,9 @@ class Record:
     task_sha256: list[Name] = field(default_factory=list)
     curves_sha256: Name = ""
     predictions_sha256: Name = ""
+    python: Name = ""
+    numpy: Name = ""
+    platform: Name = ""
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -354,17 +363,6 @@ def _ours(file: Path) -> bool:
     return any(key in start for key in _OURS)
 
 
-def trained(record: Record) -> dict[str, Any]:
-    """What tells one training of a configuration from another, on another machine or version: last digits differ.
-
-    ``digest`` is the start of the SHA-256 of the run's record without its clock.
-    """
-    tree = json.dumps(record.without_timing(), sort_keys=True)
-    known = {name: getattr(record, name) for name in ("LA", "code_version", "torch", "device", "threads")}
-    known |= {"images_sha256": record.images_sha256} if record.images_sha256 else {}
-    return {**known, "digest": hashlib.sha256(tree.encode()).hexdigest()[:16]}
-
-
 M = TypeVar("M")
 
 
@@ -383,65 +381,3 @@ def by_images(members: Sequence[M]) -> dict[str, list[M]]:
     for member in members:
         found.setdefault(images_of(member), []).append(member)
     return found
-
-
-# Records of the instruments as JSON files: how they are written, found and checked.
-
-
-class Measurement:
-    """Base of the records of instruments, each a `document` with defaults for ``kind``, which tells its files, and
-    ``format``, its version, raised when the meaning of a field changes; fields with defaults may be missing."""
-
-    ADVICE: ClassVar[str]  # how to make one
-    run: str  # the id of the run's record
-    kind: str
-    format: int
-
-    @property
-    def name(self) -> str:
-        """A file name that tells it from the others."""
-        return self.run
-
-    def content(self) -> dict[str, Any]:
-        """What the JSON file holds: the fields and the digest of them."""
-        return sealed(plain(dataclasses.asdict(self)))  # type: ignore[call-overload]  # a subclass is a dataclass
-
-    def write(self, path: Path) -> None:
-        """Writes the JSON file, atomically."""
-        write_text(path, json.dumps(self.content(), separators=(",", ":"), allow_nan=False) + "\n")
-
-    @classmethod
-    def among(cls, paths: str | Path | Iterable[str | Path]) -> list[Self]:
-        """All of this class in files and, recursively, folders, in the order of their paths; others are passed over.
-
-        Raises:
-            LabError: a damaged file, or a record of another version.
-        """
-        return [
-            cls._of_tree(tree, file)
-            for file, tree in trees(paths)
-            if isinstance(tree, dict) and tree.get("kind") == cls.kind
-        ]
-
-    @classmethod
-    def find(cls, paths: str | Path | Iterable[str | Path]) -> list[Self]:
-        """`among`, but none at all is a `LabError` too."""
-        given = [paths] if isinstance(paths, str | Path) else list(paths)
-        found = cls.among(given)
-        if not found:
-            raise LabError(f"{', '.join(map(str, given))}: no {cls.kind} record there. {cls.ADVICE}")
-        return found
-
-    @classmethod
-    def _of_tree(cls, tree: dict[str, Any], file: Path) -> Self:
-        if tree.get("format") != cls.format:
-            raise LabError(
-                f"{file}: {cls.kind} record of another version (format {brief(tree.get('format'))} instead of "
-                f"{cls.format}). {cls.ADVICE}"
-            )
-        try:
-            return load(cls, unsealed(tree, file))
-        except LabError as error:
-            raise LabError(
-                f"{file}: {cls.kind} record that is damaged or of another version: {error} {cls.ADVICE}"
-            ) from error

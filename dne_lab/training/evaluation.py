@@ -4,6 +4,9 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import platform
+import shlex
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -94,7 +97,7 @@ def record_of(state: RunState) -> Record:
         code_version=code_version(),
         config_sha256=config.sha256,
         finished=state.finished,
-        timing=json.loads(json.dumps(position.timing)),
+        timing=json.loads(json.dumps(position.timing)) | {"command": command()},
         joint=type(state.method).joint,
         heads=list(getattr(model, "heads", [])),
         network=state.method.network_settings(),
@@ -111,6 +114,9 @@ def record_of(state: RunState) -> Record:
         task_sha256=list(position.task_sha256),
         curves_sha256=sha256(curves_file(position.curves)),
         predictions_sha256=sha256(predictions_file(state.predictions)),
+        python=platform.python_version(),
+        numpy=np.__version__,
+        platform=f"{platform.platform()}, {processor()}",
     )
 
 
@@ -129,6 +135,32 @@ def settings_sha256(config: Config) -> str:
 def device_name(device: torch.device) -> str:
     """ "cpu", or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name, where the system tells it, else its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, named), platform.processor() or platform.machine())
+
+
+LONGEST = 1000  # characters of a command in a record
+UNTOLD = ("", "-c", "-m", "ipykernel_launcher.py")  # Python itself, or a notebook
+
+
+def command() -> str:
+    """The command line that this process was started with, without the folder of the program and with ``~`` for the
+    home folder; "" in a notebook or an interactive Python. A process of ``--jobs`` has the command of its parent."""
+    program = Path(sys.argv[0]).name
+    if program in UNTOLD:
+        return ""
+    name = ["dne-lab"] if program == "__main__.py" else ["python", program] if program.endswith(".py") else [program]
+    told = shlex.join([*name, *sys.argv[1:]]).replace(f"{Path.home()}/", "~/")
+    return told if len(told) <= LONGEST else f"{told[: LONGEST - 4]} ..."
 
 
 @functools.cache

@@ -22,8 +22,8 @@ from dne_lab.analysis.ablation_study import (
 )
 from dne_lab.analysis.sweep import COLUMNS
 from dne_lab.core.errors import LabError
+from dne_lab.measure.measurement import trained
 from dne_lab.measure.metrics import interval
-from dne_lab.measure.record import trained
 from dne_lab.models.variants import DNE, IA, STA, Variant
 from dne_lab.training.run import Run
 

@@ -43,6 +43,19 @@ def test_only_timing_depends_on_the_clock() -> None:
     assert (first.seconds, record(timing={}).seconds) == (1.0, None)
 
 
+def test_a_record_says_what_it_was_made_with_and_older_ones_stay_as_they_are(tmp_path: Path) -> None:
+    ours = record(python="3.13.1", numpy="2.3.0", platform="Linux-6.1-x86_64, a processor")
+    ours.write(tmp_path / "record.json")
+    assert Record.from_json(tmp_path / "record.json") == ours
+    assert {"python", "numpy", "platform"} <= ours.without_timing().keys()
+    older = record()
+    assert not {"python", "numpy", "platform"} & older.to_dict().keys()  # what was written before is written again
+    with pytest.raises(LabError, match="python = 3: must be text"):
+        record(python=3)
+    with pytest.raises(LabError, match=r"timing\.command = 1: must be text"):
+        record(timing={"command": 1})
+
+
 def test_an_unfinished_run_has_a_record(tmp_path: Path) -> None:
     for done in (0, 2):
         record(done=done).write(tmp_path / "record.json")

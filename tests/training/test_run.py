@@ -1,6 +1,7 @@
 """The loop: what it learns, keeps, stops at, and how it goes on."""
 
 import json
+import platform
 import signal
 import threading
 from dataclasses import replace
@@ -99,6 +100,9 @@ def test_a_run_leaves_everything_that_a_number_needs(whole: Path) -> None:
     assert record["memory"] == {
         "budget": 20, "policy": "shared", "stored": 14, "scope": "run", "stored_by_task": [18, 20, 14],
     }  # fmt: skip
+    made_with = (record["python"], record["numpy"], record["platform"].partition(", ")[0])
+    assert made_with == (platform.python_version(), np.__version__, platform.platform())
+    assert record["threads"] == torch.get_num_threads() and record["device"] == "cpu"
     assert record["class_order"] == list(tiny.ORDER) and record["finished"] and record["tasks"] == [3, 2, 2]
     # experts of 16 x 5 + 5, a norm of 10, a classifier of (5 t + 1) x classes
     assert record["params"]["trainable_by_task"] == [95 + 18, 95 + 55, 95 + 112]
