@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from dne_lab.analysis.run_views import RunView, accuracies, short
 from dne_lab.core.errors import LabError
-from dne_lab.measure.comparison import Group, Pair, groups, later_heads, other_images, stream_of, title
+from dne_lab.measure.comparison import (
+    Group,
+    Pair,
+    groups,
+    is_method,
+    later_heads,
+    other_images,
+    pairs,
+    stream_of,
+    title,
+)
 from dne_lab.measure.metrics import intervals, with_half_width
 from dne_lab.measure.record import Record, unique
 
@@ -171,6 +181,23 @@ class Difference:
     frame: "pd.DataFrame"
 
 
+QUESTIONS = (("dne", "ia"), ("dne", "sta"), ("sta", "ia"))  # what a folder with these methods is asked first
+
+
+def opening_pair(made: Sequence[GroupView]) -> tuple[GroupView, GroupView] | None:
+    """Two configurations worth comparing first: DNE and IA under equal settings with as many heads and seeds as can be,
+    or what comes next to them; else the first two, and None where there are less."""
+    views = {view.name: view for view in made}
+    for one, other in QUESTIONS:
+        found = pairs([view.group for view in made], is_method(one), is_method(other))
+        if found:
+            best = max(
+                found, key=lambda pair: (pair.strict, pair.one.first.heads == pair.other.first.heads, len(pair.seeds))
+            )
+            return views[best.one.label], views[best.other.label]
+    return (made[0], made[1]) if len(made) > 1 else None
+
+
 def difference(one: GroupView, other: GroupView) -> Difference:
     """Last accuracy of ``one`` minus ``other``, paired by seed, with the 95% interval of the mean (Student's t).
 
@@ -190,8 +217,8 @@ def difference(one: GroupView, other: GroupView) -> Difference:
     mean, half = pair.difference()
     differences = pair.values()
     rows: list[dict[str, Any]] = [
-        {"seed": str(seed), "one": one.group.last_by_seed()[seed], "other": other.group.last_by_seed()[seed]}
-        | {"difference": value}
+        {"seed": str(seed), short(one.name): one.group.last_by_seed()[seed]}
+        | {short(other.name): other.group.last_by_seed()[seed], "difference": value}
         for seed, value in zip(seeds, differences, strict=True)
     ]
     if half is None:

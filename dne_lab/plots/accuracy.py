@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.analysis.run_views import RunView, accuracies, names
+from dne_lab.analysis.run_views import RunView, accuracies, names, short
 from dne_lab.core.errors import LabError
 from dne_lab.measure.comparison import Group, Pair, groups, is_method, later_heads, pairs, tasks_text, title
 from dne_lab.measure.metrics import forgetting_by_task, interval
@@ -199,13 +199,12 @@ def runs_panel(lines: Sequence[Points]) -> Panel:
     return Panel(lines, Axis("classes seen", ticks=seen), Axis("accuracy over the classes seen (%)"), wide=1.5)
 
 
-def cost_panels(table: "pd.DataFrame", lines: Sequence[Points], methods: Sequence[str]) -> list[Panel]:
+def cost_panels(table: "pd.DataFrame", lines: Sequence[Points]) -> list[Panel]:
     """Three panels: accuracy over the classes seen, last accuracy against cost, attention on the own patch.
 
     Args:
         table: a row per line (`run_views.table` or `run_groups.group_table`).
         lines: of `run_series` or `run_curves.group_series`.
-        methods: of each line.
     """
     cost: list[Mark] = []
     shares: list[Mark] = []
@@ -221,7 +220,11 @@ def cost_panels(table: "pd.DataFrame", lines: Sequence[Points], methods: Sequenc
     return [
         runs_panel(lines),
         Panel(cost, Axis("MFLOPs of one image", low=0.0), Axis("last accuracy (%)", least=LEAST_SPAN)),
-        Panel(shares, Axis("attention on\nown patch (%)", low=0.0), Axis("", "category", tuple(methods), reverse=True)),
+        Panel(
+            shares,
+            Axis("attention on\nown patch (%)", low=0.0),
+            Axis("", "category", tuple(map(short, table["method"])), reverse=True),
+        ),
     ]
 
 

@@ -4,7 +4,7 @@ import base64
 import contextlib
 import io
 import itertools
-import json
+import math
 import numbers
 import os
 import re
@@ -158,6 +158,16 @@ class Figure:
             ImportError: plotly is not installed.
             LabError: a picture has no interactive form.
         """
+        import plotly.graph_objects as go
+
+        return go.Figure(self._tree())
+
+    def plotly(self) -> dict[str, Any]:
+        """What `interactive` gives as JSON of plain rounded numbers, for a display of the type `PLOTLY_MIME`."""
+        tree: dict[str, Any] = _rounded(self._tree())
+        return {**tree, "config": {"displaylogo": False}}
+
+    def _tree(self) -> dict[str, Any]:
         from dne_lab.plots import interactive
 
         drawing = self.marks()
@@ -165,11 +175,6 @@ class Figure:
             raise LabError(f"{self.name} is a picture: it has no interactive form. Save it, or draw it on axes.")
         title = wrapped(self.title, interactive.WRAP)
         return interactive.build(drawing, title, self.size[1] + _more(title))
-
-    def plotly(self) -> dict[str, Any]:
-        """What `interactive` gives as JSON of plain rounded numbers, for a display of the type `PLOTLY_MIME`."""
-        tree: dict[str, Any] = _rounded(json.loads(self.interactive().to_json()))
-        return {**tree, "config": {"displaylogo": False}}
 
     def csv(self) -> str:
         """The table as CSV with fixed decimals; read it with ``pandas.read_csv``."""
@@ -301,15 +306,13 @@ def _few_colours(png: bytes) -> bytes:
 
 
 def _rounded(value: Any) -> Any:
-    """JSON with floats of four decimals and plotly's base64 arrays as lists."""
+    """A tree as JSON has it, floats with four decimals; what is no finite number is nothing."""
     if isinstance(value, dict):
-        if "bdata" in value:
-            import numpy as np
-
-            array = np.frombuffer(base64.b64decode(value["bdata"]), dtype=value["dtype"])
-            shape = [int(n) for n in str(value.get("shape", array.size)).split(",")]
-            return _rounded(array.reshape(shape).tolist())
         return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_rounded(inner) for inner in value]
-    return round(value, 4) + 0.0 if isinstance(value, float) else value
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return round(float(value), 4) + 0.0 if math.isfinite(value) else None

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ CELL, BAR = 34, 84  # pixels: the side of a matrix's cell at most, and the room 
 HATCH = {"shape": "/", "fillmode": "overlay", "fgcolor": "white", "fgopacity": 1}
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 NOTHING: list[Any] = [None]
+PLAIN: dict[str, Any] = {"data": {"scatter": [{"type": "scatter"}]}}  # plotly's template "none"
 TITLE = 18  # pixels above a panel for each line of its title
 
 
@@ -37,8 +38,33 @@ class Place(NamedTuple):
     pixels: tuple[float, float]
 
 
-def build(drawing: Drawing, title: str, height: float) -> Any:
-    """The plotly figure: as wide as its cell, of one height, with margins that no browser has to measure.
+class Parts:
+    """Traces and annotations of a plotly figure as plain dictionaries.
+
+    plotly's own objects look at every property as it is set, which takes a tenth of a second for six lines: more than
+    all else that a change in an explorer takes. The tests make such objects of the whole.
+    """
+
+    def __init__(self, scales: Mapping[str, Any]) -> None:
+        self.scales = scales  # of colours
+        self.traces: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+
+    def trace(self, kind: str, **properties: Any) -> None:
+        """One more trace, e.g. a scatter."""
+        self.traces.append({"type": kind, **_given(properties)})
+
+    def annotation(self, **properties: Any) -> None:
+        """One more text."""
+        self.annotations.append(_given(properties))
+
+
+def _given(properties: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in properties.items() if value is not None}
+
+
+def build(drawing: Drawing, title: str, height: float) -> dict[str, Any]:
+    """The plotly figure as a tree: as wide as its cell, of one height, with margins that no browser has to measure.
 
     Args:
         drawing: what is in it.
@@ -46,11 +72,11 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
         height: of the static drawing in inches; the legend, which stands below here, comes on top.
 
     Raises:
-        ImportError: plotly is not installed.
+        ImportError: plotly, which brings what draws the tree, is not installed.
     """
-    import plotly.graph_objects as go
+    from plotly.colors import get_colorscale
 
-    figure = go.Figure()
+    figure = Parts({name: get_colorscale(theirs) for name, theirs in SCALES.items()})
     matrices = any(isinstance(mark, Cells) for panel in drawing.panels for mark in panel.marks)
     head = 20 + LINE * len(title.split("\n"))
     foot, left = max(map(_foot, drawing.rows[-1])), max(_left(row[0].y) for row in drawing.rows)
@@ -61,7 +87,7 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
     below = round(foot + LINE * rows + 12 * (rows > 0))
     total = head + room + below
     layout: dict[str, Any] = {
-        "template": "none", "autosize": True, "height": round(total), "hovermode": "closest", "barmode": "overlay",
+        "template": PLAIN, "autosize": True, "height": round(total), "hovermode": "closest", "barmode": "overlay",
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": INK, "size": 12, "family": FONT},
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": FAINT, "activecolor": INK},
@@ -71,7 +97,7 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
                    "itemsizing": "trace", "itemwidth": handle, "tracegroupgap": 0, "font": {"size": 12},
                    "bgcolor": "rgba(0,0,0,0)"},
     }  # fmt: skip
-    figure.add_annotation(
+    figure.annotation(
         text=_html(title), x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", xshift=8 - left,
         yshift=8, showarrow=False, align="left", font={"size": 12.5},
     )  # fmt: skip
@@ -82,24 +108,25 @@ def build(drawing: Drawing, title: str, height: float) -> Any:
         _axes(layout, panel, tail, place)
         _add(figure, panel, tail, seen, listed, place.pixels)
         if panel.y.title:
-            figure.add_annotation(
+            figure.annotation(
                 text=_html(panel.y.title), x=place.across[0], y=sum(place.up) / 2, xref="paper", yref="paper",
                 xanchor="left", yanchor="middle", xshift=4 - _left(panel.y), textangle=-90, showarrow=False,
             )  # fmt: skip
         if panel.title:
-            figure.add_annotation(
+            figure.annotation(
                 text=_html(panel.title), align="left", x=place.across[0], y=place.up[1], xref="paper", yref="paper",
                 xanchor="left", yanchor="bottom", showarrow=False, font={"size": 12},
             )  # fmt: skip
     for name in listed - seen:  # how many more there are
-        figure.add_scatter(
-            x=NOTHING, y=NOTHING, name=_html(name), mode="markers", marker={"opacity": 0}, hoverinfo="skip"
+        figure.trace(
+            "scatter", x=NOTHING, y=NOTHING, name=_html(name), mode="markers", marker={"opacity": 0}, hoverinfo="skip"
         )
     if matrices:
         bar = {"x": max(place.across[1] for place in places), "xpad": 12, "y": 1, "yanchor": "top", "lenmode": "pixels"}
-        figure.update_traces(colorbar={**bar, "len": min(room, 300)}, selector={"type": "heatmap"})
-    figure.update_layout(layout)
-    return figure
+        for trace in figure.traces:
+            if trace["type"] == "heatmap":
+                trace["colorbar"] |= {**bar, "len": min(room, 300)}
+    return {"data": figure.traces, "layout": {**layout, "annotations": figure.annotations}}
 
 
 def _html(text: str) -> str:
@@ -219,7 +246,7 @@ FAINT = f"rgba({','.join(str(int(GRID[i : i + 2], 16)) for i in (1, 3, 5))},{int
 # The marks --------------------------------------------------------------------------------------------------------
 
 
-def _add(figure: Any, panel: Panel, tail: str, seen: set[str], listed: set[str], size: tuple[float, float]) -> None:
+def _add(figure: Parts, panel: Panel, tail: str, seen: set[str], listed: set[str], size: tuple[float, float]) -> None:
     on = {"xaxis": f"x{tail}", "yaxis": f"y{tail}"}
     ends = panel.ends()
     for mark in panel.marks:
@@ -243,11 +270,12 @@ def _add(figure: Any, panel: Panel, tail: str, seen: set[str], listed: set[str],
     _tags(figure, panel, on, ends, size)
 
 
-def _points(figure: Any, mark: Points, panel: Panel, common: dict[str, Any]) -> None:
+def _points(figure: Parts, mark: Points, panel: Panel, common: dict[str, Any]) -> None:
     colour = mark.look.colour
     there = [i for i, low in enumerate(mark.low) if math.isfinite(low)]
     if mark.band and there:
-        figure.add_scatter(
+        figure.trace(
+            "scatter",
             x=[mark.x[i] for i in (*there, *there[::-1])],
             y=[*(mark.high[i] for i in there), *(mark.low[i] for i in there[::-1])],
             fill="toself", fillcolor=_faint(colour, 0.15), line={"width": 0}, mode="lines", hoverinfo="skip",
@@ -259,7 +287,8 @@ def _points(figure: Any, mark: Points, panel: Panel, common: dict[str, Any]) -> 
         size = [one if i % mark.every == 0 else 0.0 for i, one in enumerate(size)]
     symbol = mark.look.symbol + ("" if mark.filled or mark.look.symbol.endswith("-open") else "-open")
     thin = mark.look.symbol.startswith(("line", "y-")) or mark.look.symbol.endswith("thin")
-    figure.add_scatter(
+    figure.trace(
+        "scatter",
         x=[*mark.x] or NOTHING, y=[*mark.y] or NOTHING,  # one without points stands in the legend
         mode="+".join(["lines"] * bool(mark.dash) + ["markers"] * mark.marked),
         line={"color": colour, "width": 1.3 * mark.width, "dash": DASH.get(mark.dash, "solid")},
@@ -272,7 +301,8 @@ def _points(figure: Any, mark: Points, panel: Panel, common: dict[str, Any]) -> 
     )  # fmt: skip
     crossed = [i for i, cross in enumerate(mark.crossed) if cross]
     if crossed:
-        figure.add_scatter(
+        figure.trace(
+            "scatter",
             x=[mark.x[i] for i in crossed], y=[mark.y[i] for i in crossed], mode="markers", hoverinfo="skip",
             marker={"symbol": "x-thin", "size": 9, "line": {"color": INK, "width": 1.5}},
             **{**common, "showlegend": False},
@@ -291,14 +321,15 @@ def _or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _bars(figure: Any, mark: Bars, panel: Panel, common: dict[str, Any]) -> None:
+def _bars(figure: Parts, mark: Bars, panel: Panel, common: dict[str, Any]) -> None:
     colour = mark.colour if isinstance(mark.colour, str) else list(mark.colour)
     ends = mark.ends()
     along, beside = ("x", "y") if mark.across else ("y", "x")
     interval = _interval(mark, ends) if len(mark.low) else None
     if interval:
         interval["color"] = INK
-    figure.add_bar(
+    figure.trace(
+        "bar",
         **{along: list(mark.lengths), beside: list(mark.places)}, base=mark.bases(), width=mark.thick,
         orientation="h" if mark.across else "v", opacity=mark.opacity,
         marker={"color": colour, "pattern": HATCH if mark.hatched else {}},
@@ -307,8 +338,9 @@ def _bars(figure: Any, mark: Bars, panel: Panel, common: dict[str, Any]) -> None
     )  # fmt: skip
 
 
-def _spread(figure: Any, mark: Spread, panel: Panel, common: dict[str, Any]) -> None:
-    figure.add_box(
+def _spread(figure: Parts, mark: Spread, panel: Panel, common: dict[str, Any]) -> None:
+    figure.trace(
+        "box",
         x=[float(p) for p, values in zip(mark.places, mark.values, strict=True) for _ in values],
         y=[float(v) for values in mark.values for v in values],
         width=mark.thick, quartilemethod="linear", fillcolor=_faint(mark.colour, 0.5),
@@ -316,7 +348,8 @@ def _spread(figure: Any, mark: Spread, panel: Panel, common: dict[str, Any]) -> 
     )  # fmt: skip
     # What plotly says of a box are bare numbers: unseen marks at its median and quartiles say what they are.
     texts = [_said(mark, panel, i) for i in range(len(mark.places))]
-    figure.add_scatter(
+    figure.trace(
+        "scatter",
         x=[float(place) for place in mark.places for _ in range(3)],
         y=[value for i in range(len(mark.places)) for value in mark.quartiles(i)],
         mode="markers", marker={"size": 16, "opacity": 0, "color": mark.colour},
@@ -324,34 +357,37 @@ def _spread(figure: Any, mark: Spread, panel: Panel, common: dict[str, Any]) -> 
     )  # fmt: skip
 
 
-def _level(figure: Any, mark: Level, panel: Panel, common: dict[str, Any], ends: Any) -> None:
+def _level(figure: Parts, mark: Level, panel: Panel, common: dict[str, Any], ends: Any) -> None:
     along = list(ends[1] if mark.upright else ends[0])
     at = [mark.at] * 2
     text = _said(mark, panel) + (f"<br>{_html(mark.note)}" if mark.note else "")
     if mark.half == mark.half:
         low, high = mark.at - mark.half, mark.at + mark.half
         around = [along[0], along[1], along[1], along[0]], [low, low, high, high]
-        figure.add_scatter(
+        figure.trace(
+            "scatter",
             x=around[1] if mark.upright else around[0], y=around[0] if mark.upright else around[1], fill="toself",
             fillcolor=_faint(mark.colour, 0.08), line={"width": 0}, mode="lines", hoverinfo="skip",
             **{**common, "showlegend": False},
         )  # fmt: skip
-    figure.add_scatter(
+    figure.trace(
+        "scatter",
         x=at if mark.upright else along, y=along if mark.upright else at, mode="lines",
         line={"color": mark.colour, "width": 1.3, "dash": DASH[mark.dash]}, hovertext=[text] * 2, hoverinfo="text",
         **common,
     )  # fmt: skip
 
 
-def _cells(figure: Any, mark: Cells, common: dict[str, Any]) -> None:
+def _cells(figure: Parts, mark: Cells, common: dict[str, Any]) -> None:
     rows = [[_or_none(value) for value in row] for row in mark.values]
-    first = not any(trace.type == "heatmap" for trace in figure.data)
+    first = not any(trace["type"] == "heatmap" for trace in figure.traces)
     digits = mark.digits or 0
     words = None
     if mark.digits is not None:
         words = [["" if value is None else fixed(value, digits) for value in row] for row in rows]
-    figure.add_heatmap(
-        z=rows, zmin=mark.low, zmax=mark.high, colorscale=SCALES[mark.scale], showscale=first, hoverongaps=False,
+    figure.trace(
+        "heatmap",
+        z=rows, zmin=mark.low, zmax=mark.high, colorscale=figure.scales[mark.scale], showscale=first, hoverongaps=False,
         colorbar={"title": {"text": _html(mark.title), "side": "right"}, "thickness": 14, "outlinewidth": 0},
         text=words, texttemplate="%{text}" if words else None, textfont={"size": 10},
         hovertext=[[_html(note) for note in row] for row in mark.notes],
@@ -360,15 +396,15 @@ def _cells(figure: Any, mark: Cells, common: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def _words(figure: Any, mark: Words, panel: Panel, on: dict[str, str]) -> None:
-    figure.add_annotation(
+def _words(figure: Parts, mark: Words, panel: Panel, on: dict[str, str]) -> None:
+    figure.annotation(
         text=_html(mark.text), x=_place(mark.x, panel.x), y=_place(mark.y, panel.y), xref=on["xaxis"], yref=on["yaxis"],
         xshift=POINT * mark.shift[0], yshift=POINT * mark.shift[1], showarrow=False, xanchor=mark.beside,
         yanchor="middle", font={"color": mark.colour, "size": max(10.0, 1.4 * mark.size)},
     )  # fmt: skip
 
 
-def _tags(figure: Any, panel: Panel, on: dict[str, str], ends: Any, size: tuple[float, float]) -> None:
+def _tags(figure: Parts, panel: Panel, on: dict[str, str], ends: Any, size: tuple[float, float]) -> None:
     """Names beside marks, placed for the common width; where the cell is another one they keep their distance."""
     marks = [mark for mark in panel.marks if isinstance(mark, Points)]
     tags = [tag for mark in marks for tag in labels.tags(mark)]
@@ -387,7 +423,7 @@ def _tags(figure: Any, panel: Panel, on: dict[str, str], ends: Any, size: tuple[
     lines = [line for mark in marks for line in labels.lines(mark)]
     inside = (0.0, 0.0, size[0] / POINT, size[1] / POINT)
     for tag, right, up, far in labels.offsets(tags, on_page, inside, lines, labels.SIZE + 0.7):
-        figure.add_annotation(
+        figure.annotation(
             text=_html(tag.text), x=_place(tag.x, panel.x), y=_place(tag.y, panel.y), **refs,
             ax=POINT * right, ay=-POINT * up, showarrow=True, arrowhead=0, arrowwidth=0.5 if far else 0.1,
             arrowcolor=tag.colour if far else "rgba(0,0,0,0)", font={"color": tag.colour, "size": 10}, standoff=3,

@@ -61,36 +61,32 @@ def runs_compared(shown: Sequence[RunView] | Sequence[GroupView], beside: str = 
     lines = group_series(made[:MOST_LINES]) if made else run_series(runs[:MOST_LINES])
     records = [record for view in made for record in view.group.records] or [run.record for run in runs]
     heading = f"{'Configurations' if made else 'Runs'} side by side: {scale(records)}"
-    said = ["accuracy: mean and 95% interval over seeds"] if any(len(view.runs) > 1 for view in made) else []
+    said = ["mean over seeds, of accuracy with its 95% interval"] if any(len(view.runs) > 1 for view in made) else []
     if len(shown) > MOST_LINES:
         said.append(f"the first {MOST_LINES} of {len(shown)} are drawn")
-    heading = "\n".join(filter(None, [heading, ", ".join(said)]))
     if beside == COST:
-        methods = [view.group.first.method for view in made] or [run.record.method for run in runs]
-        draw = functools.partial(_beside_cost, lines=lines, methods=methods[:MOST_LINES])
+        draw = functools.partial(_beside_cost, lines=lines)
     else:
         some = MOST_LINES
         losses = [view.total_loss() for view in made[:some]] or [run.total_loss for run in runs[:some]]
-        draw = functools.partial(_beside_losses, lines=lines, losses=losses, mean=bool(made))
+        said += [] if any(map(len, losses)) else ["no curves.csv beside these records: no losses"]
+        draw = functools.partial(_beside_losses, lines=lines, losses=losses)
+    heading = "\n".join(filter(None, [heading, ", ".join(said)]))
     return Figure("runs", heading, frame, [record.id for record in records], draw, SIZE)
 
 
 # The drawings --------------------------------------------------------------------------------------------------------
 
 
-def _beside_cost(table: "pd.DataFrame", lines: Sequence[Points], methods: Sequence[str]) -> Drawing:
-    return Drawing([cost_panels(table[: len(lines)], lines, methods)])
+def _beside_cost(table: "pd.DataFrame", lines: Sequence[Points]) -> Drawing:
+    return Drawing([cost_panels(table[: len(lines)], lines)])
 
 
-def _beside_losses(
-    table: "pd.DataFrame", lines: Sequence[Points], losses: Sequence[NDArray[np.float64]], mean: bool
-) -> Drawing:
-    """Two panels: accuracy over the classes seen, and the losses by epoch."""
+def _beside_losses(table: "pd.DataFrame", lines: Sequence[Points], losses: Sequence[NDArray[np.float64]]) -> Drawing:
+    """Accuracy over the classes seen, and where there are any the losses by epoch."""
     there = [_loss_line(line, values) for line, values in zip(lines, losses, strict=True) if len(values)]
-    named = "training loss, all terms" + (", mean over seeds" if mean else "")
-    y = Axis(named if there else "no curves.csv beside these records", shown=bool(there))
-    x = Axis("epoch of the run" if there else "", shown=bool(there))
-    return Drawing([[runs_panel(lines), Panel(there, x, y, wide=1.5)]])
+    beside = [Panel(there, Axis("epoch of the run"), Axis("training loss, all terms"), wide=1.5)] if there else []
+    return Drawing([[runs_panel(lines), *beside]])
 
 
 def _loss_line(line: Points, values: NDArray[np.float64]) -> Points:

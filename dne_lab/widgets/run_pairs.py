@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import ipywidgets as widgets
 
-from dne_lab.analysis.run_groups import GroupView, difference
+from dne_lab.analysis.run_groups import GroupView, difference, opening_pair
 from dne_lab.core.errors import LabError
 from dne_lab.widgets import svg
 from dne_lab.widgets.panel import described, html, offer
@@ -25,24 +25,31 @@ class PairOfGroups(widgets.VBox):
         row = widgets.HBox([self.one, self.other], layout=widgets.Layout(flex_flow="row wrap"))
         self.children = (row, self.said, self.table)
         self.groups: dict[str, GroupView] = {}
+        self._asked: tuple[str, str] | None = None  # by the user
         self._quiet = False
         for control in (self.one, self.other):
-            control.observe(lambda change: self.draw(), "value")
+            control.observe(self._moved, "value")
 
     def offer(self, groups: Sequence[GroupView]) -> None:
         """The groups to choose from; what was chosen stays if it is among them."""
         self.groups = {view.name: view for view in groups}
         options = [(view.label, view.name) for view in groups]
+        opening = opening_pair(groups)
         self._quiet = True
         for control in (self.one, self.other):
             offer(control, options)
-            if control.value is None and groups:  # a choice that had nothing to choose from
-                control.value = groups[0].name
-        if len(groups) > 1 and self.one.value == self.other.value:
-            self.other.value = groups[1 if self.one.value == groups[0].name else 0].name
+        if self._asked is not None and {*self._asked} <= {*self.groups}:
+            self.one.value, self.other.value = self._asked
+        elif opening is not None:
+            self.one.value, self.other.value = (view.name for view in opening)
         self._quiet = False
         self.layout.display = "" if len(groups) > 1 else "none"
         self.draw()
+
+    def _moved(self, change: object) -> None:
+        if not self._quiet:
+            self._asked = self.one.value, self.other.value
+            self.draw()
 
     def draw(self) -> None:
         """Says how the two differ."""

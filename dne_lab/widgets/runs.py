@@ -1,6 +1,7 @@
 """Runs side by side, from a folder; and one run while it trains."""
 
 import asyncio
+import itertools
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SECONDS = 2.0  # between two looks at a folder that is followed
-FIRST = 6  # runs that are chosen where nothing was
+FIRST = 6  # runs, or configurations, that are chosen where nothing was
 MOST_ROWS = 60  # of the table on the page
 HINT = "words, e.g. dne seed=0 finished -joint learn.epochs=30; then Enter"
 
@@ -134,12 +135,23 @@ class RunsExplorer(widgets.VBox):
         if tuple(self.chosen.options) != tuple(options):
             self.chosen.value = ()  # the page would look for those chosen among fewer options
             self.chosen.options = options
-        self.chosen.value = tuple(name for name in there if name in before) or tuple(there[:FIRST])
+        self.chosen.value = tuple(name for name in there if name in before) or self._first(fits)
         self._quiet = False
         self.count.value = svg.sentence(self._counted(fits)) if self.runs else ""
         self._complaint = failed
         self.pair.offer(self.groups if self.by_configuration.value else [])
         self.draw()
+
+    def _first(self, fits: Sequence[RunView]) -> tuple[str, ...]:
+        """What is shown first: of every method in turn one run, or one configuration."""
+        views = self.groups if self.by_configuration.value else fits
+        waiting: dict[str, list[str]] = {}
+        for view in views:
+            record = view.runs[0].record if isinstance(view, GroupView) else view.record
+            waiting.setdefault(record.method, []).append(view.name)
+        each = itertools.chain.from_iterable(itertools.zip_longest(*waiting.values()))
+        chosen = {*itertools.islice((name for name in each if name is not None), FIRST)}
+        return tuple(view.name for view in views if view.name in chosen)
 
     def _counted(self, fits: Sequence[RunView]) -> str:
         text = f"{len(fits)} of {len(self.runs)} runs fit the filter" if self.words.value.strip() else ""

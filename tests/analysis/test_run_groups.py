@@ -196,3 +196,12 @@ def test_a_name_that_is_no_text_can_be_shown_and_saved(tmp_path: Path) -> None:
     record().write(Path(os.fsdecode(place)) / "record.json")
     (found,) = run_views.find(tmp_path)
     assert found.name == "run?" and found.name.encode()
+
+
+def test_the_first_pair_is_dne_against_ia_under_equal_settings() -> None:
+    many = [*runs("ia", [70.0, 71.0]), *runs("sta", [72.0, 73.0]), *runs("dne", [80.0, 84.0])]
+    made = run_groups.grouped(views(*many))
+    assert [view.name for view in run_groups.opening_pair(made) or ()] == ["DNE (k = 1)", "IA (k = 1)"]
+    left = [view for view in made if view.name != "IA (k = 1)"]
+    assert [view.name for view in run_groups.opening_pair(left) or ()] == ["DNE (k = 1)", "STA (k = 1)"]
+    assert run_groups.opening_pair(made[:1]) is None

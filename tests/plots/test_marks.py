@@ -1,5 +1,6 @@
 """One list of marks, two renderers: every figure of the committed records, mark by mark in matplotlib and in plotly."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,21 @@ def test_what_is_said_under_the_mouse_names_the_records() -> None:
         named = [note for note in notes if any(one in note for one in figure.records)]
         assert len(named) >= 0.8 * len(notes) > 0, name  # the rest: printed numbers, lines of reference
         assert all(note.count("-s") <= 6 for note in named)
+
+
+def test_plotly_takes_the_tree_as_it_is(both: tuple[Drawing, list[Any], Any], request: pytest.FixtureRequest) -> None:
+    """Every property is one that plotly knows, and none becomes another one."""
+    tree = FIGURES[request.node.callspec.params["both"]].plotly()
+    assert _numbers(json.loads(both[2].to_json())) == _numbers({**tree, "config": None})
+
+
+def _numbers(value: Any) -> Any:
+    """With numbers as four decimals, and without what is not given."""
+    if isinstance(value, dict):
+        return {key: found for key, inner in value.items() if (found := _numbers(inner)) not in (None, {}, [])}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def test_axes_are_the_same(both: tuple[Drawing, list[Any], Any]) -> None:

@@ -60,8 +60,8 @@ def test_of_very_many_runs_the_first_are_drawn_and_it_says_so() -> None:
 
 
 def test_records_without_curves_say_so_in_place_of_losses() -> None:
-    _, losses = panels(runs_compared([RunView("a", record())]))
-    assert not losses.marks and "no curves.csv" in losses.y.title
+    figure = runs_compared([RunView("a", record())])
+    assert len(panels(figure)) == 1 and "no curves.csv beside these records" in figure.title
 
 
 def test_names_from_files_are_no_markup() -> None:

@@ -63,6 +63,14 @@ def test_chosen_runs_are_drawn_and_saved(folder: Path) -> None:
         made.figure()
 
 
+def test_every_method_is_among_those_shown_first(folder: Path) -> None:
+    for seed in range(2, 9):
+        record(method="dne", seed=seed).write(folder / f"dne-s{seed}" / "record.json")
+    record(method="sta", seed=0).write(folder / "sta-s0" / "record.json")
+    made = lab.explore_runs(folder)
+    assert made.chosen.value == ("dne-s0", "dne-s1", "dne-s2", "dne-s3", "ia-s0", "sta-s0")
+
+
 def test_words_choose_runs(folder: Path) -> None:
     made = lab.explore_runs(folder)
     made.words.value = "dne seed 1"
@@ -86,11 +94,15 @@ def test_configurations_are_means_and_two_are_compared(folder: Path) -> None:
     assert (ia["y"][-1], dne["y"][-1]) == (80.0, 85.0) and "95% interval 21.47 to 148.5" in dne["hovertext"][-1]
     assert "one seed, no interval" in ia["hovertext"][0] and "85.00 ± 63.53" in made.table.value
     assert made.pair.layout.display == "" and (made.pair.one.value, made.pair.other.value) == (
-        "IA (k = 1)",
         "DNE (k = 1)",
+        "IA (k = 1)",
     )
     assert "+0.00 points of last accuracy; one pair of seeds" in made.pair.said.value
-    assert "1 of 2 seeds of DNE" in made.pair.said.value and "<table" in made.pair.table.value
+    assert "1 of 2 seeds of DNE" in made.pair.said.value and "IA (k = 1)</th>" in made.pair.table.value
+    made.pair.one.value, made.pair.other.value = "IA (k = 1)", "DNE (k = 1)"
+    made.words.value = "dne"
+    made.words.value = ""
+    assert (made.pair.one.value, made.pair.other.value) == ("IA (k = 1)", "DNE (k = 1)")  # what was asked is kept
     made.pair.other.value = "IA (k = 1)"
     assert "same configuration twice" in made.pair.said.value and made.pair.table.value == ""
     made.chosen.value = ("DNE (k = 1)",)
