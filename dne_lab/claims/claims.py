@@ -72,12 +72,16 @@ def outcome(mean: float, width: float | None) -> str:
     return AGREES if mean > 0 else CONTRADICTS
 
 
-def judge_pair(pair: Pair, sign: int = 1) -> Judgement:
-    """The difference in LA, paired by seed; ``sign`` -1 if the paper states that the first is below the other."""
+def judge_pair(pair: Pair, sign: int = 1, names: tuple[str, str] | None = None) -> Judgement:
+    """The difference in LA, paired by seed; ``sign`` -1 if the paper states that the first is below the other.
+
+    ``names``: what the two are called; None: method, size and precision.
+    """
     mean, width = pair.difference()
     seeds = f"{len(pair.seeds)} seeds" if len(pair.seeds) > 1 else "one seed"
     half = "" if width is None else f" ± {width:.2f}"
-    found = f"{_name(pair.one.first)} - {_name(pair.other.first)}: {mean:+.2f}{half} points, {seeds}"
+    one, other = names or (_name(pair.one.first), _name(pair.other.first))
+    found = f"{one} - {other}: {mean:+.2f}{half} points, {seeds}"
     small = "small scale" in scale([*pair.one.records, *pair.other.records])
     across = len({"patch" in group.first.network for group in (pair.one, pair.other)}) > 1
     return Judgement(

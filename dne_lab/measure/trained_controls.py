@@ -1,12 +1,14 @@
 """Controls that were trained beside the methods that they are of: what changes when a claim of the paper is made true,
 or false, from the first step on."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dne_lab.measure.comparison import EXPANSION, Group, Pair, groups, pairs
+from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import LEVEL, holm, p_value
 from dne_lab.methods.base import title_of
@@ -33,6 +35,15 @@ WORDS: dict[tuple[str, Any], str] = {
     ("mixes", "task1"): "first TAB alone",
     ("mixes", "task2"): "second TAB alone",
 }
+# From IA to DNE, each step a network that was trained: what is added to the step before. With k = 1, a task attention
+# block that reads no other expert has one weight, 1: it is a value map in the place of a linear layer.
+LADDER: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("IA", "ia", {}),
+    ("value maps of the own head", "dne", {"experts": "own"}),
+    ("value maps of expert 1", "dne", {"weights": "uniform", "experts": "first"}),
+    ("value maps of all experts", "dne", {"weights": "uniform"}),
+    ("learned weights: DNE", "dne", {}),
+)
 NUMBERED = {
     "most": "reading the {} heads read most",
     "entropy": "at {:.0%} of the largest entropy",
@@ -52,6 +63,23 @@ class Control:
 
     words: str
     pair: Pair
+    adjusted: float | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A network on the way from one method to another.
+
+    Attributes:
+        words: what it adds to the step before.
+        records: its runs, one of each seed that all steps have, in order.
+        added: LA in points minus that of the step before, by seed; empty for the first step.
+        adjusted: p of the difference after Holm's correction over the steps; None for one seed, and the first step.
+    """
+
+    words: str
+    records: tuple[Record, ...]
+    added: tuple[float, ...] = ()
     adjusted: float | None = None
 
 
@@ -92,6 +120,7 @@ def headed(records: Iterable[Record]) -> "list[tuple[str, pd.DataFrame]]":
 def sizes(records: Iterable[Record], method: str = "dne") -> list[Control]:
     """A method as it is beside the other growing methods in every size that there is: LA of it minus theirs."""
     made = [g for g in groups(records) if g.first.method in EXPANSION and not options_of(g.first)]
+    made = [group for group in made if _named(group)] or made
     own = [group for group in made if group.first.method == method]
     found = []
     for group in (group for group in made if group.first.method != method):
@@ -108,12 +137,74 @@ def size_words(record: Record) -> str:
     return f"{title_of(record.method)}: {heads}, {record.params['total'] / 1e6:.2f} M parameters"
 
 
+def ladder(records: Iterable[Record], steps: Iterable[tuple[str, str, dict[str, Any]]] = LADDER) -> list[Step]:
+    """What each step from IA to DNE adds, on the seeds that all steps have, so that the steps add up.
+
+    Args:
+        records: runs of one protocol, among them those of the steps with k = 1.
+        steps: words, method, and controls of each (`LADDER`).
+
+    Returns:
+        The steps; empty where one of them, or a common seed, is missing.
+    """
+    steps = list(steps)
+    made = [group for group in groups(records) if group.first.method in EXPANSION and group.first.heads[-1] == 1]
+    there: list[Group] = []
+    for _, method, options in steps:
+        fits = [g for g in made if g.first.method == method and options_of(g.first) == options]
+        fits = [g for g in fits if _named(g)] or fits
+        fits = [g for g in fits if not there or g.first.network == there[0].first.network]
+        there += fits[:1]
+    if len(there) < len(steps):
+        return []
+    common = set.intersection(*({record.seed for record in group.records} for group in there))
+    runs = [tuple(record for record in group.records if record.seed in common) for group in there]
+    if not common:
+        return []
+    last = [[float(record.LA or 0) for record in mine] for mine in runs]
+    added = [
+        (),
+        *(tuple(b - a for a, b in zip(one, two, strict=True)) for one, two in itertools.pairwise(last)),
+    ]
+    tested = [p_value(values) if values else None for values in added]
+    adjusted = iter(holm([p for p in tested if p is not None]))
+    return [
+        Step(words, mine, values, None if p is None else next(adjusted))
+        for (words, _, _), mine, values, p in zip(steps, runs, added, tested, strict=True)
+    ]
+
+
+def ladder_table(steps: Iterable[Step]) -> "pd.DataFrame":
+    """A row for each step: seeds, LA, what it adds with the half width of its 95% interval, p after Holm, parameters in
+    millions, and F of an image after the last task, spent, in MFLOPs."""
+    import pandas as pd
+
+    rows = []
+    for step in steps:
+        mean, half = interval(step.added) if step.added else (math.nan, None)
+        first = step.records[0]
+        rows.append(
+            {"step": step.words, "seeds": len(step.records), "LA": _mean(float(r.LA or 0) for r in step.records)}
+            | {"adds": mean, "+-": math.nan if half is None else half}
+            | {"p (Holm)": math.nan if step.adjusted is None else step.adjusted}
+            | {"parameters (M)": first.params["total"] / 1e6}
+            | {"F spent (M)": math.nan if first.flops_spent is None else first.flops_spent / 1e6}
+        )
+    return pd.DataFrame(rows)
+
+
 def _beside(group: Group, plain: list[Group], method: str) -> list[Pair]:
     def of(wanted: Group) -> Any:
         return lambda record: any(record is one for one in wanted.records)
 
     same = [one for one in plain if one.first.method == method and one.first.network == group.first.network]
+    # Runs that name a column, be it with its default, were trained for its controls: they go before all others.
+    same = [one for one in same if _named(one)] or same
     return [pair for one in same for pair in pairs([group, one], of(group), of(one))]
+
+
+def _named(group: Group) -> bool:
+    return bool(COLUMNS & group.first.config.get("options", {}).keys())
 
 
 def _corrected(found: list[Control]) -> list[Control]:

@@ -13,10 +13,10 @@ from dne_lab.analysis.sweep import Sweep
 from dne_lab.core.errors import LabError
 from dne_lab.measure import trained_controls
 from dne_lab.measure.comparison import ORDER
-from dne_lab.measure.trained_controls import Control
+from dne_lab.measure.trained_controls import Control, Step
 from dne_lab.methods.base import title_of
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.marks import Axis, Drawing, Level, Mark, Points, around, one
+from dne_lab.plots.marks import Axis, Bars, Drawing, Level, Mark, Points, Words, around, one
 from dne_lab.plots.matrices import Colours, grid, inches
 from dne_lab.plots.series import PAPER_DATASETS, scale
 from dne_lab.plots.style import INK, Style, style
@@ -313,3 +313,64 @@ def _control_marks(table: "pd.DataFrame") -> Drawing:
         look = style(str(method))
         marks.append(Points(title_of(str(method)), values.tolist(), places, look, "", across=True, notes=notes, **ends))
     return one(marks, Axis("points of LA"), Axis("", "category", names, reverse=True))
+
+
+# From IA to DNE, step by step.
+
+GAINED, LOST = "#0072b2", "#d55e00"  # told apart under every common colour blindness
+
+
+def ladder_figure(steps: Sequence[Step]) -> Figure:
+    """What each step adds to the LA of the one before, as bars that begin where the last one ended; bars: 95% intervals
+    of what is added, paired by seed.
+
+    Args:
+        steps: of `dne_lab.measure.trained_controls.ladder`.
+
+    Raises:
+        LabError: no steps.
+    """
+    if not steps:
+        raise LabError(
+            "no steps: ladder() needs runs of IA, of DNE and of the controls between them with common seeds."
+        )
+    table = trained_controls.ladder_table(steps)
+    ends = f"{title_of(steps[0].records[0].method)} to {title_of(steps[-1].records[0].method)}"
+    seeds = len(steps[0].records)
+    members = [record for step in steps for record in step.records]
+    heading = f"From {ends}, step by step: {scale(members)}, {seeds} seed{'s' * (seeds > 1)}\n"
+    heading += "LA (%), and what each step adds to the one before; lines: 95% intervals of that, paired by seed"
+    return Figure(
+        "ladder", heading, table, {step.words: [r.id for r in step.records] for step in steps}, _rungs, (8.4, 3.2)
+    )
+
+
+def _rungs(table: "pd.DataFrame") -> Drawing:
+    """A floating bar for each step, a point where it ends."""
+    last, added = table["LA"].tolist(), table["adds"].tolist()
+    marks: list[Mark] = [Level(str(table["step"].iloc[0]), last[0], upright=True, listed=False)]
+    for name, colour, sign in (("gained", GAINED, 1), ("lost", LOST, -1)):
+        rows = table[table["adds"] * sign > 0]
+        base = [last[i - 1] for i in rows.index]
+        notes = [f"adds {value:+.1f} points" for value in rows["adds"]]
+        ends = around(rows["LA"], rows["+-"])
+        marks.append(
+            Bars(
+                name,
+                rows.index.astype(float).tolist(),
+                rows["adds"].tolist(),
+                colour,
+                base,
+                notes=notes,
+                across=True,
+                **ends,
+            )
+        )
+    marks.append(Points("LA", last, [float(i) for i in table.index], Style(INK, "o", "circle")))
+    texts = [
+        f"{at:.1f}" if change != change else f"{at:.1f} ({change:+.1f})" for at, change in zip(last, added, strict=True)
+    ]
+    places = enumerate(zip(texts, last, strict=True))
+    marks += [Words(text, at, float(i), shift=(0.0, 14.0)) for i, (text, at) in places]
+    names = [str(table["step"].iloc[0]), *(f"+ {step}" for step in table["step"].iloc[1:])]
+    return one(marks, Axis("LA (%)"), Axis("", "category", tuple(names), reverse=True, low=-0.6))

@@ -8,7 +8,18 @@ from invented import record, runs
 
 from dne_lab.measure.beside import differences
 from dne_lab.measure.record import Record
-from dne_lab.measure.trained_controls import NUMBERED, WORDS, controls, headed, sizes, table, words_of
+from dne_lab.measure.trained_controls import (
+    LADDER,
+    NUMBERED,
+    WORDS,
+    controls,
+    headed,
+    ladder,
+    ladder_table,
+    sizes,
+    table,
+    words_of,
+)
 from dne_lab.models.controls import COLUMNS
 
 
@@ -75,3 +86,45 @@ def test_a_named_default_is_the_method_itself_and_stands_in_no_other_comparison(
     assert one.words == "A = 1/H" and one.pair.values() == [5.0, 6.0]
     assert differences(records).empty
     assert differences([*records, *runs("dne", (81, 81))])["difference"].tolist() == [11.0]
+
+
+def test_runs_that_name_a_column_go_before_others_of_the_same_network() -> None:
+    """Older runs of the method itself, of another schedule, stand in the same folder: they are not what was changed."""
+    older = runs("dne", (60, 62), config={"options": {}, "schedule": {"epochs": 5}}, settings_sha256="7" * 64)
+    records = [*older, *controlled("dne", (80, 82), weights="learned"), *controlled("dne", (85, 88), weights="uniform")]
+    (one,) = controls(records)["dne"]
+    assert one.pair.values() == [5.0, 6.0]
+    ia = [*runs("ia", (50, 51), settings_sha256="8" * 64), *controlled("ia", (70, 70), experts="all")]
+    (size,) = sizes([*records, *ia])
+    assert size.pair.values() == [10.0, 12.0]
+
+
+def steps_from_ia_to_dne(seeds: int = 3) -> list[Record]:
+    ends = ((60, 61, 62), (63, 65, 64), (74, 75, 79), (74, 73, 79), (70, 72, 74))
+    return [
+        record
+        for (_, method, options), values in zip(LADDER, ends, strict=True)
+        for record in controlled(method, values[:seeds], **(options or {"experts": "all"}))
+    ]
+
+
+def test_the_steps_from_ia_to_dne_add_up() -> None:
+    records = [*steps_from_ia_to_dne(), *controlled("dne", (90,), weights="means")]
+    steps = ladder(records)
+    assert [step.words for step in steps] == [words for words, _, _ in LADDER]
+    assert steps[0].added == () and steps[1].added == (3, 4, 2) and steps[3].added == (0, -2, 0)
+    rows = ladder_table(steps)
+    assert rows["adds"].sum() == pytest.approx(rows["LA"].iloc[-1] - rows["LA"].iloc[0])
+    assert rows["+-"][1] == pytest.approx(4.3026527 * 1 / 3**0.5) and np.isnan(rows["+-"][0])
+    alone = [0.0369, 0.0154, 0.4226, 0.1044]  # Student's t with two degrees of freedom
+    assert rows["p (Holm)"][2] == pytest.approx(4 * alone[1], rel=0.05)
+    assert rows["parameters (M)"].tolist() == [0.3] * 5
+
+
+def test_steps_without_a_common_seed_are_none() -> None:
+    records = steps_from_ia_to_dne()
+    assert len(ladder([r for r in records if r.seed == 0 or r.method == "ia"])[0].records) == 1
+    assert ladder([r for r in records if (r.method == "ia") == (r.seed == 0)]) == []
+    assert ladder([r for r in records if r.config["options"] != {"experts": "own"}]) == []
+    (row, *_) = ladder_table(ladder(steps_from_ia_to_dne(1))).to_dict("records")
+    assert row["seeds"] == 1 and np.isnan(row["+-"])

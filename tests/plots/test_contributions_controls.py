@@ -1,10 +1,12 @@
 """The figure of controls: a row for each, with its interval, and the records that it came from."""
 
 import numpy as np
+import pytest
 from invented import runs
 
-from dne_lab.measure.trained_controls import controls
-from dne_lab.plots.contributions import DIFFERENCE, controls_figure
+from dne_lab.core.errors import LabError
+from dne_lab.measure.trained_controls import LADDER, controls, ladder
+from dne_lab.plots.contributions import DIFFERENCE, controls_figure, ladder_figure
 
 
 def test_a_row_for_each_control_with_interval_and_records() -> None:
@@ -20,3 +22,21 @@ def test_a_row_for_each_control_with_interval_and_records() -> None:
     drawn = figure.interactive()
     assert any("DNE A = 1/H" in str(axis.ticktext) for axis in drawn.select_yaxes())
     assert figure.image("png").startswith(b"\x89PNG")
+
+
+def test_steps_begin_where_the_last_one_ended() -> None:
+    ends = ((60, 61), (63, 65), (74, 75), (72, 73), (70, 70))
+    records = [
+        record
+        for number, ((_, method, options), values) in enumerate(zip(LADDER, ends, strict=True))
+        for record in runs(method, values, config={"options": options}, settings_sha256=f"{number}" * 64)
+    ]
+    figure = ladder_figure(ladder(records))
+    drawing = figure.marks()
+    assert drawing is not None
+    bars = {mark.name: mark for mark in drawing.panels[0].marks if hasattr(mark, "lengths")}
+    assert bars["gained"].bases() == [60.5, 64.0] and bars["gained"].ends() == [64.0, 74.5]
+    assert bars["lost"].bases() == [74.5, 72.5] and bars["lost"].ends() == [72.5, 70.0]
+    assert figure.image("png").startswith(b"\x89PNG") and "DNE" in str(figure.interactive().layout.yaxis.ticktext)
+    with pytest.raises(LabError, match="common seeds"):
+        ladder_figure([])
