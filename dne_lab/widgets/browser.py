@@ -1,4 +1,4 @@
-"""The two widgets with JavaScript of their own: pictures in patches that can be clicked, and a button that downloads.
+"""The widgets with JavaScript of their own: pictures in patches that can be clicked, buttons that download and copy.
 
 Everything they need is in this file; the browser asks nobody else for anything.
 """
@@ -214,6 +214,37 @@ function render({ model, el }) {
 export default { render };
 """
 
+_COPY = """
+function render({ model, el }) {
+  const button = document.createElement("button"), text = document.createElement("textarea");
+  const said = document.createElement("div");
+  button.className = "jupyter-button widget-button lm-Widget";
+  button.style.width = "auto";
+  button.textContent = model.get("text");
+  text.readOnly = true;
+  text.className = "dne-code";
+  text.setAttribute("aria-label", "code that makes this view again");
+  text.style.cssText = "display: none; width: 720px; max-width: 100%; font: 12px monospace; margin-top: 6px";
+  said.setAttribute("aria-live", "polite");
+  button.addEventListener("click", () => model.send("code"));
+  const show = async (message) => {
+    text.value = message.code;
+    text.rows = message.code.split("\\n").length;
+    text.style.display = "block";
+    text.focus();
+    text.select();
+    let copied = true;  // pages that are not served securely have no clipboard
+    try { await navigator.clipboard.writeText(message.code); } catch (error) { copied = document.execCommand("copy"); }
+    said.textContent = copied ? "Copied." : "Press Ctrl+C to copy it.";
+  };
+  model.on("msg:custom", show);
+  el.append(button, text, said);
+  keepKeys(el);
+  return () => model.off("msg:custom", show);
+}
+export default { render };
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Panel:
@@ -301,3 +332,15 @@ class Download(anywidget.AnyWidget):
         if content == "save":
             name, kind, data = self._make()
             self.send({"name": name, "type": kind}, [data])
+
+
+class Copy(anywidget.AnyWidget):
+    """A button that shows the text that ``make`` gives and copies it."""
+
+    _esm = KEYS + _COPY
+    text = traitlets.Unicode("copy as code").tag(sync=True)
+
+    def __init__(self, make: Callable[[], str]) -> None:
+        super().__init__()
+        self._make = make
+        self.on_msg(lambda widget, content, buffers: self.send({"code": self._make()}) if content == "code" else None)

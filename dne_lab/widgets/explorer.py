@@ -15,11 +15,12 @@ from dne_lab.analysis.hosts import ExpandableHost, find_host
 from dne_lab.analysis.moments import Moments, opened
 from dne_lab.analysis.views import PATCHWISE
 from dne_lab.core.errors import LabError
+from dne_lab.plots.figure import Figure
 from dne_lab.training.run import Run
-from dne_lab.widgets import saved, svg
+from dne_lab.widgets import code, saved, svg
 from dne_lab.widgets.gallery import GalleryExplorer
 from dne_lab.widgets.overview import OverviewExplorer
-from dne_lab.widgets.panel import ExplorerTab, begun, close_all, described, slider
+from dne_lab.widgets.panel import ExplorerTab, begun, close_all, described, pictured, slider
 from dne_lab.widgets.spatial import SpatialExplorer
 from dne_lab.widgets.subject import Images, Shown, Subject
 from dne_lab.widgets.task import TaskExplorer
@@ -47,8 +48,16 @@ class Explorer(widgets.VBox):
     ``parts["task"].figure()`` is what that tab shows, as a figure.
     """
 
-    def __init__(self, subject: Shown, tab: str, tabs: Mapping[str, type[ExplorerTab]]) -> None:
+    def __init__(
+        self,
+        subject: Shown,
+        tab: str,
+        tabs: Mapping[str, type[ExplorerTab]],
+        given: tuple[Any, Any, Any] = (None, None, None),
+        view: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
+        self._given = given  # what `explore` was given: model, images, names
         self.subject = subject
         self.image = slider("image", 0, 0, len(subject.images) - 1)
         self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="your own image", icon="")
@@ -69,6 +78,10 @@ class Explorer(widgets.VBox):
             overview.entered = self.enter
         if isinstance(gallery := self.parts.get("gallery"), GalleryExplorer):
             gallery.entered = self.to_image
+        for part in self.parts.values():
+            part.written = self.code
+        if view:
+            self._restore(view)
         self._turns = in_turn(self)
         self._turn()
 
@@ -77,8 +90,34 @@ class Explorer(widgets.VBox):
         """The explorer that is seen."""
         return list(self.parts.values())[self.tabs.selected_index or 0]
 
+    def figure(self) -> Figure:
+        """What the tab that is seen shows, as a figure with its table."""
+        return self.part.figure()
+
+    def code(self) -> str:
+        """The lines of a notebook that open an explorer at what is seen here."""
+        model, images, names = self._given
+        given = [code.named(model, "model"), code.named(images, "images")]
+        if names:
+            given.append(f"names={code.named(names, 'names')}")
+        where = {"image": self.image.value} | ({} if self.clock is None else {"moment": self.clock.moment.label})
+        tab = list(self.parts)[self.tabs.selected_index or 0]
+        return code.call("lab.explore", given, {} if tab == "tokens" else {"tab": tab}, where | self.part.state())
+
+    def _restore(self, view: Mapping[str, Any]) -> None:
+        left = dict(view)
+        above = [self.image, *([self.clock.moment, self.clock.newest] if self.clock else [])]
+        mine = {one.description: left.pop(one.description) for one in above if one.description in left}
+        code.restore(above, mine, lambda: None)
+        self.part.restore(left)
+
+    def _repr_mimebundle_(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Where committed notebooks are made, what is seen as a picture besides: pages that only show them have it."""
+        return pictured(self.part, super()._repr_mimebundle_(**given))
+
     def close(self) -> None:
         """Closes all its widgets, and lets go of runs, models and images."""
+        self._given = (None, None, None)
         for moments in getattr(getattr(self, "subject", None), "moments", {}).values():
             if self.follow in moments.run.viewers:
                 moments.run.viewers.remove(self.follow)
@@ -266,6 +305,7 @@ def explore(
     images: Images,
     names: Sequence[str] | None = (),
     tab: str = "task",
+    view: Mapping[str, Any] | None = None,
 ) -> widgets.DOMWidget:
     """Explorers of a network's attention, for JupyterLab and Voilà.
 
@@ -278,6 +318,7 @@ def explore(
             libraries floats (B, C, H, W), normalised as they were made for.
         names: of the classes by rank, such as ``stream.class_names``; default: those of the run, where it has any.
         tab: which explorer is seen first: task, looking, what_if, overview, gallery, or of a run also timeline.
+        view: what is chosen in it first, as its button "copy as code" writes it: values by the labels of the controls.
 
     Returns:
         a widget; where there is nothing to explore, one that says why.
@@ -295,13 +336,14 @@ def explore(
             for name, one in there.items()
         }
         if models and not any(isinstance(find_host(network), ExpandableHost) for network in models.values()):
-            return Explorer(TokenSubject(models, images, names), "tokens", {"tokens": TokenExplorer})
+            tokens = {"tokens": TokenExplorer}
+            return Explorer(TokenSubject(models, images, names), "tokens", tokens, (model, images, names), view)
         subject = Subject(models, images, names or _class_names(moments), moments)
         if moments:
             subject.go(subject.moment)
     except LabError as error:
         return widgets.HTML(svg.sentence(str(error), wrong=True))
-    made = Explorer(subject, tab, OF_RUNS if moments or tab not in TABS else TABS)
+    made = Explorer(subject, tab, OF_RUNS if moments or tab not in TABS else TABS, (model, images, names), view)
     for each in moments.values():
         if not each.run.finished:
             each.run.viewers.append(made.follow)

@@ -1,17 +1,18 @@
 """What the explorers share: sliders that keep to what a model has, a view that follows them, and its two downloads."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+import os
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ipywidgets as widgets
 
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import file_name
-from dne_lab.plots.figure import PLOTLY_MIME, Figure
-from dne_lab.widgets import svg
-from dne_lab.widgets.browser import Download, Patches
+from dne_lab.plots.figure import FORM, PLOTLY_MIME, STATIC, Figure
+from dne_lab.widgets import code, svg
+from dne_lab.widgets.browser import Copy, Download, Patches
 from dne_lab.widgets.subject import Shown
 
 if TYPE_CHECKING:
@@ -106,6 +107,25 @@ def offer(control: Any, options: Sequence[tuple[str, Any]]) -> None:
         control.value = before
 
 
+def pictured(shown: "Drawn", bundle: Any) -> Any:
+    """A widget's MIME bundle with the picture and the text of its figure, where figures are static.
+
+    Raises:
+        LabError: there is nothing to see.
+    """
+    if os.environ.get(FORM) != STATIC:
+        return bundle
+    data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+    more, sizes = shown.figure()._repr_mimebundle_()
+    return {**data, **more}, {**metadata, **sizes}
+
+
+class Drawn(Protocol):
+    """What has a figure."""
+
+    def figure(self) -> Figure: ...
+
+
 class FigureView(widgets.Output):
     """Shows a `Figure` as plotly's JSON, which the renderer that JupyterLab and Voilà have of it draws.
 
@@ -145,10 +165,16 @@ class ExplorerTab(widgets.VBox):
         self.said = html("dne-said")  # prediction and truth
         self.patches = Patches()
         self.view = widgets.VBox()
+        self.written: Callable[[], str] = lambda: ""  # the code of this view
         self.saving = widgets.HBox(
-            [Download("save picture (PNG)", self._png), Download("save numbers (CSV)", self._csv)],
-            layout=widgets.Layout(margin="6px 0 0 0"),
+            [
+                Download("save picture (PNG)", self._png),
+                Download("save numbers (CSV)", self._csv),
+                Copy(lambda: self.written()),
+            ],
+            layout=widgets.Layout(margin="6px 0 0 0", flex_flow="row wrap"),
         )
+        self.controls: list[Any] = []  # those with a value, the ones first on which the others depend
         self._quiet = False
         self.stale = True
         self._followed: dict[str, Any] = {}  # what was chosen in any tab when this one was last seen
@@ -163,7 +189,8 @@ class ExplorerTab(widgets.VBox):
         lines = [widgets.HBox(list(row), layout=widgets.Layout(flex_flow="row wrap")) for row in rows]
         self.view.children = (*view, self.saving)
         self.children = (*lines, self.said, self.message, self.view)
-        for control in [control for row in rows for control in row if hasattr(control, "value")]:
+        self.controls = [control for row in rows for control in row if hasattr(control, "value")]
+        for control in self.controls:
             control.observe(self._changed, "value")
         self.patches.observe(self._changed, "patch")
 
@@ -206,6 +233,22 @@ class ExplorerTab(widgets.VBox):
                 setattr(control, trait, chosen)
                 self.fit()
         self._followed = dict(shared)
+
+    def state(self) -> dict[str, Any]:
+        """What is chosen, by the labels of the controls, and the patch."""
+        return code.state(self.controls) | ({"patch": self.patches.patch} if "patch" in self.links() else {})
+
+    def restore(self, given: Mapping[str, Any]) -> None:
+        """Chooses what `state` gave. Raises a `LabError` for what is not there."""
+        left, linked = dict(given), self.links()
+        with self.quietly():
+            patch = left.pop("patch", self.patches.patch) if "patch" in linked else self.patches.patch
+            code.restore(self.controls, left, self.fit)
+            self.patches.patch = max(0, patch)
+            self.fit()
+            if self.patches.patch != patch:
+                raise LabError(f"view['patch'] = {patch!r}: must be a whole number from 0 to {self.patches.patch}.")
+        self.subject.shared |= {name: getattr(*link) for name, link in linked.items()}
 
     @contextmanager
     def quietly(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,9 @@ from dne_lab.plots.run_curves import COST, LOSSES, runs_compared
 from dne_lab.plots.style import DASHES, STYLES, other
 from dne_lab.plots.vector import chart
 from dne_lab.training.run import Run
-from dne_lab.widgets import svg
-from dne_lab.widgets.browser import Download
-from dne_lab.widgets.panel import FigureView, begun, described, html
+from dne_lab.widgets import code, svg
+from dne_lab.widgets.browser import Copy, Download
+from dne_lab.widgets.panel import FigureView, begun, described, html, pictured
 from dne_lab.widgets.run_details import RunDetails
 from dne_lab.widgets.run_pairs import PairOfGroups
 from dne_lab.widgets.turns import in_turn
@@ -41,7 +41,7 @@ class RunsExplorer(widgets.VBox):
     """Accuracy, losses, cost and attention of runs of a folder, one by one or averaged over seeds, two configurations
     compared, one run's matrices; ``follow`` looks again every two seconds."""
 
-    def __init__(self, folder: Path, attention: Path | None = None) -> None:
+    def __init__(self, folder: Path, attention: Path | None = None, view: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.path, self.attention = folder, attention
         wide, wrap = widgets.Layout(width="420px"), widgets.Layout(flex_flow="row wrap")
@@ -63,9 +63,10 @@ class RunsExplorer(widgets.VBox):
             Download("save picture (PNG)", self._png),
             Download("save numbers (CSV)", self._csv),
             Download("save curves (CSV)", self._curves_csv),
+            Copy(self.code),
         ]
         self.pair, self.details = PairOfGroups(), RunDetails()
-        self.view = widgets.VBox([self.curves, self.table, widgets.HBox(saving), self.pair, self.details])
+        self.view = widgets.VBox([self.curves, self.table, widgets.HBox(saving, layout=wrap), self.pair, self.details])
         self.children = (
             widgets.HBox([self.folder, self.follow], layout=wrap),
             widgets.HBox([self.words, self.by_configuration], layout=wrap),
@@ -89,8 +90,29 @@ class RunsExplorer(widgets.VBox):
         for control in (self.chosen, self.beside):
             control.observe(lambda change: self.draw(), "value")
         self.follow.observe(self._followed, "value")
-        in_turn(self)
         self._moved()
+        if view:
+            first, left = [self.words, self.by_configuration], dict(view)
+            mine = {one.description: left.pop(one.description) for one in first if one.description in left}
+            code.restore(first, mine, lambda: None)
+            code.restore(self._controls()[len(first) :], left, lambda: None)
+        in_turn(self)
+
+    def _controls(self) -> list[Any]:
+        """Those that say what is seen, the ones first on which the others depend."""
+        first = [self.words, self.by_configuration, self.chosen, self.beside]
+        pair = [self.pair.one, self.pair.other] if self.by_configuration.value else []
+        return [*first, *pair, self.details.which, self.details.after]
+
+    def code(self) -> str:
+        """The lines of a notebook that open an explorer at what is seen here."""
+        attention = {} if self.attention is None else {"attention": str(self.attention)}
+        return code.call("lab.explore_runs", [repr(str(self.path))], attention, code.state(self._controls()))
+
+    def _repr_mimebundle_(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Where committed notebooks are made, what is seen as a picture besides: pages that only show them have it."""
+        bundle = super()._repr_mimebundle_(**given)
+        return pictured(self, bundle) if self.shown() else bundle
 
     def _moved(self, change: Any = None) -> None:
         self._seen, self.runs = None, []
@@ -289,11 +311,16 @@ def watch(run: Run) -> LiveRun:
     return live
 
 
-def explore_runs(folder: str | Path = "runs", attention: str | Path = "runs/report/records/attention") -> RunsExplorer:
+def explore_runs(
+    folder: str | Path = "runs",
+    attention: str | Path = "runs/report/records/attention",
+    view: Mapping[str, Any] | None = None,
+) -> RunsExplorer:
     """Runs of a folder side by side, for JupyterLab and Voilà; also runs that are still going in another process.
 
     Args:
         folder: where the runs are, or the records of runs.
         attention: where `dne-lab report --attention` has written what it measured of them; it need not exist.
+        view: what is chosen first, as its button "copy as code" writes it: values by the labels of the controls.
     """
-    return RunsExplorer(Path(folder), Path(attention))
+    return RunsExplorer(Path(folder), Path(attention), view)

@@ -1,5 +1,6 @@
 """What if: connections, experts or groups switched off by hand."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
@@ -104,6 +105,12 @@ class WhatIfExplorer(ExplorerTab):
                 control.value = ANY
             self.group.value = ()
         self._fitted = state
+
+    def restore(self, given: Mapping[str, Any]) -> None:
+        with self.quietly():
+            self.fit()
+            self._try_all()  # what is given is chosen in place of the question that it would open with
+        super().restore(given)
 
     def _question(self) -> object:
         return self.model.value, self.subject.stamp(self.model.value), self.image, self.how.value
