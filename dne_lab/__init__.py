@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dne_lab.commands.api import start as start
     from dne_lab.commands.api import train as train
     from dne_lab.commands.report import figure as figure
+    from dne_lab.commands.track import track as track
     from dne_lab.core.errors import LabError as LabError
     from dne_lab.data.stream import stream as stream
     from dne_lab.measure.record import Record as Record
@@ -48,6 +49,7 @@ _WHERE = {
     "explore": "dne_lab.widgets.explorer",
     "explore_runs": "dne_lab.widgets.runs",
     "figure": "dne_lab.commands.report",
+    "track": "dne_lab.commands.track",
     "Variant": "dne_lab.models.variants",
     "LabError": "dne_lab.core.errors",
 }
@@ -76,6 +78,7 @@ __all__ = [
     "probe",
     "start",
     "stream",
+    "track",
     "train",
     "with_most_read",
 ]

@@ -28,6 +28,7 @@ FOREIGN = {
     "VisionTransformer",
     "dynamic_img_size",
     "with",
+    "TRACKIO_SPACE_ID",
 }  # of others, said without their package
 
 

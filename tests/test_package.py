@@ -263,6 +263,7 @@ STARTED = {
     "voila": "a program that tests start",
     "ruff": "a program",
     "mypy": "a program",
+    "tensorboard": "torch.utils.tensorboard imports it",
     "pandas-stubs": "types for mypy",
     "types-pyyaml": "types for mypy",
     "types-tqdm": "types for mypy",
@@ -293,14 +294,21 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     )
     folders = ("tests", "notebooks", "figures")
     files = [file for folder in folders for end in ("py", "ipynb") for file in (ROOT / folder).rglob(f"*.{end}")]
+    extra = {
+        re.split(r"[<>=\[ ]", text)[0]
+        for name, listed in project["optional-dependencies"].items()
+        for text in listed
+        if name != "test"
+    }
     package, others = imported(MODULES.values()), imported([ROOT / "setup.py", *files])
     wrong = {
-        "imported by the package, not declared": package - needed,
+        "imported by the package, not declared": package - needed - extra,
         "imported by tests or notebooks, not declared": others - needed - tests - WITH_OTHERS,
+        "declared as an extra, not imported by the package": extra - package - STARTED.keys(),
         "declared, not imported by the package": needed - package - STARTED.keys(),
         "declared for tests, not imported by them": tests - others - STARTED.keys(),
         "said to be used in another way, and imported or not declared": {
-            name for name in STARTED if name in package | others or name not in needed | tests
+            name for name in STARTED if name in package or name not in needed | tests | extra
         },
     }
     assert not {what: names for what, names in wrong.items() if names}

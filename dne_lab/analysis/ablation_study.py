@@ -88,7 +88,7 @@ class AblationRecord(Measurement):
     "SPDH + DPDH", .., "everything", or what is read of other experts: "others", all of it, "expert 1", or "between",
     the rest of it; ``by task`` is the loss on each task.
     ``sweep`` has the rows of `Sweep.table`; none where experts do not read each other. ``trained`` tells which training
-    the weights come from (`record.trained`); records made before it was kept have none.
+    the weights come from (`measurement.trained`); records made before it was kept have none.
     """
 
     ADVICE: ClassVar[str] = "Make it again: dne-lab report RUN --ablation N."

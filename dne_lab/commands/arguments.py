@@ -45,6 +45,13 @@ Jobs = Annotated[
 Accept = Annotated[
     bool, typer.Option("--accept-changed-data", help="Go on though images or class names have changed; recorded.")
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,...",
+        help="Losses, accuracy, gates and attention to tensorboard, wandb (offline) or trackio.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the GPU if there is one.")]
 
 

@@ -19,6 +19,7 @@ from dne_lab.commands.arguments import (
     Preset,
     Seeds,
     Settings,
+    Track,
     count,
     given,
     numbers,
@@ -28,6 +29,7 @@ from dne_lab.commands.arguments import (
     settings,
 )
 from dne_lab.commands.check import check
+from dne_lab.commands.project import lab
 from dne_lab.core.errors import LabError
 
 app = typer.Typer(
@@ -107,6 +109,7 @@ def run(
         typer.Option(help="Folder of the run folders. Default: runs; of a list runs/<its name>."),
     ] = None,
     jobs: Jobs = "1",
+    track: Track = None,
     accept_changed_data: Accept = False,
     capture: Annotated[
         bool, typer.Option("--capture", help="On a GPU replay whole training steps as CUDA graphs (IA, STA, DNE, ...).")
@@ -144,7 +147,9 @@ def run(
     """
     from dne_lab.commands import run_command
     from dne_lab.commands.api import usable
+    from dne_lab.commands.track import makers
 
+    viewers = makers(track)
     at_a_time = count(jobs)
     seconds(stop_after, checkpoint_every)
     if (source is None) != (after is None):
@@ -155,7 +160,7 @@ def run(
         run_command.go_on(
             source, after, changes or [], numbers(seeds) if given(context, "seeds") else None, out or Path("runs"),
             as_json, requeue, seconds=stop_after, device=usable(device), checkpoint_seconds=checkpoint_every,
-            accept_changed_data=accept_changed_data,
+            accept_changed_data=accept_changed_data, viewers=viewers,
         )  # fmt: skip
         return
     if grid is not None:
@@ -177,6 +182,7 @@ def run(
     if dry_run:
         rest = {"--device": device, "--stop-after": stop_after, "--requeue": requeue, "--download": download}
         rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None, "--capture": capture}
+        rest |= {"--track": track}
         print("\n".join(run_command.commands(plan, changes or [], rest, config)))
         return
     if download:
@@ -184,7 +190,7 @@ def run(
     run_command.execute(
         plan, as_json, requeue,
         seconds=stop_after, jobs=at_a_time, device=usable(device), checkpoint_seconds=checkpoint_every,
-        accept_changed_data=accept_changed_data, capture=capture,
+        accept_changed_data=accept_changed_data, capture=capture, viewers=viewers,
     )  # fmt: skip
 
 
@@ -411,32 +417,11 @@ def presets(
 app.command(cls=Command, short_help="JSON Schema of the files that are read and written.")(schema)
 
 
-@app.command(
+app.command(
     cls=Command,
     short_help="Open JupyterLab on the notebooks, on this machine only.",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def lab(
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="ARGS", help="Passed on to JupyterLab: --port=9000 --no-browser.")
-    ] = None,
-    copy_to: Annotated[
-        Path | None,
-        typer.Option("--copy-notebooks", metavar="DIR", help="Copy the notebooks and what they read there, and end."),
-    ] = None,
-) -> None:
-    """Open JupyterLab on the project's folder, the first notebook open: on this machine only, with a token.
-
-    The project is the current folder or, where that has no notebooks, the checkout that this program runs from. A
-    package installed without it holds a copy: dne-lab lab --copy-notebooks my-notebooks, then dne-lab lab there.
-    """
-    from dne_lab.commands import project
-
-    if copy_to is not None:
-        copied = project.copy(copy_to)
-        print(f"copied {len(copied)} files to {copy_to}. Next: cd {copy_to} and dne-lab lab")
-    else:
-        project.start(arguments or [])
+)(lab)
 
 
 def main() -> None:

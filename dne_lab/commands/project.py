@@ -9,6 +9,9 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import make_folder
@@ -116,3 +119,24 @@ def start(given: Sequence[str]) -> None:
     print(hint(project, given), file=sys.stderr, flush=True)
     words = command(project, given)
     os.execv(words[0], words)
+
+
+def lab(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGS", help="Passed on to JupyterLab: --port=9000 --no-browser.")
+    ] = None,
+    copy_to: Annotated[
+        Path | None,
+        typer.Option("--copy-notebooks", metavar="DIR", help="Copy the notebooks and what they read there, and end."),
+    ] = None,
+) -> None:
+    """Open JupyterLab on the project's folder, the first notebook open: on this machine only, with a token.
+
+    The project is the current folder or, where that has no notebooks, the checkout that this program runs from. A
+    package installed without it holds a copy: dne-lab lab --copy-notebooks my-notebooks, then dne-lab lab there.
+    """
+    if copy_to is not None:
+        copied = copy(copy_to)
+        print(f"copied {len(copied)} files to {copy_to}. Next: cd {copy_to} and dne-lab lab")
+    else:
+        start(arguments or [])

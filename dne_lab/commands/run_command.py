@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from dne_lab.training.parallel_runs import RunsFailed
 from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
 from dne_lab.training.run_folder import LAST, RunFolder, finished
+from dne_lab.training.worker import Viewer, watching
 
 
 def plan(methods: str, preset: str, changes: list[str], seeds: list[int], out: Path) -> grid.Plan:
@@ -129,6 +130,7 @@ def go_on(
     as_json: bool,
     requeue: bool = False,
     seconds: float | None = None,
+    viewers: Sequence[Callable[[], Viewer]] = (),
     **how: Any,
 ) -> None:
     """Learns what follows task ``after`` of the run in ``path`` with other settings, and prints the records.
@@ -163,7 +165,8 @@ def go_on(
                 if records and late:
                     break
                 run = Run(config, None, folder, **how) if begun else source.fork_as(config, folder, after)
-                run.train(None if seconds is None else max(0.0, deadline - time.monotonic()))
+                with watching(run, viewers):
+                    run.train(None if seconds is None else max(0.0, deadline - time.monotonic()))
                 record = run.record
             records.append(record)
         if processes.first:

@@ -21,7 +21,7 @@ from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import settings_sha256
 from dne_lab.training.run import Run
 from dne_lab.training.run_folder import RunFolder, finished
-from dne_lab.training.worker import Job, failure_text, learn, source
+from dne_lab.training.worker import Job, Viewer, failure_text, learn, source
 
 Plan = list[tuple[Config, Path]]
 
@@ -70,6 +70,7 @@ def execute(
     seconds: float | None = None,
     jobs: int | str = 1,
     first: str = "",
+    viewers: Sequence[Callable[[], Viewer]] = (),
     **settings: Any,
 ) -> list[Record]:
     """Trains what is left of every run and returns the records, in the order of ``runs``.
@@ -85,6 +86,8 @@ def execute(
             one run per core, and one on a GPU. A script calls this under ``if __name__ == "__main__":``, as Python's
             multiprocessing asks.
         first: what is said on stderr when nothing is wrong and training begins.
+        viewers: each makes what follows one run (`Run.viewers`), in the process that trains it, so with several jobs it
+            can be pickled; a viewer with a ``close`` is closed when the run ends or stops.
         settings: those of `Run`: device, checkpoint_seconds, progress.
 
     Raises:
@@ -104,7 +107,7 @@ def execute(
     if count > 1 and any(finished(job.folder) is None for job in planned):
         streams.clear()  # the children open their own
         left = None if seconds is None else max(0.0, deadline - time.monotonic())
-        return parallel_runs.execute(planned, count, stream, left, **settings)
+        return parallel_runs.execute(planned, count, stream, left, viewers=viewers, **settings)
     records, failed, trained = [], [], False
     for job in planned:
         record = _finished(job.folder)
@@ -116,7 +119,7 @@ def execute(
             trained = True
             try:
                 behind = processes.from_first(lambda: source(job, planned))  # noqa: B023  (called here)
-                record = learn(job, data, behind, left, **settings)
+                record = learn(job, data, behind, left, viewers, **settings)
             except Exception as error:
                 if len(planned) == 1 or processes.world > 1:  # processes that train together end together
                     raise

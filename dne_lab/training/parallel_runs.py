@@ -6,7 +6,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
@@ -23,7 +23,7 @@ from dne_lab.methods import base
 from dne_lab.training import distributed
 from dne_lab.training.progress import Board, Signals
 from dne_lab.training.run_folder import finished, record_in
-from dne_lab.training.worker import Job, Order, source, work
+from dne_lab.training.worker import Job, Order, Viewer, source, work
 
 # What this machine has for several processes: cores, free memory, and what a process takes of it.
 
@@ -123,6 +123,7 @@ def execute(
     stream: ClassStream | None = None,
     seconds: float | None = None,
     progress: bool = True,
+    viewers: Sequence[Callable[[], Viewer]] = (),
     **settings: Any,
 ) -> list[Record]:
     """`grid.execute` of unfinished and finished runs, ``count`` at a time; the records of all that have one.
@@ -134,7 +135,7 @@ def execute(
         KeyboardInterrupt: Ctrl-C, or another signal (`progress.Terminated`), after every run has written a checkpoint;
             a second Ctrl-C ends them at once.
     """
-    pool = _Pool(jobs, count, stream, seconds, progress, settings)
+    pool = _Pool(jobs, count, stream, seconds, progress, viewers, settings)
     pool.work()
     if pool.failed:
         raise failure(jobs, pool.failed)
@@ -174,9 +175,11 @@ class _Pool:
         stream: ClassStream | None,
         seconds: float | None,
         progress: bool,
+        viewers: Sequence[Callable[[], Viewer]],
         settings: dict[str, Any],
     ) -> None:
         self.jobs, self.count, self.settings = jobs, count, settings | {"progress": False}
+        self.viewers = viewers
         self.stream = None if stream is None else pickle.dumps(stream)
         self.until = math.inf if seconds is None else time.time() + seconds
         self.threads = max(1, min(torch.get_num_threads(), cores() // count))
@@ -239,7 +242,7 @@ class _Pool:
                 return
             self.waiting.remove(job)
             modules = _modules(job, behind)
-            order = Order(job, modules, behind, self.stream, self.until, self.threads, self.settings)
+            order = Order(job, modules, behind, self.stream, self.until, self.threads, self.viewers, self.settings)
             receiver, sender = self.context.Pipe(duplex=False)
             process = self.context.Process(target=work, args=(order, sender), name=self._name(job))  # type: ignore[attr-defined]
             process.start()

@@ -52,7 +52,7 @@ class Run:
     Raises:
         LabError: a folder of another configuration, a damaged or foreign checkpoint (which stay untouched), bad input.
 
-    Attributes: ``config``, ``stream``, ``device``, and ``state``, which holds everything else.
+    Attributes: ``config``, ``stream``, ``device``, ``viewers`` (called after epochs and tasks), ``state`` (all else).
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Run:
         self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
         self.config = storage.placed(budget.resolved(config, self.stream), self.stream)
         self.accept_changed_data, self.capture = accept_changed_data, capture
-        self.viewers: list[Callable[[Any], None]] = []  # shown the run after every epoch and task
+        self.viewers: list[Callable[[Any], None]] = []
         self._archive: TemporaryDirectory[str] | None = None  # the folder that this run was unpacked into
         self._load()
 

@@ -9,8 +9,8 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,6 +28,8 @@ from dne_lab.training import distributed
 from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
 from dne_lab.training.run_folder import LAST, RECORD, record_in
+
+Viewer = Callable[[Run], None]  # shown a run after every epoch and task
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,13 @@ def learn(
     stream: ClassStream,
     behind: Job | None = None,
     seconds: float | None = None,
-    viewer: Callable[[Run], None] | None = None,
+    viewers: Sequence[Callable[[], Viewer]] = (),
     **settings: Any,
 ) -> Record:
     """Trains what is left of a run, as its folder has it, else after the task 1 of ``behind``, else from its start.
 
     The folder is held from the first look at it to the end, so that no other process can train the same run.
+    ``viewers`` make what is `watching` it.
 
     Raises:
         LabError: the folder is in use by another process; what `Run` raises.
@@ -83,11 +86,24 @@ def learn(
         else:
             theirs = stream if behind.config.data == job.config.data else None
             run = Run(behind.config, theirs, behind.folder, **settings).fork_as(job.config, job.folder)
-        if viewer is not None:
+        with watching(run, viewers):
+            run.train(seconds, lock=False)
+        return run.record
+
+
+@contextmanager
+def watching(run: Run, viewers: Sequence[Callable[[], Viewer]]) -> Iterator[None]:
+    """Inside, a viewer from each of ``viewers`` follows a run: it is shown what there is at first. One with a ``close``
+    is closed at the end, also after an error or a signal."""
+    with ExitStack() as ends:
+        for make in viewers:
+            viewer = make()
+            if hasattr(viewer, "close"):
+                ends.callback(viewer.close)
             viewer(run)
             run.viewers.append(viewer)
-        run.train(seconds, lock=False)
-        return run.record
+            ends.callback(run.viewers.remove, viewer)
+        yield
 
 
 # In a process of its own ---------------------------------------------------------------------------------------------
@@ -98,7 +114,7 @@ class Order:
     """What such a process is told. ``until``: when to stop with a checkpoint, in seconds of `time.time`.
 
     ``modules`` are those that define the methods of both runs; ``stream`` is pickled, None: what the configuration
-    describes.
+    describes. ``viewers``: as `learn` takes them.
     """
 
     job: Job
@@ -107,6 +123,7 @@ class Order:
     stream: bytes | None
     until: float
     threads: int
+    viewers: Sequence[Callable[[], Viewer]] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -136,7 +153,7 @@ def work(order: Order, pipe: Connection) -> None:
         behind = order.behind
         if behind is not None and behind.config.method not in base.Method.registry:
             behind = None  # of a method in a notebook, which this process cannot open: task 1 is learned here
-        learn(order.job, stream, behind, seconds, _Reporter(tell), **order.settings)
+        learn(order.job, stream, behind, seconds, [lambda: _Reporter(tell), *order.viewers], **order.settings)
         tell("end", "done", "")
     except Terminated:
         tell("end", "stopped", "stopped by a signal, with a checkpoint. The same again goes on from there.")

@@ -152,6 +152,7 @@ def test_what_is_asked_for_reaches_the_runs(here: Here, monkeypatch: pytest.Monk
         "checkpoint_seconds": 7,
         "accept_changed_data": False,
         "capture": False,
+        "viewers": [],
     }
     assert here("run", "ia").code == 0 and told["jobs"] == 1 and told["checkpoint_seconds"] == 60
 

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import tiny_runs as tiny
 import torch
+from followed import told_to_tensorboard
 from shell import snapshot
 
+from dne_lab.commands.track import makers
 from dne_lab.core import files
 from dne_lab.core.errors import LabError
 from dne_lab.methods import base
@@ -91,13 +93,22 @@ def test_two_at_a_time_make_what_one_after_the_other_makes(
     assert again == records and snapshot(tmp_path) == before and capfd.readouterr().err == ""
 
 
-def test_runs_of_one_method_and_seed_are_told_apart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_one_method_and_seed_are_told_apart_and_each_is_followed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
     settings = [tiny.settings(**{"learn.epochs": number}) for number in (1, 2)]
     plan = [(config, tmp_path / f"epochs{config.learn.epochs}") for config in settings]
-    grid.execute(plan, jobs=2, **SETTINGS)
+    records = grid.execute(plan, jobs=2, viewers=makers("tensorboard"), **SETTINGS)
     told = capfd.readouterr().err
-    for _, folder in plan:
+    for (_, folder), record in zip(plan, records, strict=True):
         assert f"tiny s{settings[0].seed} ({folder}) task 3/3" in told
+        scalars, epochs = (
+            told_to_tensorboard(folder / "track"),
+            len((folder / "curves.csv").read_text().splitlines()) - 1,
+        )
+        assert [step for step, _ in scalars["loss/total"]] == list(range(1, epochs + 1))
+        assert [value for _, value in scalars["accuracy/seen"]] == pytest.approx(record.seen_accuracy, rel=1e-6)
     assert f"tiny s{settings[0].seed} task" not in told
 
 
