@@ -43,7 +43,7 @@ def runs(paths: Iterable[Path], option: str, images: int | None = None) -> list[
         if path.is_dir():
             within = sorted(config.parent for config in inside(path, CONFIG))
             within = within or sorted(path.glob(f"*{archive.SUFFIX}"))  # a folder of models
-        if not within:
+        if not within or path.suffix == ".json":
             raise LabError(
                 f"{path} holds no run folder: attention needs a run's weights, not its record alone. {RUN_FIRST}"
             )

@@ -4,14 +4,14 @@ or false, from the first step on."""
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dne_lab.measure.comparison import EXPANSION, Group, Pair, groups, pairs
+from dne_lab.measure.comparison import EXPANSION, Group, Pair, groups, pairs, seedless, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import LEVEL, holm, p_value
-from dne_lab.methods.base import title_of
+from dne_lab.methods.base import Method, title_of
 from dne_lab.models.controls import COLUMNS, PLAIN
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ WORDS: dict[tuple[str, Any], str] = {
     ("pictures", "own"): "with own keys of other pictures",
     ("pictures", "shuffled"): "other experts see another picture",
     ("projections", "each"): "W_k, W_v for each expert read",
+    ("reads", "own"): "reading own patches alone",
+    ("reads", "all"): "reading the patches of all experts",
+    ("mixes", "mlp"): "with an MLP",
+    ("mixes", "linear"): "with linear cross connections",
     ("mixes", "task"): "with task attention",
     ("mixes", "task1"): "first TAB alone",
     ("mixes", "task2"): "second TAB alone",
@@ -56,9 +60,10 @@ class Control:
     """A control's runs beside those of the method that it changes, or one method beside another's size.
 
     Attributes:
-        words: what was changed.
+        words: what was changed; where a method is there under several settings, also which of them.
         pair: its runs minus the others', by seed.
-        adjusted: p of the difference after Holm's correction within the controls of one method; None for one seed.
+        adjusted: p of the difference after Holm's correction within the controls beside the same runs of a method;
+            None for one seed.
     """
 
     words: str
@@ -84,9 +89,14 @@ class Step:
 
 
 def options_of(record: Record) -> dict[str, Any]:
-    """The controls of a run, by column; empty for a method as it is."""
+    """The controls of a run, by column; empty for a method as it is, also where it was named."""
     given = record.config.get("options", {})
-    return {name: value for name, value in given.items() if name in COLUMNS and value != PLAIN.get(name)}
+    variant = getattr(Method.registry.get(record.method), "variant", None)
+    return {
+        name: value
+        for name, value in given.items()
+        if name in COLUMNS and value not in (None, getattr(variant, name, PLAIN.get(name)))
+    }
 
 
 def words_of(options: dict[str, Any]) -> str:
@@ -98,15 +108,27 @@ def words_of(options: dict[str, Any]) -> str:
 
 
 def controls(records: Iterable[Record]) -> dict[str, list[Control]]:
-    """The controls among these records by the method that they change, each beside that method with the same network
-    and seeds; those without such a run beside them are left out."""
+    """The controls among these records by the method that they change, each beside that method with the same network,
+    settings and seeds; those without such a run beside them are left out."""
     made = [group for group in groups(records) if group.first.method in EXPANSION]
     plain = [group for group in made if not options_of(group.first)]
-    found: dict[str, list[Control]] = {}
+    found: dict[str, dict[str, list[Control]]] = {}
     for group in (group for group in made if options_of(group.first)):
         for pair in _beside(group, plain, group.first.method):
-            found.setdefault(group.first.method, []).append(Control(words_of(options_of(group.first)), pair))
-    return {method: _corrected(mine) for method, mine in found.items()}
+            families = found.setdefault(group.first.method, {})
+            families.setdefault(pair.other.label, []).append(Control(words_of(options_of(group.first)), pair))
+    return {method: _with_settings(families) for method, families in found.items()}
+
+
+def _with_settings(families: dict[str, list[Control]]) -> list[Control]:
+    """The controls of one method, corrected within those beside the same runs, whose setting is named if several."""
+    named = []
+    for label, mine in families.items():
+        called = title(mine[0].pair.other.first)
+        setting = label.removeprefix(called).strip(", ") or called
+        where = f" ({setting})" if len(families) > 1 else ""
+        named += [replace(control, words=f"{control.words}{where}") for control in _corrected(mine)]
+    return named
 
 
 def headed(records: Iterable[Record]) -> "list[tuple[str, pd.DataFrame]]":
@@ -197,7 +219,11 @@ def _beside(group: Group, plain: list[Group], method: str) -> list[Pair]:
     def of(wanted: Group) -> Any:
         return lambda record: any(record is one for one in wanted.records)
 
-    same = [one for one in plain if one.first.method == method and one.first.network == group.first.network]
+    def alike(one: Record, other: Record) -> bool:
+        known = one.config and other.config  # the oldest records do not hold their configuration
+        return one.network == other.network and (not known or _but_for_controls(one) == _but_for_controls(other))
+
+    same = [one for one in plain if one.first.method == method and alike(one.first, group.first)]
     # Runs that name a column, be it with its default, were trained for its controls: they go before all others.
     same = [one for one in same if _named(one)] or same
     return [pair for one in same for pair in pairs([group, one], of(group), of(one))]
@@ -205,6 +231,13 @@ def _beside(group: Group, plain: list[Group], method: str) -> list[Pair]:
 
 def _named(group: Group) -> bool:
     return bool(COLUMNS & group.first.config.get("options", {}).keys())
+
+
+def _but_for_controls(record: Record) -> dict[str, Any]:
+    """The settings of a run without its controls, and without the names of the presets that they came from."""
+    tree = {name: value for name, value in seedless(record).items() if name not in ("preset", "options")}
+    options = record.config.get("options", {})
+    return tree | {"options": {name: value for name, value in options.items() if name not in COLUMNS}}
 
 
 def _corrected(found: list[Control]) -> list[Control]:

@@ -154,5 +154,5 @@ def _is_number(value: Any) -> bool:
 
 
 PLAIN = {field.name: field.default for field in dataclasses.fields(Controls)}
-# The columns as a run's options name them; `Variant.mixes` is one of them there.
-COLUMNS = frozenset(PLAIN) | {"mixes"}
+# The columns as a run's options name them; `Variant.reads` and `Variant.mixes` are among them there.
+COLUMNS = frozenset(PLAIN) | {"reads", "mixes"}

@@ -295,7 +295,11 @@ def controls_figure(found: Mapping[str, Sequence[Control]]) -> Figure:
     heading = f"Controls that were trained: {scale(members)}, {counted}\n"
     heading += "points of LA that a control is above (right) or below the method itself, paired by seed"
     heading += "; without a bar: one seed"
-    ids = {control.words: [r.id for r in control.pair.one.records] for mine in found.values() for control in mine}
+    ids = {
+        f"{title_of(method)} {control.words}": [record.id for record in control.pair.one.records]
+        for method, mine in found.items()
+        for control in mine
+    }
     return Figure("controls", heading, table, ids, _control_marks, (8.4, 1.4 + 0.27 * len(table)))
 
 

@@ -136,3 +136,10 @@ def test_what_is_written_in_place_of_older_files_is_counted() -> None:
     files = [Path("out/a.csv"), Path("out/a.png")]
     assert report.below(files, Path("out")) == "wrote 2 files below out"
     assert ", 1 of them in place of older ones" in report.below(files, Path("out"), {files[1], Path("out/b.csv")})
+
+
+def test_a_record_alone_is_not_measured(tmp_path: Path) -> None:
+    record().write(tmp_path / "record.json")
+    for given in (tmp_path, tmp_path / "record.json"):
+        with pytest.raises(LabError, match="weights, not its record alone"):
+            report.measured([given], 8, None, False, None)

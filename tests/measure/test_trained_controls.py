@@ -1,5 +1,6 @@
 """Controls beside the method that they change: who is paired with whom, against differences by hand."""
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,14 @@ from dne_lab.measure.trained_controls import (
 from dne_lab.models.controls import COLUMNS
 
 
-def controlled(method: str, values: tuple[float, ...], **options: Any) -> list[Record]:
-    hashed = str(options).encode().hex()[:64].ljust(64, "0")
-    return runs(method, values, config={"options": options}, config_sha256=hashed, settings_sha256=hashed)
+def controlled(
+    method: str, values: tuple[float, ...], others: dict[str, Any] | None = None, **options: Any
+) -> list[Record]:
+    """Runs under these options; ``others``: fields of the record, or ``lr`` of the configuration."""
+    fields = dict(others or {})
+    config = {"options": options} | ({"learn": {"lr": fields.pop("lr")}} if "lr" in fields else {})
+    hashed = hashlib.sha256(str([method, config, fields]).encode()).hexdigest()
+    return runs(method, values, config=config, config_sha256=hashed, settings_sha256=hashed, **fields)
 
 
 def test_a_control_is_paired_with_its_method_by_seed() -> None:
@@ -128,3 +134,43 @@ def test_steps_without_a_common_seed_are_none() -> None:
     assert ladder([r for r in records if r.config["options"] != {"experts": "own"}]) == []
     (row, *_) = ladder_table(ladder(steps_from_ia_to_dne(1))).to_dict("records")
     assert row["seeds"] == 1 and np.isnan(row["+-"])
+
+
+def test_controls_on_two_streams_are_two_families_and_say_which_they_are_of() -> None:
+    records = []
+    for tasks, values in (((4, 2, 2, 2), (85, 88, 88)), ((2, 2, 2, 2, 2), (75, 78, 78))):
+        records += controlled("dne", (80, 82, 84), {"tasks": tasks})
+        records += controlled("dne", values, {"tasks": tasks}, weights="uniform")
+    first, second = controls(records)["dne"]
+    assert (first.words, second.words) == ("A = 1/H (4 + 2 x 3)", "A = 1/H (2 + 2 x 4)")
+    wide = {"heads": [4, 2, 2, 2], "network": {"patch": 2, "heads": [4, 2]}}
+    more = controls([*records, *controlled("dne", (90,), wide), *controlled("dne", (91,), wide, weights="uniform")])
+    assert "A = 1/H (DNE (k = 2))" in [control.words for control in more["dne"]]
+    alone = controls([r for r in records if len(r.tasks) == 4])["dne"][0]
+    assert first.adjusted == alone.adjusted and alone.words == "A = 1/H"
+
+
+def test_a_control_is_beside_runs_of_its_own_settings_alone() -> None:
+    records = [
+        *controlled("dne", (60, 62), {"lr": 0.01}),
+        *controlled("dne", (80, 82), {"lr": 0.001}),
+        *controlled("dne", (85, 88), {"lr": 0.001}, weights="uniform"),
+        *controlled("dne", (85, 88), {"lr": 0.1}, experts="first"),  # no DNE has learned at this rate
+    ]
+    (one,) = controls(records)["dne"]
+    assert one.words == "A = 1/H" and one.pair.values() == [5.0, 6.0]
+
+
+def test_other_keys_are_a_control_and_no_method_as_it_is() -> None:
+    records = [*runs("ia", (80, 82)), *controlled("ia", (60, 63), reads="all"), *runs("dne", (85, 88))]
+    (one,) = controls(records)["ia"]
+    assert one.words == "reading the patches of all experts" and one.pair.values() == [-20.0, -19.0]
+    assert differences(records)["difference"].tolist() == [5.5]
+    assert differences(records[2:]).empty
+
+
+def test_what_the_variant_has_anyway_or_is_left_open_is_no_control() -> None:
+    for named in ({"mixes": "task"}, {"reads": "own"}, {"weights": None}, {"temperature": 1.0}):
+        records = [*controlled("dne", (80, 82), **named), *controlled("dne", (85, 88), weights="uniform")]
+        (one,) = controls(records)["dne"]
+        assert one.words == "A = 1/H" and one.pair.values() == [5.0, 6.0]

@@ -40,3 +40,10 @@ def test_steps_begin_where_the_last_one_ended() -> None:
     assert figure.image("png").startswith(b"\x89PNG") and "DNE" in str(figure.interactive().layout.yaxis.ticktext)
     with pytest.raises(LabError, match="common seeds"):
         ladder_figure([])
+
+
+def test_the_same_control_of_two_methods_keeps_the_records_of_both() -> None:
+    changed = {"config": {"options": {"experts": "first"}}, "settings_sha256": "1" * 64}
+    made = [run for method in ("dne", "progressive") for run in (*runs(method, (80,)), *runs(method, (70,), **changed))]
+    figure = controls_figure(controls(made))
+    assert figure.records == [made[1].id, made[3].id]
