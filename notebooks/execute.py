@@ -116,12 +116,15 @@ def shown(cell: Any) -> str:
 
 
 def normalise(notebook: Any) -> Any:
-    """Fixed ids and metadata; outputs without live widgets, which nothing behind the page would answer."""
+    """Fixed ids and metadata; no live widgets, which nothing behind the page would answer: pictures in their place."""
     for number, cell in enumerate(notebook.cells, start=1):
         cell.id = f"cell-{number:02d}"
         kept = {name: cell.metadata[name] for name in ("margin", "tags") if cell.metadata.get(name) not in (None, [])}
         cell.metadata = nbformat.from_dict(kept)
         if cell.cell_type == "code":
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):  # an explorer, of which the picture stays
+                    output.data.pop(WIDGET, None)
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5

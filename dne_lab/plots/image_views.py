@@ -2,18 +2,21 @@
 under all heads of a network; one head over many images."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dne_lab.analysis import head_table
 from dne_lab.analysis.head_table import Head
+from dne_lab.analysis.image_table import DISTANCE, EXPERT, Parts
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.moments import Glance
-from dne_lab.analysis.views import LookView, Values
+from dne_lab.analysis.views import LookView
+from dne_lab.measure.metrics import interval
 from dne_lab.plots.attention_colours import Pixels, colours_at, laid_over, scale_at, total_scale
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.marks import Axis, Cells, Drawing, Level, Mark, Panel, Points
+from dne_lab.plots.marks import Axis, Cells, Drawing, Level, Mark, Panel, Points, Spread, around
 from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS, GROUP_WORDS, INK, KIND_WORDS, Style
 
 if TYPE_CHECKING:
@@ -199,27 +202,72 @@ def gallery_figure(table: "pd.DataFrame", pictures: Sequence[tuple[LookView, Pix
     return _thumbnails("all_images", title, table, pixels, words)
 
 
-def spread_panel(table: "pd.DataFrame", uniform: Values) -> Panel:
-    """The groups' shares in every image as multiples of what uniform attention would give, and their means.
+def spread_panel(table: "pd.DataFrame", parts: Parts) -> Panel:
+    """The parts' shares in every image as multiples of what uniform attention would give, and their means with 95%
+    intervals over the images.
 
     Args:
         table: of `dne_lab.analysis.image_table.image_table`.
-        uniform: (4,) shares.
+        parts: of one of the images.
     """
-    there = [place for place, share in enumerate(uniform) if share > 0]
     marks: list[Mark] = [Level("uniform", 1.0, listed=False)]
-    for x, place in enumerate(there):
-        group = GROUPS[place]
-        rows = table.sort_values(f"{group} %")
-        times = rows[f"{group} %"] / (100 * uniform[place])
+    for x, (name, colour, uniform) in enumerate(_there(parts)):
+        rows = table.sort_values(f"{name} %")
+        times = rows[f"{name} %"] / (100 * uniform)
         # side by side in the order of their values, so that none hides another
         spots = [x - 0.3 + 0.6 * (number + 0.5) / len(times) for number in range(len(times))]
-        both = zip(rows["image"], rows["label"], rows[f"{group} %"], strict=True)
-        notes = [f"image {image}, {label}: {share:.3g}%" for image, label, share in both]
-        look = Style(GROUP_COLOURS[group], "o", "circle")
-        marks.append(Points(group, spots, times.tolist(), look, "", notes=notes, area=14.0, listed=False))
-        ends, mean = [x - 0.36, x + 0.36], float(times.mean())
-        marks.append(Points("mean", ends, [mean, mean], Style(INK, "o", "circle"), "-", area=0.0, listed=x == 0))
-    names = Axis("", "category", tuple(GROUPS[place] for place in there))
-    title = f"attention to the groups: a point for each of {len(table)} images"
-    return Panel(marks, names, Axis("times uniform", low=0.0), title)
+        both = zip(rows["image"], rows["label"], rows[f"{name} %"], strict=True)
+        notes = [f"image {image}, {label}: {share:.3g}%, uniform {100 * uniform:.3g}%" for image, label, share in both]
+        look = Style(colour, "o", "circle")
+        marks.append(Points(name, spots, times.tolist(), look, "", notes=notes, area=14.0, listed=False))
+        marks.append(_mean(x, times.tolist(), listed=x == 0))
+    title = f"attention by {parts.way} of the keys: a point for each of {len(table)} images"
+    return Panel(marks, _parts_axis(parts), Axis("times uniform", low=0.0), title)
+
+
+def spread_figure(table: "pd.DataFrame", parts: Parts, title: str) -> Figure:
+    """The same as distributions over the images: a row for each part and image, quartiles drawn as boxes.
+
+    Arguments are those of `spread_panel`; the first lines of the title say what is looked at.
+    """
+    import pandas as pd
+
+    rows = [
+        {"part": name, "image": image, "label": label, "share %": share, "uniform %": 100 * uniform}
+        for name, _, uniform in _there(parts)
+        for image, label, share in zip(table["image"], table["label"], table[f"{name} %"], strict=True)
+    ]
+    return Figure("attention_spread", title, pd.DataFrame(rows), [], partial(_boxes, parts=parts), (8.4, 3.6))
+
+
+def _boxes(table: "pd.DataFrame", parts: Parts) -> Drawing:
+    marks: list[Mark] = [Level("uniform", 1.0)]
+    for x, (name, colour, _) in enumerate(_there(parts)):
+        mine = table[table["part"] == name]
+        times = (mine["share %"] / mine["uniform %"]).tolist()
+        marks += [Spread(name, [x], [times], colour, listed=False), _mean(x, times, listed=x == 0)]
+    return Drawing([[Panel(marks, _parts_axis(parts), Axis("times uniform", low=0.0))]])
+
+
+def _there(parts: Parts) -> list[tuple[str, str, float]]:
+    """Name, colour and uniform share of the parts that have keys."""
+    colours = [GROUP_COLOURS.get(name, KEYS) for name in parts.names]
+    if parts.way == EXPERT:
+        colours = [EXPERT_COLOURS[place % len(EXPERT_COLOURS)] for place in range(len(parts.names))]
+    return [each for each in zip(parts.names, colours, parts.uniform.tolist(), strict=True) if each[2] > 0]
+
+
+def _parts_axis(parts: Parts) -> Axis:
+    """The parts by name; distances and experts by their numbers."""
+    names = tuple(name.removeprefix(f"{parts.way} ") for name, *_ in _there(parts))
+    words = {DISTANCE: "distance from the patch that looks (rings of patches)", EXPERT: "expert that is read"}
+    return Axis(words.get(parts.way, ""), "category", names)
+
+
+def _mean(x: int, times: Sequence[float], listed: bool) -> Points:
+    """A line at the mean of a part, with its interval where there are several images."""
+    mean, half = interval(times)
+    ends = around([np.nan, mean, np.nan], [np.nan, np.nan if half is None else half, np.nan])
+    spots = [x - 0.36, float(x), x + 0.36]
+    name = "mean" if half is None else "mean, 95% interval over images"
+    return Points(name, spots, [mean] * 3, Style(INK, "o", "circle"), "-", area=0.0, listed=listed, **ends)

@@ -136,6 +136,12 @@ def _points(mark: Points, panel: Panel, at: _Places) -> Iterator[str]:
     """A line, and on it a circle for each point, hollow ones with something for the mouse inside."""
     path = " ".join(f"{at.across(x):.1f},{at.up(y):.1f}" for x, y in zip(mark.x, mark.y, strict=True) if y == y)
     yield f'<polyline points="{path}" fill="none" {_pen(mark)}/>'
+    if not mark.band:
+        for x, low, high in zip(mark.x, mark.low, mark.high, strict=bool(len(mark.low))):
+            if math.isfinite(low):
+                ends = f'y1="{at.up(low):.1f}" y2="{at.up(high):.1f}"'
+                spot, pen = f"{at.across(x):.1f}", f'stroke="{mark.look.colour}" stroke-width="2"'
+                yield f'<line class="dne-interval" x1="{spot}" x2="{spot}" {ends} {pen}/>'
     radius, ink = 3.5 if len(mark.x) <= MANY else 1.5, mark.look.colour
     fill = f'fill="{ink}"' if mark.filled else f'fill="{ink}" fill-opacity="0" stroke="{ink}"'
     for i, (x, y) in enumerate(zip(mark.x, mark.y, strict=True) if mark.marked else ()):

@@ -7,19 +7,30 @@ import ipywidgets as widgets
 import torch
 
 from dne_lab.analysis import views
-from dne_lab.analysis.image_table import IN_ORDER, ORDERS, Chosen, by_label, image_table, over_images, sorted_images
-from dne_lab.analysis.labelling import GROUPS
+from dne_lab.analysis.image_table import (
+    GROUP,
+    IN_ORDER,
+    ORDERS,
+    WAYS,
+    Chosen,
+    Parts,
+    by_label,
+    image_table,
+    over_images,
+    parts_of,
+    sorted_images,
+)
 from dne_lab.analysis.views import LookView
 from dne_lab.core.errors import LabError
 from dne_lab.measure.metrics import with_half_width
 from dne_lab.plots import attention_colours
 from dne_lab.plots.attention_views import place_name
 from dne_lab.plots.figure import Figure
-from dne_lab.plots.image_views import gallery_figure, spread_panel
+from dne_lab.plots.image_views import gallery_figure, spread_figure, spread_panel
 from dne_lab.plots.style import KIND_WORDS
 from dne_lab.plots.vector import chart
 from dne_lab.widgets import svg
-from dne_lab.widgets.browser import Panel, Patches, scene
+from dne_lab.widgets.browser import Download, Panel, Patches, scene
 from dne_lab.widgets.panel import ALL, ExplorerTab, dropdown, html, limit, offer, slider
 from dne_lab.widgets.subject import Subject
 
@@ -46,6 +57,7 @@ class GalleryExplorer(ExplorerTab):
         self.order = dropdown("sort", list(ORDERS), IN_ORDER)
         self.label = dropdown("only class", [("all", ALL)])
         self.colours = dropdown("colours", attention_colours.SCALES, attention_colours.RELATIVE)
+        self.way = dropdown("shares by", [(f"{way} of the keys", way) for way in WAYS], GROUP)
         self.expert = slider("task (expert)", 1, 1, 1)
         self.layer = slider("layer", 0, 0, 0)
         self.head = slider("query head", 0, 0, 0)
@@ -60,7 +72,7 @@ class GalleryExplorer(ExplorerTab):
         widgets.link((self.patches, "patch"), (self.maps, "patch"))
         wrapped = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
         self.begin(
-            [[self.model, self.order, self.label], [self.expert, self.layer, self.head], [self.colours]],
+            [[self.model, self.order, self.label], [self.expert, self.layer, self.head], [self.colours, self.way]],
             [
                 widgets.HBox([self.patches, self.scale], layout=widgets.Layout(flex_flow="row wrap")),
                 self.count,
@@ -68,6 +80,8 @@ class GalleryExplorer(ExplorerTab):
                 widgets.HBox([self.spread, self.table], layout=wrapped),
             ],
         )
+
+        self.also_save(Download("save spread (PNG)", self._spread_png), Download("save shares (CSV)", self._shares_csv))
 
     def links(self) -> dict[str, tuple[Any, str]]:
         controls = {"model": self.model, "expert": self.expert, "layer": self.layer, "head": self.head}
@@ -120,22 +134,30 @@ class GalleryExplorer(ExplorerTab):
         return [numbers[place] for place in sorted_images(list(found.values()), self.order.value)]
 
     def per_image(self) -> "pd.DataFrame":
-        """A row for each image that is shown, see `image_table`."""
+        """A row for each image that is shown, see `image_table`; shares of the parts that were chosen."""
         found, labels = self.current(), self.subject.labels
         words = ["no label" if (label := labels[n]) is None else self.subject.name(label) for n in found]
-        return image_table(list(found.values()), words).assign(image=list(found))
+        return image_table(list(found.values()), words, self.way.value).assign(image=list(found))
 
     def by_class(self) -> "pd.DataFrame":
-        """A row for each class of the images that are shown, in words; groups without keys are left out."""
+        """A row for each class of the images that are shown, in words, and one for uniform attention; parts without
+        keys are left out."""
         import pandas as pd
 
-        table, view = by_label(self.per_image()), next(iter(self.current().values()))
-        there = [f"{name} %" for name, share in zip(GROUPS, view.uniform_shares, strict=True) if share > 0]
+        table, parts = by_label(self.per_image()), self.parts()
+        uniform = {f"{name} %": share for name, share in zip(parts.names, 100 * parts.uniform, strict=True) if share}
+        there = list(uniform)
         rows = {"class": table["label"], "images": table["images"].astype(str)}
         for name in (*there, "effective keys"):
             halves = zip(table[name], table[f"{name} +-"], strict=True)
             rows[name] = pd.Series([with_half_width(mean, half) for mean, half in halves])
-        return pd.DataFrame(rows)
+        even = {name: f"{share:.2f}" for name, share in uniform.items()} | {"effective keys": str(parts.labels.size)}
+        last = pd.DataFrame([{"class": "uniform", "images": "", **even}])
+        return pd.concat([pd.DataFrame(rows), last], ignore_index=True)
+
+    def parts(self) -> Parts:
+        """The keys as they are sorted here: the same in every image."""
+        return parts_of(next(iter(self.current().values())), self.way.value)
 
     def update(self) -> None:
         found, numbers = self.current(), self.shown()
@@ -160,8 +182,9 @@ class GalleryExplorer(ExplorerTab):
             "effective keys of all keys. A click chooses the image."
         )
         table = self.per_image()
-        self.spread.value = chart(spread_panel(table, view.uniform_shares))
-        self.table.value = svg.table(self.by_class(), "mean over images and 95% interval, by class", digits=2)
+        self.spread.value = chart(spread_panel(table, self.parts()))
+        words = svg.table(self.by_class(), "mean over images and 95% interval, by class", digits=2)
+        self.table.value = f'<div style="overflow-x: auto; max-width: 900px">{words}</div>'
         self.scale.value = svg.heat_scale(scale, "attention to a patch")
 
     def _enter(self, place: int) -> None:
@@ -169,12 +192,25 @@ class GalleryExplorer(ExplorerTab):
         if self.entered is not None and place < len(numbers):
             self.entered(numbers[place])
 
-    def figure(self) -> Figure:
-        found = self.current()
-        view = next(iter(found.values()))
+    def _title(self, what: str) -> str:
+        view = next(iter(self.current().values()))
         where = place_name(view.patch, self.subject.grid(self.model.value))
         title = f"{self.model.value}: where {where} of expert {view.expert} looks in each image\n"
-        title += f"{KIND_WORDS[view.kind]}, layer {view.layer}, head {view.head}; effective keys of {view.weights.size}"
+        return f"{title}{KIND_WORDS[view.kind]}, layer {view.layer}, head {view.head}; {what}"
+
+    def spread_figure(self) -> Figure:
+        """How far the shares differ between the images, as a figure."""
+        return spread_figure(self.per_image(), self.parts(), self._title(f"shares by {self.way.value} of the keys"))
+
+    def _spread_png(self) -> tuple[str, str, bytes]:
+        return "attention_spread.png", "image/png", self.spread_figure().image("png")
+
+    def _shares_csv(self) -> tuple[str, str, bytes]:
+        return "attention_shares.csv", "text/csv", self.spread_figure().csv().encode()
+
+    def figure(self) -> Figure:
+        found = self.current()
+        title = self._title(f"effective keys of {next(iter(found.values())).weights.size}")
         pictures = [(found[n], attention_colours.picture(self.subject.images[n])) for n in self.shown()]
         table = self.per_image().set_index("image").loc[self.shown()].reset_index()
         return gallery_figure(table, pictures, self.colours.value, title)

@@ -194,6 +194,10 @@ class ExplorerTab(widgets.VBox):
             control.observe(self._changed, "value")
         self.patches.observe(self._changed, "patch")
 
+    def also_save(self, *buttons: Any) -> None:
+        """Further downloads, between those that every tab has and the code."""
+        self.saving.children = (*self.saving.children[:2], *buttons, *self.saving.children[2:])
+
     def _changed(self, change: Any) -> None:
         if self._quiet:
             return

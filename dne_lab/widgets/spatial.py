@@ -12,7 +12,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.plots import attention_colours, attention_views
 from dne_lab.plots.figure import Figure
 from dne_lab.widgets import svg
-from dne_lab.widgets.browser import Panel, Patches, scene
+from dne_lab.widgets.browser import Download, Panel, Patches, scene
 from dne_lab.widgets.panel import ExplorerTab, dropdown, html, limit, slider
 from dne_lab.widgets.subject import Subject
 
@@ -59,6 +59,14 @@ class SpatialExplorer(ExplorerTab):
         above = widgets.HBox([self.patches, self.scale], layout=widgets.Layout(flex_flow="row wrap"))
         both = widgets.HBox(self.columns, layout=widgets.Layout(flex_flow="row wrap"))
         self.begin([[self.left, self.right, self.colours], [self.expert, self.layer, self.head]], [above, both])
+        self.also_save(Download("save shares (CSV)", self._shares_csv))
+
+    def _shares_csv(self) -> tuple[str, str, bytes]:
+        import pandas as pd
+
+        frames = [view.frame().assign(model=name) for name, view in self.current().items()]
+        text = pd.concat(frames, ignore_index=True).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        return "attention_shares.csv", "text/csv", text.encode()
 
     def shown(self) -> list[str]:
         """The names of the models on the screen."""

@@ -129,7 +129,10 @@ class TaskExplorer(ExplorerTab):
         title = f"what {where} of expert {view.expert} reads"
         self.bars.value = svg.bars(view.names, view.weights[patch], view.uniform, top, title, scale)
         total = view.by_expert[patch]
-        shares = ", ".join(f"expert {e}: {100 * v:.1f}%" for e, v in zip(view.experts, total, strict=True))
+        even = [100 * view.key_expert.count(expert) * view.uniform for expert in view.experts]
+        shares = ", ".join(
+            f"expert {e}: {100 * v:.1f}% (uniform {u:.1f}%)" for e, v, u in zip(view.experts, total, even, strict=True)
+        )
         self.scale.value = (
             svg.heat_scale(scale, "attention to a head")
             + f'<div style="line-height: 18px; margin-top: 6px">All heads together: {shares}. Colour of the expert '

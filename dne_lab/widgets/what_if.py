@@ -17,7 +17,7 @@ from dne_lab.plots.attention_views import AFTER, BEFORE, moved_words, what_if_fi
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.style import GROUP_WORDS, KIND_WORDS
 from dne_lab.widgets import svg
-from dne_lab.widgets.browser import Panel, Patches, scene
+from dne_lab.widgets.browser import Download, Panel, Patches, scene
 from dne_lab.widgets.panel import ExplorerTab, described, dropdown, html, offer
 from dne_lab.widgets.subject import Subject
 
@@ -75,6 +75,14 @@ class WhatIfExplorer(ExplorerTab):
                 widgets.HBox([self.moved, self.accuracy], layout=wrapped),
             ],
         )
+
+        self.counted = Download("save accuracy (CSV)", self._accuracy_csv)
+        self.also_save(self.counted)
+
+    def _accuracy_csv(self) -> tuple[str, str, bytes]:
+        assert self._counted is not None  # else the button is not seen
+        text = self._counted.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        return "what_if_accuracy.csv", "text/csv", text.encode()
 
     def links(self) -> dict[str, tuple[Any, str]]:
         return {"model": (self.model, "value")}
@@ -210,6 +218,7 @@ class WhatIfExplorer(ExplorerTab):
         # The image's answer is on the screen by now; the labelled images take longer.
         self._counted = self._accuracy(selection)
         self.accuracy.value = self._accuracy_words()
+        self.counted.layout.display = "none" if self._counted is None else ""
 
     def _accuracy(self, selection: Selection) -> "pd.DataFrame | None":
         found = self.subject.labelled(self.model.value)
@@ -225,7 +234,8 @@ class WhatIfExplorer(ExplorerTab):
         return svg.table(table.astype({"task": str}), "accuracy on the labelled images given", digits=1)
 
     def figure(self) -> Figure:
-        self.update()
+        if self.behind or self.result is None:
+            self.update()
         assert self.result is not None
         image = self.subject.images[self.image]
         return what_if_figure(self.result, image, self.subject.names, self._counted)
@@ -233,7 +243,8 @@ class WhatIfExplorer(ExplorerTab):
     def numbers(self) -> "pd.DataFrame":
         import pandas as pd
 
-        self.update()
+        if self.behind or self.result is None:
+            self.update()
         assert self.result is not None
         old, new = (logits[0].double().numpy() for logits in (self.result.before, self.result.after))
         ranks = np.arange(len(old))

@@ -5,7 +5,19 @@ import pytest
 import tiny
 
 from dne_lab.analysis import views
-from dne_lab.analysis.image_table import IN_ORDER, ORDERS, Chosen, by_label, image_table, over_images, sorted_images
+from dne_lab.analysis.image_table import (
+    DISTANCE,
+    EXPERT,
+    GROUP,
+    IN_ORDER,
+    ORDERS,
+    Chosen,
+    by_label,
+    image_table,
+    over_images,
+    parts_of,
+    sorted_images,
+)
 from dne_lab.core.errors import LabError
 from dne_lab.models.variants import DNE, STA, Variant
 
@@ -42,6 +54,28 @@ def test_orders_and_means_by_class_against_loops() -> None:
     half = 4.302653 * np.std(mine, ddof=1) / np.sqrt(3)  # Student's t, two degrees of freedom
     assert table.loc["cat", "SPSH % +-"] == pytest.approx(half, rel=1e-5)
     assert np.isnan(table["SPSH % +-"]["dog"])
+
+
+def test_keys_are_sorted_by_group_distance_and_expert_as_loops_sort_them() -> None:
+    patch = 4  # row 1, column 1 of 2 x 3
+    (view,) = over_images(tiny.model(STA, (3, 1, 2), depth=3), tiny.images(1), Chosen("joint", 1, 3, 1, patch))
+    sums: dict[str, float] = {}
+    keys: dict[str, int] = {}
+    for head, expert in enumerate(view.key_expert):
+        for key in range(view.weights.shape[1]):
+            away = max(abs(key // 3 - 1), abs(key % 3 - 1))
+            group = ("S" if key == patch else "D") + "P" + ("S" if head == view.own else "D") + "H"
+            for name in (f"distance {away}", f"expert {expert}", group):
+                sums[name] = sums.get(name, 0.0) + float(view.weights[head, key] / view.weights.sum())
+                keys[name] = keys.get(name, 0) + 1
+    for way, names in ((GROUP, ("SPSH", "SPDH", "DPSH", "DPDH")), (DISTANCE, ("distance 0", "distance 1")),
+                       (EXPERT, ("expert 1", "expert 2", "expert 3"))):  # fmt: skip
+        parts = parts_of(view, way)
+        assert parts.names == names
+        np.testing.assert_allclose(parts.shares(view), [sums[name] for name in names])
+        np.testing.assert_allclose(parts.uniform, [keys[name] / view.weights.size for name in names])
+        row = image_table([view], ["cat"], way).iloc[0]
+        np.testing.assert_allclose([row[f"{name} %"] for name in names], 100 * parts.shares(view))
 
 
 def test_a_patch_or_head_that_is_not_there_is_named() -> None:

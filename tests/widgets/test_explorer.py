@@ -434,3 +434,22 @@ def test_two_models_have_a_difference_on_one_scale() -> None:
     np.testing.assert_allclose(numbers[-1].sum(), other.class_mass - one.class_mass, atol=1e-5)
     part.right.value = ""
     assert len(part.patches.scene["panels"]) == len(panels) - 2 and "minus" not in part.scale.value
+
+
+def test_shares_and_accuracies_are_saved_too() -> None:
+    made = explorer()
+    looking, what_if = made.parts["looking"], made.parts["what_if"]
+    for part, called in ((looking, "attention_shares.csv"), (what_if, "what_if_accuracy.csv")):
+        part.refresh()
+        name, kind, text = part.saving.children[2]._make()
+        table = pd.read_csv(io.BytesIO(text))
+        assert (name, kind) == (called, "text/csv")
+        if part is looking:
+            shown = looking.current()
+            assert table["model"].unique().tolist() == list(shown)
+            mine = next(iter(shown.values())).frame()["share %"].tolist()
+            assert table["share %"][:5].tolist() == pytest.approx(mine, rel=1e-5)
+        else:
+            assert table["before %"].tolist() == pytest.approx(part._counted["before %"].tolist())
+    blind = explorer(labels=False, tab="what_if").part
+    assert blind.counted.layout.display == "none"  # no labels, no accuracy

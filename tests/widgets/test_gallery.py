@@ -33,6 +33,7 @@ def test_every_control_changes_what_is_seen() -> None:
         (part.model, part.model.options),
         (part.order, part.order.options),
         (part.colours, part.colours.options),
+        (part.way, ("group", "distance", "expert")),
         (part.label, (-1, 0, 1)),
         (part.expert, (1, 2, 3)),
         (part.layer, (0, 1)),
@@ -69,6 +70,24 @@ def test_classes_are_counted_and_escaped() -> None:
     assert table["image"].tolist() == [1, 3, 4] and set(table["label"]) == {"dog"}
     view = part.found[3]
     assert table.set_index("image").loc[3, "DPSH %"] == pytest.approx(100 * view.shares[2])
+
+
+def test_shares_by_distance_and_by_expert_have_uniform_and_intervals() -> None:
+    part: Any = explorer().part
+    part.model.value, part.expert.value = STA.name, 3
+    for way, there in (("group", "SPDH"), ("distance", "distance 1"), ("expert", "expert 2")):
+        part.way.value = way
+        figure = part.spread_figure()
+        mine = figure.table[figure.table["part"] == there]
+        assert mine["share %"].tolist() == pytest.approx(part.numbers()[f"{there} %"].tolist())
+        uniform = dict(zip(part.parts().names, 100 * part.parts().uniform, strict=True))
+        assert set(mine["uniform %"].round(6)) == {round(uniform[there], 6)}
+        assert figure.table.groupby("image")["uniform %"].sum().round(6).eq(100).all()
+        assert "uniform" in part.table.value and f"{uniform[there]:.2f}" in part.table.value
+        assert part.spread.value.count("dne-interval") == len(uniform) and "95% interval" in part.spread.value
+        assert figure.interactive().data and f"{way} of the keys" in figure.title
+    assert part._shares_csv()[2].startswith(b"part,image,label,share %,uniform %")
+    assert part._spread_png()[2].startswith(b"\x89PNG")
 
 
 def test_images_without_labels_and_more_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
