@@ -13,6 +13,7 @@ from dne_lab.measure.comparison import Group, even_heads, groups, joint_of, late
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import spread
+from dne_lab.measure.trained_controls import options_of
 from dne_lab.models.attention import TASK1, TASK2
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ def gates(
     """The gates G1 to G6 of one protocol.
 
     Args:
-        records: of its runs; where a method ran in several settings, the one of one head a later expert (and more in
-            the first), then of most seeds, is taken.
+        records: of its runs, of which controls do not count; where a method ran in several settings, the one of one
+            head a later expert (and more in the first), then of most seeds, is taken.
         probes, attention, ablations: of any runs; those of these runs count, by id.
 
     Raises:
@@ -109,7 +110,7 @@ def gates(
         what = f"several protocols ({'; '.join(by_protocol)})" if by_protocol else "no run of several tasks"
         raise LabError(f"gates are of one protocol, and these records hold {what}.")
     (members,) = by_protocol.values()
-    made = groups(members)
+    made = [group for group in groups(members) if not options_of(group.first)]
     chosen = {method: _pick(made, method) for method in ("dne", "ia", "replay")}
     return [
         *_of_joint(made, chosen["replay"]),

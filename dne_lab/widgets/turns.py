@@ -54,9 +54,17 @@ class Turns:
             continue
 
     def catch_up(self) -> None:
-        """Does what is waiting; in another thread than the one that everything is done in, nothing."""
+        """Does what is waiting; in another thread than the one that everything is done in, nothing.
+
+        What goes wrong in a turn is told to the event loop, as where the loop itself does it: the training that lets
+        explorers catch up goes on.
+        """
         while self._waiting and threading.get_ident() == self._thread:
-            self._waiting.popleft()()
+            try:
+                self._waiting.popleft()()
+            except Exception as error:
+                assert self._loop is not None  # only then is anything waiting
+                self._loop.call_exception_handler({"message": "what was chosen in an explorer", "exception": error})
 
 
 def in_turn(root: Widget) -> Turns:

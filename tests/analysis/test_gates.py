@@ -117,6 +117,15 @@ def test_one_head_a_later_expert_is_taken_first() -> None:
     assert found["G3"].records == (members[-1].id,)
 
 
+def test_controls_are_no_method_of_the_protocol() -> None:
+    """They have the method's name, its heads and more seeds than it, and a spread of their own."""
+    plain = runs(dne=(80.0, 82.0))
+    options = {"config": {"options": {"experts": "own"}}, "settings_sha256": "1" * 64}
+    control = [record("dne", seed, last, **options) for seed, last in enumerate((20.0, 60.0, 90.0))]
+    alone, beside = (gates(records)[-1] for records in (plain, [*plain, *control]))
+    assert alone.value == pytest.approx(2**0.5) and beside == alone
+
+
 def test_protocols_are_told_apart() -> None:
     steps = [record("dne", tasks=(5, 5), preset="digits-b50-5")]
     held = [dataclasses.replace(one, validation=0.2) for one in runs(ia=(50.0,))]

@@ -28,7 +28,7 @@ DNE = controlled("dne", (80, 82, 84, 83), weights="learned")
     ("values", "outcome"), [((70, 71.5, 74, 72.5), AGREES), ((90, 92, 94, 93.5), CONTRADICTS), ((80, 83, 83, 84), OPEN)]
 )
 def test_a_control_that_must_be_worse(values: tuple[float, ...], outcome: str) -> None:
-    (one,) = judged("A = 1/H", DNE, controlled("dne", values, weights="uniform"))
+    (one,) = judged("A = 1/H is worse", DNE, controlled("dne", values, weights="uniform"))
     assert one.outcome == outcome and one.found.startswith("DNE A = 1/H - DNE: ")
 
 
@@ -46,7 +46,7 @@ def test_an_entropy_of_any_size_is_matched() -> None:
 
 def test_seeds_that_were_looked_at_judge_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controls, "LOOKED_AT", {"digits": (0, 1)})
-    (one,) = judged("A = 1/H", DNE, controlled("dne", (20, 20, 74, 72), weights="uniform"))
+    (one,) = judged("A = 1/H is worse", DNE, controlled("dne", (20, 20, 74, 72), weights="uniform"))
     assert one.found == "DNE A = 1/H - DNE: -10.50 ± 6.35 points, 2 seeds"
 
 
@@ -61,7 +61,7 @@ def test_only_a_network_as_large_counts_as_one() -> None:
 
 def test_p_is_corrected_over_all_that_are_judged() -> None:
     worse = controlled("dne", (78, 79, 83, 79), weights="uniform")
-    (alone,) = judged("A = 1/H", DNE, worse)
-    (among,) = judged("A = 1/H", DNE, worse, controlled("dne", (80, 83, 83, 84), experts="first"))
+    (alone,) = judged("A = 1/H is worse", DNE, worse)
+    (among,) = judged("A = 1/H is worse", DNE, worse, controlled("dne", (80, 83, 83, 84), experts="first"))
     assert alone.p == among.p == alone.adjusted and among.adjusted == pytest.approx(2 * among.p)
     assert alone.outcome == AGREES and among.outcome == OPEN

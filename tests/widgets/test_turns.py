@@ -107,3 +107,22 @@ def test_without_a_loop_everything_is_done_at_once() -> None:
     thread.start()
     thread.join()
     assert done == [1, 2]
+
+
+def test_an_error_in_a_turn_does_not_reach_the_training_that_lets_explorers_catch_up() -> None:
+    async def kernel() -> None:
+        turns, done, told = Turns(), [], []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["exception"]))
+        threads = [
+            threading.Thread(target=turns.take, args=(work,)) for work in (lambda: 1 / 0, lambda: done.append(1))
+        ]
+        for number, thread in enumerate(threads, start=1):
+            thread.start()
+            while len(turns._waiting) < number:
+                thread.join(0.01)
+        turns.catch_up()
+        for thread in threads:
+            thread.join()
+        assert done == [1] and [type(error) for error in told] == [ZeroDivisionError]
+
+    asyncio.run(kernel())
