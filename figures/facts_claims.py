@@ -37,12 +37,14 @@ def _gates(records: Sequence[Record]) -> list[gates.Gate]:
 
 
 def gates_overview(*folders: str) -> str:
-    """One row a protocol, one column a gate: its value, and whether it is met; empty where there is no record."""
+    """One row a protocol, one column a gate: its value with its interval, and whether it is met; empty where there is no
+    record."""
     rows = []
     for protocol, members in gates.protocols(runs(*folders).records).items():
         row = {"protocol": protocol}
         for gate in _gates(members):
-            row[gate.name] = "" if gate.value is None else f"{n(gate.value, 2)} {gate.state}"
+            half = "" if gate.half is None else f" ± {n(gate.half, 2)}"
+            row[gate.name] = "" if gate.value is None else f"{n(gate.value, 2)}{half} {gate.verdict}"
         rows.append(row)
     return tables.to_markdown(pd.DataFrame(rows))
 

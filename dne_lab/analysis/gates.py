@@ -54,6 +54,11 @@ class Gate:
         low, high = self.value - self.half, self.value + self.half
         return (low > limit or high < limit) if above else (high <= limit or low > limit)
 
+    @property
+    def verdict(self) -> str:
+        """``state`` as tables show it: "met, not clear" where the interval holds the limit."""
+        return f"{self.state}, not clear" if self.clear is False else self.state
+
 
 # Each gate's limit, and whether it asks for more than that (or for no more).
 LIMITS = {
@@ -122,11 +127,11 @@ def gates(
 
 
 def table(found: Iterable[Gate]) -> "pd.DataFrame":
-    """One row per gate: gate, asks, value, ``+-``, state, seeds, of."""
+    """One row per gate: gate, asks, value, ``+-``, state (`Gate.verdict`), seeds, of."""
     import pandas as pd
 
     rows = [
-        {"gate": gate.name, "asks": gate.asks, "value": gate.value, "+-": gate.half, "state": gate.state}
+        {"gate": gate.name, "asks": gate.asks, "value": gate.value, "+-": gate.half, "state": gate.verdict}
         | {"seeds": gate.seeds or "", "of": gate.of}
         for gate in found
     ]

@@ -70,6 +70,9 @@ EXPERT_COLOURS = (
 # Lines of one method that differ in a setting (heads, tasks) share its colour: see `line_of`.
 DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"))
 
+PAGES = ("#ffffff", "#111111")  # of JupyterLab, light and dark
+LEAST_CONTRAST = 3.0  # of marks with the page (WCAG 2, 1.4.11)
+
 DARKEST, PALEST = 0.6, 0.4  # how much black or white is in the last tones of a colour: see `tone`
 
 TEXT = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
@@ -131,6 +134,23 @@ def line_of(method: str, number: int) -> Line:
     look = style(method)
     look = look._replace(colour=paler(look.colour, number // len(DASHES)))
     return Line(look, dash, number % 2 == 0)
+
+
+def contrast(one: str, other: str) -> float:
+    """How far two colours #rrggbb stand out from one another, 1 to 21: the contrast ratio of WCAG 2."""
+    low, high = sorted(map(_luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def edged(colour: str) -> bool:
+    """Whether marks of this colour need an edge (in `INK`) to be seen on a light and on a dark page."""
+    return min(contrast(colour, page) for page in PAGES) < LEAST_CONTRAST
 
 
 def tone(colour: str, number: int, of: int) -> str:

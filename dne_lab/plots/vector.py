@@ -8,6 +8,8 @@ from html import escape
 import numpy as np
 
 from dne_lab.plots.marks import Axis, Bars, Cells, Level, Panel, Points, hover
+from dne_lab.plots.style import INK as EDGE
+from dne_lab.plots.style import edged
 
 INK = "var(--jp-ui-font-color1, #222)"
 TEXT = f'style="font: 12px sans-serif; fill: {INK}"'
@@ -58,7 +60,10 @@ def chart(panel: Panel, row: float = 0.0, size: tuple[int, int] = SIZE) -> str:
         if isinstance(listed, Points):
             parts.append(f'<line x1="{at.left}" x2="{at.left + 32}" y1="{y}" y2="{y}" {_pen(listed)}/>')
         else:
-            parts.append(f'<rect x="{at.left + 11}" y="{y - 5}" width="10" height="10" fill="{listed.colour}"/>')
+            parts.append(
+                f'<rect x="{at.left + 11}" y="{y - 5}" width="10" height="10" fill="{listed.colour}" '
+                f'stroke="{EDGE}" stroke-width="0.5"/>'
+            )
         parts.append(words(at.left + 38, y + 4, listed.name))
     return "".join([*parts, "</svg>"])
 
@@ -128,13 +133,15 @@ def _ticks(axis: Axis, ends: tuple[float, float]) -> list[float]:
     return ticks(*ends) if found is None else list(found)
 
 
-def _pen(mark: Points) -> str:
-    return f'stroke="{mark.look.colour}" stroke-width="2" stroke-dasharray="{DASHES[mark.dash]}"'
+def _pen(mark: Points, colour: str = "", width: int = 2) -> str:
+    return f'stroke="{colour or mark.look.colour}" stroke-width="{width}" stroke-dasharray="{DASHES[mark.dash]}"'
 
 
 def _points(mark: Points, panel: Panel, at: _Places) -> Iterator[str]:
     """A line, and on it a circle for each point, hollow ones with something for the mouse inside."""
     path = " ".join(f"{at.across(x):.1f},{at.up(y):.1f}" for x, y in zip(mark.x, mark.y, strict=True) if y == y)
+    if mark.dash and edged(mark.look.colour):
+        yield f'<polyline points="{path}" fill="none" {_pen(mark, EDGE, 4)}/>'
     yield f'<polyline points="{path}" fill="none" {_pen(mark)}/>'
     if not mark.band:
         for x, low, high in zip(mark.x, mark.low, mark.high, strict=bool(len(mark.low))):
@@ -143,7 +150,8 @@ def _points(mark: Points, panel: Panel, at: _Places) -> Iterator[str]:
                 spot, pen = f"{at.across(x):.1f}", f'stroke="{mark.look.colour}" stroke-width="2"'
                 yield f'<line class="dne-interval" x1="{spot}" x2="{spot}" {ends} {pen}/>'
     radius, ink = 3.5 if len(mark.x) <= MANY else 1.5, mark.look.colour
-    fill = f'fill="{ink}"' if mark.filled else f'fill="{ink}" fill-opacity="0" stroke="{ink}"'
+    edge = f' stroke="{EDGE}"' if edged(ink) else ""
+    fill = f'fill="{ink}"{edge}' if mark.filled else f'fill="{ink}" fill-opacity="0" stroke="{ink}"'
     for i, (x, y) in enumerate(zip(mark.x, mark.y, strict=True) if mark.marked else ()):
         if y == y:
             text = escape(", ".join(hover(mark, panel, i)))
@@ -194,7 +202,7 @@ def _bars(mark: Bars, panel: Panel, at: _Places, numbered: bool) -> Iterator[str
         yield f"<g><title>{escape(', '.join(hover(mark, panel, i)))}</title>"
         yield f'<rect x="0" y="{top:.1f}" width="{at.width:.0f}" height="{end - top:.1f}" fill="transparent"/>'
         yield f'<rect x="{start:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{end - top:.1f}" fill="{ink}" '
-        yield 'stroke="#777" stroke-width="0.5"/>'
+        yield f'stroke="{EDGE}" stroke-width="{1 if edged(ink) else 0.5}"/>'
         if numbered:
             size = min(12.0, (at.bottom - ABOVE) / max(1, len(panel.y.names)) - 1)
             yield words(at.right + 6, at.up(round(place)) + 4, f"{float(length):.3g}", size=size)

@@ -62,17 +62,23 @@ def _set(control: Any, value: Any) -> None:
 
 def call(function: str, given: Sequence[str], more: Mapping[str, Any], view: Mapping[str, Any]) -> str:
     """``explorer = function(given, name=more, view={...})`` and ``explorer`` below it, in lines of a cell."""
-    first = [*given, *(f"{name}={value!r}" for name, value in more.items() if value not in (None, ()))]
-    lines = [""]
-    for entry in (f"{name!r}: {value!r}," for name, value in view.items()):
-        if len(lines[-1]) + len(entry) > WIDE:
-            lines.append("")
-        lines[-1] += f" {entry}"
-    body = "\n".join(f"   {line}" for line in lines)
+    named_ones = (f"{name}={value!r}" for name, value in more.items() if value not in (None, ()))
+    first = _lines([*given, *named_ones])
+    entries = _lines([f"{name!r}: {value!r}" for name, value in view.items()])
     return (
-        f"explorer = {function}({', '.join(first)}, view={{\n{body}\n}})\n"
+        f"explorer = {function}(\n{first}\n    view={{\n{entries}\n    }},\n)\n"
         "explorer  # explorer.figure() is the same as a picture\n"
     )
+
+
+def _lines(entries: Sequence[str]) -> str:
+    """Entries behind one another, with a comma behind each, in lines that a cell shows whole."""
+    lines = [""]
+    for entry in entries:
+        if lines[-1] and len(lines[-1]) + len(entry) > WIDE:
+            lines.append("")
+        lines[-1] += f" {entry},"
+    return "\n".join(f"   {line}" for line in lines)
 
 
 def named(value: Any, otherwise: str) -> str:

@@ -15,7 +15,8 @@ from PIL import Image
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.plots.attention_colours import Scale, expert_pixels, ramp, scale_ends, tinted
 from dne_lab.plots.marks import Axis, Bars, Level, Mark, Panel
-from dne_lab.plots.style import GROUP_COLOURS, GROUP_WORDS
+from dne_lab.plots.style import GROUP_COLOURS, GROUP_WORDS, edged
+from dne_lab.plots.style import INK as EDGE
 from dne_lab.plots.vector import INK, TEXT, chart, opening
 
 if TYPE_CHECKING:
@@ -112,11 +113,13 @@ def shares(table: "pd.DataFrame", title: str) -> str:
     for row in table.to_dict("records"):
         name = str(row["group"])
         ink = GROUP_COLOURS.get(name, "#777777")
+        edge = f"; box-shadow: inset 0 0 0 1px {EDGE}" if edged(ink) else ""
         words = GROUP_WORDS.get(name, "whole row")
         share, uniform = float(row["share %"]), float(row["uniform %"])
         bar = (
             f'<div style="position: relative; width: 100px; height: 14px; background: rgba(127,127,127,0.15)">'
-            f'<div style="width: {0 if math.isnan(share) else share:.2f}%; height: 14px; background: {ink}"></div>'
+            f'<div style="width: {0 if math.isnan(share) else share:.2f}%; height: 14px; background: {ink}'
+            f'{edge}"></div>'
             f'<div style="position: absolute; left: {uniform:.2f}%; top: -2px; height: 18px; width: 0; '
             f'border-left: 2px solid {INK}"></div></div>'
         )

@@ -73,6 +73,7 @@ def test_every_value_by_hand() -> None:
     assert found["G1"].clear is False and found["G3"].clear is False  # 5.0 is the limit
     shown = table(found.values())
     assert shown["gate"].tolist() == [*LIMITS] and shown["state"].tolist()[-1] == "not met"
+    assert shown["state"].tolist()[:1] == ["met, not clear"] and shown["+-"][0] > 54.0 - 50.0  # the limit is within
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The explorers in a real JupyterLab and a real Voilà: by mouse and keyboard, after a reload, without asking anybody
 outside this machine."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import many_runs
 import pytest
 import served
 from served import live
@@ -182,3 +184,74 @@ def test_notebook_06_under_voila(folder: Path, tmp_path: Path, browser: Any) -> 
         assert all("Failed to load resource" in said for said in seen.complaints)
         assert len(seen.complaints) <= len(seen.outside)  # one for each that is not reached, and nothing else
         page.close()
+
+
+def test_runs_by_mouse_and_keyboard_beside_another_explorer_and_after_a_restart(
+    folder: Path, jupyterlab: live.Served, browser: Any
+) -> None:
+    """Filter, groups, pair and details; two explorers in one notebook do not touch each other."""
+    many_runs.make(folder / "runs", 24)
+    model = "../figures/checkpoints/dne-digits-s0.safetensors"
+    cells(folder / "many.ipynb", "import dne_lab as lab\nlab.explore_runs('runs')", f"""\
+lab.explore(lab.open({model!r}).model, lab.stream("digits").test_images(30), tab="gallery")""")  # fmt: skip
+    seen = live.Watched(browser, jupyterlab)
+    page = seen.page
+    seen.run_notebook("many.ipynb")
+    lines = page.locator(".dne-curves path.js-line")
+    lines.first.wait_for(timeout=60_000)
+    page.locator(".dne-spread:visible").first.wait_for(timeout=30_000)
+    assert page.locator(".dne-spread:visible").count() == 1 and page.locator(".dne-curves:visible").count() == 1
+    other = text(page, ".dne-by-class")
+
+    field, before = page.get_by_role("textbox", name="filter"), text(page, ".dne-table")
+    field.focus()
+    page.keyboard.type("dne seed=1 finished")
+    page.keyboard.press("Enter")
+    changed(page, ".dne-table", before)
+    assert "4 of 24 runs fit the filter" in text(page, ".dne-count") and "IA" not in text(page, ".dne-table")
+    field.fill("")
+    page.keyboard.press("Enter")
+    tick = page.get_by_role("checkbox", name="group by configuration")
+    tick.focus()
+    page.keyboard.press("Space")
+    page.locator(".dne-difference:visible").wait_for()
+    assert "12 configurations" in text(page, ".dne-count") and "DNE (k = 1) minus IA" in text(page, ".dne-difference")
+    before = text(page, ".dne-difference")
+    page.get_by_role("combobox", name="minus").press("ArrowDown")
+    changed(page, ".dne-difference", before)
+    before = text(page, ".dne-confusion")
+    page.get_by_role("combobox", name="details of").select_option(index=1)
+    changed(page, ".dne-confusion", before)
+    before = text(page, ".dne-confusion")
+    slider(page, "after task").press("ArrowLeft")
+    changed(page, ".dne-confusion", before)
+    assert "after task 5" in text(page, ".dne-confusion")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="save curves (CSV)").click()
+    assert Path(saved.value.path()).read_text().startswith("configuration,run,method")
+    page.get_by_role("button", name="copy as code").first.click()
+    page.locator(".dne-code:visible").wait_for()
+    assert "'group by configuration (mean over seeds)': True" in page.locator(".dne-code:visible").input_value()
+    assert text(page, ".dne-by-class") == other
+    clean(seen)
+
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    page.evaluate(live.RUN_ALL)
+    lines.first.wait_for(timeout=60_000)
+    before = text(page, ".dne-table")
+    page.get_by_role("checkbox", name="group by configuration").check()
+    changed(page, ".dne-table", before)
+    assert seen.outside == []  # the console tells of widgets whose kernel has ended
+    page.close()
+
+
+def cells(place: Path, *sources: str) -> None:
+    """Writes a notebook with these cells."""
+    made = [
+        {"cell_type": "code", "id": str(i), "metadata": {}, "execution_count": None, "outputs": [], "source": source}
+        for i, source in enumerate(sources)
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    place.write_text(
+        json.dumps({"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5})
+    )

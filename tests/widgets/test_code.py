@@ -50,7 +50,7 @@ def test_the_code_of_a_tab_makes_its_view_again(tab: str, notebook: dict[str, An
     state = made.part.state()
     assert made.image.value == 3 and {name: state[name] for name in CHANGES[tab]} == CHANGES[tab]
     text = made.code()
-    assert text.startswith("explorer = lab.explore(networks, batch, names=['cat', 'dog'], tab=")
+    assert text.startswith("explorer = lab.explore(\n    networks, batch, names=['cat', 'dog'], tab=")
     assert max(map(len, text.splitlines())) <= 106  # what a cell shows
     exec(text, notebook)
     again = notebook["explorer"]
@@ -60,7 +60,7 @@ def test_the_code_of_a_tab_makes_its_view_again(tab: str, notebook: dict[str, An
 
 def test_without_a_variable_there_is_a_word_for_it() -> None:
     text = opened("task", {}).code()
-    assert "lab.explore({'ia': model, 'sta': model, 'dne': model}, images, names=['cat', 'dog'], tab='task'" in text
+    assert "{'ia': model, 'sta': model, 'dne': model}, images, names=['cat', 'dog'], tab='task'," in text
 
 
 @pytest.mark.parametrize(
