@@ -37,8 +37,7 @@ def _gates(records: Sequence[Record]) -> list[gates.Gate]:
 
 
 def gates_overview(*folders: str) -> str:
-    """One row a protocol, one column a gate: its value with its interval, and whether it is met; empty where there is no
-    record."""
+    """One row a protocol, one column a gate: its value ± interval, and whether it is met; empty without a record."""
     rows = []
     for protocol, members in gates.protocols(runs(*folders).records).items():
         row = {"protocol": protocol}
