@@ -16,8 +16,8 @@ from dne_lab.commands import report
 from dne_lab.core.errors import unknown
 from dne_lab.core.files import write_text
 from dne_lab.measure import record, tables
-from dne_lab.measure.trained_controls import controls
-from dne_lab.plots.contributions import controls_figure
+from dne_lab.measure.trained_controls import controls, ladder
+from dne_lab.plots.contributions import controls_figure, ladder_figure
 from dne_lab.plots.figure import Figure
 
 FIGURES = Path(__file__).parent
@@ -31,8 +31,8 @@ RUNS = (
 )  # fmt: skip
 # Searches of learning rates: the table alone.
 TUNING = ("digits-tuning", "digits100-tuning", "digits100-baselines-tuning", "cifar100-medium-tuning")
-# Controls that were trained, with the methods that they change: the table and their differences.
-CONTROLS = ("digits100-controls",)
+# Controls that were trained, with the methods that they change: their differences, and the steps from IA to DNE.
+CONTROLS = {"digits100-controls": ("digits100-controls", "digits100-controls-repeat")}
 # Several folders together, and the figures that say more than those of each.
 TOGETHER = {
     "digits100_all": (
@@ -59,7 +59,10 @@ def figures(name: str) -> dict[str, Figure]:
     if name in RUNS:
         return {f"{stem(name)}_{kind}": f for kind, f in report.drawings(record.find(RECORDS / name)).items()}
     if name in CONTROLS:
-        return {stem(name): controls_figure(controls(record.find(RECORDS / name)))}
+        found = record.find([RECORDS / folder for folder in CONTROLS[name]])
+        steps = ladder(found)
+        rungs = {f"{stem(name)}_ladder": ladder_figure(steps)} if steps else {}
+        return {stem(name): controls_figure(controls(found))} | rungs
     if name in TOGETHER:
         folders, kinds = TOGETHER[name]
         made = report.drawings(record.find([RECORDS / folder for folder in folders]))

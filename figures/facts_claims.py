@@ -10,6 +10,7 @@ from facts import n, runs
 
 from dne_lab.analysis import ablation_study, decomposition, gates, read_outs
 from dne_lab.claims import status
+from dne_lab.claims.controls import REASONS
 from dne_lab.claims.evidence import Evidence
 from dne_lab.measure import tables
 from dne_lab.measure.record import Record
@@ -63,6 +64,14 @@ def claims_table() -> str:
     frame = status.overview(_evidence(facts.RECORDS)).drop(columns="found")
     frame["notebook"] = [notebook_link(number) for number in frame["notebook"]]
     return tables.to_markdown(frame)
+
+
+def reasons_table() -> str:
+    """One row for each thing that has to be so if the paper's reasons are right: status, what was found, p."""
+    frame = status.details(_evidence(facts.RECORDS), REASONS)
+    p = ["" if pd.isna(value) else f"{value:.2g}" for value in frame["p (Holm)"]]
+    columns = {"figure": "reason", "the paper states": "if it is right", "status": "status", "found": "found"}
+    return tables.to_markdown(frame[list(columns)].rename(columns=columns).assign(**{"p (Holm)": p}))
 
 
 def claims_found() -> str:

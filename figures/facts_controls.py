@@ -17,6 +17,7 @@ class Controlled:
     def __init__(self, found: Runs) -> None:
         self.records = found.records
         self.by_method = trained_controls.controls(found.records)
+        self.steps = trained_controls.ladder(found.records)
 
     def one(self, method: str, words: str) -> Control:
         for control in self.by_method.get(method, []):
@@ -60,6 +61,29 @@ class Controlled:
         """All controls of a method, those of most seeds first."""
         found = sorted(self.by_method[method], key=lambda c: (-len(c.pair.seeds), -c.pair.difference()[0]))
         return _text(found, f"minus {title_of(method)}")
+
+    def ladder(self) -> str:
+        """The steps from IA to DNE, on the seeds that all have."""
+        rows = trained_controls.ladder_table(self.steps).to_dict("records")
+        return tables.to_markdown(
+            pd.DataFrame(
+                [
+                    {
+                        "step": row["step"],
+                        "seeds": row["seeds"],
+                        "LA": n(row["LA"]),
+                        "adds": "" if step.added == () else str(Difference(*interval(step.added))),
+                    }
+                    | {"p (Holm)": "" if step.adjusted is None else f"{step.adjusted:.2g}"}
+                    | {"parameters (M)": n(row["parameters (M)"], 2), "F spent (M)": n(row["F spent (M)"])}
+                    for row, step in zip(rows, self.steps, strict=True)
+                ]
+            )
+        )
+
+    def step(self, number: int) -> Difference:
+        """What a step from IA to DNE (1, 2, ...) adds to the one before, in points."""
+        return Difference(*interval(self.steps[number].added))
 
     def sizes(self, method: str = "dne") -> str:
         """A method beside the others as they are, and widened to what it costs."""

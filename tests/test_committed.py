@@ -15,9 +15,9 @@ from dne_lab.commands import report
 from dne_lab.commands.bench import AUTHORS_CODE
 from dne_lab.core import presets
 from dne_lab.measure import record, tables
-from dne_lab.measure.trained_controls import controls
+from dne_lab.measure.trained_controls import controls, ladder
 from dne_lab.models import literal
-from dne_lab.plots.contributions import controls_figure
+from dne_lab.plots.contributions import controls_figure, ladder_figure
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "figures"
@@ -124,7 +124,7 @@ def test_no_committed_figure_is_of_unknown_origin() -> None:
     for name in RUNS:
         runs = record.find(FIGURES / "records" / name)
         known |= {f"{name.replace('-', '_')}_{kind}" for kind in report.drawings(runs)}
-    known |= {f"digits100_all_{kind}" for kind in ALL_METHODS} | {CONTROLS.replace("-", "_")}
+    known |= {f"digits100_all_{kind}" for kind in ALL_METHODS} | {CONTROLS, f"{CONTROLS}_ladder"}
     checkpoints = sorted((FIGURES / "checkpoints").glob("*.safetensors"))
     known |= {f"cifar100_small_{kind}" for kind in report.architectures(checkpoints)}
     instruments = [FIGURES / "records" / name for name in INSTRUMENTS]
@@ -165,15 +165,21 @@ def test_the_tables_and_figures_of_the_longer_runs(name: str) -> None:
         assert all(count <= run.memory["budget"] for count in run.memory["stored_by_task"])
 
 
-CONTROLS = "digits100-controls"
+CONTROLS = "digits100_controls"
+CONTROLLED = ("digits100-controls", "digits100-controls-repeat")  # lists of runs that are being worked through
 
 
-def test_the_figure_of_the_controls() -> None:
-    runs = record.find(FIGURES / "records" / CONTROLS)
-    same(FIGURES / f"{CONTROLS.replace('-', '_')}.csv", controls_figure(controls(runs)).table)
+def test_the_figures_of_the_controls() -> None:
+    runs = record.find([FIGURES / "records" / name for name in CONTROLLED])
+    same(FIGURES / f"{CONTROLS}.csv", controls_figure(controls(runs)).table)
+    same(FIGURES / f"{CONTROLS}_ladder.csv", ladder_figure(ladder(runs)).table)
     assert all(r.finished and r.validation == 0 for r in runs)
-    listed = {one["name"]: one for one in json.loads((FIGURES / "records" / CONTROLS / "grid.json").read_text())}
-    for path in (FIGURES / "records" / CONTROLS).glob("*-s*.json"):
+
+
+@pytest.mark.parametrize("name", CONTROLLED)
+def test_the_records_of_the_controls_are_what_their_list_asks_for(name: str) -> None:
+    listed = {one["name"]: one for one in json.loads((FIGURES / "records" / name / "grid.json").read_text())}
+    for path in (FIGURES / "records" / name).glob("*-s*.json"):
         run, entry = record.Record.from_json(path), listed[path.stem]
         made = presets.resolve(entry["preset"], entry["settings"], method=entry["method"], seed=entry["seed"])
         assert made.identity() == run.config

@@ -294,7 +294,7 @@ def controls_figure(found: Mapping[str, Sequence[Control]]) -> Figure:
     counted = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
     heading = f"Controls that were trained: {scale(members)}, {counted}\n"
     heading += "points of LA that a control is above (right) or below the method itself, paired by seed"
-    heading += "; without a bar: one seed"
+    heading += "; without a bar: one seed" if seeds[0] == 1 else ""
     ids = {
         f"{title_of(method)} {control.words}": [record.id for record in control.pair.one.records]
         for method, mine in found.items()
@@ -375,6 +375,10 @@ def _rungs(table: "pd.DataFrame") -> Drawing:
         f"{at:.1f}" if change != change else f"{at:.1f} ({change:+.1f})" for at, change in zip(last, added, strict=True)
     ]
     places = enumerate(zip(texts, last, strict=True))
-    marks += [Words(text, at, float(i), shift=(0.0, 14.0)) for i, (text, at) in places]
+    # the first stands right of the line through its point
+    marks += [
+        Words(text, at, float(i), shift=(0.0, 14.0) if i else (4.0, 10.0), beside="center" if i else "left")
+        for i, (text, at) in places
+    ]
     names = [str(table["step"].iloc[0]), *(f"+ {step}" for step in table["step"].iloc[1:])]
     return one(marks, Axis("LA (%)"), Axis("", "category", tuple(names), reverse=True, low=-0.6))
