@@ -49,7 +49,7 @@ class WhatIfExplorer(ExplorerTab):
         self.layer = dropdown("in layer", [("all layers", ANY)])
         self.how = dropdown("weights", [(words, how) for how, words in HOW.items()])
         self.group = widgets.SelectMultiple(description="only groups", rows=4, style=described())
-        self.how.layout, self.group.layout = widgets.Layout(width="430px"), widgets.Layout(width="340px")
+        self.how.layout.width, self.group.layout.width = "430px", "340px"
         self.ask = widgets.Button(description="what matters most here?", layout=widgets.Layout(width="auto"))
         self.ask.on_click(lambda button: self._asked())
         self.matrix, self.answer = Patches(), html("dne-answer")

@@ -4,7 +4,8 @@ python tests/widgets/memory.py figures/records/timing/explorers_memory.json
 
 Megabytes of the kernel (resident) and of the page's JavaScript after its garbage was collected: before and after
 `CHANGES` changes of one explorer, and before and after `OPENED` explorers of two networks and 30 images were opened,
-shown and closed one after the other.
+shown and closed one after the other. The page is also measured with as many tabs of plain ipywidgets, of which
+JupyterLab does not give all memory back: what an explorer leaves behind is to be held against that.
 """
 
 import json
@@ -30,6 +31,12 @@ models = {name: lab.open(file).model for name, file in files.items()}
 images = lab.stream("digits").test_images(30)
 explorer = None"""
 SHOWN = "explorer = lab.explore(models, images)\nexplorer"
+PLAIN = """import ipywidgets as widgets
+from dne_lab.widgets.panel import close_all
+row = lambda: widgets.HBox([widgets.HTML("text"), widgets.Dropdown(options=["a", "b"]), widgets.IntSlider()])
+plain = widgets.Tab([widgets.VBox([row() for _ in range(5)]) for _ in range(5)])
+plain"""
+PLAIN_CLOSED = "close_all(plain)\nplain = None\n%reset -f out"
 CLOSED = "explorer.close()\nexplorer = None\n%reset -f out\ngc.collect();"  # outputs that are remembered hold it too
 RUN = """async (cell) => {
   const app = window.jupyterapp, content = app.shell.currentWidget.content;
@@ -39,10 +46,10 @@ RUN = """async (cell) => {
 
 
 def notebook(place: Path) -> None:
-    """A notebook with a cell that prepares, one that shows an explorer and one that closes it."""
+    """A notebook with a cell that prepares, and two that show and close an explorer, and plain widgets."""
     cells = [
         {"cell_type": "code", "id": str(i), "metadata": {}, "execution_count": None, "outputs": [], "source": source}
-        for i, source in enumerate((PREPARED, SHOWN, CLOSED))
+        for i, source in enumerate((PREPARED, SHOWN, CLOSED, PLAIN, PLAIN_CLOSED))
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     place.write_text(
@@ -71,6 +78,12 @@ def measure(opened: int = OPENED, changes: int = CHANGES) -> dict[str, Any]:
                 page.locator(".dne-bars:visible").first.wait_for(timeout=60_000)
                 page.evaluate(RUN, 2)
             found["after explorers"] = resident(seen.server), heap(page)
+            for number in range(FIRST + opened):
+                if number == FIRST:
+                    found["before plain widgets"] = resident(seen.server), heap(page)
+                page.evaluate(RUN, 3)
+                page.evaluate(RUN, 4)
+            found["after plain widgets"] = resident(seen.server), heap(page)
             page.evaluate(RUN, 1)
             page.locator(".dne-bars:visible").first.wait_for(timeout=60_000)
             slider(page, "layer").focus()
