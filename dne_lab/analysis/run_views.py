@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dne_lab.analysis.decomposition import TRAINED, Decomposition
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, reason
 from dne_lab.core.files import inside, settled, stamp
 from dne_lab.measure.comparison import flat, later_heads, seedless, tasks_text, title
 from dne_lab.measure.record import RECORD, RUN_FIRST, Record, is_record, trees
@@ -220,7 +220,7 @@ def _curves(file: Path, data: bytes) -> tuple[Row, ...]:
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
     except (ValueError, csv.Error) as error:  # ValueError: no text
         raise LabError(
-            f"{file} cannot be read as curves ({error}). Move it away: training on writes another."
+            f"{file} cannot be read as curves ({reason(error)}). Move it away: training on writes another."
         ) from error
     if any(None in row or not row.get("task") for row in rows):
         raise LabError(f"{file} is damaged: a row does not fit its head. Move it away: training on writes another.")

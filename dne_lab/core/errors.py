@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterable
 
 LONGEST = 80  # characters of what was given that an error repeats
+REASON = 400  # characters of what another library says of an error
 
 
 class LabError(ValueError):
@@ -33,6 +34,13 @@ def brief(value: object, most: int = LONGEST) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, lists within lists
         text = f"{type(value).__name__} that is too long to be shown"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def reason(error: BaseException, most: int = REASON) -> str:
+    """What another library says of an error, in one line; what does not fit into ``most`` characters is cut: a damaged
+    file can put anything into it, thousands of bytes long."""
+    text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

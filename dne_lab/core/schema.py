@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass as checked
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema, from_json
 
-from dne_lab.core.errors import LabError, brief, unknown
+from dne_lab.core.errors import LabError, brief, reason, unknown
 from dne_lab.core.files import check_regular
 
 T = TypeVar("T")
@@ -260,7 +260,7 @@ def read_json(path: Path) -> Any:
     try:
         return parse(data)
     except ValueError as error:
-        raise DamagedError(f"{path} is damaged: not JSON ({error}).") from error
+        raise DamagedError(f"{path} is damaged: not JSON ({reason(error)}).") from error
 
 
 class DamagedError(LabError):

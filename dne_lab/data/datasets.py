@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.core import chance
-from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.errors import LabError, reason, unknown
 from dne_lab.core.files import absolute, check_parts, resolved
 from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, ArraySource, Source
 
@@ -248,7 +248,9 @@ def npz(path: str | Path) -> ArraySource:
         ValueError, OSError, EOFError, LookupError, AttributeError, TypeError, RuntimeError, MemoryError, SyntaxError,
         OverflowError, zipfile.BadZipFile, zlib.error,
     ) as error:  # RuntimeError: encrypted; NotImplementedError: packed in another way  # fmt: skip
-        raise LabError(f"{path}: cannot be read ({error}). Expected {layout}; Python objects are not read.") from error
+        raise LabError(
+            f"{path}: cannot be read ({reason(error)}). Expected {layout}; Python objects are not read."
+        ) from error
     names = arrays.pop("class_names", None)
     try:
         return ArraySource(**arrays, class_names=None if names is None else names.tolist(), name="npz", path=str(path))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, reason
 
 if TYPE_CHECKING:
     from PIL import Image as pillow
@@ -70,7 +70,7 @@ def opened(file: str | Path | bytes, use: Callable[[pillow.Image], A], name: str
         raise LabError(f"{label} cannot be decoded: it is damaged, or none of {known}. Copy it again.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # the second one is raised where warnings are errors
-        raise LabError(f"{label} cannot be decoded ({error}). Scale it down first.") from error
+        raise LabError(f"{label} cannot be decoded ({reason(error)}). Scale it down first.") from error
     except (
         OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError,
         AttributeError, MemoryError, struct.error, zlib.error,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.core.config import POLICIES
-from dne_lab.core.errors import LabError, brief, unknown
+from dne_lab.core.errors import LabError, brief, reason, unknown
 from dne_lab.data.stream import ClassStream
 
 TIE = 1e-12  # scores closer than this are equal: rounding differs between machines and thread counts
@@ -147,4 +147,4 @@ class ExemplarMemory:
                     )
             self.exemplars = {int(rank): [int(n) for n in numbers] for rank, numbers in state["exemplars"].items()}
         except (KeyError, TypeError, AttributeError) as error:
-            raise LabError(f"the stored memory is damaged ({error}): bring back a copy of its file.") from error
+            raise LabError(f"the stored memory is damaged ({reason(error)}): bring back a copy of its file.") from error

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.errors import LabError, reason, unknown
 from dne_lab.core.files import absolute
 
 SPLITS = ("train", "test")
@@ -169,7 +169,9 @@ def _array(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise LabError(f"{name}: not a rectangular array ({error}). All images must have the same size.") from error
+        raise LabError(
+            f"{name}: not a rectangular array ({reason(error)}). All images must have the same size."
+        ) from error
 
 
 def _images(name: str, value: Any) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dne_lab.core import chance, errors
 from dne_lab.core.config import Config, from_dict
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, reason
 from dne_lab.core.files import (
     absolute,
     check_parts,
@@ -337,7 +337,7 @@ def unpack(file: Path) -> tempfile.TemporaryDirectory[str]:
                 f"{file} cannot be unpacked below {tempfile.gettempdir()}: {error.strerror}. Set TMPDIR to a folder "
                 "with room."
             ) from error
-        raise LabError(f"{file} is no archive of a run, or damaged ({error}). Export the run again.") from error
+        raise LabError(f"{file} is no archive of a run, or damaged ({reason(error)}). Export the run again.") from error
     except BaseException:
         folder.cleanup()
         raise

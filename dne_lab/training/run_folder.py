@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dne_lab.core import errors
 from dne_lab.core.config import Config, from_dict
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, reason
 from dne_lab.core.files import absolute, check_parts, check_regular, resolved, short_path, write_bytes, write_text
 from dne_lab.core.schema import parse, read_json
 from dne_lab.core.sealing import sha256
@@ -101,7 +101,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (safetensors.SafetensorError, UnicodeError, ValueError) as error:
-        raise LabError(f"{path} is truncated or damaged, or no checkpoint ({error}). {advice}") from error
+        raise LabError(f"{path} is truncated or damaged, or no checkpoint ({reason(error)}). {advice}") from error
 
 
 CONFIG, RECORD, CURVES = "config.json", "record.json", "curves.csv"
@@ -348,7 +348,7 @@ class RunFolder:
         try:
             rows = [_typed(row) for row in csv.DictReader(io.StringIO(lines.decode("utf-8-sig"), newline=""))]
         except (ValueError, KeyError, TypeError, csv.Error) as error:
-            raise LabError(f"{self.path / CURVES} is damaged ({error}).") from error
+            raise LabError(f"{self.path / CURVES} is damaged ({reason(error)}).") from error
         return record, rows, arrays
 
 
@@ -406,7 +406,7 @@ def read_predictions(path: Path, record: Record) -> Arrays:
         raise
     except (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         # RuntimeError: packed with a password, or in a way that is not there
-        raise LabError(f"{short_path(path)} is damaged ({error}).") from error
+        raise LabError(f"{short_path(path)} is damaged ({reason(error)}).") from error
 
 
 def curves_file(curves: list[dict[str, Any]]) -> bytes:

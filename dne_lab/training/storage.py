@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.core.config import Config
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, reason
 from dne_lab.core.files import short_path
 from dne_lab.data.identity import YOUNGER, Images, data_sha256, fingerprint, numbers_now, unlike
 from dne_lab.data.source import SPLITS
@@ -299,8 +299,8 @@ def _load_checkpoint(files: RunFolder, state: RunState, tensors: dict[str, Tenso
             position.timing["resumed"] = position.timing.get("resumed", 0) + 1
     except (KeyError, TypeError, RuntimeError, IndexError, AttributeError, ValueError) as error:
         raise LabError(
-            f"{files}: {LAST} does not fit this version of method {state.config.method} ({error}). It is untouched. "
-            "Use the version that wrote it, or give another folder."
+            f"{files}: {LAST} does not fit this version of method {state.config.method} ({reason(error)}). It is "
+            "untouched. Use the version that wrote it, or give another folder."
         ) from error
 
 
@@ -386,7 +386,7 @@ def rebuild(files: RunFolder, state: RunState, states: list[dict[str, Tensor]]) 
     try:
         method.to("cpu").load_task_states(states)
     except (KeyError, RuntimeError) as error:
-        raise LabError(f"{files}: the tasks do not fit method {state.config.method} ({error}).") from error
+        raise LabError(f"{files}: the tasks do not fit method {state.config.method} ({reason(error)}).") from error
     return method.to(state.device).eval()
 
 
