@@ -118,7 +118,9 @@ class GalleryExplorer(ExplorerTab):
         self.fit()
         kind = self._experts()[self.expert.value][0]
         chosen = Chosen(kind, self.layer.value, self.expert.value, self.head.value, self.patches.patch)
-        wanted = [n for n, label in enumerate(self.subject.labels) if self.label.value in (ALL, label)][:MOST]
+        there = [n for n, label in enumerate(self.subject.labels) if self.label.value in (ALL, label)]
+        # of many some from end to end: streams give images class by class
+        wanted = there if len(there) <= MOST else [there[i * len(there) // MOST] for i in range(MOST)]
         name = self.model.value
         key = name, self.subject.stamp(name), chosen, tuple(wanted)
         if key != self._key:

@@ -94,6 +94,7 @@ def test_images_without_labels_and_more_than_fit(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(gallery, "MOST", 4)
     part: Any = explorer(tiny.images(6)).part
     assert len(part.maps.scene["panels"]) == 4 and "4 of 6 images" in part.count.value
+    assert part.numbers()["image"].tolist() == [0, 1, 3, 4]  # from end to end
     assert part.numbers()["label"].tolist() == ["no label"] * 4
     figure = part.figure()
     assert figure.image("png").startswith(b"\x89PNG") and len(figure.table) == 4
