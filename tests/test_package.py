@@ -319,6 +319,7 @@ SMALL = 80  # one that a single module uses and is shorter lives inside it
 WHOLE = {  # ideas that are whole in fewer lines
     "dne_lab.__main__",
     "dne_lab.commands.check",
+    "dne_lab.commands.imports",
     "dne_lab.core.errors",
     "dne_lab.core.shown",
     "dne_lab.models.classifier",

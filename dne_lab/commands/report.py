@@ -146,7 +146,7 @@ def text(records: Sequence[Record], latex: bool = False, columns: str | None = N
     """
     write = tables.to_latex if latex else tables.to_text
     ours, compared = tables.summary(records), tables.compare(records)
-    done = [record for record in records if record.finished]
+    done = [record for record in records if record.finished and not record.imported]
     if columns is not None:
         wanted = [name.strip() for name in columns.split(",") if name.strip()]
         for name in wanted or [columns]:
@@ -172,6 +172,8 @@ def text(records: Sequence[Record], latex: bool = False, columns: str | None = N
     ):
         if len(table):
             out += [title, write(table)]
+    if others := [group.label for group in groups(records) if group.first.imported]:
+        out.append(f"Imported, not trained here: {', '.join(others)}. Data, networks and schedules may be others.\n")
     if near := [group.label for group in groups(records) if _near_chance(group)]:
         out.append(
             f"Near chance (LA at most twice that of guessing): {', '.join(near)}. So little learned tells no methods "
@@ -212,7 +214,7 @@ def protocols_text(records: Sequence[Record], paths: Iterable[str | Path]) -> st
     probes, attention = ProbeRecord.among(places), Decomposition.among(places)
     ablations = AblationRecord.among(places)
     lines, about = [], []
-    for protocol, members in gates.protocols(records).items():
+    for protocol, members in gates.protocols([r for r in records if not r.imported]).items():
         found = gates.gates(members, probes, attention, ablations)
         if any(gate.value is not None for gate in found):
             lines += [f"Gates of {protocol}: whether it can tell methods apart", tables.to_text(gates.table(found))]
@@ -328,6 +330,7 @@ def gathered(
     after ``name`` as well, what is counted or timed has a name of its own. ``instruments``: as in `measurements`.
     """
     made: dict[str, Figure] = {}
+    records = [record for record in records if not record.imported]  # which stand in tables alone
     datasets = list(dict.fromkeys(record.dataset for record in records))
     for dataset in datasets:
         own = file_name(dataset)

@@ -53,6 +53,8 @@ def plan_of_file(file: Path, changes: list[str], seeds: list[int] | None, out: P
         tree = read_json(file)
     except FileNotFoundError:
         raise LabError(f"--config {file}: no such file. Give a run's config.json or record.json.") from None
+    if isinstance(tree, dict) and tree.get("imported"):
+        raise LabError(f"--config {file} was imported: another program trained it, and there is nothing to train here.")
     if isinstance(tree, dict) and isinstance(tree.get("config"), dict):  # a record
         tree = unsealed(tree, file, CLOCK)["config"]
     try:

@@ -115,6 +115,8 @@ def title(record: Record) -> str:
     Several experts of as many heads, the first too, as in figure 1, are ``IA (4 heads each)``.
     """
     name = title_of(record.method)
+    if program := record.imported.get("from"):  # Mammoth's der is another method than DER
+        return f"{record.method if program == 'Mammoth' else name} ({program})"
     if record.method not in EXPANSION:
         return name
     if even_heads(record):
@@ -136,8 +138,7 @@ def groups(records: Iterable[Record]) -> list[Group]:
     alike = [members for found in by_key.values() for members in by_images(found).values()]
     sets = [sorted(members, key=lambda r: r.seed) for members in alike]
     sets = [members for members in sets if any(record.finished for record in members)]
-    order = list(ORDER)
-    sets.sort(key=lambda m: (order.index(m[0].method) if m[0].method in order else len(order), m[0].method, m[0].heads))
+    sets.sort(key=lambda m: (place_of(m[0].method), m[0].imported.get("from", ""), m[0].heads))
     made = []
     for members, label in zip(sets, _labels([members[0] for members in sets]), strict=True):
         done = tuple(record for record in members if record.finished)
@@ -207,6 +208,7 @@ def _settings(record: Record) -> dict[str, Any]:
         **flat(seedless(record)),
         "images": record.images_sha256[:8] or None,
         "settings": record.settings_sha256[:8],
+        "imported": record.imported.get("from"),
     }
 
 
@@ -316,9 +318,8 @@ def _setting_text(name: str, value: Any, values: Sequence[Any]) -> str:
 
 def _differing(first: Record, second: Record) -> str:
     a, b = first.without_timing(), second.without_timing()
-    known = [name for name in ("python", "numpy", "platform") if name in a and name in b]  # older records do not say
-    for name in ("config_sha256", "code_version", "torch", "device", "threads", *known, "LA"):
-        if a[name] != b[name]:
+    for name in ("config_sha256", "code_version", "torch", "device", "threads", "python", "numpy", "platform", "LA"):
+        if name in a.keys() & b.keys() and a[name] != b[name]:  # older records do not say all
             return f"{name} {a[name]} and {b[name]}"
     return "their accuracies"
 

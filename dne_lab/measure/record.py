@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 YOUNGER = (
     *("data_sha256", "images_sha256", "data_changes", "task_sha256", "curves_sha256", "predictions_sha256"),
-    *("python", "numpy", "platform"),
+    *("python", "numpy", "platform", "imported"),
 )
 CLOCK = "timing"  # sealed apart
 FORMAT = 1  # of record.json; raised when the meaning of a key changes
@@ -110,7 +110,9 @@ class Record:
     (`measure.learning_cost`). ``data_sha256`` tells class names and images from others ("" if unknown),
     ``images_sha256`` does so whatever the order of the classes: only equal ones are averaged,
     ``data_changes`` says where a run went on with changed data, ``task_sha256`` are the digests of its tasks' files,
-    ``curves_sha256`` and ``predictions_sha256`` those of the two files beside it. The JSON file is `sealed`.
+    ``curves_sha256`` and ``predictions_sha256`` those of the two files beside it. ``imported`` says that another
+    program trained this, which one, and what its file says (`imported.read`); ``accuracy`` may be missing then. The
+    JSON file is `sealed`.
 
     Raises:
         LabError: rows, lists and summary values that contradict each other, or are no percentages.
@@ -161,11 +163,13 @@ class Record:
     python: Name = ""
     numpy: Name = ""
     platform: Name = ""
+    imported: dict[str, Name] = field(default_factory=dict)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        done = len(self.accuracy)
-        if [len(row) for row in self.accuracy] != list(range(1, done + 1)) or len(self.seen_accuracy) != done:
+        done = len(self.seen_accuracy)
+        rows = list(range(1, done + 1)) if self.accuracy or not self.imported else []
+        if [len(row) for row in self.accuracy] != rows:
             raise LabError(
                 f"record of {self.id}: accuracy and seen_accuracy must have one entry for each finished task."
             )
@@ -242,7 +246,9 @@ class Record:
         rows = [
             {"task": number, "classes": sum(self.tasks[:number]), "seen accuracy %": seen}
             | {f"task {j} %": value for j, value in enumerate(row, start=1)}
-            for number, (seen, row) in enumerate(zip(self.seen_accuracy, self.accuracy, strict=True), start=1)
+            for number, (seen, row) in enumerate(
+                zip(self.seen_accuracy, self.accuracy or [[]] * len(self.seen_accuracy), strict=True), start=1
+            )
         ]
         columns = ["task", "classes", "seen accuracy %", *(f"task {j} %" for j in range(1, len(self.accuracy) + 1))]
         return pd.DataFrame(rows, columns=columns)

@@ -100,6 +100,8 @@ def _frame(rows: list[dict[str, Any]], columns: list[str]) -> "pd.DataFrame":
 
 def printed_as(record: Record) -> tuple[str, int | None, str | None]:
     """Data set, step and method under which the paper prints a record's counterpart; None where it has none."""
+    if record.imported.get("from") == "Mammoth":  # whose names are not the paper's
+        return record.dataset, None, None
     dataset = "imagenet100" if "imagenet" in f"{record.dataset} {record.preset}".lower() else "cifar100"
     sizes = set(record.tasks[1:])
     step = next(iter(sizes)) if len(sizes) == 1 and record.tasks[0] == 50 and sum(record.tasks) == 100 else None
