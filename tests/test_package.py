@@ -269,6 +269,7 @@ STARTED = {
     "types-tqdm": "types for mypy",
 }
 PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic-core"}
+PACKAGES |= {"huggingface_hub": "huggingface-hub"}
 WITH_OTHERS = {"nbformat", "IPython", "ipykernel", "pluggy"}  # what JupyterLab, nbclient and pytest consist of
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 import dne_lab.methods  # noqa: F401  (registers the methods)
+from dne_lab.commands import hub
 from dne_lab.core import presets
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream
@@ -73,6 +74,11 @@ def train(method: str, stream: ClassStream | None = None, preset: str = "", **se
 
 
 def open(path: str | Path, stream: ClassStream | None = None, *, progress: bool = True) -> Run:
-    """The run in a folder or in an exported archive. ``stream`` is needed for arrays in memory and
-    for a `Source` of one's own, which no configuration can name: the stream that it was trained with."""
+    """The run in a folder, in an exported archive, or the model ``hf://user/name`` on the Hub (`hub.fetch`).
+
+    ``stream`` is needed for arrays in memory and for a `Source` of one's own, which no configuration can name: the
+    stream that it was trained with.
+    """
+    if isinstance(path, str) and path.startswith(hub.PREFIX):
+        path = hub.fetch(path)
     return Run.open(path, stream, progress=progress)

@@ -29,6 +29,7 @@ from dne_lab.commands.arguments import (
     settings,
 )
 from dne_lab.commands.check import check
+from dne_lab.commands.hub import push
 from dne_lab.commands.imports import import_results
 from dne_lab.commands.project import lab
 from dne_lab.core.errors import LabError
@@ -413,6 +414,9 @@ def presets(
             raise unknown("preset", name, PRESETS)
     chosen = {name: PRESETS[name] for name in names or PRESETS}
     print(json.dumps(chosen, indent=1) if as_json else text(chosen))
+
+
+app.command(cls=Command, short_help="Send a model and its record to the Hugging Face Hub.")(push)
 
 
 app.command("import", cls=Command, short_help="Other programs' results as records.")(import_results)

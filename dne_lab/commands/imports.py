@@ -1,4 +1,4 @@
-"""The command `import`: other people's results as records marked so, beside ours in the tables of `report`."""
+"""The command that imports: other people's results as records marked so, beside ours in the tables of `report`."""
 
 import json
 import sys
