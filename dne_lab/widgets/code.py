@@ -64,21 +64,21 @@ def call(function: str, given: Sequence[str], more: Mapping[str, Any], view: Map
     """``explorer = function(given, name=more, view={...})`` and ``explorer`` below it, in lines of a cell."""
     named_ones = (f"{name}={value!r}" for name, value in more.items() if value not in (None, ()))
     first = _lines([*given, *named_ones])
-    entries = _lines([f"{name!r}: {value!r}" for name, value in view.items()])
+    entries = _lines([f"{name!r}: {value!r}" for name, value in view.items()], 8)
     return (
         f"explorer = {function}(\n{first}\n    view={{\n{entries}\n    }},\n)\n"
         "explorer  # explorer.figure() is the same as a picture\n"
     )
 
 
-def _lines(entries: Sequence[str]) -> str:
+def _lines(entries: Sequence[str], indent: int = 4) -> str:
     """Entries behind one another, with a comma behind each, in lines that a cell shows whole."""
     lines = [""]
     for entry in entries:
         if lines[-1] and len(lines[-1]) + len(entry) > WIDE:
             lines.append("")
         lines[-1] += f" {entry},"
-    return "\n".join(f"   {line}" for line in lines)
+    return "\n".join(" " * (indent - 1) + line for line in lines)
 
 
 def named(value: Any, otherwise: str) -> str:
