@@ -47,6 +47,7 @@ def connections(network: ExpandableViT) -> list[dict[str, Any]]:
     for layer, kind, number in firing:
         kinds.setdefault((layer, number), []).append(kind)
     rows: list[dict[str, Any]] = []
+    states = [state(expert) for expert in experts]
     for layer in range(network.network.depth):
         for number, expert in enumerate(experts, start=1):
             block = expert.blocks[layer]
@@ -68,7 +69,7 @@ def connections(network: ExpandableViT) -> list[dict[str, Any]]:
                             | {"read": other, "heads read": seen}
                             | {"patches": where}
                             | {"keys": (1 if own else seen) * each}
-                            | {"state": state(expert)}
+                            | {"state": states[number - 1]}
                         )
     return rows
 
@@ -165,6 +166,7 @@ def parts(network: ExpandableViT) -> list[dict[str, Any]]:
     for row in connections(network):
         reads.setdefault((row["layer"], row["reader"], row["kind"]), []).append(row["read"])
     rows = []
+    states = [state(expert) for expert in experts_of(network)]
     for layer in range(network.network.depth):
         for number, expert in enumerate(experts_of(network), start=1):
             block = expert.blocks[layer]
@@ -176,7 +178,7 @@ def parts(network: ExpandableViT) -> list[dict[str, Any]]:
                     {"layer": layer, "expert": number, "part": part, "what": what}
                     | {"shapes": ", ".join(f"{n} {' x '.join(map(str, p.shape))}" for n, p in named.items())}
                     | {"parameters": sum(p.numel() for p in named.values())}
-                    | {"reads": _listed(who), "state": state(expert)}
+                    | {"reads": _listed(who), "state": states[number - 1]}
                 )
     return rows
 

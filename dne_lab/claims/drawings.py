@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
 
 from dne_lab.analysis.connections import connections, parts
 from dne_lab.analysis.decomposition import TRAINED, Decomposition
@@ -33,18 +32,18 @@ BETWEEN = {IA.name: (), STA.name: (JOINT,), DNE.name: (TASK1, TASK2)}  # what th
 Line = tuple[str, int, int, int]  # kind, layer, expert that reads, expert that is read
 
 
-def rebuilt(record: Decomposition | Record, device: str = "cpu") -> ExpandableViT:
-    """The untrained network of a record, of the shape that it had when it was finished ("meta": the shape alone)."""
-    return _built(record.method, json.dumps(record.network, sort_keys=True), tuple(record.heads), device)
+def rebuilt(record: Decomposition | Record) -> ExpandableViT:
+    """The untrained network of a record, of the shape that it had when it was finished."""
+    return _built(record.method, json.dumps(record.network, sort_keys=True), tuple(record.heads))
 
 
 @functools.lru_cache(maxsize=64)
-def _built(method: str, network: str, heads: tuple[int, ...], device: str) -> ExpandableViT:
+def _built(method: str, network: str, heads: tuple[int, ...]) -> ExpandableViT:
     settings = json.loads(network)
     made = Network(**{**settings, "heads": tuple(settings["heads"])})
     # Who reads whom does not depend on the image: the smallest that the patches, or the stem, can take.
     shape = (3, 32, 32) if made.stem == "conv" else (1, 2 * made.patch, 2 * made.patch)
-    with chance.seeded(0, "initialisation"), torch.device(device):
+    with chance.seeded(0, "initialisation"):
         model = ExpandableViT(made, shape, VARIANTS[method])
         for own in heads:
             model.expand(heads=own, classes=1)
@@ -165,7 +164,7 @@ def block_parts(record: Record) -> tuple[int, bool]:
     That is, two linear layers in IA; in DNE, for every later expert, two task attention blocks that read its own heads
     and those of all experts before it.
     """
-    rows = parts(rebuilt(record, "meta"))
+    rows = parts(rebuilt(record))
     right = True
     for row in rows:
         if row["part"] in ("mix1", "mix2"):

@@ -175,7 +175,12 @@ class ExpandableViT(ImageModel):
     def _grow(self, classes: int, width: int | None = None) -> None:
         self.classifier.grow(classes, width)
         self.task_classes = (*self.task_classes, classes)
-        self.to(self.mean)  # the device and the type that the model has been moved to
+        # What is new takes the device and the type that the model has been moved to; the rest is there.
+        for part in (*self.experts[-1:], self.classifier, self.teacher, self.expertise):
+            if part is not None:
+                part.to(self.mean)
+        if self.pictures is not None:
+            self.pictures = self.pictures.to(self.mean.device)
 
     def remember(self) -> None:
         """Keeps a frozen copy of the classifier as the teacher."""
