@@ -1,7 +1,8 @@
 """A process that imports the package once and forks commands, so that many real processes cost one start.
 
-Forking is safe because this process itself never computes anything. Reads {"words", "folder"} or {"wait": pid} as lines
-of JSON; answers with the child's process number, or with its exit status (minus the signal that killed it).
+Forking is safe because this process itself never computes anything. Reads {"words", "folder", "program"} or
+{"wait": pid} as lines of JSON; answers with the child's process number, or with its exit status (minus the signal that
+killed it). Its arguments are modules to be imported beside those that every command needs.
 """
 
 import importlib
@@ -14,8 +15,8 @@ from pathlib import Path
 from dne_lab.commands import cli
 
 
-def forked(words: list[str], folder: str) -> int:
-    """Starts a command; its process number. It writes to .out and .err, files beside its folder."""
+def forked(words: list[str], folder: str, program: str) -> int:
+    """Starts a command, or pytest; its process number. It writes to .out and .err, files beside its folder."""
     number = os.fork()
     if number:
         return number
@@ -24,7 +25,11 @@ def forked(words: list[str], folder: str) -> int:
         for stream, suffix in ((1, ".out"), (2, ".err")):
             os.dup2(os.open(folder + suffix, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.argv = ["dne-lab", *words]
+        sys.argv = [program, *words]
+        if program == "pytest":
+            import pytest
+
+            raise SystemExit(pytest.main(words))
         cli.main()
         status = 0
     except SystemExit as end:
@@ -44,6 +49,7 @@ if __name__ == "__main__":
         "dne_lab.training.grid",
         "dne_lab.commands.api",
         "dne_lab.measure.tables",
+        *sys.argv[1:],
     ):
         importlib.import_module(name)
     importlib.import_module("torch").set_num_threads(1)
@@ -52,5 +58,5 @@ if __name__ == "__main__":
         if "wait" in asked:
             answer = os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1])
         else:
-            answer = forked(asked["words"], str(Path(asked["folder"])))
+            answer = forked(asked["words"], str(Path(asked["folder"])), asked["program"])
         print(answer, flush=True)

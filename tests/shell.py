@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -85,12 +85,19 @@ def there(*words: object, folder: Path) -> Done:
 
 
 class Nursery:
-    """Commands in processes of their own that start at once; see nursery.py."""
+    """Commands in processes of their own that start at once; see nursery.py.
+
+    ``root``: whose package they are of; ``modules``: what they import beside what all need.
+    """
+
+    def __init__(self, root: Path = ROOT, modules: Iterable[str] = ()) -> None:
+        self.root, self.modules = root, [*modules]
 
     def __enter__(self) -> Self:
+        path = os.pathsep.join([str(self.root), str(self.root / "tests"), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("nursery.py")],
-            env=environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-P", Path(__file__).with_name("nursery.py"), *self.modules],
+            env=environment() | {"PYTHONPATH": path}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         return self
 
@@ -104,9 +111,9 @@ class Nursery:
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
-    def start(self, *words: object, folder: Path) -> int:
-        """Starts a command in a folder; its process number."""
-        return self.ask(words=[str(word) for word in words], folder=str(folder))
+    def start(self, *words: object, folder: Path, program: str = "dne-lab") -> int:
+        """Starts a command (or pytest) in a folder; its process number."""
+        return self.ask(words=[str(word) for word in words], folder=str(folder), program=program)
 
     def ended(self, number: int, folder: Path) -> Done:
         """Waits for the command that was started in a folder."""

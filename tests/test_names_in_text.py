@@ -15,8 +15,6 @@ from dne_lab.training.run import Run
 
 HOME = Path(dne_lab.__file__).parent
 MODULES = {".".join(path.relative_to(HOME).with_suffix("").parts): path for path in HOME.rglob("*.py")}
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES.values()}
-NODES = {path: list(ast.walk(tree)) for path, tree in TREES.items()}
 DEFINED = ast.ClassDef | ast.FunctionDef
 
 DOTTED = re.compile(r"(?<![`\w])`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?:\(\))?`(?!`)")
@@ -33,10 +31,16 @@ FOREIGN = {
 
 
 @functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """A module's syntax tree, the module first."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@functools.cache
 def written_in(path: Path) -> frozenset[str]:
     """All identifiers of a module's code, and its string constants: columns, options, keys."""
     found = set()
-    for node in NODES[path]:
+    for node in nodes(path):
         for field in ("id", "attr", "arg", "name", "asname", "module"):
             found.update(str(getattr(node, field, "")).split("."))
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -54,7 +58,7 @@ def homes() -> dict[str, list[str]]:
     """Each class and function, whose name needs no module then: the modules that define it."""
     found: dict[str, list[str]] = {}
     for module, path in MODULES.items():
-        for node in NODES[path]:
+        for node in nodes(path):
             if isinstance(node, DEFINED):
                 found.setdefault(node.name, []).append(module)
     return found
@@ -78,7 +82,7 @@ def of_instances(cls: type) -> frozenset[str]:
     for part in cls.__mro__:
         found.update(getattr(part, "__annotations__", {}))
         path = MODULES.get(part.__module__.removeprefix("dne_lab."))
-        bodies = [n for n in NODES.get(path, []) if isinstance(n, ast.ClassDef) and n.name == part.__name__]
+        bodies = [n for n in (nodes(path) if path else []) if isinstance(n, ast.ClassDef) and n.name == part.__name__]
         found.update(n.attr for body in bodies for n in ast.walk(body) if isinstance(n, ast.Attribute))
     return frozenset(found)
 
@@ -123,7 +127,7 @@ def is_setting(name: str) -> bool:
 def test_names_in_docstrings_exist():
     wrong = set()
     for module, path in MODULES.items():
-        for node in [TREES[path], *(n for n in NODES[path] if isinstance(n, DEFINED))]:
+        for node in (n for n in nodes(path) if isinstance(n, ast.Module | DEFINED)):
             text = ast.get_docstring(node, clean=False) or ""
             wrong.update(f"{module}: {name}" for name in DOTTED.findall(text) if not exists(name, module))
     assert not wrong

@@ -72,25 +72,45 @@ def registered() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole(registered: None) -> Iterator[Any]:
-    """Trains a method once, step by step."""
+    """Trains a method once."""
     found: dict[str, Whole] = {}
 
     def get(name: str) -> Whole:
         if name not in found:
-            run, stages = start(name), {}
-            while not run.finished:
-                run.train(seconds=0)
-                if run.state.position.begun:
-                    assert run.state.optimisation is not None
-                    here = (run.cursor.task, run.method.stages(run.stream.task(run.cursor.task))[run.cursor.stage].name)
-                    optimizer = copied(run.state.optimisation.state())
-                    weights = copied(run.method.state_dict())
-                    passed = stages.setdefault(here, Passed(weights, optimizer, set(run.method.parameters_to_train())))
-                    passed.end, passed.optimizer_end = weights, optimizer
-            found[name] = Whole(run, stages)
+            found[name] = watched(name)
         return found[name]
 
     yield get
+
+
+def watched(name: str) -> Whole:
+    """Trains a method without interruption and looks at it before the first and after the last step of each stage."""
+    stages: dict[tuple[int, str], Passed] = {}
+    original = Run._step
+
+    def seen(run: Run) -> tuple[Tensors, Tensors]:
+        assert run.state.optimisation is not None
+        return copied(run.method.state_dict()), copied(run.state.optimisation.state())
+
+    def step(self: Run, task: Task, stage: Stage, *rest: Any) -> None:
+        here, last = (task.number, stage.name), self.cursor[2:] == last_step(self, stage)
+        if here not in stages:
+            stages[here] = Passed(*seen(self), set(self.method.parameters_to_train()))
+        original(self, task, stage, *rest)
+        if last:
+            stages[here].end, stages[here].optimizer_end = seen(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "_step", step)
+        run = start(name)
+        run.train()
+    return Whole(run, stages)
+
+
+def last_step(run: Run, stage: Stage) -> tuple[int, int]:
+    """Epoch and step, from 0, with which a stage of the current task ends."""
+    size = run.state.size(run.stream.task(run.cursor.task), stage)
+    return stage.recipe.epochs - 1, stage.recipe.steps(size) - 1
 
 
 def under(names: set[str]) -> set[str]:
@@ -139,10 +159,8 @@ def stopped_everywhere(name: str, folder: Path) -> Resumed:
     original, initialise = Optimisation.step, ALL[name].initialise
 
     def interrupted(self: Optimisation, rate: float) -> None:
-        task = run.stream.task(run.cursor.task)
-        stage = run.method.stages(task)[run.cursor.stage]
-        last = (stage.recipe.epochs - 1, stage.recipe.steps(run.state.size(task, stage)) - 1)
-        if run.cursor not in stopped and run.cursor[2:] in ((0, 2), last):
+        stage = run.method.stages(run.stream.task(run.cursor.task))[run.cursor.stage]
+        if run.cursor not in stopped and run.cursor[2:] in ((0, 2), last_step(run, stage)):
             stopped.append(run.cursor)
             signal.raise_signal(signal.SIGINT)
         original(self, rate)

@@ -30,8 +30,11 @@ SMALL: dict[str, Any] = {
 CLS_TOKEN = {"readout": "cls_token", "spatial": "mhsa"}
 
 
-def run(folder: Path | None, method: str, network: dict[str, Any] | None = None, **options: Any) -> Run:
+def run(
+    folder: Path | None, method: str, network: dict[str, Any] | None = None, epochs: int = 4, **options: Any
+) -> Run:
     tree = SMALL | {"network": SMALL["network"] | (network or {}), "options": options}
+    tree |= {"learn": SMALL["learn"] | {"epochs": epochs}}
     return Run(tiny.settings(method, **tree), tiny.stream(), folder, device="cpu", progress=False)
 
 
@@ -48,7 +51,7 @@ def _options(entry: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_row_of_the_list_can_be_trained() -> None:
     for method, options in rows():
-        made = run(None, method, **options)
+        made = run(None, method, epochs=2, **options)  # one before and one after what a row restricts
         made.train()
         assert made.finished and all(torch.isfinite(p).all() for p in made.method.parameters()), (method, options)
         assert made.record.config["options"] == options
@@ -87,12 +90,12 @@ def test_stopped_and_resumed_bit_for_bit(tmp_path: Path, method: str, options: d
 
 
 def test_task_1_is_shared_by_all_rows(tmp_path: Path) -> None:
-    first = run(None, "ia")
+    first = run(None, "ia", epochs=2)
     first.next_task()
     for options in ({"weights": "uniform"}, {"pictures": "shuffled", "reads": "all", "mixes": "mlp"}):
         forked = first.fork(tmp_path / f"forked{len(options)}", method="dne", options=options)
         forked.train()
-        alone = run(tmp_path / f"alone{len(options)}", "dne", **options)
+        alone = run(tmp_path / f"alone{len(options)}", "dne", epochs=2, **options)
         alone.train()
         expected, found = (
             tiny.content(tmp_path / f"alone{len(options)}"),
