@@ -222,7 +222,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary; fields that older records lack are left out where they are unknown."""
-        tree = dict(plain(dataclasses.asdict(self)))
+        tree = dict(plain({field.name: getattr(self, field.name) for field in dataclasses.fields(self)}))
         return {name: value for name, value in tree.items() if value or name not in YOUNGER}
 
     def content(self) -> dict[str, Any]:
@@ -279,7 +279,9 @@ def unique(records: Iterable[Record]) -> list[Record]:
     """Each run once, where it was first; of copies of one record the one that knows what learning took."""
     found: dict[str, Record] = {}
     for record in records:
-        key = json.dumps(dataclasses.replace(record, flops_training=None).without_timing(), sort_keys=True)
+        tree = record.without_timing()
+        tree.pop("flops_training", None)
+        key = json.dumps(tree, sort_keys=True)
         if key not in found or found[key].flops_training is None:
             found[key] = record
     return list(found.values())
