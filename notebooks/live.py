@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
+START = 180  # seconds that a server may take until it answers, on busy cores
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = (
     "--no-sandbox",
@@ -168,8 +169,9 @@ def serving(kind: str, root: Path, state: Path) -> Iterator["Served"]:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
-            if process.poll() is not None:
+        until = time.monotonic() + START
+        while True:
+            if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"{kind} did not start:\n{log.read_text()}")
             with contextlib.suppress(OSError), urllib.request.urlopen(address + "/", timeout=2):
                 break

@@ -79,7 +79,7 @@ def there(*words: object, folder: Path) -> Done:
     """A command in a process of its own, to its end."""
     done = subprocess.run(
         [sys.executable, "-m", "dne_lab", *map(str, words)],
-        cwd=folder, env=environment(), text=True, capture_output=True, timeout=120,
+        cwd=folder, env=environment(), text=True, capture_output=True, timeout=300,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
 

@@ -250,13 +250,26 @@ def finish(state: RunState, task: Task, check: Check) -> None:
     state.unwritten = task.number
 
 
+_counted: dict[tuple[Any, ...], int] = {}  # what learning cost, by all that it depends on: a run again counts nothing
+_REMEMBERED = 1000  # runs
+
+
 def flops_of_learning(state: RunState) -> int | None:
     """FLOPs of learning all tasks; None after another run, or where a method cannot be counted without its images."""
     if state.config.start is not None:
         return None
+    stream = state.stream
+    images = tuple(len(stream.index("train", range(rank, rank + 1))) for rank in range(stream.classes))
+    known = (type(state.method), state.config.sha256, stream.shape, stream.tasks, images, str(state.device))
+    if known in _counted:
+        return _counted[known]
     try:
         with torch.enable_grad():
-            return learning_cost.total(state.config, state.stream, state.device)
+            found = learning_cost.total(state.config, stream, state.device)
+        if len(_counted) >= _REMEMBERED:
+            _counted.clear()
+        _counted[known] = found
+        return found
     except Exception as error:  # a method of the user's own, which has just been trained: nothing of that may be lost
         warnings.warn(f"what learning {state.config.method} cost was not counted: {error}", stacklevel=2)
         return None

@@ -93,10 +93,27 @@ def test_it_does_not_depend_on_the_images_and_leaves_chance_alone() -> None:
 
 def test_a_method_that_cannot_be_counted_is_trained_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning_cost, "total", lambda *a: 1 // 0)
+    monkeypatch.setattr(evaluation, "_counted", {})
     run = Run(tiny.settings(), tiny.stream(), device="cpu", progress=False)
     with pytest.warns(UserWarning, match="what learning tiny cost was not counted"):
         run.train()
     assert run.finished and run.record.flops_training is None
+
+
+def test_a_run_of_the_same_cost_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "_counted", {})
+    count, asked = learning_cost.total, []
+    monkeypatch.setattr(learning_cost, "total", lambda *given: asked.append(given) or count(*given))
+
+    def flops(shift: int = 0, **changes: Any) -> int | None:
+        run = Run(tiny.settings(**changes), tiny.stream(shift), device="cpu", progress=False)
+        run.train()
+        return run.record.flops_training
+
+    first = flops()
+    assert flops() == first and len(asked) == 1
+    others = [flops(shift=1), flops(**{"learn.epochs": 2}), flops(method="tiny-other")]  # more images, fewer, as many
+    assert len(asked) == 4 and others[1] < first < others[0] and others[2] == first
 
 
 def test_older_records_are_completed(tmp_path: Path) -> None:
