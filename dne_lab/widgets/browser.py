@@ -54,6 +54,7 @@ function render({ model, el }) {
     if (panel.numbers < 0) return "";
     const all = new Float32Array(bytes(scene().numbers));
     const number = all[panel.numbers * cells + patch];
+    if (number === undefined) return "";  // a patch of the next scene, which is on its way
     return Number.isNaN(number) ? "" : `: ${panel.unit} ${Number(number.toPrecision(3))}`;
   }
 
