@@ -58,7 +58,8 @@ def matched_mass(scores: Tensor) -> Tensor:
     same = scores.diagonal(dim1=2, dim2=4).softmax(2) * share.unsqueeze(2)  # (B, K, R, n)
     eye = torch.eye(scores.shape[2], dtype=torch.bool, device=scores.device)[:, None]  # (n, 1, n)
     if len(eye) == 1:  # no other position, on which all of the mass would not be
-        return same.unsqueeze(2).transpose(3, 4).reshape_as(scores)
+        return same.unsqueeze(2).transpose(3, 4).reshape_as(scores)  # n = 1: (B, K, 1, R, 1)
+    # the keys of a row together, (B, K, n, R x n), and apart again, (B, K, n, R, n)
     other = scores.masked_fill(eye, float("-inf")).flatten(3).softmax(-1).view_as(scores)
     # the diagonal over both axes of positions, (B, K, R, n) -> (B, K, n, R, n)
     return other * (1 - share)[..., None, None] + torch.diag_embed(same).transpose(2, 3)
