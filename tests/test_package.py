@@ -305,7 +305,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     wrong = {
         "imported by the package, not declared": package - needed - extra,
         "imported by tests or notebooks, not declared": others - needed - tests - WITH_OTHERS,
-        "declared as an extra, not imported by the package": extra - package - STARTED.keys(),
+        "declared as an extra, not imported by the package": extra - package - others - STARTED.keys() - {"dne-lab"},
         "declared, not imported by the package": needed - package - STARTED.keys(),
         "declared for tests, not imported by them": tests - others - STARTED.keys(),
         "said to be used in another way, and imported or not declared": {

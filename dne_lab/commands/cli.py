@@ -31,7 +31,7 @@ from dne_lab.commands.arguments import (
 from dne_lab.commands.check import check
 from dne_lab.commands.hub import push
 from dne_lab.commands.imports import import_results
-from dne_lab.commands.project import lab
+from dne_lab.commands.project import lab, notebooks
 from dne_lab.core.errors import LabError
 
 app = typer.Typer(
@@ -430,6 +430,9 @@ app.command(
     short_help="Open JupyterLab on the notebooks, on this machine only.",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(lab)
+
+
+app.command(cls=Command, short_help="Copy the notebooks and what they read.")(notebooks)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ MATERIAL = (
 )
 PACKED = Path(__file__).parents[1] / "material"
 CHECKOUT = Path(__file__).parents[2]
-COPY = "dne-lab lab --copy-notebooks my-notebooks"
+COPY = "dne-lab notebooks my-notebooks"
 
 
 def find(here: Path) -> Path:
@@ -133,10 +133,19 @@ def lab(
     """Open JupyterLab on the project's folder, the first notebook open: on this machine only, with a token.
 
     The project is the current folder or, where that has no notebooks, the checkout that this program runs from. A
-    package installed without it holds a copy: dne-lab lab --copy-notebooks my-notebooks, then dne-lab lab there.
+    package installed without it holds a copy: dne-lab notebooks my-notebooks, then dne-lab lab there.
     """
     if copy_to is not None:
-        copied = copy(copy_to)
-        print(f"copied {len(copied)} files to {copy_to}. Next: cd {copy_to} and dne-lab lab")
+        notebooks(copy_to)
     else:
         start(arguments or [])
+
+
+def notebooks(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder without notebooks or figures in it.")],
+) -> None:
+    """Copy the notebooks, and the records and models that they read, into a folder of your own.
+
+    Then there: dne-lab lab.
+    """
+    print(f"copied {len(copy(folder))} files to {folder}. Next: cd {folder} and dne-lab lab")

@@ -51,7 +51,7 @@ def away(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProc
 def test_a_wheel_brings_the_notebooks_and_what_they_read(installed: Path, tmp_path: Path) -> None:
     none = away(installed, tmp_path, "lab")
     assert none.returncode == 2 and "there are no notebooks in" in none.stderr and project.COPY in none.stderr
-    done = away(installed, tmp_path, "lab", "--copy-notebooks", "mine")
+    done = away(installed, tmp_path, "notebooks", "mine")
     assert done.returncode == 0 and "Next: cd mine and dne-lab lab" in done.stdout, done.stderr
     copied = {str(file.relative_to(tmp_path / "mine")) for file in (tmp_path / "mine").rglob("*") if file.is_file()}
     assert copied == {str(file.relative_to(ROOT)) for file in project.material(ROOT)}
