@@ -34,6 +34,7 @@ def start(
     seed: int = 0,
     device: str | None = None,
     progress: bool = True,
+    accept_changed_data: bool = False,
     **changes: Any,
 ) -> Run:
     """An untrained run; `Run.next_task` and `Run.train` train it.
@@ -46,6 +47,8 @@ def start(
             "digits" without a stream.
         folder: where everything is kept and from where it is resumed; default: in memory only.
         seed: of initialisation, order and augmentation.
+        accept_changed_data: go on with ``folder`` where images or names of classes are others than before; the record
+            says so.
         changes: configuration fields, with ``__`` for the dot: ``learn__epochs=5, network__heads=(4, 2)``.
 
     Raises:
@@ -63,7 +66,7 @@ def start(
     else:
         config = base.configure(method, preset, seed=seed)
         config = presets.for_stream(config, stream.config()).with_changes(dotted)
-    return Run(config, stream, folder, device=usable(device), progress=progress)
+    return Run(config, stream, folder, usable(device), progress=progress, accept_changed_data=accept_changed_data)
 
 
 def train(method: str, stream: ClassStream | None = None, preset: str = "", **settings: Any) -> Run:
@@ -73,12 +76,17 @@ def train(method: str, stream: ClassStream | None = None, preset: str = "", **se
     return run
 
 
-def open(path: str | Path, stream: ClassStream | None = None, *, progress: bool = True) -> Run:
+def open(
+    path: str | Path, stream: ClassStream | None = None, *, progress: bool = True, accept_changed_data: bool = False
+) -> Run:
     """The run in a folder, in an exported archive, or the model ``hf://user/name`` on the Hub (`hub.fetch`).
 
-    ``stream`` is needed for arrays in memory and for a `Source` of one's own, which no configuration can name: the
-    stream that it was trained with.
+    Args:
+        stream: the one that it was trained with; needed for arrays in memory and for a `Source` of one's own, which no
+            configuration can name, and where the images have moved.
+        accept_changed_data: open it also where images or names of classes are others than those that it has learned
+            from; a run that goes on says so in its record.
     """
     if isinstance(path, str) and path.startswith(hub.PREFIX):
         path = hub.fetch(path)
-    return Run.open(path, stream, progress=progress)
+    return Run.open(path, stream, progress=progress, accept_changed_data=accept_changed_data)

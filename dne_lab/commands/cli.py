@@ -365,6 +365,8 @@ def bench(
         raise LabError(f"--tasks {tasks}: preset {preset} has tasks 1 to {len(config.data.tasks)}.")
     if min(batch, pairs) < 1:
         raise LabError(f"--batch {batch} --pairs {pairs}: both must be at least 1.")
+    if attention and (attention < 2 or min(steps) < 2):
+        raise LabError(f"--attention {attention} --tasks {tasks}: takes at least 2 images, and tasks from 2 on.")
     say: Callable[[str], None] = lambda text: print(f"measuring: {text}", file=sys.stderr, flush=True)  # noqa: E731
     sorting = {}
     if attention:

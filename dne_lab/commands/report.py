@@ -18,7 +18,7 @@ from dne_lab.measure import tables, trained_controls
 from dne_lab.measure.beside import areas, costs, differences
 from dne_lab.measure.comparison import Group, groups
 from dne_lab.measure.record import Record
-from dne_lab.plots.figure import Figure
+from dne_lab.plots.figure import Figure, refuse_others
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -353,17 +353,19 @@ def figures(
     since: float = math.inf,
 ) -> list[Path]:
     """Writes the summary as ``<name>.csv`` (default: summary), and CSV and picture of all figures that are
-    `gathered`; figures written after the moment ``since`` (as in mtime) are there already."""
+    `gathered`; figures written after the moment ``since`` (as in mtime) are there already. A `LabError`, before
+    anything is written, where a file that is none of these has such a name."""
     from tqdm.auto import tqdm
 
     from dne_lab.core.files import write_text
 
     written: list[Path] = []
+    made, summary = gathered(records, name, paths, instruments), tables.summary(records)
+    whole = {name or "summary": summary} if records else {}
+    refuse_others(out, {stem: figure.table for stem, figure in made.items()} | whole, formats)
     if records:
-        path = out / f"{name or 'summary'}.csv"
-        write_text(path, tables.summary(records).to_csv(index=False, float_format="%.4f", lineterminator="\n"))
-        written.append(path)
-    made = gathered(records, name, paths, instruments)
+        written.append(out / f"{name or 'summary'}.csv")
+        write_text(written[0], summary.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
     hidden = None if progress else True  # None: shown in a terminal
     for stem, figure in tqdm(made.items(), "drawing", unit="figure", leave=False, disable=hidden):
         written += [path for suffix in ("csv", *formats) for path in save(figure, out / f"{stem}.{suffix}", since)]

@@ -42,12 +42,14 @@ def absolute(path: str | Path) -> Path:
     """
     try:
         place = Path(path).expanduser().absolute()
+    except FileNotFoundError as error:
+        raise LabError(f"{path}: the working directory is gone. Go to one that is there (cd).") from error
     except RuntimeError as error:  # ~someone whom the system does not know
-        raise LabError(f"{path}: {error}. Write the folder out.") from error
+        raise LabError(f"{path}: {str(error).rstrip('.')}. Write the folder out.") from error
     try:
         place.lstat()
     except ValueError as error:
-        raise LabError(f"{brief(path)} can be no file's name: {error}.") from error
+        raise LabError(f"{brief(str(path))} can be no file's name: {error}.") from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise LabError(too_long(path)) from error
@@ -61,7 +63,7 @@ def resolved(path: str | Path) -> Path:
 
 def too_long(path: str | Path) -> str:
     """The sentence for a name that the file system refuses for its length."""
-    return f"{brief(path)}: is too long a name for a file or folder here. Give a shorter one."
+    return f"{brief(str(path))}: is too long a name for a file or folder here. Give a shorter one."
 
 
 def short_path(path: Path) -> str:

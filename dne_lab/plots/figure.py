@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dne_lab.core.errors import LabError, unknown
-from dne_lab.core.files import file_name, write_bytes, write_text
+from dne_lab.core.files import absolute, file_name, short_path, write_bytes, write_text
 from dne_lab.measure.tables import brief
 from dne_lab.plots import static
 from dne_lab.plots.marks import Bars, Cells, Drawing, Level, Mark, Panel, Points
 from dne_lab.plots.style import MATPLOTLIB, PRINT
+from dne_lab.training.run_folder import refuse_run_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -184,9 +185,11 @@ class Figure:
         """Writes one file by its suffix (.png .pdf .svg .csv), or NAME.csv and NAME.png into a folder; gives the paths.
 
         A path without suffix is a folder, made where it is missing. ``width``: of the drawing, in inches. Raises
-        LabError for another suffix, a name that is nothing but a suffix, or a width that is no number of inches.
+        LabError for another suffix, a name that is nothing but a suffix, a file of a run, a width that is no number of
+        inches.
         """
         _check_width(width)
+        refuse_run_file(absolute(path))
         path = Path(path).expanduser()
         if path.name.lower() in SUFFIXES and not path.is_dir():  # to pathlib a name that begins with a dot
             named = path.with_name(file_name(self.name) + path.name.lower())
@@ -281,6 +284,29 @@ def _picture_format(suffix: str) -> str:
     if found not in _METADATA:
         raise unknown("figure format", suffix, _METADATA)
     return found
+
+
+def refuse_others(out: Path, tables: "Mapping[str, pd.DataFrame]", formats: Sequence[str]) -> None:
+    """Raises a `LabError` where a file in ``out`` has the name of a table or figure that is about to be written, and is
+    another one's: a CSV whose first column is not called as that of the table of its name, or a picture without such a
+    CSV beside it."""
+    for stem, table in tables.items():
+        csv = out / f"{stem}.csv"
+        refuse_run_file(csv)
+        ours = csv.is_file() and _first_column(csv) == str(table.columns[0])
+        there = [csv, *(out / f"{stem}.{suffix}" for suffix in formats)]
+        other = next((path for path in there if path.exists() and not ours), None)
+        if other is not None:
+            raise LabError(
+                f"{short_path(other)} exists and is none of the tables and figures that are written here. It is "
+                "untouched, and nothing was drawn: give another folder (--out), or move that file elsewhere."
+            )
+
+
+def _first_column(csv: Path) -> str:
+    """The name of the first column of a table in a file."""
+    with csv.open("rb") as file:
+        return file.readline(1000).decode("utf-8", "replace").split(",")[0].strip()
 
 
 def wrapped(title: str, letters: int) -> str:

@@ -212,6 +212,8 @@ def export(run: str | Path, file: str | Path, force: bool = False) -> Path:
         advice = run_folder.mending(folder / missing[-1], record)  # a task's file, where one is missing too
         raise LabError(f"{short_path(folder)} is incomplete: {', '.join(missing)} missing. {advice}")
     _check_tasks(folder, config, record)
+    for name in {DATA, LAST} & set(names):
+        run_folder.load(folder / name)  # damage does not travel
     _tell_other_data(folder, config, record)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as packed:

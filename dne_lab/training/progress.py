@@ -102,6 +102,10 @@ class Terminated(KeyboardInterrupt):
         self.status = 128 + number  # as a shell has it: 143 for SIGTERM
 
 
+class OutOfTime(Exception):
+    """The seconds given to `Run.train` are over; never leaves it."""
+
+
 # What a queue sends before the time is over (SLURM's --signal), and the end of a connection.
 WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name))
 

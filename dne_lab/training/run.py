@@ -25,13 +25,9 @@ from dne_lab.training import archive, distributed, evaluation, sharing, stems, s
 from dne_lab.training.captured import Captured
 from dne_lab.training.feed import Feed, clean
 from dne_lab.training.position import Cursor
-from dne_lab.training.progress import Progress, Signals
+from dne_lab.training.progress import OutOfTime, Progress, Signals
 from dne_lab.training.run_folder import Arrays, RunFolder, read_config
 from dne_lab.training.step import Optimisation, Reader
-
-
-class OutOfTime(Exception):
-    """The seconds given to `Run.train` are over; never leaves it."""
 
 
 class Run:
@@ -99,7 +95,8 @@ class Run:
         distributed.start()
         from_first = distributed.Processes().from_first
         if from_first(path.is_dir):
-            return cls(from_first(lambda: read_config(path)), stream, path, **settings)
+            config = from_first(lambda: read_config(path))
+            return cls(config, stream or storage.stream_of_run(config, path), path, **settings)
         if path.suffix == archive.SUFFIX:
             model = archive.read_model(path)
             stream = storage.stream_of_model(model) if stream is None else stream
@@ -272,16 +269,19 @@ class Run:
         ``lock``: False where the caller holds the folder already (`files.alone_in`).
 
         Raises:
-            LabError: NaN or Inf in a loss; a file that cannot be written. `train()` goes on when that is mended. Under
-                torchrun also: other images in another process, or one that has ended (`distributed.Lost`).
+            LabError: NaN or Inf in a loss; a file that cannot be written; the folder is gone. `train()` goes on when
+                that is mended. Under torchrun also: other images in another process, or one that is `distributed.Lost`.
             KeyboardInterrupt: Ctrl-C, or another signal (`progress.Terminated`), after a checkpoint.
         """
+        if seconds is not None and not seconds >= 0:
+            raise LabError(f"seconds = {seconds}: give seconds, from 0 on.")
         self._train(len(self.stream), seconds, lock)
 
     def _train(self, last: int, seconds: float | None, lock: bool = True) -> None:
         self._check_trainable()
         folder, processes = self.folder, self.processes
         with ExitStack() as held, Signals() as signals:
+            processes.from_first(self.files.check_still_there)  # before the lock makes a folder
             if folder is not None and lock:
                 processes.from_first(lambda: held.enter_context(files.alone_in(folder)))
             behind = folder is not None and processes.first and self.files.behind

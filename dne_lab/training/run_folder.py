@@ -116,6 +116,13 @@ def task_file(number: int) -> str:
     return f"task_{number:02d}.safetensors"
 
 
+def refuse_run_file(path: Path) -> None:
+    """Raises a `LabError` for a file that a run has written, which nothing else may replace."""
+    own = {CONFIG, RECORD, CURVES, PREDICTIONS, LAST, DATA}
+    if path.name in own and path.exists() and (path.parent / CONFIG).is_file():
+        raise LabError(f"{short_path(path)} is a file of the run in that folder, and stays. Name another.")
+
+
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of unlike entries of two nested dictionaries, each with its two values."""
     found = []
@@ -181,7 +188,7 @@ class RunFolder:
     def __init__(self, path: Path | None) -> None:
         self.path = None if path is None else absolute(path)
         self._tasks: dict[int, tuple[Tensors, dict[str, Any]]] = {}
-        self._place: tuple[int, int] | None = None  # of the folder that was claimed: device and number
+        self._place: tuple[int, int] | None = None  # of the folder that was claimed or read: device and number
         self._seen = self._stamp()
 
     def __str__(self) -> str:
@@ -197,6 +204,8 @@ class RunFolder:
     def look(self) -> None:
         """What is there now is known."""
         self._seen = self._stamp()
+        if self._place is None and self.path is not None and (self.path / CONFIG).exists():
+            self._claimed()
 
     @property
     def behind(self) -> bool:
@@ -212,7 +221,7 @@ class RunFolder:
             )
 
     def check_still_there(self) -> None:
-        """Raises a `LabError` where the folder that was claimed is gone, or another one is in its place."""
+        """Raises a `LabError` where the folder that was claimed or read is gone, or another one is in its place."""
         if self.path is None or self._place is None:
             return
         try:
@@ -221,9 +230,9 @@ class RunFolder:
             found = None
         if found is None or (found.st_dev, found.st_ino) != self._place:
             raise LabError(
-                f"{self} is not there any more: it was renamed, moved or removed while the run was trained. Nothing "
-                "was written. Bring it back and go on here, or open it where it is now: it goes on from its last "
-                "checkpoint."
+                f"{self} is not there any more: it was renamed, moved or removed since this run was read from it. "
+                "Nothing was written. Bring it back and go on here, or open it where it is now: it goes on from its "
+                "last checkpoint."
             )
 
     def check(self, config: Config) -> None:
@@ -267,6 +276,11 @@ class RunFolder:
                     "or give a link to it (ln -s)."
                 ) from None
             write_text(self.path / CONFIG, json.dumps(tree, indent=1) + "\n")
+        self._claimed()
+
+    def _claimed(self) -> None:
+        """From now on this folder is the run's, and no other one in its place."""
+        assert self.path is not None
         there = self.path.stat()
         self._place = (there.st_dev, there.st_ino)
 

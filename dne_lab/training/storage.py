@@ -175,10 +175,24 @@ def check(files: RunFolder, state: RunState, info: dict[str, Any], name: str) ->
     if changes:
         raise LabError(
             f"{files}: {name} belongs to other data than {place_of(state.stream)} holds: "
-            f"{'; '.join(_what_changed(files, state.stream, changes))}. It is untouched. Give another folder, bring "
-            "back the images, or go on with what is there: --accept-changed-data (accept_changed_data=True), which is "
-            "recorded."
+            f"{'; '.join(_what_changed(files, state.stream, changes))}. It is untouched. "
+            f"{FINISHED if _at_its_end(info, state) else GOES_ON}"
         )
+
+
+GOES_ON = (
+    "Give another folder, bring back the images, or go on with what is there, which is recorded: dne-lab run ... "
+    "--accept-changed-data, or accept_changed_data=True for dne_lab.start and dne_lab.open."
+)
+FINISHED = (
+    "Bring back the images, or look at its results alone: dne-lab report RUN. Its model sees the images that are there "
+    "with dne_lab.open(RUN, accept_changed_data=True)."
+)
+
+
+def _at_its_end(info: dict[str, Any], state: RunState) -> bool:
+    """Whether a checkpoint is that of a finished run."""
+    return str(_part_of(info, POSITION).get("cursor")).startswith(f"[{len(state.stream) + 1},")
 
 
 def _part_of(info: dict[str, Any], name: str) -> dict[str, Any]:
@@ -201,6 +215,20 @@ def stream_for(config: Config, stream: ClassStream | None) -> ClassStream:
     if made.validation != config.data.validation:
         raise LabError(f"data.validation = {config.data.validation}, but the stream has {made.validation}.")
     return made
+
+
+def stream_of_run(config: Config, place: Path) -> ClassStream:
+    """The stream of the run in ``place``; a `LabError` says what to give where its images are gone."""
+    try:
+        return from_config(config.data)
+    except LabError as error:
+        if config.data.path is None or Path(config.data.path).exists():
+            raise
+        raise LabError(
+            f"{error} {short_path(place)} has learned from images there. If they have moved, name where they are: "
+            "--set data.path=DIR of dne-lab run, --data DIR of dne-lab report, in Python dne_lab.open(RUN, "
+            f"dne_lab.stream(DIR, tasks={config.data.tasks}, size={config.data.size}))."
+        ) from error
 
 
 def place_of(stream: ClassStream) -> str:

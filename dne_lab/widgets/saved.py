@@ -18,7 +18,7 @@ from dne_lab.analysis.head_table import Head
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.views import PATCHWISE, TASKWISE
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import write_text
+from dne_lab.core.files import absolute, write_text
 from dne_lab.plots.attention_colours import RELATIVE, SCALES, WIDEST, Scale, picture, ramp
 from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS, GROUP_WORDS
 from dne_lab.widgets import browser
@@ -53,6 +53,7 @@ def save(
     Raises:
         LabError: another suffix, a choice that is not there, a page of more than `LARGEST` MB.
     """
+    absolute(path)  # whether it can be a file's name
     path = Path(path).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise LabError(f"{path}: the explorer is saved as a page, name a file that ends in .html.")

@@ -115,6 +115,7 @@ def of_npz() -> list[str]:
         (r"images of unknown size: add --set data\.size", ["cost", "dne", "--tasks", "4", "--set", "data.name=folder"]),
         (r"--tasks x: |--tasks 'x': give numbers", ["bench", "--tasks", "x"]),
         (r"--tasks 7: preset digits has tasks 1 to 4", ["bench", "--preset", "digits", "--tasks", "7"]),
+        (r"--attention -3 --tasks 2: takes at least 2 images", ["bench", "--tasks", "2", "--attention", "-3"]),
         (r"--batch 0 --pairs 5: both must be at least 1", ["bench", "--batch", "0"]),
         (r"nowhere does not exist\. Train one first", ["report", "nowhere"]),
         (r"nowhere\.zip does not exist", ["report", "nowhere.zip"]),

@@ -72,6 +72,22 @@ def test_several_data_sets_do_not_overwrite_each_other(tmp_path: Path) -> None:
     assert {"mine.csv", "mine_digits_accuracy_by_task.csv", "mine_digits100_accuracy_by_task.csv"} <= names
 
 
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    mine = {"summary.csv": "pupil,mark\n", "digits_forgetting.png": "a photograph", "digits_forgetting.csv": ""}
+    for name, content in mine.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(LabError, match=rf"{name.partition('.')[0]}\.(csv|png) exists and is none"):
+            report.figures([record("ia")], tmp_path)
+        assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, content)]
+        (tmp_path / name).unlink()
+    written = report.figures([record("ia")], tmp_path)
+    assert report.figures([record("ia", last=50.0)], tmp_path) == written  # our own of before are replaced
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "curves.csv").write_text("method\n")
+    with pytest.raises(LabError, match="a file of the run"):
+        report.figures([record("ia")], tmp_path, "curves")
+
+
 def test_a_broken_count_is_told(tmp_path: Path) -> None:
     rows = json.loads((RECORDS / "cost" / "dne-k1-50+10x5.json").read_text())
     (tmp_path / "dne-k1-50+10x4.json").write_text(json.dumps(rows))

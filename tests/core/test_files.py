@@ -94,6 +94,12 @@ def test_places_are_absolute_and_know_the_home_folder(tmp_path: Path, monkeypatc
     assert files.short_path(files.absolute("runs/x")) == "runs/x" and files.short_path(Path("/other/x")) == "/other/x"
     with pytest.raises(LabError, match="nobody-here"):
         files.absolute("~nobody-here/x")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(LabError, match="working directory is gone"):
+        files.absolute("runs/x")
+    monkeypatch.chdir(tmp_path)
 
 
 def test_a_folder_is_held_by_one_process_and_let_go(tmp_path: Path) -> None:

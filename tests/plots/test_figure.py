@@ -88,6 +88,17 @@ def test_unknown_format_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_keeps_its_files_and_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "curves.csv").write_text("losses")
+    with pytest.raises(LabError, match="a file of the run"):
+        made().save(tmp_path / "curves.csv")
+    assert (tmp_path / "curves.csv").read_text() == "losses"
+    for wrong in ("a\0b.png", "~nobody-here/x.png", "a" * 300 + ".png", "a" * 300):
+        with pytest.raises(LabError):
+            made().save(wrong)
+
+
 def test_nothing_global_is_left_behind() -> None:
     before = dict(matplotlib.rcParams)
     first = made().image()

@@ -303,6 +303,19 @@ def test_an_export_never_goes_into_a_run_nor_over_a_device(finished: Run, tmp_pa
     assert (tmp_path / "pipe.zip").is_fifo() and Path("/dev/null").is_char_device()
 
 
+@pytest.mark.parametrize("name", ["data.safetensors", "last.safetensors"])
+def test_damage_is_not_packed(tmp_path: Path, name: str) -> None:
+    begun = run(tmp_path / "run")
+    begun.next_task()
+    file = tmp_path / "run" / name
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(LabError, match=rf"{name} is damaged"):
+        archive.export(tmp_path / "run", tmp_path / "new.zip")
+    assert not (tmp_path / "new.zip").exists()
+
+
 def test_an_archive_that_would_fill_the_disk_is_refused(finished: Run, tmp_path: Path) -> None:
     assert finished.folder is not None
     file = archive.export(finished.folder, tmp_path / "run.zip")

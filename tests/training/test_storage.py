@@ -142,7 +142,7 @@ def test_a_truncated_image_is_found_before_training_and_its_loss_can_be_accepted
     (tree / "train" / image).unlink()  # an exemplar, too
     with pytest.raises(LabError, match="accept_changed_data"):
         start(tree, tmp_path / "run")
-    run = Run.open(tmp_path / "run", device="cpu", progress=False, accept_changed_data=True)
+    run = start(tree, tmp_path / "run", accept_changed_data=True)
     assert run.cursor.task == 2
     run.train()
     (change,) = run.record.data_changes
@@ -154,6 +154,45 @@ def test_a_truncated_image_is_found_before_training_and_its_loss_can_be_accepted
     picture(555).save(tree / "train" / "ant" / "0.jpg")
     with pytest.raises(LabError, match=r"ant/0\.jpg has other content"):
         lab.open(tmp_path / "run")
+
+
+def test_a_finished_run_is_shown_with_changed_images_when_that_is_wanted(tree: Path, tmp_path: Path) -> None:
+    run = start(tree, tmp_path / "run")
+    run.train()
+    picture(555).save(tree / "train" / "ant" / "0.jpg")
+    with pytest.raises(LabError, match=r"ant/0\.jpg has other content") as told:
+        lab.open(tmp_path / "run")
+    assert "--accept-changed-data" not in str(told.value)  # the command has nothing to go on with
+    before = sorted((file.name, file.read_bytes()) for file in (tmp_path / "run").iterdir())
+    opened = lab.open(tmp_path / "run", progress=False, accept_changed_data=True)
+    assert opened.finished and opened.record == run.record
+    assert sorted((file.name, file.read_bytes()) for file in (tmp_path / "run").iterdir()) == before
+
+
+def test_images_that_have_moved_can_be_named(tree: Path, tmp_path: Path) -> None:
+    run = start(tree, tmp_path / "run")
+    run.train()
+    moved = tree.rename(tmp_path / "other")
+    with pytest.raises(
+        LabError, match=r"(?s)no such folder.*--data DIR.*dne_lab\.stream\(DIR, tasks=\(2, 1\), size=8\)"
+    ):
+        lab.open(tmp_path / "run")
+    assert lab.open(tmp_path / "run", of(moved), progress=False).record == run.record
+
+
+def test_a_run_is_not_trained_anew_where_its_folder_was(tree: Path, tmp_path: Path) -> None:
+    run = start(tree, tmp_path / "run")
+    run.next_task()
+    opened = lab.open(tmp_path / "run", progress=False)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    for handle in (run, opened):
+        with pytest.raises(LabError, match="not there any more"):
+            handle.train()
+        assert not (tmp_path / "run").exists()
+    later = lab.open(tmp_path / "moved", progress=False)
+    assert later.cursor.task == 2
+    later.train()
+    assert later.finished
 
 
 def test_runs_of_before_there_were_digests_still_open(tree: Path, tmp_path: Path) -> None:
