@@ -242,9 +242,13 @@ def _scan(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
     classes: dict[str, list[str]] = {}
     for entry in _entries(str(folder)):
         if not _is(entry.is_dir):
+            if entry.is_symlink() and not _is(entry.is_file):
+                left_out.add(entry.path, "broken link")
+            elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and not _hidden(entry.name):  # noqa: PTH122
+                left_out.add(entry.path, "in no class folder")
             continue
         if _hidden(entry.name):
-            _walk(entry, left_out, (), hidden=True)
+            list(_walk(entry, left_out, (), hidden=True))  # counts them
             continue
         name = class_name(entry.name)
         if name in classes:

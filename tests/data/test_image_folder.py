@@ -236,7 +236,8 @@ def test_what_other_programs_leave_is_no_data(tmp_path):
         shutil.copy(cat / "0.png", cat / name / "copy.png")
     shutil.copy(cat / "0.png", cat / "._0.png")
     (tmp_path / "train" / "@eaDir").mkdir()
-    with pytest.warns(UserWarning, match="3 hidden") as said:
+    shutil.copy(cat / "0.png", tmp_path / "train" / "@eaDir" / "copy.png")
+    with pytest.warns(UserWarning, match="4 hidden") as said:
         source = FolderSource(tmp_path)
     assert count(source) == [3, 3] and source.classes == ("cat", "dog") and len(said) == 1
 
@@ -248,10 +249,19 @@ def test_files_that_are_not_read_are_counted_once(tmp_path):
         (cat / name).write_bytes(b"")
     (cat / "gone.png").symlink_to(cat / "nowhere.png")
     os.mkfifo(cat / "pipe.png")  # opening it would wait for ever
+    shutil.copy(cat / "0.png", tmp_path / "train" / "loose.png")
+    (tmp_path / "train" / "cow").symlink_to(tmp_path / "nowhere")
     with pytest.warns(UserWarning) as said:
         source = FolderSource(tmp_path)
     assert count(source) == [3, 3] and len(said) == 1
-    for part in ("5 file(s)", "2 .heic", "1 without suffix", "1 broken link", "1 no regular file"):
+    for part in (
+        "7 file(s)",
+        "2 .heic",
+        "1 without suffix",
+        "2 broken link",
+        "1 no regular file",
+        "1 in no class folder",
+    ):
         assert part in str(said[0].message)
 
 
