@@ -257,7 +257,8 @@ class RunFolder:
             )
 
     def claim(self, config: Config, stream: ClassStream | None = None) -> None:
-        """Makes the folder this configuration's; ``stream`` says how the place of the data was given.
+        """Makes the folder this configuration's; ``stream`` says how the place of the data was given, also of data that
+        have moved since.
 
         Raises:
             LabError: it is another one's; the place of the data is a name that JSON cannot hold.
@@ -265,7 +266,7 @@ class RunFolder:
         self.check(config)
         if self.path is None:
             return
-        if not (self.path / CONFIG).exists():
+        if not (self.path / CONFIG).exists() or (stream is not None and self._data_moved(stream)):
             tree = _placed(config, stream, self.path)
             try:
                 str(tree["data"]["path"]).encode()
@@ -277,6 +278,12 @@ class RunFolder:
                 ) from None
             write_text(self.path / CONFIG, json.dumps(tree, indent=1) + "\n")
         self._claimed()
+
+    def _data_moved(self, stream: ClassStream) -> bool:
+        """Whether there is nothing where the folder says that its images are, and the stream has them from a place."""
+        assert self.path is not None
+        there = read_config(self.path).data.path
+        return there is not None and not Path(there).exists() and stream.source.path is not None
 
     def _claimed(self) -> None:
         """From now on this folder is the run's, and no other one in its place."""

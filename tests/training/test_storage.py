@@ -180,6 +180,13 @@ def test_images_that_have_moved_can_be_named(tree: Path, tmp_path: Path) -> None
     assert lab.open(tmp_path / "run", of(moved), progress=False).record == run.record
 
 
+def test_a_run_that_goes_on_with_moved_images_knows_where_they_are(tree: Path, tmp_path: Path) -> None:
+    start(tree, tmp_path / "run").next_task()
+    moved = tree.rename(tmp_path / "other")
+    start(moved, tmp_path / "run").train()
+    assert lab.open(tmp_path / "run", progress=False).stream.source.path == str(moved)
+
+
 def test_a_run_is_not_trained_anew_where_its_folder_was(tree: Path, tmp_path: Path) -> None:
     run = start(tree, tmp_path / "run")
     run.next_task()
