@@ -10,8 +10,8 @@ from facts import n, runs
 
 from dne_lab.analysis import ablation_study, decomposition, gates, read_outs
 from dne_lab.claims import status
-from dne_lab.claims.controls import REASONS
 from dne_lab.claims.evidence import Evidence
+from dne_lab.claims.reasons import REASONS
 from dne_lab.measure import tables
 from dne_lab.measure.record import Record
 

@@ -7,6 +7,9 @@ import math
 import os
 import re
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -200,6 +203,24 @@ class Command(typer.core.TyperCommand):
         return list(super().parse_args(ctx, homes))
 
 
+@contextmanager
+def warned_in_words() -> Iterator[None]:
+    """Our warnings as a sentence, without the place in the code that they come from, which tells a user nothing."""
+    before = warnings.formatwarning
+
+    def sentence(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        ours = category is UserWarning and "dne_lab" in Path(filename).parts
+        return f"dne-lab: {message}\n" if ours else before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = sentence
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 class Commands(typer.core.TyperGroup):
     """The commands, and how all of them end: `LabError` is one message and status 2, Ctrl-C 130, SIGTERM 143, another
     signal 128 and its number.
@@ -212,7 +233,8 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Runs the chosen command."""
         try:
-            return super().invoke(ctx)
+            with warned_in_words():
+                return super().invoke(ctx)
         except SaidElsewhere:
             sys.exit(2)
         except LabError as error:

@@ -205,7 +205,9 @@ def _parallel(work: Callable[[A], B], items: list[A]) -> Iterable[B]:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     if not root.is_dir():
-        raise LabError(f"{short_path(root)}: no such folder. {LAYOUT}")
+        raise LabError(
+            f"{short_path(root)}: no such folder. {LAYOUT} If the images have moved, name the place where they are."
+        )
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     absent = [] if (root / "train").is_dir() else ["train/"]
     absent += [] if test else ["test/ or val/"]

@@ -221,7 +221,7 @@ def test_without_memory_runs_go_one_at_a_time(
 
 
 def test_memory_that_running_runs_will_still_take_is_not_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    some = parallel_runs._Pool([Job(*planned(tmp_path)[0])], 3, None, None, False, {})
+    some = parallel_runs._Pool([Job(*planned(tmp_path)[0])], 3, None, None, False, (), {})
     some.running = [SimpleNamespace(process=SimpleNamespace(pid=1))]  # type: ignore[list-item]
     gigabyte = 2**30
     monkeypatch.setattr(parallel_runs, "memory_of", lambda pid: parallel_runs.Taken(gigabyte, 4 * gigabyte))

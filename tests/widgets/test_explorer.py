@@ -450,6 +450,6 @@ def test_shares_and_accuracies_are_saved_too() -> None:
             mine = next(iter(shown.values())).frame()["share %"].tolist()
             assert table["share %"][:5].tolist() == pytest.approx(mine, rel=1e-5)
         else:
-            assert table["before %"].tolist() == pytest.approx(part._counted["before %"].tolist())
+            assert table["before %"].tolist() == pytest.approx(part._counted["before %"].tolist(), rel=1e-5)
     blind = explorer(labels=False, tab="what_if").part
     assert blind.counted.layout.display == "none"  # no labels, no accuracy

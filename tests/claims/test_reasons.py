@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from invented import runs
 
-from dne_lab.claims import controls
-from dne_lab.claims.controls import REASONS
+from dne_lab.claims import reasons
 from dne_lab.claims.evidence import AGREES, CONTRADICTS, OPEN, Evidence, Judgement
+from dne_lab.claims.reasons import REASONS
 from dne_lab.measure.record import Record
 
 
@@ -45,7 +45,7 @@ def test_an_entropy_of_any_size_is_matched() -> None:
 
 
 def test_seeds_that_were_looked_at_judge_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controls, "LOOKED_AT", {"digits": (0, 1)})
+    monkeypatch.setattr(reasons, "LOOKED_AT", {"digits": (0, 1)})
     (one,) = judged("A = 1/H is worse", DNE, controlled("dne", (20, 20, 74, 72), weights="uniform"))
     assert one.found == "DNE A = 1/H - DNE: -10.50 ± 6.35 points, 2 seeds"
 
