@@ -110,8 +110,9 @@ def test_what_is_said_under_the_mouse_names_the_records() -> None:
         assert all(note.count("-s") <= 6 for note in named)
 
 
+@pytest.mark.parametrize("both", {name.split()[-1]: name for name in FIGURES}.values(), indirect=True)
 def test_plotly_takes_the_tree_as_it_is(both: tuple[Drawing, list[Any], Any], request: pytest.FixtureRequest) -> None:
-    """Every property is one that plotly knows, and none becomes another one."""
+    """Every property is one that plotly knows, and none becomes another one: of a figure of each kind."""
     tree = FIGURES[request.node.callspec.params["both"]].plotly()
     assert _numbers(json.loads(both[2].to_json())) == _numbers({**tree, "config": None})
 
