@@ -50,6 +50,11 @@ class Controlled:
         found = [c for c in trained_controls.sizes(self.records, method) if c.pair.other.first.method == other]
         return min(found, key=lambda control: control.pair.other.first.params["total"])
 
+    def apart(self, other: str, method: str = "dne") -> bool:
+        """Whether a method is told apart from another one of any size, after Holm's correction."""
+        found = [c for c in trained_controls.sizes(self.records, method) if c.pair.other.first.method == other]
+        return any(c.adjusted is not None and c.adjusted < 1 - LEVEL for c in found)
+
     def rounding(self, older: Runs) -> float:
         """The largest difference in LA, in points, to older records of the same methods, networks and seeds."""
         known = {(r.method, r.seed, str(r.network)): float(r.LA or 0) for r in older.records}
