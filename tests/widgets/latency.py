@@ -122,12 +122,19 @@ def measure() -> dict[str, Any]:
             "page_before": round(before[1], 1),
             "page_after": round(after[1], 1),
         },
-        "outside_requests": outside,
-        "console_errors": complaints,
         "torch": torch.__version__,
         "threads": 1,
+        **conditions(outside, complaints),
+    }
+
+
+def conditions(outside: list[str], complaints: list[str]) -> dict[str, Any]:
+    """Under which something was measured: what the page asked of others and complained about, machine and code."""
+    return {
+        "outside_requests": outside,
+        "console_errors": complaints,
         "cores": os.cpu_count(),
-        "load_average_15_minutes": round(os.getloadavg()[2], 2),
+        "load_average_1_minute": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "code_version": code_version(),
     }

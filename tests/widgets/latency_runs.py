@@ -6,8 +6,6 @@ A time runs from the key to the second frame after the new lines (or words) stan
 """
 
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -15,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import many_runs
-from latency import tell
-
-from dne_lab.training.evaluation import code_version
+from latency import conditions, tell
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "notebooks"))
 import live
@@ -130,12 +126,7 @@ def measure() -> dict[str, Any]:
             }
             for name, values in found.items()
         },
-        "outside_requests": outside,
-        "console_errors": complaints,
-        "cores": os.cpu_count(),
-        "load_average_1_minute": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "code_version": code_version(),
+        **conditions(outside, complaints),
     }
 
 

@@ -9,16 +9,12 @@ JupyterLab does not give all memory back: what an explorer leaves behind is to b
 """
 
 import json
-import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from latency import CHANGES, back_and_forth, heap, resident, slider, tell
-
-from dne_lab.training.evaluation import code_version
+from latency import CHANGES, back_and_forth, conditions, heap, resident, slider, tell
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "notebooks"))
 import live
@@ -99,12 +95,7 @@ def measure(opened: int = OPENED, changes: int = CHANGES) -> dict[str, Any]:
         "memory_mb": {
             name: {"kernel": round(kernel, 1), "page": round(page, 1)} for name, (kernel, page) in found.items()
         },
-        "outside_requests": outside,
-        "console_errors": complaints,
-        "cores": os.cpu_count(),
-        "load_average_1_minute": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "code_version": code_version(),
+        **conditions(outside, complaints),
     }
 
 
