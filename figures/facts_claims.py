@@ -74,6 +74,13 @@ def reasons_table() -> str:
     return tables.to_markdown(frame[list(columns)].rename(columns=columns).assign(**{"p (Holm)": p}))
 
 
+def reason(says: str) -> str:
+    """The status of the statement that begins so, of those that the paper's reasons imply."""
+    frame = status.details(_evidence(facts.RECORDS), REASONS)
+    (found,) = frame[frame["the paper states"].str.startswith(says)]["status"]
+    return str(found)
+
+
 def claims_found() -> str:
     """A paragraph for every statement that was judged: its comparisons."""
     lines = []

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dne_lab.claims.claims import Claim, judge_pair
-from dne_lab.claims.evidence import Evidence, Judgement
+from dne_lab.claims.evidence import NOT_RUN, Evidence, Judgement
 from dne_lab.measure import trained_controls
 from dne_lab.measure.record import Record
 from dne_lab.methods.base import title_of
@@ -90,7 +90,14 @@ _SAID: list[tuple[str, str, Callable[[Evidence], list[Judgement]]]] = [
 
 
 def _family(evidence: Evidence) -> list[Judgement]:
-    return [judgement for _, _, judge in _SAID for judgement in judge(evidence)]
+    """All of them, also those that are still to be run: each counts as a comparison that finds nothing, so that what
+    is told apart now stays so when they are in."""
+    family = []
+    for _, _, judge in _SAID:
+        found = judge(evidence)
+        tested = any(judgement.p is not None for judgement in found)
+        family += found if tested else [*found, Judgement(NOT_RUN, "", "", p=1.0)]
+    return family
 
 
 REASONS = [Claim(reason, says, NOTEBOOK, judge, _family) for reason, says, judge in _SAID]

@@ -59,9 +59,12 @@ def test_only_a_network_as_large_counts_as_one() -> None:
     assert "0.31 M" in one.found and one.outcome == AGREES
 
 
-def test_p_is_corrected_over_all_that_are_judged() -> None:
-    worse = controlled("dne", (78, 79, 83, 79), weights="uniform")
+def test_p_is_corrected_over_all_statements_also_those_still_to_be_run() -> None:
+    worse = controlled("dne", (70, 71.5, 74, 72.5), weights="uniform")
     (alone,) = judged("A = 1/H is worse", DNE, worse)
     (among,) = judged("A = 1/H is worse", DNE, worse, controlled("dne", (80, 83, 83, 84), experts="first"))
-    assert alone.p == among.p == alone.adjusted and among.adjusted == pytest.approx(2 * among.p)
-    assert alone.outcome == AGREES and among.outcome == OPEN
+    assert alone.p == among.p and alone.p is not None
+    assert alone.adjusted == among.adjusted == pytest.approx(len(REASONS) * alone.p)
+    nearly = controlled("dne", (78, 79, 83, 79), weights="uniform")  # p = 0.03 alone
+    (one,) = judged("A = 1/H is worse", DNE, nearly)
+    assert one.p is not None and one.p < 0.05 and one.outcome == OPEN
