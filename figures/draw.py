@@ -30,7 +30,10 @@ RUNS = (
     "digits100-widths", "cifar100-small", "cifar100-small-baselines", "cifar100-medium",
 )  # fmt: skip
 # Searches of learning rates: the table alone.
-TUNING = ("digits-tuning", "digits100-tuning", "digits100-baselines-tuning", "cifar100-medium-tuning")
+TUNING = (
+    "digits-tuning", "digits100-tuning", "digits100-baselines-tuning", "digits100-controls-tuning",
+    "cifar100-medium-tuning",
+)  # fmt: skip
 # Controls that were trained, with the methods that they change: their differences, and the steps from IA to DNE.
 CONTROLS = {"digits100-controls": ("digits100-controls", "digits100-controls-repeat")}
 # Several folders together, and the figures that say more than those of each.

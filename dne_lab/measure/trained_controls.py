@@ -52,6 +52,7 @@ NUMBERED = {
     "most": "reading the {} heads read most",
     "entropy": "at {:.0%} of the largest entropy",
     "temperature": "at temperature {}",
+    "query_rate": "W_q and W_k at {:g} times the rate",
 }
 
 

@@ -191,6 +191,10 @@ class Method(nn.Module):
         """Named parameters that the optimiser gets."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
+    def rates(self) -> dict[str, float]:
+        """What the learning rate is multiplied by, of `parameters_to_train` with one of their own. Default: none."""
+        return {}
+
 
 def check_stage(method: Method, stage: Stage, known: Sequence[str]) -> None:
     """Raises a `LabError` for a stage whose name an `enter` does not know: it would take it for another one."""

@@ -16,6 +16,7 @@ from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import BASE, Cached, Method, Stage, check_stage
 from dne_lab.models import controls, literal, variants
 from dne_lab.models.expandable import ExpandableViT, Output
+from dne_lab.models.expert import TaskAttentionParameters
 from dne_lab.models.variants import Variant
 
 QUARTER = 4  # the part of the epochs, one in so many, before task attention is restricted
@@ -38,6 +39,7 @@ class VariantOptions:
     projections: Annotated[str, OneOf(controls.PROJECTIONS)] | None = None
     temperature: Annotated[float, Field(ge=controls.COLDEST, le=controls.HOTTEST)] | None = None
     entropy: Annotated[float, Field(gt=0, le=1)] | None = None
+    query_rate: Annotated[float, Field(gt=0, le=controls.FASTEST)] | None = None
 
 
 class Expansion(Method):
@@ -133,6 +135,18 @@ class Expansion(Method):
     def grow(self, task: Task) -> None:
         """What a task adds to the network, once per task."""
         self.model.expand(self.config.network.heads_of(task.number), len(task.new))
+
+    def rates(self) -> dict[str, float]:
+        """Those of task attention's W_q and W_k, where the variant gives them one of their own."""
+        if self.model.variant.query_rate == 1:
+            return {}
+        made = {
+            f"{name}.{weight}"
+            for name, module in self.named_modules()
+            for weight in ("w_q", "w_k")
+            if isinstance(module, TaskAttentionParameters)
+        }
+        return dict.fromkeys(made & self.parameters_to_train().keys(), self.model.variant.query_rate)
 
     def tune(self) -> None:
         """What trains in "tune"."""

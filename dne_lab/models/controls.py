@@ -21,6 +21,7 @@ NAMES = {
     "projections": PROJECTIONS,
 }  # fmt: skip
 COLDEST, HOTTEST = 1e-6, 1e6  # temperatures: scores divided by less than the coldest leave what a float can hold
+FASTEST = 1e6  # times the learning rate
 EXCLUSIVE = (("mass", "masked"), ("mass", "entropy"), ("temperature", "entropy"))
 
 
@@ -36,6 +37,7 @@ class Controls:
       after a first quarter of the epochs, in which it reads all; None: all.
     * ``weights`` of a task attention block: "learned" (eq. 19-21), "uniform" (A = 1/H, no queries and keys), "means"
       (learned for a quarter of the epochs, then their means over the images, fixed).
+    * ``query_rate``: W_q and W_k of a task attention block learn at this many times the learning rate of the rest.
 
     Of attention over all experts' patches (reads = "all"):
 
@@ -63,6 +65,7 @@ class Controls:
     projections: str = "shared"
     temperature: float = 1.0
     entropy: float | None = None
+    query_rate: float = 1.0
 
     @property
     def controls(self) -> dict[str, Any]:
@@ -106,7 +109,7 @@ class Controls:
         if not connected:
             self._not_without(("experts",), "reads = 'all' or a mixes that reads others (task, linear)")
         if not task:
-            self._not_without(("most", "weights"), "mixes = 'task', 'task1' or 'task2'")
+            self._not_without(("most", "weights", "query_rate"), "mixes = 'task', 'task1' or 'task2'")
         if not joint:
             self._not_without(("masked", "mass", "pictures", "projections"), "reads = 'all'")
         for one, other in EXCLUSIVE:
@@ -138,6 +141,12 @@ class Controls:
             raise LabError(
                 f"Variant.temperature = {brief(temperature)}: must be a number from {COLDEST:g} to {HOTTEST:g}."
             )
+        if not (_is_number(self.query_rate) and 0 < self.query_rate <= FASTEST):
+            raise LabError(
+                f"Variant.query_rate = {brief(self.query_rate)}: must be a number above 0 and at most {FASTEST:g}."
+            )
+        if self.query_rate != 1 and self.weights == "uniform":
+            raise LabError("Variant.query_rate: there are no queries and keys under Variant.weights = 'uniform'.")
         if entropy is not None and not (_is_number(entropy) and 0 < entropy <= 1):
             raise LabError(
                 f"Variant.entropy = {brief(entropy)}: is a share of log(keys), above 0 and at most 1, or None."

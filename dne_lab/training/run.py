@@ -387,7 +387,7 @@ class Run:
                 self.method.eval().initialise(task, stage, plain)
             self.processes.same(self.method)
             before = self.state.optimisation if stage.keep_optimizer else None
-            self.state.optimisation = Optimisation(stage.recipe, self.method.parameters_to_train(), before)
+            self.state.optimisation = Optimisation.of(self.method, stage.recipe, before)
             position = self.state.position
             if stage.data != BASE and len(position.trainable) < task.number:
                 position.trainable.append(sum(p.numel() for p in self.state.optimisation.parameters.values()))

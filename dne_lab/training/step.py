@@ -1,6 +1,7 @@
 """Optimisers: built from a recipe, carried over between stages, turned into named tensors and back; losses, read."""
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from dne_lab.core.config import Recipe
 from dne_lab.core.errors import LabError
+from dne_lab.methods.base import Method
 from dne_lab.training.distributed import Processes
 from dne_lab.training.position import Position
 
@@ -16,14 +18,28 @@ class Optimisation:
     """A recipe at work on named parameters."""
 
     def __init__(
-        self, recipe: Recipe, parameters: dict[str, nn.Parameter], before: "Optimisation | None" = None
+        self,
+        recipe: Recipe,
+        parameters: dict[str, nn.Parameter],
+        rates: dict[str, float],
+        before: "Optimisation | None" = None,
     ) -> None:
-        """``before``: an optimisation whose state goes on, parameter by parameter (momentum, moments, step counts)."""
-        self.recipe, self.parameters = recipe, parameters
+        """
+        Args:
+            recipe: what is optimised how.
+            parameters: what trains, by name.
+            rates: what the recipe's learning rate is multiplied by, for those of them with a rate of their own.
+            before: an optimisation whose state goes on, parameter by parameter (momentum, moments, step counts).
+        """
         if not parameters:
             raise LabError("nothing to train: the method's `enter` leaves no parameter that requires a gradient.")
-        values = list(parameters.values())
-        fused = all(p.device.type in ("cpu", "cuda") for p in values)  # one kernel for all parameters
+        # A group of parameters for each rate; one group where all learn at the recipe's.
+        factors = sorted({rates.get(name, 1.0) for name in parameters})
+        names = [[name for name in parameters if rates.get(name, 1.0) == factor] for factor in factors]
+        self.recipe, self.parameters = recipe, {name: parameters[name] for group in names for name in group}
+        self.factors = factors
+        values = [{"params": [parameters[name] for name in group]} for group in names]
+        fused = all(p.device.type in ("cpu", "cuda") for p in parameters.values())  # one kernel for a whole group
         self.optimizer: Optimizer
         if recipe.optimizer == "adamw":
             self.optimizer = AdamW(values, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
@@ -34,9 +50,14 @@ class Optimisation:
         if before is not None:
             if before.recipe.optimizer != recipe.optimizer:
                 raise LabError(f"a stage cannot go on with {before.recipe.optimizer} as {recipe.optimizer}.")
-            for parameter in values:
+            for parameter in self.parameters.values():
                 if parameter in before.optimizer.state:
                     self.optimizer.state[parameter] = before.optimizer.state[parameter]
+
+    @classmethod
+    def of(cls, method: Method, recipe: Recipe, before: "Optimisation | None" = None) -> Self:
+        """That of what a method trains in the stage that it has entered."""
+        return cls(recipe, method.parameters_to_train(), method.rates(), before)
 
     def step(self, rate: float | Tensor) -> None:
         """One update with this learning rate, a tensor () where the step is captured.
@@ -45,8 +66,8 @@ class Optimisation:
         """
         if self.recipe.clip is not None:
             nn.utils.clip_grad_value_(self.parameters.values(), self.recipe.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
+            group["lr"] = rate if factor == 1 else rate * factor
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

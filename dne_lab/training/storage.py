@@ -321,7 +321,7 @@ def _load_checkpoint(files: RunFolder, state: RunState, tensors: dict[str, Tenso
         if position.optimizer_of is not None:
             task, stage = position.optimizer_of
             recipe = state.method.stages(state.stream.task(task))[stage].recipe
-            state.optimisation = Optimisation(recipe, state.method.parameters_to_train())
+            state.optimisation = Optimisation.of(state.method, recipe)
             state.optimisation.load(_part(tensors, OPTIMIZER))
         if not state.finished:
             position.timing["resumed"] = position.timing.get("resumed", 0) + 1

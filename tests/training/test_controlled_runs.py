@@ -70,7 +70,11 @@ def test_the_list_of_controls_resolves(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("dne", {"most": 1, "weights": "means"}), ("sta", {"pictures": "own"}), ("ia", {"entropy": 0.8})],
+    [
+        ("dne", {"most": 1, "weights": "means", "query_rate": 8.0}),
+        ("sta", {"pictures": "own"}),
+        ("ia", {"entropy": 0.8}),
+    ],
     ids=str,
 )
 def test_stopped_and_resumed_bit_for_bit(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
