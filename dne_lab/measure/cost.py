@@ -165,12 +165,17 @@ def of_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
     return _with_formula(config, stream) or count_tasks(config, stream)
 
 
-def _with_formula(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
-    """`of_tasks` of a method whose cost has a formula; nothing for others."""
+def of_last_task(config: Config, stream: ClassStream) -> dict[str, Any]:
+    """The last row of `of_tasks`; by formula without the others."""
+    return (_with_formula(config, stream, len(stream)) or count_tasks(config, stream))[-1]
+
+
+def _with_formula(config: Config, stream: ClassStream, since: int = 1) -> list[dict[str, Any]]:
+    """`of_tasks`, from a task on, of a method whose cost has a formula; nothing for others."""
     cls = base.find(config.method)
     for known, grows in ((Expansion, True), (FineTuning, False)):
         if issubclass(cls, known) and all(getattr(cls, name) is getattr(known, name) for name in COSTS):
-            return _by_formula(config, stream, cls.variant_of(config), grows)
+            return _by_formula(config, stream, cls.variant_of(config), grows, since)
     return []
 
 
@@ -244,20 +249,19 @@ def _stem_flops(shape: tuple[int, int, int], patch: int) -> int:
     return flops(ConvStem(shape, patch).eval(), shape)
 
 
-def _by_formula(config: Config, stream: ClassStream, variant: Variant, grows: bool) -> list[dict[str, Any]]:
+def _by_formula(config: Config, stream: ClassStream, variant: Variant, grows: bool, since: int) -> list[dict[str, Any]]:
     network, shape = config.network, stream.shape
     seen, stem = cost_formula.pixels(network, shape), None
     if network.stem == "conv":
         stem = ConvStem(shape, network.patch)
         seen = seen._replace(values=stem.patch_values, before=_stem_flops(shape, network.patch))
-    rows = cost_formula.rows(network, variant, stream.tasks, seen, grows)
+    rows = cost_formula.rows(network, variant, stream.tasks, seen, grows, since)
     if stem is not None:
         permanent = count(stem)
-        stem.begin(config.data.tasks[0])
-        rows[0] |= {
-            "params_trainable": count(stem, trainable=True),
-            "params_added": rows[0]["params_added"] + permanent,
-        }
+        if rows[0]["task"] == 1:
+            stem.begin(config.data.tasks[0])
+            rows[0]["params_trainable"] = count(stem, trainable=True)
+            rows[0]["params_added"] += permanent
         for row in rows:
             row["params_total"] += permanent
     return rows

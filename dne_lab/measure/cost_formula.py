@@ -222,18 +222,20 @@ def bank_macs(
 
 
 def experts_flops(
-    network: Network, variant: Variant, heads: Sequence[int], seen: Images
+    network: Network, variant: Variant, heads: Sequence[int], seen: Images, since: int = 1
 ) -> tuple[list[int], list[int]]:
-    """FLOPs of one image through the first 1, 2, ... experts, without stem and classifier: literal and spent."""
-    literal = itertools.accumulate(t.total for t in expert_terms(network, variant, heads, seen.shape, seen.values))
+    """FLOPs of one image through the first ``since``, ``since`` + 1, ... experts, without stem and classifier: literal
+    and spent."""
+    terms = expert_terms(network, variant, heads, seen.shape, seen.values)
+    literal = list(itertools.accumulate(term.total for term in terms))[since - 1 :]
     if variant.controls:  # one expert at a time
         alone = [
             bank_macs(network, variant, heads[t : t + 1], variant.heads_read(heads[: t + 1]), seen, t == 0,
                       variant.heads_read_most(heads[: t + 1]))
             for t in range(len(heads))
         ]  # fmt: skip
-        return list(literal), [2 * macs for macs in itertools.accumulate(alone)]
-    return list(literal), [normal_flops(network, variant, heads[:done], seen) for done in range(1, len(heads) + 1)]
+        return literal, [2 * macs for macs in itertools.accumulate(alone)][since - 1 :]
+    return literal, [normal_flops(network, variant, heads[:done], seen) for done in range(since, len(heads) + 1)]
 
 
 def normal_flops(network: Network, variant: Variant, heads: Sequence[int], seen: Images) -> int:
@@ -268,39 +270,47 @@ def parameters(network: Network, variant: Variant, heads: Sequence[int], seen: I
 
 
 def rows(
-    network: Network, variant: Variant, tasks: Sequence[int], seen: Images, grows: bool = True
+    network: Network, variant: Variant, tasks: Sequence[int], seen: Images, grows: bool = True, since: int = 1
 ) -> list[dict[str, Any]]:
-    """Cost after every task; the keys of `cost.of_tasks`.
+    """Cost after every task from the ``since``-th on; the keys of `cost.of_tasks`.
 
     Args:
         tasks: classes of every task.
         grows: whether every task brings an expert; else there is one, and the classifier alone grows.
+        since: the first task that is asked for, from 1.
     """
     heads = [network.heads_of(number) for number in range(1, len(tasks) + 1)] if grows else [network.heads_of(1)]
-    literal, normal = experts_flops(network, variant, heads, seen)
+    first = min(since, len(heads))
+    literal, normal = experts_flops(network, variant, heads, seen, first)
     ends = list(itertools.accumulate(heads))
     weights = [parameters(network, variant, heads[:number], seen) for number in range(1, len(heads) + 1)]
     # a warm-up trains all that is restricted after it
-    first = dataclasses.replace(variant, most=None, weights="learned") if variant.restricts_task_attention else variant
-    trained = [parameters(network, first, heads[:number], seen) for number in range(1, len(heads) + 1)]
-    so_far = list(itertools.accumulate(weights))
-    found: list[dict[str, Any]] = []
-    for task, classes in enumerate(itertools.accumulate(tasks), start=1):
+    learned = variant
+    if variant.restricts_task_attention:
+        learned = dataclasses.replace(variant, most=None, weights="learned")
+    so_far, known = list(itertools.accumulate(weights)), list(itertools.accumulate(tasks))
+
+    def total(task: int) -> int:
         last = task - 1 if grows else 0
-        width = network.head_width * ends[last]
-        total = so_far[last] + classes * (width + 1)
+        return so_far[last] + known[task - 1] * (network.head_width * ends[last] + 1) if task else 0
+
+    found: list[dict[str, Any]] = []
+    for task in range(since, len(tasks) + 1):
+        last = task - 1 if grows else 0
+        width, classes = network.head_width * ends[last], known[task - 1]
         # what tells its classes from all old ones trains with the expert and goes with the stage
         expertise = (network.head_width * heads[last] + 1) * (tasks[last] + 1) if last else 0
+        trained = parameters(network, learned, heads[: last + 1], seen)
         found.append(
             {
                 "task": task,
                 "classes": classes,
-                "flops_literal": seen.before + literal[last] + 2 * width * classes,
-                "flops_spent": seen.before + normal[last] + 2 * width * classes,
-                "macs_spent": (seen.before + normal[last]) // 2 + width * classes,
-                "params_total": total,
-                "params_trainable": trained[last] + classes * (width + 1) + expertise,
-                "params_added": total - (found[-1]["params_total"] if found else 0),
+                "flops_literal": seen.before + literal[last + 1 - first] + 2 * width * classes,
+                "flops_spent": seen.before + normal[last + 1 - first] + 2 * width * classes,
+                "macs_spent": (seen.before + normal[last + 1 - first]) // 2 + width * classes,
+                "params_total": total(task),
+                "params_trainable": trained + classes * (width + 1) + expertise,
+                "params_added": total(task) - total(task - 1),
             }
         )
     return found

@@ -6,7 +6,7 @@ one that has its parameters, or its F?
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream
-from dne_lab.measure.cost import of_tasks
+from dne_lab.measure.cost import of_last_task
 from dne_lab.methods import base
 
 MATCHED = ("flops_literal", "flops_spent", "params_total")
@@ -55,7 +55,7 @@ def matched_width(config: Config, stream: ClassStream, wanted: float, by: str = 
     @functools.cache
     def at(width: int) -> int:
         with torch.device("meta"):  # counted, not computed: the search may pass by networks of any size
-            return int(of_tasks(widened(config, width), stream)[-1][by])
+            return int(of_last_task(widened(config, width), stream)[by])
 
     return _nearest(at, wanted)
 
@@ -113,7 +113,16 @@ class Match:
 
 
 def match(config: Config, stream: ClassStream, wanted: int, by: str) -> Match:
-    """Widens a method that grows until its cost after the last task is the wanted one.
+    """`matches` of one cost.
+
+    Raises:
+        LabError: as `matched_width`; a method without experts of its own width.
+    """
+    return matches(config, stream, {by: wanted})[0]
+
+
+def matches(config: Config, stream: ClassStream, wanted: Mapping[str, int]) -> list[Match]:
+    """Widens a method that grows until its cost after the last task is the wanted one, for each of some costs.
 
     Of all numbers of heads of later experts, 1 to `MOST_HEADS`, each with the head width that comes nearest, it takes
     the network within `NEAR` of the wanted cost whose head width differs least from the method's own (at the same one,
@@ -122,17 +131,22 @@ def match(config: Config, stream: ClassStream, wanted: int, by: str) -> Match:
     Raises:
         LabError: as `matched_width`; a method without experts of its own width.
     """
-    _check(by, wanted)
+    for by, cost in wanted.items():
+        _check(by, cost)
     if "k" in base.find(config.method).ignores or field_of(config.method) != "network.heads":
         raise LabError(f"method = {config.method}: has no later experts to widen. Take ia, sta, dne or progressive.")
-    network = config.network
 
     @functools.cache
-    def at(later: int, width: int) -> int:
-        heads = [network.heads[0], later]
-        changed = config.with_changes({"network.heads": heads, "network.head_width": width})
-        return int(of_tasks(changed, stream)[-1][by])
+    def rows(later: int, width: int) -> dict[str, Any]:
+        heads = [config.network.heads[0], later]
+        return of_last_task(config.with_changes({"network.heads": heads, "network.head_width": width}), stream)
 
+    return [_match(config, by, cost, lambda *sizes, by=by: int(rows(*sizes)[by])) for by, cost in wanted.items()]
+
+
+def _match(config: Config, by: str, wanted: int, at: Callable[[int, int], int]) -> Match:
+    """One of `matches`; ``at``: the cost with so many heads of later experts, of that width."""
+    network = config.network
     found = [(later, network.head_width) for later in range(1, MOST_HEADS + 1)]
     found += [(later, _nearest(functools.partial(at, later), wanted)) for later in range(1, MOST_HEADS + 1)]
 
@@ -153,8 +167,8 @@ def match(config: Config, stream: ClassStream, wanted: int, by: str) -> Match:
 
 def match_method(config: Config, other: Config, stream: ClassStream, costs: Sequence[str] = MATCHED) -> list[Match]:
     """`match` of a method with what another one costs after the last task of a stream, by each of ``costs``."""
-    rows = of_tasks(other, stream)[-1]
-    return [match(config, stream, int(rows[by]), by) for by in costs]
+    row = of_last_task(other, stream)
+    return matches(config, stream, {by: int(row[by]) for by in costs})
 
 
 def text(found: Sequence[Match], other: str) -> str:

@@ -55,7 +55,9 @@ def test_every_method_of_the_transformer(name: str, stem: str) -> None:
     config_, stream = config(name, 4, (3, 32, 32), **{"network.stem": stem, "stem.epochs": 1})
     if find(name).joint:
         stream = stream.joint()
-    assert cost.of_tasks(config_, stream) == cost.count_tasks(config_, stream)
+    rows = cost.of_tasks(config_, stream)
+    assert rows == cost.count_tasks(config_, stream)
+    assert cost.of_last_task(config_, stream) == rows[-1]
 
 
 def test_a_method_that_computes_otherwise_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,4 +91,6 @@ def test_every_control(variant: tiny.Variant, style: dict[str, Any], monkeypatch
     type("Mine", (Expansion,), {"name": "mine", "variant": variant, "__module__": "notebook"})
     changes = {f"network.{name}": value for name, value in style.items()} | {"network.heads": [3, 1, 2]}
     config_, stream = config("mine", 3, **changes)
-    assert cost.of_tasks(config_, stream) == cost.count_tasks(config_, stream)
+    rows = cost.of_tasks(config_, stream)
+    assert rows == cost.count_tasks(config_, stream)
+    assert cost.of_last_task(config_, stream) == rows[-1]
