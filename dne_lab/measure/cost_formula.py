@@ -228,7 +228,7 @@ def experts_flops(
     and spent."""
     terms = expert_terms(network, variant, heads, seen.shape, seen.values)
     literal = list(itertools.accumulate(term.total for term in terms))[since - 1 :]
-    if variant.controls:  # one expert at a time
+    if variant.computes_otherwise:  # one expert at a time
         alone = [
             bank_macs(network, variant, heads[t : t + 1], variant.heads_read(heads[: t + 1]), seen, t == 0,
                       variant.heads_read_most(heads[: t + 1]))

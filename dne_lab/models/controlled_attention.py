@@ -29,7 +29,7 @@ from dne_lab.models.variants import Variant
 
 def points(variant: Variant) -> Points:
     """The attentions of a variant's blocks."""
-    if not variant.controls:
+    if not variant.computes_otherwise:
         return PUBLISHED
     kinds = (ControlledSpatial, ControlledJoint, ControlledClass)
     return Points(*(functools.partial(kind, variant) for kind in kinds))

@@ -73,6 +73,11 @@ class Controls:
         return {name: getattr(self, name) for name, plain in PLAIN.items() if getattr(self, name) != plain}
 
     @property
+    def computes_otherwise(self) -> bool:
+        """Whether a network under these controls computes something else than without: not under a rate alone."""
+        return bool(self.controls.keys() - {"query_rate"})
+
+    @property
     def restricts_task_attention(self) -> bool:
         """Whether task attention is restricted once a first quarter of the epochs has shown what it reads."""
         return self.most is not None or self.weights == "means"

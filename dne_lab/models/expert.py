@@ -251,7 +251,7 @@ class Expert(nn.Module):
             ExpertBlock(network, variant, place, layer == network.depth - 1) for layer in range(network.depth)
         )
         self.norm = nn.LayerNorm(width)
-        self.controlled = place.number > 1 and bool(variant.controls)
+        self.controlled = place.number > 1 and variant.computes_otherwise
         read = None if place.read is None else torch.tensor(place.read, dtype=torch.long)
         self.register_buffer("read", read, persistent=False)
 
