@@ -50,6 +50,19 @@ class Controlled:
         found = [c for c in trained_controls.sizes(self.records, method) if c.pair.other.first.method == other]
         return min(found, key=lambda control: control.pair.other.first.params["total"])
 
+    def beside_largest(self, other: str, method: str = "dne") -> Control:
+        """A method minus another one in the largest size that there is of that."""
+        found = [c for c in trained_controls.sizes(self.records, method) if c.pair.other.first.method == other]
+        return max(found, key=lambda control: control.pair.other.first.params["total"])
+
+    def pair(self, other: str) -> Difference:
+        """`beside` as a difference."""
+        return Difference(*self.beside(other).pair.difference())
+
+    def largest(self, other: str) -> Difference:
+        """`beside_largest` as a difference."""
+        return Difference(*self.beside_largest(other).pair.difference())
+
     def apart(self, other: str, method: str = "dne") -> bool:
         """Whether a method is told apart from another one of any size, after Holm's correction."""
         found = [c for c in trained_controls.sizes(self.records, method) if c.pair.other.first.method == other]
