@@ -166,8 +166,8 @@ def of_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
 
 
 def of_last_task(config: Config, stream: ClassStream) -> dict[str, Any]:
-    """The last row of `of_tasks`; by formula without the others."""
-    return (_with_formula(config, stream, len(stream)) or count_tasks(config, stream))[-1]
+    """The last row of `of_tasks`, without what only the others need."""
+    return (_with_formula(config, stream, len(stream)) or count_tasks(config, stream, len(stream)))[-1]
 
 
 def _with_formula(config: Config, stream: ClassStream, since: int = 1) -> list[dict[str, Any]]:
@@ -267,19 +267,23 @@ def _by_formula(config: Config, stream: ClassStream, variant: Variant, grows: bo
     return rows
 
 
-def count_tasks(config: Config, stream: ClassStream) -> list[dict[str, Any]]:
-    """`of_tasks` with the model of every task built, run on two images and counted: what the formula must equal."""
+def count_tasks(config: Config, stream: ClassStream, since: int = 1) -> list[dict[str, Any]]:
+    """`of_tasks`, from a task on, with the model of every task built, run on two images and counted: what the formula
+    must equal."""
     method = base.create(config, stream)
     rows: list[dict[str, Any]] = []
+    before = 0  # parameters of the model that was kept
     for task in method.stream:
         trainable = []
         for stage in method.stages(task):  # a later stage may change the structure (compression)
             with chance.seeded(0, "cost"):
                 method.enter(task, stage)
             trainable.append(count(method, trainable=True))
-        row = of_task(method) | {"params_trainable": trainable[0]}
-        added = row["params_total"] - (rows[-1]["params_total"] if rows else 0)
-        rows.append({"task": task.number, "classes": task.new.stop, **row, "params_added": added})
+        kept = sum(count(part) for part in method.network_to_keep())
+        if task.number >= since:
+            row = {"task": task.number, "classes": task.new.stop, **of_task(method), "params_added": kept - before}
+            rows.append(row | {"params_trainable": trainable[0]})
+        before = kept
     return rows
 
 

@@ -21,7 +21,13 @@ def config(method: str) -> Config:
 def counted(method: str) -> dict[int, dict[str, int]]:
     """The costs after the last task, all of them, by width."""
     stream = cost.blank_stream(TASKS, SHAPE)
-    return {width: cost.of_tasks(widened(config(method), width), stream)[-1] for width in range(1, 6)}
+    return {width: cost.of_last_task(widened(config(method), width), stream) for width in range(1, 6)}
+
+
+@pytest.mark.parametrize("method", ["der", "foster", "icarl"])
+def test_the_last_task_alone_costs_what_it_costs_after_the_others(method: str) -> None:
+    stream = cost.blank_stream(TASKS, SHAPE)
+    assert counted(method)[2] == cost.of_tasks(widened(config(method), 2), stream)[-1]
 
 
 WANTED = [("flops_literal", 0.95), ("flops_spent", 1.0), ("params_total", 1.02)]
