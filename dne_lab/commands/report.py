@@ -51,11 +51,12 @@ def find(paths: Iterable[str | Path]) -> list[Record]:
 
 def models_among(paths: Iterable[str | Path]) -> list[Path]:
     """The paths, with the models (``.safetensors``) in place of a folder that holds such files and no run."""
-    found: list[Path] = []
-    for path in map(Path, paths):
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() and not (path / "config.json").exists() else []
-        found += files or [path]
-    return found
+    from dne_lab.training.archive import models_in
+
+    def instead(path: Path) -> list[Path]:
+        return models_in(path) if path.is_dir() and not (path / "config.json").exists() else []
+
+    return [file for path in map(Path, paths) for file in instead(path) or [path]]
 
 
 def _packed(path: Path) -> bool:

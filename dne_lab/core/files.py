@@ -38,8 +38,10 @@ def absolute(path: str | Path) -> Path:
     """``path`` as it is meant now: ``~`` is the home folder, and a relative one begins in the working directory.
 
     Raises:
-        LabError: what can be no file's name on this system (too long, or with a zero byte in it).
+        LabError: no path, or what can be no file's name on this system (too long, or with a zero byte in it).
     """
+    if not isinstance(path, str | os.PathLike):
+        raise LabError(f"{brief(path)}: must be a path, as text or as a pathlib.Path.")
     try:
         place = Path(path).expanduser().absolute()
     except FileNotFoundError as error:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dne_lab.core.errors import LabError, reason, unknown
+from dne_lab.core.errors import LabError, brief, reason, unknown
 from dne_lab.core.files import absolute
 
 SPLITS = ("train", "test")
@@ -138,6 +138,9 @@ class ArraySource(Source):
             )
         count = len(class_names) if class_names is not None else highest + 1
         self.classes = tuple(map(_class_name, class_names if class_names is not None else range(count)))
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise LabError(f"class_names: {brief(twice)} is the name of two classes. Give each a name of its own.")
         check_labels(self._labels, self.classes)
         computed = channel_statistics(self._images["train"])
         self.mean = tuple(map(float, mean)) if mean is not None else computed[0]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import Tensor
 
@@ -88,6 +89,23 @@ def _strange(packed: zipfile.ZipFile) -> list[str]:
     """The files of an archive that no run has."""
     allowed = {CONFIG, RECORD, CURVES, PREDICTIONS, LAST, DATA, *(task_file(number) for number in range(1, 1000))}
     return [name for name in packed.namelist() if name not in allowed]
+
+
+def models_in(folder: Path) -> list[Path]:
+    """The models in a folder, in order; files of other programs are passed over, with a warning. A damaged one stays
+    among them, and whoever reads it says so."""
+    found = []
+    for file in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            with safetensors.safe_open(file, framework="pt", device="cpu") as opened:
+                ours = run_folder.FORMAT in (opened.metadata() or {})
+        except (safetensors.SafetensorError, OSError, UnicodeError, ValueError):
+            ours = True
+        if ours:
+            found.append(file)
+        else:
+            warnings.warn(f"{short_path(file)} was not written by this program: it is passed over.", stacklevel=2)
+    return found
 
 
 def export_model(folder: Path, file: Path, half: bool = False, force: bool = False, every_task: bool = False) -> Path:

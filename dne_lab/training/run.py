@@ -68,7 +68,7 @@ class Run:
         self.device = torch.device(device or mine or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.checkpoint_seconds = checkpoint_seconds
         self.progress = progress and self.processes.first
-        self.files = RunFolder(None if folder is None else Path(folder))
+        self.files = RunFolder(folder)
         if folder is not None:
             self.processes.from_first(lambda: self.files.check(config))
         self.whole_stream = storage.stream_for(config, stream)

@@ -185,7 +185,7 @@ def finished(folder: Path) -> Record | None:
 class RunFolder:
     """The files of one run. Without a path nothing is written, and the states of tasks are kept in memory."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: str | Path | None) -> None:
         self.path = None if path is None else absolute(path)
         self._tasks: dict[int, tuple[Tensors, dict[str, Any]]] = {}
         self._place: tuple[int, int] | None = None  # of the folder that was claimed or read: device and number

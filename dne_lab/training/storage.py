@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dne_lab.core.config import Config
-from dne_lab.core.errors import LabError, reason
+from dne_lab.core.errors import LabError, brief, reason
 from dne_lab.core.files import short_path
 from dne_lab.data.identity import YOUNGER, Images, data_sha256, fingerprint, numbers_now, unlike
 from dne_lab.data.source import SPLITS
@@ -373,9 +373,9 @@ def tasks_held(state: RunState) -> list[int]:
 
 def method_at(files: RunFolder, state: RunState, task: int) -> base.Method:
     """The method as it was after a finished task, from the files of the tasks up to it."""
-    if not 1 <= task < state.cursor.task:
-        done = state.cursor.task - 1
-        raise LabError(f"task {task} is not finished: this run has finished {done} of {len(state.stream)}.")
+    done = state.cursor.task - 1
+    if task is True or not hasattr(task, "__index__") or not 1 <= task <= done:
+        raise LabError(f"task {brief(task)} is not finished: this run has finished {done} of {len(state.stream)}.")
     if state.model_file is not None:
         if task == len(state.stream):
             return copy.deepcopy(state.method)

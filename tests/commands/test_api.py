@@ -80,6 +80,7 @@ def test_arrays_are_opened_with_their_stream(tmp_path: Path) -> None:
     [
         ({"stream": "digits"}, r"stream = 'digits': must be a stream, such as dne_lab\.stream\('digits'\) makes"),
         ({"device": "gpu"}, r"device 'gpu' cannot be used .* This machine has: cpu"),
+        ({"folder": 0}, "0: must be a path"),
         ({"epochs": 3}, r"unknown field 'epochs'\. Did you mean tune\.epochs or stem\.epochs or learn\.epochs"),
         ({"learn__epoch": 3}, r"unknown field 'learn\.epoch'\. Did you mean learn\.epochs"),
         ({"data__tasks": (5, 5)}, r"data\.tasks = \(5, 5\), but the stream has tasks \(4, 2, 2, 2\)"),

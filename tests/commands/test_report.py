@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from invented import record
+from safetensors.torch import save_file
 
 from dne_lab.commands import report
 from dne_lab.core.errors import LabError
@@ -35,6 +37,17 @@ def test_records_fill_what_they_can() -> None:
     assert list(found)[2:] == [
         *("accuracy_matrix", "forgetting", "figure_1_right", "figure_6a", "figure_6c", "figure_6f"),
     ]
+
+
+def test_files_of_other_programs_beside_models_are_passed_over(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "another.safetensors")
+    (tmp_path / "damaged.safetensors").write_bytes(b"no model")
+    with pytest.warns(UserWarning, match="another.safetensors was not written by this program"):
+        found = report.models_among([tmp_path])
+    assert [file.name for file in found] == ["damaged.safetensors"]  # whoever reads it says so
+    (tmp_path / "damaged.safetensors").unlink()
+    with pytest.warns(UserWarning, match="passed over"):
+        assert report.models_among([tmp_path]) == [tmp_path]
 
 
 def test_one_series_is_drawn_and_the_others_are_rows_without_a_record() -> None:

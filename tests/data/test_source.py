@@ -99,6 +99,8 @@ def test_wrong_arrays_say_what_is_wrong(name):
 def test_more_bad_arrays():
     with pytest.raises(LabError, match="labels run from 0 to 1: 1 classes"):
         ArraySource(*arrays(), class_names=["only one"])
+    with pytest.raises(LabError, match="'a' is the name of two classes"):
+        ArraySource(*arrays(), class_names=["a", "a"])
     with pytest.raises(LabError, match="give 3 numbers"):
         ArraySource(*arrays(), mean=[0.5], std=[0.5])
     with pytest.raises(LabError, match="unknown split 'valid'"):
