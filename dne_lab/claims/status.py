@@ -11,6 +11,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.measure import cost_records
 from dne_lab.measure.record import Record, is_record, trees, unique
 from dne_lab.measure.significance import SMALLEST
+from dne_lab.models.controls import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 def evidence(paths: str | Path | Iterable[str | Path]) -> Evidence:
     """All evidence in these folders: run records, cost records, attention statistics; exact duplicates once.
+
+    Attention of runs that were trained beside controls is none: the paper's figures are about the methods as they are.
 
     Raises:
         LabError: a path that does not exist, or a damaged record.
@@ -27,7 +30,8 @@ def evidence(paths: str | Path | Iterable[str | Path]) -> Evidence:
         if not folder.exists():
             raise LabError(f"{folder} does not exist: name a folder that holds records, e.g. figures/records.")
     found = [Record.from_tree(tree, file) for file, tree in trees(folders) if is_record(tree)]
-    attention = Decomposition.among(folders)
+    beside = {record.id for record in found if COLUMNS & record.config.get("options", {}).keys()}
+    attention = [one for one in Decomposition.among(folders) if one.run not in beside]
     return Evidence(unique(found), cost_records.find(folders), attention)
 
 

@@ -216,6 +216,22 @@ def ladder_table(steps: Iterable[Step]) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
+def rates(records: Iterable[Record]) -> "pd.DataFrame":
+    """LA of growing networks by learning rate, for a search of rates: a row for each network, in words, and a column
+    for each value of ``learn.lr``; means over seeds, NaN where there is no run. ``seeds`` is the smallest number of
+    them behind one of its means."""
+    import pandas as pd
+
+    found: dict[str, dict[Any, float]] = {}
+    for group in (group for group in groups(records) if group.first.method in EXPANSION):
+        changed = words_of(options_of(group.first))
+        row = found.setdefault(", ".join(filter(None, (title_of(group.first.method), changed))), {})
+        row["seeds"] = min(len(group.records), row.get("seeds", len(group.records)))
+        row[float(group.first.config["learn"]["lr"])] = _mean(float(record.LA or 0) for record in group.records)
+    columns = ["seeds", *sorted({name for row in found.values() for name in row if name != "seeds"})]
+    return pd.DataFrame.from_dict(found, orient="index", columns=columns).rename_axis("network")
+
+
 def _beside(group: Group, plain: list[Group], method: str) -> list[Pair]:
     def of(wanted: Group) -> Any:
         return lambda record: any(record is one for one in wanted.records)

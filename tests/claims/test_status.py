@@ -1,5 +1,6 @@
 """Status of the paper's statements: intervals decide, one seed decides nothing, and nothing is typed."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,12 @@ def test_evidence_is_found_in_folders(tmp_path: Path) -> None:
     kept.write(tmp_path / "attention.json")
     found = status.evidence(tmp_path)
     assert list(found.records) == [one] and list(found.attention) == [kept]
+    beside = record("ia", 1, config={"options": {"experts": "all"}})  # trained for its controls
+    beside.write(tmp_path / "c.json")
+    dataclasses.replace(kept, run=beside.id).write(tmp_path / "attention_c.json")
+    assert list(status.evidence(tmp_path).attention) == [kept]
+    (tmp_path / "c.json").unlink()
+    (tmp_path / "attention_c.json").unlink()
     (tmp_path / "notes.json").write_text("{")  # somebody else's
     assert list(status.evidence(tmp_path).records) == [one]
     (tmp_path / "record.json").write_text((tmp_path / "a.json").read_text()[:-20])

@@ -17,6 +17,7 @@ from dne_lab.measure.trained_controls import (
     headed,
     ladder,
     ladder_table,
+    rates,
     sizes,
     table,
     words_of,
@@ -174,3 +175,17 @@ def test_what_the_variant_has_anyway_or_is_left_open_is_no_control() -> None:
         records = [*controlled("dne", (80, 82), **named), *controlled("dne", (85, 88), weights="uniform")]
         (one,) = controls(records)["dne"]
         assert one.words == "A = 1/H" and one.pair.values() == [5.0, 6.0]
+
+
+def test_rates_are_means_over_seeds_by_network_and_rate() -> None:
+    records = [
+        *controlled("dne", (60, 64), {"lr": 0.001}),
+        *controlled("dne", (70, 71, 75), {"lr": 0.002}),
+        *controlled("dne", (66,), {"lr": 0.002}, weights="uniform"),
+        *runs("joint", (90,)),
+    ]
+    found = rates(records)
+    assert found.columns.tolist() == ["seeds", 0.001, 0.002]
+    assert found.loc["DNE"].tolist() == [2, 62.0, 72.0]
+    assert found.loc["DNE, A = 1/H", "seeds"] == 1 and found.loc["DNE, A = 1/H", 0.002] == 66.0
+    assert np.isnan(found.loc["DNE, A = 1/H", 0.001])
