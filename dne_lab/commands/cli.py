@@ -10,7 +10,6 @@ import typer
 
 from dne_lab.commands.arguments import (
     METHODS,
-    Accept,
     Command,
     Commands,
     Device,
@@ -19,19 +18,18 @@ from dne_lab.commands.arguments import (
     Preset,
     Seeds,
     Settings,
-    Track,
     count,
     given,
     numbers,
     plain_letters,
     schema,
-    seconds,
     settings,
 )
 from dne_lab.commands.check import check
 from dne_lab.commands.hub import push
 from dne_lab.commands.imports import import_results
 from dne_lab.commands.project import lab, notebooks
+from dne_lab.commands.run_arguments import run
 from dne_lab.core.errors import LabError
 
 app = typer.Typer(
@@ -86,114 +84,7 @@ def reproduce(
     print(json.dumps(result.to_json(), indent=1) if as_json else result.text())
 
 
-@app.command(cls=Command, short_help="Train one run or a grid; the same command again resumes.")
-def run(
-    context: typer.Context,
-    methods: Annotated[str | None, typer.Argument(metavar="METHOD[,METHOD...]", help=METHODS)] = None,
-    preset: Preset = "digits",
-    changes: Settings = None,
-    seeds: Seeds = "0",
-    grid: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The runs of a list (JSON) in place of METHOD; --dry-run shows their state."),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="That run again, in place of METHOD: a config.json or record.json."),
-    ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="RUN", help="With --after: go on from another run's state, with other --set."),
-    ] = None,
-    after: Annotated[int | None, typer.Option(metavar="T", help="With --from: after this task of it.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the run folders. Default: runs; of a list runs/<its name>."),
-    ] = None,
-    jobs: Jobs = "1",
-    track: Track = None,
-    accept_changed_data: Accept = False,
-    capture: Annotated[
-        bool, typer.Option("--capture", help="On a GPU replay whole training steps as CUDA graphs (IA, STA, DNE, ...).")
-    ] = False,
-    device: Device = None,
-    stop_after: Annotated[float | None, typer.Option(help="Checkpoint after that many seconds and exit 0.")] = None,
-    requeue: Annotated[
-        bool, typer.Option("--requeue", help="Exit 75 when something is left: after --stop-after, after a signal.")
-    ] = False,
-    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Train nothing; print a command per run, for SLURM, to be given here.")
-    ] = False,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the data set first if it is missing (cifar100).")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Train one run or a grid of methods and seeds; the same command again resumes exactly.
-
-    Finished runs are skipped, and the expansion methods of a seed share their first task.
-
-    What a record says, with another seed: dne-lab run --config figures/records/digits100/dne-s0.json --seeds 7
-
-    The last task in another way: dne-lab run --from runs/dne-digits-s0 --after 3 --set learn.epochs=60
-
-    A table of many methods: dne-lab run ia,dne,icarl,dytox --preset digits100,small --seeds 0-2 --jobs auto
-
-    One that fails stops no other and is named at the end (status 2). Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP end
-    with a checkpoint; with --requeue the status is 75 as long as the same command has something left to do.
-
-    With --jobs 2 or more each run has its own process and its part of the cores. It starts when there is memory for it,
-    known after the first epoch of the first one. Sums are rounded otherwise on another number of threads, so the last
-    digits may differ from --jobs 1.
-    """
-    from dne_lab.commands import run_command
-    from dne_lab.commands.api import usable
-    from dne_lab.commands.track import makers
-
-    viewers = makers(track)
-    at_a_time = count(jobs)
-    seconds(stop_after, checkpoint_every)
-    if (source is None) != (after is None):
-        raise LabError("--from RUN and --after T belong together: after which task of which run?")
-    if source is not None and after is not None:
-        if grid or config or dry_run or download or capture or jobs != "1" or given(context, "methods", "preset"):
-            raise LabError("--from RUN says which run: give --after, --set, --seeds, --out and how long, no more.")
-        run_command.go_on(
-            source, after, changes or [], numbers(seeds) if given(context, "seeds") else None, out or Path("runs"),
-            as_json, requeue, seconds=stop_after, device=usable(device), checkpoint_seconds=checkpoint_every,
-            accept_changed_data=accept_changed_data, viewers=viewers,
-        )  # fmt: skip
-        return
-    if grid is not None:
-        if given(context, "methods", "preset", "changes", "seeds", "config"):
-            raise LabError("--grid FILE says which runs: leave out METHOD, --preset, --config, --set and --seeds.")
-        plan = run_command.plan_of_list(grid, out, dry_run, as_json)
-        if dry_run:
-            return
-    elif config is not None:
-        if given(context, "methods", "preset"):
-            raise LabError("--config FILE says which run: leave out METHOD and --preset; --set and --seeds change it.")
-        own = numbers(seeds) if given(context, "seeds") else None
-        plan = run_command.plan_of_file(config, changes or [], own, out or Path("runs"))
-    elif methods is None:
-        raise LabError("name one or more methods, e.g. dne-lab run ia,sta,dne, or a list of runs: --grid FILE.")
-    else:
-        plan = run_command.plan(methods, preset, changes or [], numbers(seeds), out or Path("runs"))
-        run_command.tell_left_out(plan, changes or [])
-    if dry_run:
-        rest = {"--device": device, "--stop-after": stop_after, "--requeue": requeue, "--download": download}
-        rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None, "--capture": capture}
-        rest |= {"--track": track}
-        print("\n".join(run_command.commands(plan, changes or [], rest, config)))
-        return
-    if download:
-        run_command.download(plan)
-    run_command.execute(
-        plan, as_json, requeue,
-        seconds=stop_after, jobs=at_a_time, device=usable(device), checkpoint_seconds=checkpoint_every,
-        accept_changed_data=accept_changed_data, capture=capture, viewers=viewers,
-    )  # fmt: skip
+app.command(cls=Command, short_help="Train one run or a grid; the same command again resumes.")(run)
 
 
 @app.command(cls=Command, short_help="Tables and figures from records; attention of runs.")

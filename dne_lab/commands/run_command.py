@@ -14,7 +14,7 @@ from typing import Any
 import dne_lab.methods  # noqa: F401  (registers the methods)
 from dne_lab.commands.arguments import program, settings
 from dne_lab.core.config import from_dict
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, unknown
 from dne_lab.core.files import LONGEST, resolved
 from dne_lab.core.schema import read_json
 from dne_lab.core.sealing import unsealed
@@ -22,12 +22,12 @@ from dne_lab.data.datasets import open_source
 from dne_lab.measure import tables
 from dne_lab.measure.record import CLOCK, Record
 from dne_lab.methods import base
-from dne_lab.training import grid, run_list, sharing
+from dne_lab.training import engines, grid, run_list, sharing
 from dne_lab.training.distributed import Processes
 from dne_lab.training.parallel_runs import RunsFailed
 from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
-from dne_lab.training.run_folder import LAST, RunFolder, finished
+from dne_lab.training.run_folder import LAST, RunFolder, finished, record_in
 from dne_lab.training.worker import Viewer, watching
 
 
@@ -92,18 +92,57 @@ def tell_left_out(runs: grid.Plan, changes: list[str]) -> None:
             print(f"{method} does not use {', '.join(names)}: left out there.", file=sys.stderr)
 
 
-def commands(runs: grid.Plan, changes: list[str], rest: dict[str, Any], config_file: Path | None = None) -> list[str]:
-    """One command per run; ``rest`` are further options: True for a flag, None and False are left out; ``config_file``:
-    says which run (`plan_of_file`)."""
+def commands(
+    runs: grid.Plan, changes: list[str], rest: dict[str, Any], config_file: Path | None = None
+) -> tuple[list[str], int]:
+    """The commands of what is left, in an order in which they can be given, and how many of them, at the beginning, end
+    before the others begin (`graph.parts`).
+
+    ``rest`` are further options: True for a flag, None and False are left out; ``config_file``: says which run
+    (`plan_of_file`).
+    """
     words: list[str] = []
     for option, value in rest.items():
         if value is not None and value is not False:
             words += [option] if value is True else [option, f"{value:g}" if isinstance(value, float) else str(value)]
-    lines = []
-    for config, folder in runs:
+    lines, before = [], 0
+    for part in grid.left(runs):
+        config, folder = part.job.config, part.job.folder
         mine = [f"{name}={value}" for name, value in base.used(config.method, settings(changes)).items()]
+        own = [] if part.last is None else ["--last-task", str(part.last)]
+        own += [] if part.first is None else ["--first-task-of", str(part.first.folder)]
         lines += grid.commands([(config, folder)], mine, [*program(), "run"], config_file)
-    return [" ".join([line, *map(shlex.quote, words)]) for line in lines]
+        lines[-1] = " ".join([lines[-1], *map(shlex.quote, own + words)])
+        before += part.last is not None
+    return lines, before
+
+
+def show(runs: grid.Plan, changes: list[str], rest: dict[str, Any], config_file: Path | None = None) -> None:
+    """Prints `commands`, and on stderr what has to wait for what."""
+    lines, before = commands(runs, changes, rest, config_file)
+    print("\n".join(lines))
+    if before:
+        which = "The first command trains" if before == 1 else f"The first {before} commands train"
+        print(f"{which} what others begin with: give the rest when that has ended.", file=sys.stderr)
+    if done := sum(finished(folder) is not None for _, folder in runs):
+        print(f"{done} of {len(runs)} runs are finished.", file=sys.stderr)
+
+
+def engine(
+    name: str, runs: grid.Plan, cpus: int, gpus: float, minutes: int | None, resources: list[str]
+) -> Callable[[], engines.Engine]:
+    """What makes the engine of ``--on``, when it is known that something is left.
+
+    Raises:
+        LabError: no such engine; amounts that none of them gives.
+    """
+    more = tuple((key.strip(), value) for key, _, value in (pair.partition("=") for pair in resources))
+    needs = engines.Needs(cpus, gpus, minutes, more)
+    if name == "slurm":
+        from dne_lab.training.on_slurm import Slurm
+
+        return lambda: Slurm(runs[0][1].parent, needs)
+    raise unknown("engine", name, ["slurm"])
 
 
 def download(runs: grid.Plan) -> None:
@@ -118,9 +157,20 @@ def plan_of_list(file: Path, out: Path | None, dry_run: bool, as_json: bool) -> 
     listed = run_list.read(file, out)
     if dry_run:
         print(json.dumps(run_list.states(listed), indent=1) if as_json else run_list.text(listed))
+        for line in [] if as_json else shared([(run.config, run.folder) for run in listed if run.beside is None]):
+            print(line)
     else:
         print(run_list.summary(listed), file=sys.stderr, flush=True)
     return [(run.config, run.folder) for run in listed if run.beside is None]
+
+
+def shared(runs: grid.Plan) -> list[str]:
+    """A sentence for each first task that several of the runs that are left begin with."""
+    users: dict[Path, list[str]] = {}
+    for part in grid.left(runs):
+        if part.first is not None:
+            users.setdefault(part.first.folder, []).append(part.job.folder.name)
+    return [f"{', '.join(names)}: after the first task of {folder.name}." for folder, names in users.items()]
 
 
 def go_on(
@@ -179,9 +229,9 @@ LATER = 75  # the status that tells a queue to start the same command again (EX_
 
 
 @contextmanager
-def ending(runs: grid.Plan, requeue: bool) -> Iterator[None]:
+def ending(runs: grid.Plan, requeue: bool, last: int | None = None) -> Iterator[None]:
     """Ends the program with `LATER` where that is asked for, and something is left that has not failed: at the end, or
-    after a signal other than Ctrl-C. Errors and signals pass where nothing is left."""
+    after a signal other than Ctrl-C. Errors and signals pass where nothing is left (up to task ``last``)."""
     stopped: BaseException | None = None
     try:
         yield
@@ -190,7 +240,7 @@ def ending(runs: grid.Plan, requeue: bool) -> Iterator[None]:
     failed = stopped.folders if isinstance(stopped, RunsFailed) else ()
     others = [folder for _, folder in runs if folder not in failed]
     processes = Processes()
-    if requeue and (left := processes.from_first(lambda: sum(finished(folder) is None for folder in others))):
+    if requeue and (left := processes.from_first(lambda: sum(not _done(folder, last) for folder in others))):
         message = f"dne-lab: {stopped}\n" if failed else ""
         message += f"{left} of {len(runs)} runs are left: status {LATER}, start the same again."
         if processes.first:
@@ -200,6 +250,11 @@ def ending(runs: grid.Plan, requeue: bool) -> Iterator[None]:
         raise stopped
 
 
+def _done(folder: Path, last: int | None) -> bool:
+    record = record_in(folder)
+    return record is not None and (record.finished or (last is not None and len(record.seen_accuracy) >= last))
+
+
 def execute(runs: grid.Plan, as_json: bool, requeue: bool = False, **how: Any) -> None:
     """Trains what is left, as `grid.execute` is told by ``how``, and prints all records.
 
@@ -207,7 +262,7 @@ def execute(runs: grid.Plan, as_json: bool, requeue: bool = False, **how: Any) -
         LabError: a run failed; of several, after the others have ended and the table is printed.
     """
     failure = None
-    with ending(runs, requeue):
+    with ending(runs, requeue, how.get("last")):
         try:
             records = grid.execute(runs, first=begins(runs), **how)
         except RunsFailed as error:

@@ -8,7 +8,6 @@ import os
 import re
 import stat
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -242,30 +241,3 @@ def _alive(process: int) -> bool:
     except (PermissionError, OverflowError):  # somebody else's, or no number of this machine: not ours to judge
         return True
     return True
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Holds ``folder`` for this process (the system lets go of it when the process ends, however that happens).
-
-    Raises:
-        LabError: another process holds it. File systems and platforms without such locks are not checked.
-    """
-    make_folder(folder)
-    try:
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):  # no such locks on this platform
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LabError(f"{folder} is in use by another process. Wait for it, or give another folder.") from None
-        except OSError as error:  # a file system without locks
-            warnings.warn(f"{folder} cannot be locked ({error}): let only one process train in it.", stacklevel=2)
-        yield
-    finally:
-        os.close(handle)

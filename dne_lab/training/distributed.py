@@ -46,7 +46,19 @@ def _answered() -> Iterator[None]:
 
 
 def start() -> torch.device | None:
-    """Joins the processes that ``torchrun`` started, if any; returns the device of this one (None: free choice)."""
+    """Joins the processes that ``torchrun`` started, if any; returns the device of this one (None: free choice).
+
+    Raises:
+        Lost: they cannot be reached.
+        LabError: ``accelerate launch --cpu --num_processes 2`` has started one process: it names where the others would
+            meet, and leaves it to MPI to start them.
+    """
+    for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if for_cpu and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:  # asked for several, not for one
+        raise LabError(
+            "accelerate launch --cpu starts one process, however many it is asked for. Use torchrun --nproc-per-node 2 "
+            "-m dne_lab run ..., which trains each run in two processes; for two runs at a time --jobs 2."
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or not dist.is_available():
         return None
     local = int(os.environ.get("LOCAL_RANK", "0"))

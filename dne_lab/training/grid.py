@@ -16,12 +16,13 @@ from dne_lab.core.files import refuse_file
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import distributed, folder_names, parallel_runs, sharing, storage
+from dne_lab.training import distributed, engines, folder_names, parallel_runs, sharing, storage
 from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import settings_sha256
+from dne_lab.training.graph import Job, Part, parts, source, steps
 from dne_lab.training.run import Run
-from dne_lab.training.run_folder import RunFolder, finished
-from dne_lab.training.worker import Job, Viewer, failure_text, learn, source
+from dne_lab.training.run_folder import RunFolder, finished, read_config
+from dne_lab.training.worker import Viewer, failure_text, learn
 
 Plan = list[tuple[Config, Path]]
 
@@ -71,6 +72,9 @@ def execute(
     jobs: int | str = 1,
     first: str = "",
     viewers: Sequence[Callable[[], Viewer]] = (),
+    last: int | None = None,
+    behind: Path | None = None,
+    engine: Callable[[], engines.Engine] | None = None,
     **settings: Any,
 ) -> list[Record]:
     """Trains what is left of every run and returns the records, in the order of ``runs``.
@@ -88,6 +92,9 @@ def execute(
         first: what is said on stderr when nothing is wrong and training begins.
         viewers: each makes what follows one run (`Run.viewers`), in the process that trains it, so with several jobs it
             can be pickled; a viewer with a ``close`` is closed when the run ends or stops.
+        last: the task to end after; one run after the other only, as ``behind``.
+        behind: the folder of a run outside of the plan, with whose finished first task those begin that have not begun.
+        engine: makes what places the runs elsewhere (`engines`), if any is left; ``jobs`` and ``seconds`` do not count.
         settings: those of `Run`: device, checkpoint_seconds, progress.
 
     Raises:
@@ -98,16 +105,22 @@ def execute(
     processes = Processes()
     processes.from_first(lambda: _check(runs))  # a wrong folder is found before hours of training
     count = parallel_runs.number(jobs, len(runs), settings.get("device"))
+    if engine is not None and processes.world > 1:
+        raise LabError("under torchrun all processes train one run together, here: leave --on away.")
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     streams: dict[Data, ClassStream] = {}
     planned = _jobs(runs, stream, streams)
     processes.from_first(lambda: _compare(runs, stream, streams))
     if first and processes.first:
         print(first, file=sys.stderr, flush=True)
+    if engine is not None and any(finished(job.folder) is None for job in planned):
+        streams.clear()
+        return engines.execute(planned, engine(), stream, viewers=viewers, **settings)
     if count > 1 and any(finished(job.folder) is None for job in planned):
         streams.clear()  # the children open their own
         left = None if seconds is None else max(0.0, deadline - time.monotonic())
         return parallel_runs.execute(planned, count, stream, left, viewers=viewers, **settings)
+    outside = None if behind is None else processes.from_first(lambda: Job(read_config(behind), behind))
     records, failed, trained = [], [], False
     for job in planned:
         record = _finished(job.folder)
@@ -118,8 +131,8 @@ def execute(
             left = None if seconds is None else max(0.0, deadline - time.monotonic())
             trained = True
             try:
-                behind = processes.from_first(lambda: source(job, planned))  # noqa: B023  (called here)
-                record = learn(job, data, behind, left, viewers, **settings)
+                first_run = outside or processes.from_first(lambda: source(job, planned))  # noqa: B023  (called here)
+                record = learn(job, data, first_run, left, viewers, last, **settings)
             except Exception as error:
                 if len(planned) == 1 or processes.world > 1:  # processes that train together end together
                     raise
@@ -178,3 +191,22 @@ def _jobs(runs: Plan, stream: ClassStream | None, streams: dict[Data, ClassStrea
             tried.add(alike)
         jobs.append(Job(config, folder, sharing.first_task(config, data)))
     return jobs
+
+
+def left(runs: Plan) -> list[Part]:
+    """What is left of a plan, in an order in which its parts can be done, without training anything.
+
+    Where the images of a run are not here, it is not known which others have the same first task: it learns its own.
+    """
+    streams: dict[Data, ClassStream | None] = {}
+    jobs = []
+    for config, folder in runs:
+        if config.data not in streams:
+            try:
+                streams[config.data] = from_config(config.data)
+            except LabError as error:
+                warnings.warn(f"which runs can share a first task is not known here: {error}", stacklevel=2)
+                streams[config.data] = None
+        data = streams[config.data]
+        jobs.append(Job(config, folder, "" if data is None else sharing.first_task(config, data)))
+    return parts(steps(jobs))

@@ -20,10 +20,11 @@ from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import distributed
+from dne_lab.training import distributed, graph
+from dne_lab.training.graph import Job
 from dne_lab.training.progress import Board, Signals
 from dne_lab.training.run_folder import finished, record_in
-from dne_lab.training.worker import Job, Order, Viewer, source, work
+from dne_lab.training.worker import Order, Viewer, work
 
 # What this machine has for several processes: cores, free memory, and what a process takes of it.
 
@@ -232,26 +233,23 @@ class _Pool:
 
     def _start(self) -> None:
         """Starts as many of the waiting runs as may run now, in their order."""
-        for job in list(self.waiting):
-            if len(self.running) >= self.count:
-                return
-            behind = None if job.begun or not job.task else source(job, self.jobs)
-            if behind is None and not job.begun and self._first_task_is_learned_by_another(job):
+        if len(self.running) >= self.count or not self.waiting:
+            return
+        for step in graph.steps(self.jobs, {job.folder for job, _ in self.failed}):
+            if step.job not in self.waiting or not step.ready:
                 continue
-            if not self._fits():
+            if len(self.running) >= self.count or not self._fits():
                 return
+            job = step.job
             self.waiting.remove(job)
-            modules = _modules(job, behind)
-            order = Order(job, modules, behind, self.stream, self.until, self.threads, self.viewers, self.settings)
+            modules = modules_of(job, step.first)
+            order = Order(job, modules, step.first, self.stream, self.until, self.threads, self.viewers, self.settings)
             receiver, sender = self.context.Pipe(duplex=False)
             process = self.context.Process(target=work, args=(order, sender), name=self._name(job))  # type: ignore[attr-defined]
             process.start()
             sender.close()  # the child's end: when the child has none, the pipe is at its end
             self.running.append(_Child(job, process, receiver))
             self.begun = True
-
-    def _first_task_is_learned_by_another(self, job: Job) -> bool:
-        return bool(job.task) and any(child.job.task == job.task for child in self.running)
 
     def _fits(self) -> bool:
         """Whether the free memory holds one more run like the largest, after the running ones have grown to that.
@@ -305,8 +303,8 @@ class _Pool:
             child.ended = (rest[0], rest[1])
 
 
-def _modules(*jobs: Job | None) -> tuple[str, ...]:
-    """Those that define the methods of these runs."""
+def modules_of(*jobs: Job | None) -> tuple[str, ...]:
+    """The modules that define the methods of these runs."""
     return tuple(sorted({base.find(job.config.method).__module__ for job in jobs if job is not None}))
 
 

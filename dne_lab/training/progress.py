@@ -108,6 +108,8 @@ class OutOfTime(Exception):
 
 # What a queue sends before the time is over (SLURM's --signal), and the end of a connection.
 WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name))
+# Handlers of these that give way while a run trains; one that the user's own program has does not.
+YIELDING: list[Any] = [signal.SIG_DFL]
 
 
 class Signals:
@@ -127,7 +129,7 @@ class Signals:
                 # A process started with the signal ignored (nohup, a shell's background job) goes on ignoring it, and
                 # a handler that the user's own program has for one of the others stays.
                 before = signal.getsignal(number)
-                if before not in (signal.SIG_IGN, None) and (number not in WARNINGS or before == signal.SIG_DFL):
+                if before not in (signal.SIG_IGN, None) and (number not in WARNINGS or before in YIELDING):
                     self._before[number] = signal.signal(number, self._handle)
         return self
 

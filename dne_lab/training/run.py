@@ -14,6 +14,7 @@ from torch import Tensor
 from dne_lab.core import chance, files, shown
 from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
+from dne_lab.core.folder_lock import alone_in
 from dne_lab.data.identity import fingerprint
 from dne_lab.data.memory import ExemplarMemory
 from dne_lab.data.stream import ClassStream, Task
@@ -263,19 +264,19 @@ class Run:
         """Learns the next task, or what is left of one that was interrupted. Errors are those of `train`."""
         self._train(self.cursor.task, None)
 
-    def train(self, seconds: float | None = None, lock: bool = True) -> None:
+    def train(self, seconds: float | None = None, lock: bool = True, last: int | None = None) -> None:
         """Learns all that is left; after ``seconds`` it writes a checkpoint and returns (see `finished`).
 
-        ``lock``: False where the caller holds the folder already (`files.alone_in`).
+        ``lock``: False where the caller holds the folder already (`alone_in`); ``last``: the task to end after.
 
         Raises:
             LabError: NaN or Inf in a loss; a file that cannot be written; the folder is gone. `train()` goes on when
-                that is mended. Under torchrun also: other images in another process, or one that is `distributed.Lost`.
+                that is mended. Under torchrun also: other images elsewhere, or a process that is `distributed.Lost`.
             KeyboardInterrupt: Ctrl-C, or another signal (`progress.Terminated`), after a checkpoint.
         """
         if seconds is not None and not seconds >= 0:
             raise LabError(f"seconds = {seconds}: give seconds, from 0 on.")
-        self._train(len(self.stream), seconds, lock)
+        self._train(len(self.stream) if last is None else last, seconds, lock)
 
     def _train(self, last: int, seconds: float | None, lock: bool = True) -> None:
         self._check_trainable()
@@ -283,7 +284,7 @@ class Run:
         with ExitStack() as held, Signals() as signals:
             processes.from_first(self.files.check_still_there)  # before the lock makes a folder
             if folder is not None and lock:
-                processes.from_first(lambda: held.enter_context(files.alone_in(folder)))
+                processes.from_first(lambda: held.enter_context(alone_in(folder)))
             behind = folder is not None and processes.first and self.files.behind
             behind, half_changed = processes.any(behind, self.state.half_changed, device=self.device)
             if behind and not half_changed:
@@ -330,9 +331,8 @@ class Run:
         if len({stage.name for stage in stages}) < len(stages):
             raise LabError(f"method {self.config.method}: the stages of task {task.number} need different names.")
         sizes = [stage.recipe.epochs * stage.recipe.steps(self.state.size(task, stage)) for stage in stages]
-        done = sum(sizes[: self.cursor.stage])
         title = f"{self.config.method} s{self.config.seed} task {task.number}/{len(self.stream)}"
-        self._bar = Progress(self.progress, title, sum(sizes), done)
+        self._bar = Progress(self.progress, title, sum(sizes), sum(sizes[: self.cursor.stage]))
         result = ""
         try:
             while self.cursor.stage < len(stages):

@@ -9,56 +9,25 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from dne_lab.core import files
-from dne_lab.core.config import Config
 from dne_lab.core.errors import LabError
+from dne_lab.core.folder_lock import alone_in
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.training import distributed
+from dne_lab.training.graph import Job
 from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
-from dne_lab.training.run_folder import LAST, RECORD, record_in
 
 Viewer = Callable[[Run], None]  # shown a run after every epoch and task
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run to train: ``task`` is what its first task has in common with others (`sharing.first_task`)."""
-
-    config: Config
-    folder: Path
-    task: str = ""
-
-    @property
-    def title(self) -> str:
-        """What it is called while it runs."""
-        return f"{self.config.method} s{self.config.seed}"
-
-    @property
-    def begun(self) -> bool:
-        """Whether its folder holds a state to go on from."""
-        return (self.folder / LAST).exists() or (self.folder / RECORD).exists()
-
-
-def source(job: Job, jobs: Iterable[Job]) -> Job | None:
-    """A run whose finished first task is that of ``job``."""
-    for other in jobs:
-        if other.task and other.task == job.task and other.folder != job.folder:
-            record = record_in(other.folder)
-            if record is not None and record.seen_accuracy:
-                return other
-    return None
 
 
 def learn(
@@ -67,12 +36,15 @@ def learn(
     behind: Job | None = None,
     seconds: float | None = None,
     viewers: Sequence[Callable[[], Viewer]] = (),
+    last: int | None = None,
+    patience: float = 0.0,
     **settings: Any,
 ) -> Record:
     """Trains what is left of a run, as its folder has it, else after the task 1 of ``behind``, else from its start.
 
-    The folder is held from the first look at it to the end, so that no other process can train the same run.
-    ``viewers`` make what is `watching` it.
+    The folder is held from the first look at it to the end, so that no other process can train the same run;
+    ``patience``: seconds to wait for one that does. ``viewers`` make what is `watching` it; ``last``: as for
+    `Run.train`.
 
     Raises:
         LabError: the folder is in use by another process; what `Run` raises.
@@ -80,14 +52,14 @@ def learn(
     distributed.start()
     from_first = distributed.Processes().from_first
     with ExitStack() as held:
-        from_first(lambda: held.enter_context(files.alone_in(job.folder)))
+        from_first(lambda: held.enter_context(alone_in(job.folder, patience)))
         if behind is None or from_first(lambda: job.begun):
             run = Run(job.config, stream, job.folder, **settings)
         else:
             theirs = stream if behind.config.data == job.config.data else None
             run = Run(behind.config, theirs, behind.folder, **settings).fork_as(job.config, job.folder)
         with watching(run, viewers):
-            run.train(seconds, lock=False)
+            run.train(seconds, lock=False, last=last)
         return run.record
 
 
@@ -114,7 +86,7 @@ class Order:
     """What such a process is told. ``until``: when to stop with a checkpoint, in seconds of `time.time`.
 
     ``modules`` are those that define the methods of both runs; ``stream`` is pickled, None: what the configuration
-    describes. ``viewers``: as `learn` takes them.
+    describes. ``viewers``, ``last``, ``patience``: as `learn` takes them.
     """
 
     job: Job
@@ -125,6 +97,31 @@ class Order:
     threads: int
     viewers: Sequence[Callable[[], Viewer]] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    last: int | None = None
+    patience: float = 0.0
+
+
+def fulfil(order: Order, viewers: Sequence[Callable[[], Viewer]] = ()) -> None:
+    """Trains one run as it was told, in this process; ``viewers``: in front of those of the order.
+
+    Raises:
+        LabError: what `learn` raises; a method that no module defines.
+    """
+    torch.set_num_threads(order.threads)
+    for module in order.modules:  # __main__ is here already: a script's, but not a notebook's
+        importlib.import_module(module)
+    if order.job.config.method not in base.Method.registry:
+        raise LabError(
+            f"method {order.job.config.method} is defined in a notebook or script, which other processes do not "
+            "see. Put it into a module of its own and import that, or run with jobs=1."
+        )
+    stream = from_config(order.job.config.data) if order.stream is None else pickle.loads(order.stream)
+    seconds = None if order.until == math.inf else max(0.0, order.until - time.time())
+    behind = order.behind
+    if behind is not None and behind.config.method not in base.Method.registry:
+        behind = None  # of a method in a notebook, which this process cannot open: task 1 is learned here
+    followed = [*viewers, *order.viewers]
+    learn(order.job, stream, behind, seconds, followed, order.last, order.patience, **order.settings)
 
 
 def work(order: Order, pipe: Connection) -> None:
@@ -134,26 +131,13 @@ def work(order: Order, pipe: Connection) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(order.threads)
 
     def tell(*message: object) -> None:
         with suppress(OSError):  # the parent is gone, and this process about to stop
             pipe.send(message)
 
     try:
-        for module in order.modules:  # __main__ is here already: a script's, but not a notebook's
-            importlib.import_module(module)
-        if order.job.config.method not in base.Method.registry:
-            raise LabError(
-                f"method {order.job.config.method} is defined in a notebook or script, which other processes do not "
-                "see. Put it into a module of its own and import that, or run with jobs=1."
-            )
-        stream = from_config(order.job.config.data) if order.stream is None else pickle.loads(order.stream)
-        seconds = None if order.until == math.inf else max(0.0, order.until - time.time())
-        behind = order.behind
-        if behind is not None and behind.config.method not in base.Method.registry:
-            behind = None  # of a method in a notebook, which this process cannot open: task 1 is learned here
-        learn(order.job, stream, behind, seconds, [lambda: _Reporter(tell), *order.viewers], **order.settings)
+        fulfil(order, [lambda: _Reporter(tell)])
         tell("end", "done", "")
     except Terminated:
         tell("end", "stopped", "stopped by a signal, with a checkpoint. The same again goes on from there.")

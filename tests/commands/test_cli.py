@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from shell import Done, Here, Nursery, content, environment, run_folder, sets, s
 
 from dne_lab.commands import reproduce
 from dne_lab.core import presets
+from dne_lab.measure.record import Record
 from dne_lab.training.run_folder import load
 
 RECORD = {
@@ -190,20 +192,31 @@ def test_the_same_command_again_skips_what_is_finished(place: Path, here: Here) 
 def test_dry_run_prints_commands_that_work(place: Path, here: Here, tmp_path: Path) -> None:
     program = str(Path(sys.modules["dne_lab"].__file__ or "").parent / "__main__.py")
     words = [*sets(data__tasks="6, 4"), "--out", place / "runs"]  # a space: words must be quoted
-    done = here("run", "ia,dne,joint", *words, "--seeds", "0,3", "--device", "cpu", "--dry-run", program=program)
+    done = here("run", "ia,sta,joint", *words, "--seeds", "0,3", "--device", "cpu", "--dry-run", program=program)
     lines = done.out.splitlines()
     assert done.code == 0 and len(lines) == 6 and not list(tmp_path.iterdir())
+    assert "The first command trains what others begin with" in done.err and "1 of 6 runs are finished" in done.err
     asked = [shlex.split(line) for line in lines]
-    assert [(words[4], words[words.index("--seeds") + 1]) for words in asked] == [
-        (method, seed) for seed in "03" for method in ("ia", "dne", "joint")
+
+    def of(words: list[str], option: str) -> str:
+        return Path(words[words.index(option) + 1]).name if option in words else ""
+
+    left = [(words[4], of(words, "--seeds"), of(words, "--last-task"), of(words, "--first-task-of")) for words in asked]
+    one, other = (run_folder(place / "runs", "ia").name, run_folder(place / "runs", "ia").name[:-1] + "3")
+    assert left == [
+        *[("ia", "3", "1", ""), ("sta", "0", "", one), ("joint", "0", "", "")],
+        *[("ia", "3", "", ""), ("sta", "3", "", other), ("joint", "3", "", "")],
     ]
     assert all(
         words[:4] == [sys.executable, "-m", "dne_lab", "run"] and words[-2:] == ["--device", "cpu"] for words in asked
     )
     before = snapshot(place / "runs")
     worked = subprocess.run(lines[1], shell=True, env=environment(), cwd=tmp_path, capture_output=True, text=True)
-    assert worked.returncode == 0 and "DNE (k = 1)" in worked.stdout, worked.stderr
-    assert snapshot(place / "runs") == before  # it named the run that is there
+    assert worked.returncode == 0 and "STA (k = 1)" in worked.stdout, worked.stderr
+    assert before.items() < snapshot(place / "runs").items()
+    record = Record.from_json(run_folder(place / "runs", "sta") / "record.json")
+    assert record.finished and "shared task 1" in record.timing["by_purpose"]
+    shutil.rmtree(run_folder(place / "runs", "sta"))  # other tests use this place
     assert here("run", "dne", "--stop-after", 9.5, "--checkpoint-every", 9, "--download", "--dry-run").out == (
         "dne-lab run dne --preset digits --seeds 0 --out runs --stop-after 9.5 --download --checkpoint-every 9\n"
     )

@@ -14,8 +14,8 @@ import pytest
 from shell import Here, Nursery, content, run_folder, sets, snapshot
 
 from dne_lab.commands import run_command
-from dne_lab.core import files
 from dne_lab.core.errors import LabError
+from dne_lab.core.folder_lock import alone_in
 from dne_lab.measure.record import Record
 from dne_lab.training import grid
 from dne_lab.training.run_folder import finished
@@ -24,7 +24,7 @@ from dne_lab.training.run_folder import finished
 def left(folder: Path) -> bool:
     """Whether no process holds a run folder."""
     try:
-        with files.alone_in(folder):
+        with alone_in(folder):
             return True
     except LabError:
         return False
@@ -91,13 +91,13 @@ def test_a_run_that_fails_is_named_below_the_table_of_the_others(jobs: int, here
     words = ["run", "finetune,joint", *sets(), "--device", "cpu", "--jobs", jobs]
     assert here("run", "joint", *sets(), "--stop-after", 0).code == 0
     folder = run_folder(Path("runs"), "joint")
-    with files.alone_in(folder):
+    with alone_in(folder):
         done = here(*words)
     assert done.code == 2 and "Fine" in done.out and "Joint" not in done.out
     assert "1 of 2 runs are not finished; the same command goes on with them." in done.out
     last = done.err.splitlines()
     assert last[-2] == "dne-lab: 1 of 2 runs failed:"
-    assert last[-1].startswith(f"joint s0 ({folder}): {folder} is in use by another process.")
+    assert last[-1].startswith(f"joint s0 ({folder}): {folder} is in use by another process")
     done = here(*words)
     assert done.code == 0 and "Joint" in done.out and "finetune" not in done.err
 

@@ -102,13 +102,6 @@ def test_places_are_absolute_and_know_the_home_folder(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_folder_is_held_by_one_process_and_let_go(tmp_path: Path) -> None:
-    with files.alone_in(tmp_path / "run"), pytest.raises(LabError, match="in use"), files.alone_in(tmp_path / "run"):
-        pass
-    with files.alone_in(tmp_path / "run"):
-        pass
-
-
 @pytest.mark.parametrize(("text", "name"), [
     ("digits100", "digits100"), ("../../etc/passwd", "_.._etc_passwd"), ("/abs/path", "_abs_path"), ("", "_"),
     ("..", "_"), ("a b\u732b<c>", "a_b_c_"), ("x" * 300, "x" * 80), ("dne-k=2+ia_s0.1", "dne-k_2+ia_s0.1"),

@@ -20,13 +20,13 @@ from followed import told_to_tensorboard
 from shell import snapshot
 
 from dne_lab.commands.track import makers
-from dne_lab.core import files
 from dne_lab.core.errors import LabError
+from dne_lab.core.folder_lock import alone_in
 from dne_lab.methods import base
 from dne_lab.training import distributed, grid, parallel_runs, progress
+from dne_lab.training.graph import Job
 from dne_lab.training.parallel_runs import RunsFailed
 from dne_lab.training.progress import Terminated
-from dne_lab.training.worker import Job
 
 SETTINGS: dict[str, Any] = {"stream": tiny.stream(), "device": "cpu"}
 WAIT = r"waiting for memory: 0\.2 GB are free, and a run takes up to \d\.\d GB; 1 of 3 run\."
@@ -185,11 +185,11 @@ def test_a_signal_stops_all_runs_with_a_checkpoint(
 
 def test_a_folder_in_use_by_another_process_is_left_and_named(whole: Path, tmp_path: Path) -> None:
     plan = planned(tmp_path)
-    with files.alone_in(tmp_path / "tiny-s1"), pytest.raises(RunsFailed, match="1 of 6 runs failed") as caught:
+    with alone_in(tmp_path / "tiny-s1"), pytest.raises(RunsFailed, match="1 of 6 runs failed") as caught:
         grid.execute(plan, jobs=2, progress=False, **SETTINGS)
     assert "tiny-s1 is in use by another process" in str(caught.value)
     assert not list((tmp_path / "tiny-s1").iterdir()) and sum(r.finished for r in caught.value.records) == 5
-    with files.alone_in(tmp_path / "tiny-s1"), pytest.raises(LabError, match="in use by another process"):
+    with alone_in(tmp_path / "tiny-s1"), pytest.raises(LabError, match="in use by another process"):
         grid.execute(plan, progress=False, **SETTINGS)
     assert len(grid.execute(plan, jobs=2, progress=False, **SETTINGS)) == 6
     for name in ("tiny-alone-s1", "tiny-other-s1"):

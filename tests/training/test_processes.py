@@ -11,7 +11,8 @@ import pytest
 import tiny_runs as tiny
 import torch
 
-from dne_lab.training import run_folder
+from dne_lab.core.errors import LabError
+from dne_lab.training import distributed, run_folder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 HERE = Path(__file__).parent
@@ -116,3 +117,13 @@ def test_batch_normalisation_is_refused_where_batches_are_shared(monkeypatch: py
     processes.world = 2
     with pytest.raises(LabError, match="batch normalisation trains in one process"):
         processes.same(torch.nn.BatchNorm1d(3))
+
+
+def test_accelerate_that_starts_one_process_of_several_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # accelerate launch --cpu: one process is asked for
+    assert distributed.start() is None
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # --cpu --num_processes 2
+    with pytest.raises(LabError, match=r"accelerate launch --cpu starts one process.*torchrun --nproc-per-node 2"):
+        distributed.start()

@@ -342,7 +342,7 @@ def test_a_stream_of_other_tasks_is_refused() -> None:
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
-    from dne_lab.core.files import alone_in
+    from dne_lab.core.folder_lock import alone_in
 
     with alone_in(tmp_path / "run"), pytest.raises(LabError, match="in use by another process"):
         run(tmp_path / "run").train()

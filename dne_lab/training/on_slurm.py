@@ -1,0 +1,178 @@
+"""``--on slurm``: parts of a plan as jobs of a SLURM cluster, by submitit.
+
+Before its time is over SLURM sends a job SIGUSR2: the run writes a checkpoint at the next step, and submitit puts the
+same job into the queue again, under the same number. A job outlives the command that has submitted it; the numbers are
+kept beside the run folders, so that the same command follows what is there instead of submitting it once more.
+"""
+
+import json
+import pickle
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dne_lab.core.errors import LabError
+from dne_lab.core.files import make_folder, write_text
+from dne_lab.core.schema import DamagedError, read_json
+from dne_lab.training import progress
+from dne_lab.training.engines import Needs, RunFailed, Work, missing, said
+from dne_lab.training.graph import Part
+from dne_lab.training.progress import Terminated
+
+FOLDER = "slurm"  # beside the run folders: logs, what was submitted, and the numbers of the jobs
+MINUTES = 240  # of a job, unless asked for otherwise; a longer run is several turns in the queue
+WARNED = 120  # seconds before the end at which a run is told to write its checkpoint
+ASK = 10.0  # seconds between two questions to the queue
+SLOW = 30.0  # seconds in which what a job has written is seen here at the latest
+# Options of sbatch that follow from the plan, or have an option of their own here.
+OWN = {
+    **dict.fromkeys(("dependency", "array", "signal", "output", "error", "job-name", "ntasks"), "the plan says it"),
+    "time": "use --minutes",
+    "cpus-per-task": "use --cpus",
+    "gpus": "use --gpus",
+    "gpus-per-node": "use --gpus",
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A part as a job that submitit can put into the queue again."""
+
+    work: Work
+
+    def __call__(self) -> None:
+        """Trains the part; on SIGUSR2 writes a checkpoint, then lets submitit's own handler put the job back.
+
+        Raises:
+            RunFailed: it failed, or was stopped by another signal (after a checkpoint).
+        """
+        requeue = signal.getsignal(signal.SIGUSR2)
+        progress.YIELDING.append(requeue)  # it would act in the middle of a step
+        try:
+            self.work()
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Terminated) and stop.status == 128 + signal.SIGUSR2 and callable(requeue):
+                requeue(signal.SIGUSR2, None)  # does not come back
+            raise RunFailed("stopped by a signal, with a checkpoint. The same again goes on from there.") from None
+
+    def checkpoint(self) -> Any:
+        """What the job is when it is its turn again: the same, for its run folder says how far it is."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A job in the queue, and when it was last known to be there (`time.monotonic`)."""
+
+    number: str
+    since: float
+
+
+class Slurm:
+    """The engine; ``runs``: the folder that the run folders are in."""
+
+    def __init__(self, runs: Path, needs: Needs) -> None:
+        try:
+            import submitit
+        except ModuleNotFoundError:
+            raise missing("submitit", "slurm") from None
+        self.submitit = submitit
+        if needs.gpus != int(needs.gpus):
+            raise LabError(
+                f"--gpus {needs.gpus:g}: SLURM gives whole GPUs. Take --gpus 1, or where the cluster shares them what "
+                "its manual says, such as --resource gres=shard:1."
+            )
+        self.more = {name.lstrip("-").replace("_", "-"): value or True for name, value in needs.more}
+        for name in self.more:
+            if name in OWN:
+                raise LabError(f"--resource {name}: {OWN[name]}.")
+        if not (shutil.which("sbatch") and shutil.which("squeue") and shutil.which("srun")):
+            raise LabError(
+                "--on slurm needs sbatch, srun and squeue, which are not here: give the command on a machine from "
+                "which jobs of the cluster are submitted. On this machine alone: --jobs auto."
+            )
+        self.needs, self.folder = needs, runs / FOLDER
+        self.asked, self.queue = -ASK, frozenset[str]()
+        self.gone: dict[str, float] = {}  # when a job was first missing from the queue
+
+    def submit(self, part: Part, work: Work, after: Ticket | None) -> Ticket:
+        """The job of the part: the one that is in the queue already, else a new one."""
+        there = self._known(part).get(_name(part))
+        if there is not None and there in self._queue():
+            return Ticket(there, time.monotonic())
+        make_folder(self.folder)
+        executor = self.submitit.SlurmExecutor(folder=self.folder, max_num_timeout=10**6)
+        depends = {} if after is None else {"dependency": f"afterok:{after.number}", "kill-on-invalid-dep": "yes"}
+        executor.update_parameters(
+            job_name=f"{part.job.folder.name}{'-task1' if part.last else ''}",
+            time=self.needs.minutes or MINUTES, signal_delay_s=WARNED, stderr_to_stdout=True,
+            cpus_per_task=self.needs.cpus, srun_args=[f"--cpus-per-task={self.needs.cpus}"],
+            setup=[f"export OMP_NUM_THREADS={self.needs.cpus}"],
+            **({"gpus_per_node": int(self.needs.gpus)} if self.needs.gpus else {}),
+            additional_parameters={"requeue": True} | depends | self.more,
+        )  # fmt: skip
+        try:
+            number = str(executor.submit(Turn(work)).job_id)
+        except RuntimeError as error:  # submitit's errors, with what sbatch has said
+            said_by = (str(error).strip().splitlines() or [""])[-1]
+            raise LabError(f"SLURM does not take the job of {part.job.title}: {said_by}") from error
+        write_text(self._file(part), f"{json.dumps(self._known(part) | {_name(part): number})}\n")
+        return Ticket(number, time.monotonic())
+
+    def outcome(self, ticket: Ticket) -> str | None:
+        """See `engines.Engine`."""
+        paths = self.submitit.core.utils.JobPaths(self.folder, ticket.number, 0)
+        if paths.result_pickle.exists():  # written by this user's own job, in one rename
+            how, told = pickle.loads(paths.result_pickle.read_bytes())
+            return "" if how == "success" else said(told) or told
+        if ticket.number in self._queue() or ticket.since > self.asked:
+            self.gone.pop(ticket.number, None)
+            return None
+        if time.monotonic() - self.gone.setdefault(ticket.number, time.monotonic()) < SLOW:
+            return None
+        return (
+            f"job {ticket.number} is not in the queue any more and has said nothing: cancelled, out of memory, or its "
+            f"machine died ({paths.stdout} may say more). The same again goes on from its last checkpoint."
+        )
+
+    def describe(self, tickets: Sequence[Ticket]) -> str:
+        """See `engines.Engine`."""
+        return f"SLURM {', '.join(ticket.number for ticket in tickets)}; what they say is in {self.folder}."
+
+    def stop(self, tickets: Sequence[Ticket]) -> str:
+        """See `engines.Engine`. The jobs stay."""
+        numbers = " ".join(ticket.number for ticket in tickets)
+        return (
+            f"the jobs go on; the same command follows them again. To stop them, with a checkpoint: scancel {numbers}"
+        )
+
+    def _file(self, part: Part) -> Path:
+        return self.folder / f"{part.job.folder.name}.jobs"
+
+    def _known(self, part: Part) -> dict[str, str]:
+        """The numbers of the jobs that this run's parts were last submitted as."""
+        try:
+            found = read_json(self._file(part))
+        except (FileNotFoundError, DamagedError):
+            return {}
+        return {str(name): str(number) for name, number in found.items()} if isinstance(found, dict) else {}
+
+    def _queue(self) -> frozenset[str]:
+        """The numbers of this user's jobs that wait or run; what was last known where SLURM does not answer."""
+        if time.monotonic() - self.asked >= ASK:
+            asked = time.monotonic()
+            told = subprocess.run(["squeue", "--me", "--noheader", "--format=%A"], capture_output=True, text=True)
+            if told.returncode == 0:
+                self.queue, self.asked = frozenset(told.stdout.split()), asked
+        return self.queue
+
+
+def _name(part: Part) -> str:
+    return "whole" if part.last is None else f"task {part.last}"
