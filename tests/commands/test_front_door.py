@@ -10,7 +10,7 @@ from shell import ROOT, Nursery
 NOTEBOOK = "notebooks/09_accuracy_against_scale.ipynb"  # averages the committed runs of every setting
 CHANGES = ("data.tasks=6,4", "learn.epochs=1", "tune.epochs=0", "network.depth=2", "k=2")
 SHORT = [word for change in CHANGES for word in ("--set", change)]
-CHECKS = ("tests/claims/test_status.py", "tests/test_committed.py")
+CHECKS = ("tests/claims/test_status.py",)  # that committed records are as they were, git says below
 DRAWING = ("dne_lab.commands.report", "seaborn", "matplotlib.backends.backend_agg")
 
 
