@@ -10,13 +10,12 @@ from tqdm import tqdm
 
 from dne_lab.analysis.ablation import (
     ALL,
-    Selection,
     Tally,
     check_repeatable,
     intended_rows,
+    means_of,
     measure_means,
     warn_of,
-    what_if,
 )
 from dne_lab.analysis.hosts import find_host, find_network
 from dne_lab.analysis.maps import Key, pairs_of
@@ -30,6 +29,7 @@ from dne_lab.analysis.removal import (
     Views,
     crosses,
     crossing_kinds,
+    removal,
     views_of,
 )
 from dne_lab.core import shown
@@ -256,9 +256,9 @@ def removals(
     touched = {key for taken, how in wanted if how == MEAN for key in taken.masks}
     means = Means(touched) if touched else None
     found = [(Tally(network.task_classes), Intervention(taken, how, means)) for taken, how in wanted]
-    sessions: dict[frozenset[tuple[str, int]], list[tuple[Tally, Intervention]]] = {}
+    sessions: dict[Places, list[tuple[Tally, Intervention]]] = {}
     for pair in found:
-        sessions.setdefault(frozenset(key[:2] for key in pair[1].removal.masks), []).append(pair)
+        sessions.setdefault(_places(pair[1].removal), []).append(pair)
     current: list[Intervention] = []  # the one that cuts now
 
     def replace(attention: Tensor, axes: Axes) -> Tensor | None:
@@ -272,8 +272,7 @@ def removals(
         for places, members in sessions.items():
             # from the newest expert down, as `SharedPass` wants it
             members = sorted(members, key=lambda pair: -pair[1].removal.experts[0])
-            kinds, layers = ([*dict.fromkeys(column)] for column in zip(*sorted(places), strict=True))
-            with probe(network, kinds, layers, keep=False, replace=replace):  # of all experts: no batch is undone
+            with probe(network, *_listened(places), keep=False, replace=replace):
                 for some in image_batches(images, batch_size):
                     if some.labels is None:
                         raise LabError("a sweep measures accuracy, and these images have no labels: give a Batch, "
@@ -291,6 +290,20 @@ def removals(
             f"no image is of a class that this network has learned (ranks 0 to {sum(network.task_classes) - 1})."
         )
     return found
+
+
+Places = frozenset[tuple[str, int]]  # kinds and layers
+
+
+def _places(taken: Removal) -> Places:
+    """Where a removal touches attention."""
+    return frozenset(key[:2] for key in taken.masks)
+
+
+def _listened(places: Places) -> tuple[list[str], list[int]]:
+    """Kinds and layers to listen to, for all experts: no batch is undone."""
+    kinds, layers = zip(*sorted(places), strict=True)
+    return list(dict.fromkeys(kinds)), list(dict.fromkeys(layers))
 
 
 def _count(images: Images) -> int:
@@ -314,7 +327,7 @@ def image_sweep(
 
     ``change`` is the largest share of the softmax that moves to other classes when expert ``expert`` does not read
     expert ``reads`` anywhere (total variation, percent): 0 changes nothing, 100 everything. Of more than 30 connections
-    those of the newest expert alone.
+    those of the newest expert alone. What a removal cannot change is not computed again.
 
     Args:
         image: (C, H, W) uint8.
@@ -332,9 +345,27 @@ def image_sweep(
     pairs = [(expert, read) for expert, read in pairs if read != expert]
     if len(pairs) > PAIRS:
         pairs = [(expert, read) for expert, read in pairs if expert == len(network.heads)]
-    rows = []
-    for expert, read in pairs:
-        found = what_if(network, image[None], Selection(read, expert, how=how), there, means)
-        before, after = (logits[0].double().softmax(0) for logits in (found.before, found.after))
-        rows.append({"expert": expert, "reads": read, "change": 50 * float((before - after).abs().sum())})
+    if how == MEAN and means is None:
+        means = means_of(network, image[None])
+    taken = [removal(network, reads=read, expert=expert, views=there) for expert, read in pairs]
+    sessions: dict[Places, list[Removal]] = {}
+    for one in sorted(taken, key=lambda one: -one.experts[0]):  # as `SharedPass` wants it
+        sessions.setdefault(_places(one), []).append(one)
+    current: list[Intervention] = []
+    changes: dict[Removal, float] = {}
+
+    def replace(attention: Tensor, axes: Axes) -> Tensor | None:
+        return current[0](attention, axes) if current else None
+
+    with evaluating(network) as device, intended_rows():
+        for places, members in sessions.items():
+            with probe(network, *_listened(places), keep=False, replace=replace):
+                shared = SharedPass(network, image[None].to(device))
+                before = network.classifier(shared.readouts)[0].double().softmax(0)
+                for one in members:
+                    current[:] = [Intervention(one, how, means)]
+                    after = network.classifier(shared.from_(one.experts[0], one.layers[0]))[0].double().softmax(0)
+                    current.clear()
+                    changes[one] = 50 * float((before - after).abs().sum())
+    rows = [(expert, read, changes[one]) for (expert, read), one in zip(pairs, taken, strict=True)]
     return pd.DataFrame(rows, columns=["expert", "reads", "change"])

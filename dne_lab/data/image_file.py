@@ -31,6 +31,7 @@ FORMATS = {
     "JPEG2000": (".jp2", ".j2k"),
 }
 EXTENSIONS = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+HEAD = 1024  # bytes from which a format is told
 LARGE = 16  # an image that is scaled to more than that many times the pixels wanted is cut first
 A = TypeVar("A")
 
@@ -67,6 +68,8 @@ def opened(file: str | Path | bytes, use: Callable[[pillow.Image], A], name: str
         raise LabError(f"{label} cannot be read: permission denied. Make it readable.") from error
     except UnidentifiedImageError as error:
         known = ", ".join(_readable())
+        if kind := _unreadable(file):
+            raise LabError(f"{label} is {kind}, which is not read here: convert it to one of {known}.") from error
         raise LabError(f"{label} cannot be decoded: it is damaged, or none of {known}. Copy it again.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # the second one is raised where warnings are errors
@@ -77,6 +80,20 @@ def opened(file: str | Path | bytes, use: Callable[[pillow.Image], A], name: str
     ) as error:  # what the parsers of Pillow meet in damaged files  # fmt: skip
         why = str(error) or type(error).__name__
         raise LabError(f"{label} cannot be decoded ({why}). Copy it again.") from error
+
+
+def _unreadable(file: str | Path | bytes) -> str:
+    """What a file is that is whole and yet not read, in words; empty where that is not known."""
+    if isinstance(file, bytes):
+        start = file[:HEAD]
+    else:
+        with Path(file).open("rb") as opened:
+            start = opened.read(HEAD)
+    if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"):
+        return "a HEIC image"
+    if b"<svg" in start.lower():
+        return "an SVG drawing"
+    return "a PDF document" if start.startswith(b"%PDF") else ""
 
 
 ORIENTATION = 0x0112  # the tag of EXIF

@@ -13,12 +13,28 @@ import traitlets
 from numpy.typing import NDArray
 
 # Keys pressed inside an explorer are the explorer's: JupyterLab would otherwise move between cells with the arrow keys.
+# And sliders, which ipywidgets leaves without a name, have one for those who hear them.
 KEYS = """
+function nameSliders(output) {
+  for (const slider of output.querySelectorAll(".widget-slider:not([data-dne-named])")) {
+    const label = slider.querySelector("label"), readout = slider.querySelector(".widget-readout");
+    if (!label || !slider.querySelector(".noUi-handle")) continue;
+    slider.dataset.dneNamed = "yes";
+    for (const handle of slider.querySelectorAll(".noUi-handle")) handle.setAttribute("aria-label", label.textContent);
+    if (!readout || readout.contentEditable !== "true") continue;
+    readout.setAttribute("role", "textbox");
+    readout.setAttribute("aria-label", `${label.textContent}, as a number`);
+  }
+}
 function keepKeys(el, tries = 100) {
   const output = el.closest(".jp-OutputArea-output");
+  if (output) nameSliders(output);
   if (output && !output.dataset.dneKeys) {
     output.dataset.dneKeys = "kept";  // JupyterLab looks at the element that has the focus
-    output.addEventListener("focusin", (event) => { event.target.dataset.lmSuppressShortcuts = "true"; });
+    output.addEventListener("focusin", (event) => {
+      event.target.dataset.lmSuppressShortcuts = "true";
+      nameSliders(output);
+    });
   }
   if (!output && tries) setTimeout(() => keepKeys(el, tries - 1), 100);
 }
@@ -192,6 +208,16 @@ STYLE = """
   color: var(--jp-ui-font-color1, #222); }
 """
 
+# What only the live explorers need: a page that is saved has its own controls.
+_LIVE = """
+.dne-explorer :is(select, .noUi-handle):focus-visible { outline: 2px solid #0072b2 !important; outline-offset: 1px; }
+.dne-busy { position: sticky; top: 0; z-index: 5; height: 0 !important; min-height: 0 !important; margin: 0 !important;
+  overflow: visible !important; }
+.dne-busy [role=status] { width: fit-content; padding: 2px 8px; border-left: 4px solid #0072b2;
+  background: var(--jp-layout-color1, Canvas); color: var(--jp-ui-font-color1, CanvasText); }
+.dne-old { opacity: 0.45; cursor: progress; }
+"""
+
 _SAVE = """
 function render({ model, el }) {
   const button = document.createElement("button");
@@ -305,7 +331,7 @@ class Patches(anywidget.AnyWidget):
     """
 
     _esm = KEYS + PATCHES
-    _css = STYLE
+    _css = STYLE + _LIVE
     scene = traitlets.Dict({"grid": [1, 1], "panels": [], "pixels": b"", "numbers": b""}).tag(sync=True)
     patch = traitlets.Int(0).tag(sync=True)
     label = traitlets.Unicode("pictures in patches").tag(sync=True)
@@ -322,6 +348,7 @@ class Download(anywidget.AnyWidget):
     """A button that saves what ``make`` gives, (file name, MIME type, content), where the browser saves downloads."""
 
     _esm = KEYS + _SAVE
+    _css = _LIVE
     text = traitlets.Unicode("save").tag(sync=True)
 
     def __init__(self, text: str, make: Callable[[], tuple[str, str, bytes]]) -> None:

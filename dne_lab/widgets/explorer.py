@@ -4,6 +4,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dne_lab.training.run import Run
 from dne_lab.widgets import code, saved, svg
 from dne_lab.widgets.gallery import GalleryExplorer
 from dne_lab.widgets.overview import OverviewExplorer
-from dne_lab.widgets.panel import ExplorerTab, begun, close_all, described, pictured, slider
+from dne_lab.widgets.panel import ExplorerTab, begun, close_all, described, html, pictured, slider, without_null
 from dne_lab.widgets.spatial import SpatialExplorer
 from dne_lab.widgets.subject import Images, Shown, Subject
 from dne_lab.widgets.task import TaskExplorer
@@ -62,14 +63,20 @@ class Explorer(widgets.VBox):
         self.image = slider("image", 0, 0, len(subject.images) - 1)
         self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="your own image", icon="")
         self.upload.layout.width = "auto"
-        self.caption = widgets.HTML(subject.captions[0])
+        self.upload.tooltip = "an image file, which is fitted to what the network takes"
+        self.caption = html("dne-caption")
+        self.caption.value = escape(subject.captions[0])
+        self.refused = html("dne-refused")  # why a file was not taken
         self.parts = {name: kind(subject) for name, kind in tabs.items()}
         self.tabs = widgets.Tab(list(self.parts.values()), titles=[part.title for part in self.parts.values()])
         self.tabs.selected_index = list(self.parts).index(tab)
         above = [self.image, self.upload, self.caption] if subject.takes_files else [self.image, self.caption]
         self.clock = Clock(subject, self.go) if isinstance(subject, Subject) and subject.moments else None
-        self.children = (widgets.HBox(above), *([self.clock] if self.clock else []), self.tabs)
+        first = widgets.HBox(above, layout=widgets.Layout(flex_flow="row wrap"))
+        self.children = (first, self.refused, *([self.clock] if self.clock else []), self.tabs)
         self.layout.max_width = "1000px"
+        self.add_class("dne-explorer")
+        self._taken: tuple[Any, ...] = ()  # files of one's own, without their content
         self._seen = 0.0  # when a run that is followed may be looked at again
         self.image.observe(self._move, "value")
         self.upload.observe(self._uploaded, "value")
@@ -82,6 +89,7 @@ class Explorer(widgets.VBox):
             part.written = self.code
         if view:
             self._restore(view)
+        without_null(self)
         self._turns = in_turn(self)
         self._turn()
 
@@ -198,7 +206,8 @@ class Explorer(widgets.VBox):
         self.part.refresh()
 
     def _move(self, change: Any) -> None:
-        self.caption.value = self.subject.captions[self.image.value]
+        self.caption.value = escape(self.subject.captions[self.image.value])
+        self.refused.value = ""
         for part in self.parts.values():
             part.stale, part.image = True, self.image.value
         self.part.refresh()  # the others when they are turned to
@@ -208,18 +217,21 @@ class Explorer(widgets.VBox):
             self.part.refresh()
 
     def _uploaded(self, change: Any) -> None:
-        files = self.upload.value
-        self.upload.unobserve(self._uploaded, "value")
-        self.upload.value = ()  # the file's bytes are not kept
-        self.upload.observe(self._uploaded, "value")
-        for file in files:
+        refused, number = [], None
+        for file in self.upload.value:
             try:
                 number = self.subject.add(bytes(file["content"]), file["name"])
             except LabError as error:
-                self.caption.value = svg.sentence(f"{file['name']}: {error}", wrong=True)
-                return
+                refused.append(svg.sentence(f"{file['name']}: {error}", wrong=True))
+            else:
+                self._taken += ({**file, "content": memoryview(b"")},)
+        self.upload.unobserve(self._uploaded, "value")
+        self.upload.value = self._taken  # its button counts them; the files' bytes are not kept
+        self.upload.observe(self._uploaded, "value")
+        if number is not None:
             self.image.max = number
             self.image.value = number
+        self.refused.value = "".join(refused)
 
 
 class Clock(widgets.HBox):
@@ -246,6 +258,7 @@ class Clock(widgets.HBox):
         self._quiet = False
         self.moment.observe(self._moved, "value")
         self.play.observe(self._played, "value")
+        self.newest.observe(lambda change: self._go(self.moment.value), "value")
 
     def _moved(self, change: Any) -> None:
         if not self._quiet:

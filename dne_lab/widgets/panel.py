@@ -1,7 +1,9 @@
 """What the explorers share: sliders that keep to what a model has, a view that follows them, and its two downloads."""
 
 import asyncio
+import math
 import os
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +20,7 @@ from dne_lab.widgets.subject import Shown
 if TYPE_CHECKING:
     import pandas as pd
 
+NOTICED = 0.5  # seconds from which on a view says that it is being computed
 ALL = -1  # a Dropdown takes None for "nothing is chosen"
 
 
@@ -81,6 +84,13 @@ def close_all(widget: widgets.Widget) -> None:
         widgets.Widget.close(one)
 
 
+def without_null(widget: widgets.Widget) -> None:
+    """Tooltips that are not there are empty: ipywidgets shows "null" under the mouse."""
+    for one in belonging(widget):
+        if getattr(one, "tooltip", "") is None:
+            one.tooltip = ""
+
+
 def described() -> dict[str, str]:
     """Room for labels that are words."""
     return {"description_width": "92px"}
@@ -92,7 +102,13 @@ def limit(control: Any, low: int, high: int) -> None:
     control.min, control.max = min(low, control.min), max(high, control.max)
     control.value = value
     control.min, control.max = low, high
-    control.disabled = low == high
+    _can_choose(control, low < high)
+
+
+def _can_choose(control: Any, several: bool) -> None:
+    """A control with one value alone is greyed out, and says why under the mouse."""
+    control.disabled = not several
+    control.tooltip = "" if several else f"there is one {control.description} here: nothing to choose"
 
 
 def offer(control: Any, options: Sequence[tuple[str, Any]]) -> None:
@@ -105,6 +121,10 @@ def offer(control: Any, options: Sequence[tuple[str, Any]]) -> None:
         control.value = tuple(value for value in before if value in there)
     elif before in there:
         control.value = before
+
+
+def _offered(change: Any) -> None:
+    _can_choose(change["owner"], len(change["new"]) > 1)
 
 
 def pictured(shown: "Drawn", bundle: Any) -> Any:
@@ -163,6 +183,8 @@ class ExplorerTab(widgets.VBox):
         self.image = 0
         self.message = html("dne-message")
         self.said = html("dne-said")  # prediction and truth
+        self.busy = html("dne-busy")  # that something is being computed
+        self.seconds = math.inf  # that the view took last: at first nobody knows
         self.patches = Patches()
         self.view = widgets.VBox()
         self.written: Callable[[], str] = lambda: ""  # the code of this view
@@ -188,10 +210,13 @@ class ExplorerTab(widgets.VBox):
         """Puts the parts in their places and follows the controls (those with a value)."""
         lines = [widgets.HBox(list(row), layout=widgets.Layout(flex_flow="row wrap")) for row in rows]
         self.view.children = (*view, self.saving)
-        self.children = (*lines, self.said, self.message, self.view)
+        self.children = (*lines, self.busy, self.said, self.message, self.view)
         self.controls = [control for row in rows for control in row if hasattr(control, "value")]
         for control in self.controls:
             control.observe(self._changed, "value")
+            if isinstance(control, widgets.Dropdown):
+                control.observe(_offered, "_options_labels")
+                _can_choose(control, len(control.options) > 1)
         self.patches.observe(self._changed, "patch")
 
     def also_save(self, *buttons: Any) -> None:
@@ -272,15 +297,39 @@ class ExplorerTab(widgets.VBox):
         """Computes the view anew; what cannot be seen is said in a sentence."""
         self.stale = False
         try:
-            with self.quietly():
+            with self.quietly(), self.computing():
                 self._follow()
                 self.update()
         except LabError as error:
             self.message.value = svg.sentence(str(error), wrong=True)
             self.view.layout.display = "none"
+        except Exception as error:  # ipywidgets writes it to a log that nobody has open
+            what = f"This view could not be computed ({type(error).__name__}: {error})."
+            self.message.value = svg.sentence(f"{what} The traceback is in the log of the notebook.", wrong=True)
+            self.view.layout.display = "none"
+            raise
         else:
             self.message.value = ""
             self.view.layout.display = ""
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """What is done inside takes long, if it did the last time: the screen says so, and the old view fades."""
+        began, slow = time.monotonic(), self.seconds > NOTICED and not self.busy.value
+        if slow:
+            self.tell("Computing ...")
+            self.view.add_class("dne-old")
+        try:
+            yield
+        finally:
+            self.seconds = time.monotonic() - began
+            if slow:
+                self.busy.value = ""
+                self.view.remove_class("dne-old")
+
+    def tell(self, doing: str) -> None:
+        """Says what is being done; it stands there until the view is up to date."""
+        self.busy.value = svg.sentence(f"{doing} What is chosen meanwhile is done next.")
 
     def update(self) -> None:
         """Brings the screen up to date; raises a `LabError` where there is nothing to see."""

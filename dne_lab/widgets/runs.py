@@ -23,7 +23,7 @@ from dne_lab.plots.vector import chart
 from dne_lab.training.run import Run
 from dne_lab.widgets import code, svg
 from dne_lab.widgets.browser import Copy, Download
-from dne_lab.widgets.panel import FigureView, begun, described, html, pictured
+from dne_lab.widgets.panel import FigureView, begun, described, html, pictured, without_null
 from dne_lab.widgets.run_details import RunDetails
 from dne_lab.widgets.run_pairs import PairOfGroups
 from dne_lab.widgets.turns import in_turn
@@ -76,6 +76,7 @@ class RunsExplorer(widgets.VBox):
             self.view,
         )
         self.layout.max_width = "1000px"
+        self.add_class("dne-explorer")
         self.runs: list[RunView] = []
         self.wrong: list[LabError] = []  # what is damaged in the folder
         self.groups: list[GroupView] = []
@@ -96,6 +97,7 @@ class RunsExplorer(widgets.VBox):
             mine = {one.description: left.pop(one.description) for one in first if one.description in left}
             code.restore(first, mine, lambda: None)
             code.restore(self._controls()[len(first) :], left, lambda: None)
+        without_null(self)
         in_turn(self)
 
     def _controls(self) -> list[Any]:

@@ -127,6 +127,8 @@ class SpatialExplorer(ExplorerTab):
 
     def update(self) -> None:
         predictions = [self.subject.prediction(name, self.image) for name in self.shown()]
+        if self.left.value == self.right.value:
+            predictions.append(f"{self.right.value} is chosen twice and shown once: choose another one beside it.")
         self.said.value = "".join(svg.sentence(text) for text in predictions)
         seen = self.current()
         scales = attention_colours.look_scales(seen, self.colours.value)

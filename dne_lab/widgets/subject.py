@@ -90,6 +90,8 @@ class Subject(Shown):
         pixels, labels = (images.images, images.labels.tolist()) if isinstance(images, Batch) else (images, None)
         if not isinstance(pixels, Tensor) or not len(pixels):
             raise LabError("there is no image to look at: give stream.test_images(16), or a uint8 tensor (B, C, H, W).")
+        if labels is not None and len(labels) != len(pixels):
+            raise LabError(f"{len(pixels)} images and {len(labels)} labels: give a label for every image.")
         for network in self.models.values():
             network.check(pixels)
         super().__init__(list(pixels.cpu()), [None] * len(pixels) if labels is None else list(labels), names)

@@ -1,5 +1,6 @@
 """What if: connections, experts or groups switched off by hand."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 SUBSET = 256  # labelled images on which the accuracy is counted
 ANY = ""  # a Dropdown takes None for "nothing is chosen"
+CLICK = "A click switches that connection off."
+UNKNOWN = "It was not tried: experts read earlier ones alone, and of many experts the newest one is asked."
 HOW = {
     "mean": "mean: what depends on the image goes",
     "zero": "zero: the rest is kept",
@@ -54,7 +57,7 @@ class WhatIfExplorer(ExplorerTab):
         self.ask.on_click(lambda button: self._asked())
         self.matrix, self.answer = Patches(), html("dne-answer")
         self.matrix.label = "How far each connection's removal moves the answer; arrow keys choose the connection"
-        self.matrix.hint = "A click switches that connection off."
+        self.matrix.hint = CLICK
         self.matrix.observe(self._picked, "patch")
         self._tried: tuple[object, pd.DataFrame] | None = None
         self.picture = widgets.HTML()
@@ -127,6 +130,8 @@ class WhatIfExplorer(ExplorerTab):
         """Switches off one connection after the other, and chooses the one that changes this image most."""
         name = self.model.value
         network, image = self.subject.models[name], self.subject.images[self.image]
+        if self.busy.value:
+            self.tell("Each connection between experts is switched off once, to find the one that matters most.")
         known = self.subject.connections(name), self.subject.means(name)
         found = image_sweep(network, image, self.how.value, *known)
         self._tried = self._question(), found
@@ -136,9 +141,10 @@ class WhatIfExplorer(ExplorerTab):
             self.kind.value, self.layer.value, self.group.value = ANY, ANY, ()
 
     def _asked(self) -> None:
-        with self.quietly():
+        self.seconds = math.inf  # this takes longer than what was done last
+        with self.quietly(), self.computing():
             self._try_all()
-        self.refresh()
+            self.refresh()
 
     def _picked(self, change: Any) -> None:
         """A cell of the matrix: the expert that reads (row, from 2) and the one that is read (column)."""
@@ -147,7 +153,9 @@ class WhatIfExplorer(ExplorerTab):
         columns = self.matrix.scene["grid"][1]
         expert, reads = change["new"] // columns + 2, change["new"] % columns + 1
         there = self._tried[1]
-        if ((there["expert"] == expert) & (there["reads"] == reads)).any():
+        known = bool(((there["expert"] == expert) & (there["reads"] == reads)).any())
+        self.matrix.hint = CLICK if known else UNKNOWN
+        if known:
             with self.quietly():
                 self.reads.value, self.expert.value = reads, expert
             self.refresh()
@@ -216,6 +224,9 @@ class WhatIfExplorer(ExplorerTab):
             "outputs of the experts",
         )
         # The image's answer is on the screen by now; the labelled images take longer.
+        if self.busy.value:
+            self.view.remove_class("dne-old")
+            self.tell("The accuracy on the labelled images is being counted.")
         self._counted = self._accuracy(selection)
         self.accuracy.value = self._accuracy_words()
         self.counted.layout.display = "none" if self._counted is None else ""

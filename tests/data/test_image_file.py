@@ -79,6 +79,21 @@ def test_other_formats_are_refused_whatever_they_are_called(tmp_path: Path) -> N
         fit(file.read_bytes(), (3, 8, 8))
 
 
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "a HEIC image"),
+        (b"%PDF-1.7", "a PDF document"),
+    ],
+)
+def test_a_known_kind_that_is_not_read_is_named(start: bytes, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(start)
+    for given in (start, tmp_path / "a.png"):
+        with pytest.raises(LabError, match=f"is {kind}, which is not read here: convert it to one of JPEG, PNG"):
+            image_file.opened(given, image_file.size)
+
+
 def test_every_format_that_is_named_is_read(tmp_path: Path) -> None:
     for kind, suffixes in image_file.FORMATS.items():
         for suffix in suffixes:

@@ -299,6 +299,7 @@ def test_a_compiled_model_gets_a_sentence() -> None:
         (torch.zeros(2, 3, 8, 12), "given: float32"),
         (torch.zeros(0, 3, 8, 12, dtype=torch.uint8), "there is no image to look at"),
         ("cat.png", "there is no image to look at"),
+        (Batch(tiny.images(2), torch.arange(3), torch.arange(3)), "2 images and 3 labels"),
     ],
 )
 def test_images_that_do_not_fit_get_a_sentence(images: Any, told: str) -> None:
@@ -355,13 +356,16 @@ def test_a_file_of_ones_own_is_fitted_and_seen() -> None:
         made.image.value == made.image.max == 6
         and "cat.png: fitted from 50 x 40 to 12 x 8 pixels" in made.caption.value
     )
-    assert "predicts" in made.part.said.value and "truth" not in made.part.said.value and made.upload.value == ()
+    assert "predicts" in made.part.said.value and "truth" not in made.part.said.value
     made.image.value = 0
     assert made.caption.value == "truth: cat"
     made.upload.value = (uploaded("cat.txt", b"cat"),)
-    assert "cat.txt: this file cannot be decoded" in made.caption.value and made.image.value == 0
-    made.upload.value = (uploaded("dog.png", png(12, 8)),)
-    assert made.caption.value == "dog.png: as it is" and made.image.value == 7
+    assert "cat.txt: this file cannot be decoded" in made.refused.value
+    assert made.caption.value == "truth: cat" and made.image.value == 0  # it is still the image that is seen
+    made.upload.value = (uploaded("<i>dog.png", png(12, 8)),)
+    assert made.caption.value == "&lt;i&gt;dog.png: as it is" and made.image.value == 7 and made.refused.value == ""
+    taken = [(file["name"], len(file["content"])) for file in made.upload.value]
+    assert taken == [("cat.png", 0), ("<i>dog.png", 0)]  # counted by the button, not kept
 
 
 def test_fitting_takes_the_middle_and_knows_grey() -> None:
@@ -421,6 +425,32 @@ def test_what_if_opens_with_the_connection_that_matters_most() -> None:
     part.model.value = "ia"
     part.ask.click()
     assert part.answer.value == "" and part.message.value == ""  # its experts read nobody
+
+
+def test_what_goes_wrong_in_a_view_is_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    part: Any = explorer().part
+    with monkeypatch.context() as broken:
+        broken.setattr(part, "update", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            part.patches.patch = 5 - part.patches.patch
+    assert "ZeroDivisionError" in part.message.value and part.view.layout.display == "none"
+    part.refresh()
+    assert part.message.value == "" and part.view.layout.display == ""
+
+
+def test_what_takes_long_is_announced_and_what_does_not_is_not() -> None:
+    part: Any = explorer(tab="what_if", variants=(DNE,)).part
+    told: list[str] = []
+    part.busy.observe(lambda change: told.append(change["new"]), "value")
+    part.seconds = 0.01  # as the last change took
+    part.reads.value = "others"
+    assert told == []
+    part.seconds = 9.0
+    part.reads.value = 1
+    assert "Computing" in told[0] and "accuracy" in told[1] and told[2:] == [""]
+    part.ask.click()
+    assert any("Each connection" in one for one in told) and part.busy.value == ""
+    assert "dne-old" not in part.view._dom_classes and 0 < part.seconds < 9
 
 
 def test_two_models_have_a_difference_on_one_scale() -> None:
