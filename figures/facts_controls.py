@@ -1,14 +1,60 @@
 """What the page of controls may ask: tables of controls that were trained, from the committed records."""
 
-import pandas as pd
-from facts import Difference, Runs, n
+import math
+from functools import cached_property
 
+import pandas as pd
+from facts import RECORDS, Difference, Runs, n
+
+from dne_lab.analysis.controls_seen import KINDS, PROBES, seen
+from dne_lab.analysis.decomposition import Decomposition
+from dne_lab.analysis.read_outs import ProbeRecord
 from dne_lab.core.errors import LabError
 from dne_lab.measure import tables, trained_controls
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.significance import LEVEL
 from dne_lab.measure.trained_controls import Control
 from dne_lab.methods.base import title_of
+
+SEEN = "digits100-controls-seen"  # attention and linear probes of the networks of controls
+SEARCH = "digits100-controls-tuning"
+
+
+class Rates:
+    """LA on validation images by network and learning rate, of the committed search."""
+
+    def __init__(self, found: Runs) -> None:
+        self.frame = trained_controls.rates(found.records)
+
+    def best(self, network: str) -> float:
+        """The rate at which a network ends highest."""
+        return float(self._rates(network).idxmax())
+
+    def highest(self, network: str) -> float:
+        """LA at that rate."""
+        return float(self._rates(network).max())
+
+    def at(self, network: str, rate: float) -> float:
+        """LA at a rate."""
+        return float(self._rates(network)[rate])
+
+    def of(self, start: str) -> list[str]:
+        """The networks whose name begins so."""
+        return [name for name in self.frame.index if str(name).startswith(start)]
+
+    def table(self) -> str:
+        """All of it."""
+        names = [c for c in self.frame.columns if c != "seeds"]
+        rows = [
+            {"network": name, "seeds": int(row["seeds"])} | {f"rate {c:g}": _percent(row[c]) for c in names}
+            for name, row in self.frame.iterrows()
+        ]
+        return tables.to_markdown(pd.DataFrame(rows))
+
+    def _rates(self, network: str) -> "pd.Series[float]":
+        if network not in self.frame.index:
+            raise LabError(f"no search of rates of {network!r}: there are {', '.join(map(str, self.frame.index))}.")
+        return self.frame.loc[network].drop("seeds")
 
 
 class Controlled:
@@ -18,6 +64,21 @@ class Controlled:
         self.records = found.records
         self.by_method = trained_controls.controls(found.records)
         self.steps = trained_controls.ladder(found.records)
+
+    @cached_property
+    def seen(self) -> pd.DataFrame:
+        """What the networks look at and hold (`controls_seen.seen`), by network."""
+        measured = RECORDS / SEEN
+        made = seen(self.records, Decomposition.among(measured), ProbeRecord.among(measured))
+        return made.set_index("network")
+
+    def looks(self) -> str:
+        """`seen` as a table: numbers of one seed, in percent."""
+        shown = self.seen.sort_values("LA", ascending=False)
+        columns = ["LA", *KINDS, *PROBES]
+        return tables.to_markdown(
+            pd.DataFrame([{"network": name} | {c: _percent(row[c]) for c in columns} for name, row in shown.iterrows()])
+        )
 
     def one(self, method: str, words: str) -> Control:
         for control in self.by_method.get(method, []):
@@ -111,6 +172,15 @@ class Controlled:
 def controlled(found: Runs) -> Controlled:
     """The controls among these runs."""
     return Controlled(found)
+
+
+def searched(found: Runs) -> Rates:
+    """The search of rates among these runs."""
+    return Rates(found)
+
+
+def _percent(value: float) -> str:
+    return "" if math.isnan(value) else n(value)
 
 
 def _first(found: Runs) -> object:

@@ -47,6 +47,27 @@ def near(mine: Tensor | None, exact: Tensor | None) -> bool:
     return float((mine.double() - exact).detach().abs().max()) <= 2e-6 * float(exact.detach().abs().max())
 
 
+def test_matrices_with_gaps_are_closed_and_no_others_copied() -> None:
+    whole = torch.arange(60.0).view(6, 10)
+    for matrix in (whole, whole.T, whole[1:4], whole[1:4].T):
+        assert products.dense(matrix) is matrix
+    for matrix in (whole[:, 2:5], whole[:, 2:5].T, whole[::2], whole[:, ::3].T):
+        found = products.dense(matrix)
+        assert found.is_contiguous() and torch.equal(found, matrix)
+
+
+@needs_onednn
+@pytest.mark.parametrize("choice", [ROWS, ALL])
+def test_slices_of_wider_tensors(choice: str, calls: list[int]) -> None:
+    found = []
+    for dtype, by in ((torch.float64, MKL), (torch.float32, choice)):
+        x, weight, _ = operands(dtype)
+        with products.by(by):
+            (products.linear(x[..., 16:48], weight[:, 16:48]) ** 2).sum().backward()
+        found.append((x.grad, weight.grad))
+    assert calls and all(near(mine, exact) for exact, mine in zip(*found, strict=True))
+
+
 @needs_onednn
 @pytest.mark.parametrize("choice", [ROWS, ALL])
 @pytest.mark.parametrize("biased", [True, False])
