@@ -99,6 +99,17 @@ class TokenView:
             table[f"{name} %"] = 100 * rows[:, number]
         return pd.DataFrame(table)
 
+    def uniform(self, query: int | str) -> "dict[str, Any]":
+        """What the columns of `summary` would be if the query attended to all tokens alike."""
+        tokens, away = len(self.prefix) + self.patches, np.nan
+        if not isinstance(query, str):
+            place = np.arange(self.patches)
+            rows, columns = place // self.grid[1] - query // self.grid[1], place % self.grid[1] - query % self.grid[1]
+            away = float(np.hypot(rows, columns).mean())
+        row = {"head": "uniform", "effective keys": float(tokens), "keys": tokens, "distance": away}
+        row["patches %"] = 100 * self.patches / tokens
+        return row | {f"{name} %": 100 / tokens for name in self.prefix}
+
     def keys(self, layer: int, query: int | str) -> "pd.DataFrame":
         """A row for each key: its name, row and column (-1 for what is no patch), attention of each head, rollout."""
         import pandas as pd

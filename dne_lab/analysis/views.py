@@ -330,6 +330,12 @@ def look_view(found: AttentionMap, patch: int, head: int = 0, image: int = 0) ->
     return LookView(*place, row[:, axes.classes :], float(row[:, : axes.classes].sum()), *owners)
 
 
+def shares_of_patches(found: AttentionMap, head: int = 0, image: int = 0) -> Values:
+    """(N, 4) `LookView.shares` of every query patch of one head in a map of kind spatial or joint."""
+    patches = found.axes.grid[0] * found.axes.grid[1]
+    return np.stack([look_view(found, patch, head, image).shares for patch in range(patches)])
+
+
 def _summary(keys: Values, total: float, everything: int) -> dict[str, float]:
     mass = keys.sum()
     effective = np.nan

@@ -211,6 +211,14 @@ STYLE = """
 # What only the live explorers need: a page that is saved has its own controls.
 _LIVE = """
 .dne-explorer :is(select, .noUi-handle):focus-visible { outline: 2px solid #0072b2 !important; outline-offset: 1px; }
+@media (max-width: 700px) {  /* a telephone: charts and tables scroll, tabs stand below one another */
+  .dne-explorer, .dne-explorer :is(.widget-box, .widget-html, .widget-html-content, .widget-dropdown, .widget-select,
+    .lm-Panel, .lm-Widget) { min-width: 0; max-width: 100%; }
+  .dne-explorer :is(.widget-html, .widget-html-content) { flex-shrink: 1; overflow-x: auto; }
+  .dne-explorer .dne-patches { min-width: 0; }
+  .dne-explorer .lm-TabBar, .dne-explorer .lm-TabBar-content { height: auto; max-height: none; flex-wrap: wrap; }
+  .dne-explorer .lm-TabBar-tab { min-width: fit-content; }
+}
 .dne-busy { position: sticky; top: 0; z-index: 5; height: 0 !important; min-height: 0 !important; margin: 0 !important;
   overflow: visible !important; }
 .dne-busy [role=status] { width: fit-content; padding: 2px 8px; border-left: 4px solid #0072b2;

@@ -28,6 +28,7 @@ from dne_lab.widgets.subject import Subject
 
 STYLE = browser.STYLE + CSS
 SCRIPT = browser.KEYS + browser.PATCHES.replace("export default { render };", "") + PAGE
+EXACT = "Shares of one image are exact: nothing is sampled, so they have no interval."
 LARGEST = 50  # MB that a page may have: browsers take long for more
 WHOLE = 65535  # shares are stored as 16 bits
 
@@ -101,6 +102,7 @@ def page(
         "scales": list(SCALES),
         "relative": RELATIVE,
         "widest": WIDEST,
+        "exact": EXACT,
         "moment": subject.moment_name(subject.moment) if subject.moments else "",
     }
     tree = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -321,16 +321,25 @@ function looks(head, grid, cells, own) {
   main.model.set("scene", scene([own, laid, map], grid));
   const keys = [1, head.read - 1, cells - 1, (cells - 1) * (head.read - 1)];
   const total = keys.reduce((sum, count) => sum + count, 0);
-  const lines = data.groups.map(([name, words, colour], i) => ({ name, words, colour, count: keys[i],
+  const spanned = (i) => {
+    const all = Array.from({ length: cells }, (_, patch) => 100 * head.groups[4 * patch + i]);
+    const [low, high] = [Math.min(...all), Math.max(...all)].map((one) => one.toFixed(2));
+    return `${(all.reduce((sum, one) => sum + one, 0) / cells).toFixed(2)} (${low} to ${high})`;
+  };
+  const lines = data.groups.map(([name, words, colour], i) => ({ name, words, colour, count: keys[i], span: spanned(i),
     share: head.groups[4 * state.patch + i] })).filter((line) => line.count > 0).map((line) => ({ ...line,
     uniform: line.count / total,
-    cells: [`${(100 * line.share).toFixed(2)}`, `${(100 * line.count / total).toFixed(2)}`, line.words] }));
-  beside.append(rowsOf(`attention of ${place(grid)} by group`, ["share %", "uniform %", ""], lines));
+    cells: [`${(100 * line.share).toFixed(2)}`, `${(100 * line.count / total).toFixed(2)}`, line.span, line.words] }));
+  const heads = ["share %", "uniform %", `all ${cells} patches`, ""];
+  beside.append(rowsOf(`attention of ${place(grid)} by group`, heads, lines));
   const spread = document.createElement("div");
   spread.className = "words";
   spread.textContent = `effective keys: ${head.spread[state.patch].toPrecision(4)} of ${head.keys}; ` +
     `mean over the image ${head.effective.toPrecision(4)}`;
-  beside.append(spread, legend(scale, "attention to a patch"));
+  const exact = document.createElement("div");
+  exact.className = "words";
+  exact.textContent = data.exact;
+  beside.append(spread, exact, legend(scale, "attention to a patch"));
 }
 
 function reads(head, grid, cells, own) {

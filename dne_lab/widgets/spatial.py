@@ -58,7 +58,8 @@ class SpatialExplorer(ExplorerTab):
             widgets.link((self.patches, "patch"), (maps, "patch"))
         above = widgets.HBox([self.patches, self.scale], layout=widgets.Layout(flex_flow="row wrap"))
         both = widgets.HBox(self.columns, layout=widgets.Layout(flex_flow="row wrap"))
-        self.begin([[self.left, self.right, self.colours], [self.expert, self.layer, self.head]], [above, both])
+        exact = widgets.HTML(svg.sentence(svg.EXACT))
+        self.begin([[self.left, self.right, self.colours], [self.expert, self.layer, self.head]], [above, both, exact])
         self.also_save(Download("save shares (CSV)", self._shares_csv))
 
     def _shares_csv(self) -> tuple[str, str, bytes]:
@@ -152,7 +153,9 @@ class SpatialExplorer(ExplorerTab):
             self.maps[place].scene = scene(panels, view.grid)
             self.names[place].value = f"<b>{escape(name)}</b>: {view.kind} attention of expert {view.expert}"
             title = f"attention of {attention_views.place_name(view.patch, view.grid)} by group"
-            self.tables[place].value = svg.shares(view.frame(), title)
+            maps = self.subject.map(name, self.image, view.kind, view.layer, view.expert)
+            every = views.shares_of_patches(maps, self.head.value)
+            self.tables[place].value = svg.shares(view.frame(), title, every)
         self.columns[1].layout.display = "none" if len(seen) == 1 else ""
         self.scale.value = svg.group_scale(list(scales.values())) + words
 

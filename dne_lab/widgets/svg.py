@@ -107,10 +107,23 @@ def _scale(ramps: Sequence[Any], names: Sequence[str], scales: Sequence[Scale], 
     return "".join(parts)
 
 
-def shares(table: "pd.DataFrame", title: str) -> str:
-    """The table of `LookView.frame`: share and uniform share of each group as bars and numbers, effective keys."""
+# What stands where shares of one image do.
+EXACT = (
+    "Shares of one image are exact: nothing is sampled, so they have no interval. Its patches are not independent; an "
+    "interval is over images, as in the tab All images."
+)
+
+
+def spanned(values: NDArray[Any]) -> str:
+    """Shares from 0 to 1 as mean, smallest and largest, percent."""
+    return f"{100 * values.mean():.2f} ({100 * values.min():.2f} to {100 * values.max():.2f})"
+
+
+def shares(table: "pd.DataFrame", title: str, patches: NDArray[Any]) -> str:
+    """The table of `LookView.frame`: share and uniform share of each group as bars and numbers, effective keys;
+    ``patches``: (N, groups) shares of all query patches, of which mean and range stand beside them."""
     rows = []
-    for row in table.to_dict("records"):
+    for place, row in enumerate(table.to_dict("records")):
         name = str(row["group"])
         ink = GROUP_COLOURS.get(name, "#777777")
         edge = f"; box-shadow: inset 0 0 0 1px {EDGE}" if edged(ink) else ""
@@ -128,6 +141,7 @@ def shares(table: "pd.DataFrame", title: str) -> str:
             f'<td title="{escape(hover)}">{bar}</td>',
             *(_cell(value) for value in (f"{share:.2f}", f"{uniform:.2f}")),
         ]
+        cells.append(_cell(spanned(patches[:, place]) if place < patches.shape[1] and row["keys"] else ""))
         cells += [_cell(number(float(row["effective keys"]), 4)), _cell(f"{row['keys']:.0f}")]
         rows.append(
             f'<tr><th title="{escape(words)}" style="text-align: left; padding-right: 8px">{name}</th>'
@@ -135,7 +149,7 @@ def shares(table: "pd.DataFrame", title: str) -> str:
         )
     head = "".join(
         f'<th style="text-align: right; {HEAD}">{text}</th>'
-        for text in ("share %", "uniform %", "effective keys", "of keys")
+        for text in ("share %", "uniform %", f"all {len(patches)} patches", "effective keys", "of keys")
     )
     return _table(f"<tr><th></th><th></th>{head}</tr>{''.join(rows)}", title)
 

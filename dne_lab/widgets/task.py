@@ -130,13 +130,15 @@ class TaskExplorer(ExplorerTab):
         self.bars.value = svg.bars(view.names, view.weights[patch], view.uniform, top, title, scale)
         total = view.by_expert[patch]
         even = [100 * view.key_expert.count(expert) * view.uniform for expert in view.experts]
-        shares = ", ".join(
-            f"expert {e}: {100 * v:.1f}% (uniform {u:.1f}%)" for e, v, u in zip(view.experts, total, even, strict=True)
+        shares = "; ".join(
+            f"expert {e}: {100 * v:.1f}% (uniform {u:.1f}%; all {len(every)} patches {svg.spanned(every)}%)"
+            for e, v, u, every in zip(view.experts, total, even, view.by_expert.T, strict=True)
         )
         self.scale.value = (
             svg.heat_scale(scale, "attention to a head")
-            + f'<div style="line-height: 18px; margin-top: 6px">All heads together: {shares}. Colour of the expert '
-            "read most: white where the next one is read as much, full where it is read half as much or less.</div>"
+            + f'<div style="line-height: 18px; margin-top: 6px">All heads together, mean and range over patches: '
+            f"{shares}. {svg.EXACT}<br>Colour of the expert read most: white where the next one is read as much, full "
+            "where it is read half as much or less.</div>"
         )
 
     def figure(self) -> Figure:

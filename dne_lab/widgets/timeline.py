@@ -47,6 +47,7 @@ class TimelineExplorer(ExplorerTab):
             [
                 widgets.HBox([self.classes, self.groups], layout=wrapped),
                 widgets.HBox([self.spread, self.flow], layout=wrapped),
+                widgets.HTML(svg.sentence(f"Means over the image's patches. {svg.EXACT}")),
             ],
         )
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REMEMBERED = 4  # images whose maps of all layers are kept
+ONE = (
+    "Shares of one image are exact: nothing is sampled, so they have no interval; one over images needs several images."
+)
 CHOSEN = ""  # the query is the chosen patch
 
 
@@ -137,6 +140,8 @@ class TokenExplorer(ExplorerTab):
         return self.patches.patch if self.query.value == CHOSEN else str(self.query.value)
 
     def update(self) -> None:
+        import pandas as pd
+
         self.fit()
         view, layer, head, query = self.current(), self.layer.value, self.head.value, self.asked()
         self.said.value = svg.sentence(self.subject.prediction(self.model.value, self.image))
@@ -164,7 +169,11 @@ class TokenExplorer(ExplorerTab):
         self.maps.scene = scene(heads, view.grid)
         self.scale.value = svg.heat_scale(scale, "attention to a patch")
         where = query if isinstance(query, str) else attention_views.place_name(query, view.grid)
-        self.table.value = svg.table(view.summary(layer, query), f"what {where} attends to, head by head")
+        table = view.summary(layer, query)
+        table["head"] = [str(number) for number in table["head"]]
+        self.table.value = svg.table(
+            pd.concat([table, pd.DataFrame([view.uniform(query)])]), f"what {where} attends to, head by head"
+        ) + svg.sentence(ONE)
 
     def figure(self) -> Figure:
         pixels = self.subject.pixels(self.image)

@@ -20,7 +20,7 @@ from tiny import AUTHORS, PAPER
 import dne_lab as lab
 from dne_lab.analysis.ablation import Selection
 from dne_lab.analysis.sweep import image_sweep
-from dne_lab.analysis.views import PATCHWISE, TASKWISE
+from dne_lab.analysis.views import PATCHWISE, TASKWISE, look_view
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import Batch
 from dne_lab.models.variants import DNE, IA, PROGRESSIVE, STA
@@ -196,6 +196,9 @@ def test_ia_and_sta_look_side_by_side() -> None:
         f"{ia.frame()['share %'][0]:.2f}" in part.tables[0].value
         and f"{sta.frame()['share %'][1]:.2f}" in part.tables[1].value
     )
+    maps = made.subject.map("sta", 0, "joint", sta.layer, sta.expert)  # type: ignore[attr-defined]
+    every = [100 * look_view(maps, patch, sta.head).shares[3] for patch in range(6)]
+    assert f"{np.mean(every):.2f} ({min(every):.2f} to {max(every):.2f})" in part.tables[1].value
     part.expert.value = 1
     assert [view.kind for view in part.current().values()] == ["spatial", "spatial"]
     part.right.value = ""

@@ -1,6 +1,7 @@
 """Through time: the slider over a run's moments, its play button, and a run that is followed while it trains."""
 
 import asyncio
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import served
 import tiny
 import torch
+from PIL import Image
 from served import live
 from walk import SETTLED, Stop, Walk, logged
 
@@ -230,6 +232,37 @@ def test_a_click_in_the_overview_enters_a_head_in_jupyterlab(page: live.Watched)
     assert there.get_by_role("tab", name="Spatial and joint").get_attribute("aria-selected") == "true"
     readout = '.widget-hslider:visible:has(label:text-is("layer")) .widget-readout:text-is("{}")'
     there.locator(readout.format(name[1 : name.index(" ")])).first.wait_for()
+    assert page.complaints == []
+
+
+def picture(kind: str = "PNG", grey: bool = False) -> bytes:
+    values = torch.arange(40 * 50).reshape(40, 50).numpy()
+    image = Image.fromarray((30 * values).astype("uint16")) if grey else Image.fromarray(values.astype("uint8"))
+    image.save(file := io.BytesIO(), kind)
+    return file.getvalue()
+
+
+def test_every_file_that_is_given_is_answered_in_words(page: live.Watched) -> None:
+    there, taken = page.page, 0
+    before = there.locator(".dne-caption").inner_text()
+    for name, content, said in (
+        ("words.txt", b"no image", "this file cannot be decoded: it is damaged, or none of JPEG"),
+        ("drawn.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "this file is an SVG drawing, which is not"),
+        ("photo.heic", b"\0\0\0\x18ftypheic\0\0\0\0", "this file is a HEIC image, which is not"),
+        ("cut.png", picture()[:-40], "this file cannot be decoded"),
+        ("moves.gif", picture("GIF"), ""),
+        ("deep<b>.png", picture(grey=True), ""),
+    ):
+        with there.expect_file_chooser() as asked:
+            there.get_by_role("button", name="your own image").click()
+        asked.value.set_files({"name": name, "mimeType": "", "buffer": content})
+        line = f"{name}: {said or 'fitted from 50 x 40 to 32 x 32 pixels'}"
+        there.get_by_text(line, exact=False).locator("visible=true").first.wait_for()
+        taken += not said
+        assert there.get_by_role("button", name=f"your own image ({taken})").count() == 1
+        refused = there.locator(".dne-refused").inner_text()
+        assert (line in refused) if said else refused == ""
+        assert taken or there.locator(".dne-caption").inner_text() == before  # the image that is still seen
     assert page.complaints == []
 
 

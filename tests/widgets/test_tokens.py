@@ -57,6 +57,7 @@ def test_what_is_seen_is_what_the_view_holds() -> None:
     assert np.allclose(numbers(part.maps), rows)
     assert np.allclose(numbers(part.patches), [rows[1], rows.mean(0), view.rollout(1)[8, 2:]])
     assert "patch 6 (row 1, column 2)" in part.table.value and "register 1 %" in part.table.value
+    assert ">uniform<" in part.table.value and f"{100 / view.weights[0].shape[-1]:.2f}" in part.table.value
     part.query.value = "register 1"
     assert np.allclose(numbers(part.maps), view.rows(1, "register 1")[:, 2:]) and "nan" not in part.table.value
     assert "predicts class" in part.said.value
