@@ -34,13 +34,9 @@ class Rates:
         """LA at that rate."""
         return float(self._rates(network).max())
 
-    def at(self, network: str, rate: float) -> float:
-        """LA at a rate."""
-        return float(self._rates(network)[rate])
-
-    def of(self, start: str) -> list[str]:
-        """The networks whose name begins so."""
-        return [name for name in self.frame.index if str(name).startswith(start)]
+    def highest_of(self, start: str) -> float:
+        """The highest LA of all networks whose name begins so."""
+        return max(self.highest(str(name)) for name in self.frame.index if str(name).startswith(start))
 
     def table(self) -> str:
         """All of it."""

@@ -116,6 +116,7 @@ def test_no_committed_figure_is_of_unknown_origin() -> None:
         "digits_tuning",
         "digits100_tuning",
         "digits100_baselines_tuning",
+        "digits100_controls_tuning",
         "cifar100_medium_tuning",
         DIGITS,
         *(name.replace("-", "_") for name in RUNS),

@@ -35,11 +35,11 @@ def seen(
         probes: what ``dne-lab report RUN --probe`` wrote of some of them.
 
     Returns:
-        ``network``; ``seeds`` that were measured; ``LA`` of these runs; of what later experts look at, the effective
-        number of keys in percent of those in sight (exp of the entropy): ``patches``, ``first TAB``, ``second TAB``;
-        accuracies of linear probes of the trained network's read-outs, in percent: ``probe: all``, ``probe: expert
-        1``, ``probe: later``. Means over seeds; beside each "+-", half the width of its 95% interval over seeds. NaN
-        where nothing was measured, or there is no such attention.
+        ``network``; ``seeds`` that were measured; ``LA`` of the trainings that were; of what later experts look at, the
+        effective number of keys in percent of those in sight (exp of the entropy): ``patches``, ``first TAB``,
+        ``second TAB``; accuracies of linear probes of the trained network's read-outs, in percent: ``probe: all``,
+        ``probe: expert 1``, ``probe: later``. Means over seeds; beside each "+-", half the width of its 95% interval
+        over seeds. NaN where nothing was measured, or there is no such attention.
     """
     import pandas as pd
 
@@ -51,7 +51,9 @@ def seen(
             continue
         there = [looks[record.id] for record in mine if record.id in looks]
         held = [holds[record.id] for record in mine if record.id in holds]
-        row = {"network": _words(group), "seeds": len(mine)} | _over_seeds("LA", [float(r.LA or 0) for r in mine])
+        last = [looks.get(record.id, holds.get(record.id)) for record in mine]
+        row = {"network": _words(group), "seeds": len(mine)}
+        row |= _over_seeds("LA", [float(one.LA) for one in last if one is not None and one.LA is not None])
         for name, kinds in KINDS.items():
             row |= _over_seeds(name, [share for one in there for share in _used(one, kinds)])
         for name, read_outs in PROBES.items():
