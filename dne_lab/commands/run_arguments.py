@@ -48,7 +48,7 @@ def run(
     ] = None,
     jobs: Jobs = "1",
     engine: Annotated[
-        str | None, typer.Option("--on", metavar="slurm", help="Train the runs as jobs of a cluster, one each.")
+        str | None, typer.Option("--on", metavar="slurm|ray", help="Train the runs as jobs of a cluster, one each.")
     ] = None,
     cpus: Annotated[int, typer.Option(help="With --on: cores and threads of each run.")] = 1,
     gpus: Annotated[float, typer.Option(help="With --on: GPUs of each run; with ray also 0.25 of one.")] = 0.0,

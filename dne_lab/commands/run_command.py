@@ -142,7 +142,11 @@ def engine(
         from dne_lab.training.on_slurm import Slurm
 
         return lambda: Slurm(runs[0][1].parent, needs)
-    raise unknown("engine", name, ["slurm"])
+    if name == "ray":
+        from dne_lab.training.on_ray import Ray
+
+        return lambda: Ray(needs)
+    raise unknown("engine", name, ["slurm", "ray"])
 
 
 def download(runs: grid.Plan) -> None:

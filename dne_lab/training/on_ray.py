@@ -1,0 +1,90 @@
+"""``--on ray``: parts of a plan as tasks of a Ray cluster that is running.
+
+A part waits for the reference of another one. Ray starts a part again whose process or node has died, elsewhere if need
+be; it goes on from its run folder. The tasks end with the command that has submitted them: the same command goes on.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from dne_lab.core.errors import LabError
+from dne_lab.training.engines import Needs, RunFailed, Work, missing, said
+from dne_lab.training.graph import Part
+
+RETRIES = 5  # of a part whose process dies: more is a reason to look at it
+CANCELLED = 60.0  # seconds for the checkpoints of runs that are stopped
+
+
+def _train(work: Work, after: object) -> None:
+    """A part, as a task; ``after`` is what that before it has given: nothing, but Ray waits for it."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        raise RunFailed("stopped, with a checkpoint. The same again goes on from there.") from None
+
+
+class Ray:
+    """The engine: the cluster that ``RAY_ADDRESS`` names, else the one that this machine is a node of."""
+
+    def __init__(self, needs: Needs) -> None:
+        try:
+            import ray
+        except ModuleNotFoundError:
+            raise missing("ray", "ray") from None
+        self.ray = ray
+        if needs.minutes is not None:
+            raise LabError("--minutes limits a job of SLURM: leave it away with --on ray.")
+        self.needs = needs
+        try:
+            self.more = {name: float(value) for name, value in needs.more}
+        except ValueError:
+            raise LabError(f"--resource {dict(needs.more)}: with --on ray give amounts, such as big_nodes=1.") from None
+        try:
+            if not ray.is_initialized():  # else by this program, or by the user's own
+                ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError) as error:
+            raise LabError(
+                "--on ray needs a running Ray cluster: start it by `ray start --head` on one machine and `ray start "
+                f"--address=...` on the others, then give the command on one of them. ({_first_line(error)})"
+            ) from error
+        offered = self.ray.cluster_resources()
+        for name, wanted in {"CPU": needs.cpus, "GPU": needs.gpus, **self.more}.items():
+            if wanted > offered.get(name, 0.0):
+                raise LabError(
+                    f"each run is to get {wanted:g} of {name}, and all of the Ray cluster has "
+                    f"{offered.get(name, 0.0):g}. Ask for less, or start more nodes."
+                )
+        memory = self.more.pop("memory", None)
+        self.task = self.ray.remote(max_calls=1)(_train)  # each in a process of its own, which gives back what it holds
+        self.given = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "memory": memory, "resources": self.more}
+
+    def submit(self, part: Part, work: Work, after: Any | None) -> Any:
+        """See `engines.Engine`."""
+        return self.task.options(name=part.job.title, max_retries=RETRIES, **self.given).remote(work, after)
+
+    def outcome(self, reference: Any) -> str | None:
+        """See `engines.Engine`."""
+        if not self.ray.wait([reference], timeout=0)[0]:
+            return None
+        try:
+            self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            return said(str(error)) or f"{_first_line(error)} The same again goes on from its last checkpoint."
+        return ""
+
+    def describe(self, references: Sequence[Any]) -> str:
+        """See `engines.Engine`."""
+        nodes = sum(node["Alive"] for node in self.ray.nodes())
+        return f"Ray, {nodes} node{'s' * (nodes != 1)}, {self.ray.cluster_resources().get('CPU', 0):g} cores."
+
+    def stop(self, references: Sequence[Any]) -> str:
+        """See `engines.Engine`. They write a checkpoint."""
+        for reference in references:
+            self.ray.cancel(reference)
+        self.ray.wait(list(references), num_returns=len(references), timeout=CANCELLED)
+        return "every run has been told to write its checkpoint and end; the same command goes on."
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,68 @@
+"""Runs as tasks of a Ray cluster: the runs that are made here, whatever is killed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from two_nodes import CANNOT
+
+from dne_lab.core.errors import LabError
+from dne_lab.training.engines import Needs
+from dne_lab.training.on_ray import Ray
+
+HERE = Path(__file__).parent
+ALONE = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]  # Ray binds every network that there is
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What happened on two nodes (`two_nodes`)."""
+    if find_spec("ray") is None:
+        pytest.skip('needs ray: pip install "dne-lab[ray]"')
+    if not shutil.which("unshare") or not shutil.which("ip") or subprocess.run([*ALONE, "true"]).returncode:
+        pytest.skip("needs unshare and ip, and to be allowed to make network and process namespaces (root)")
+    path = os.pathsep.join([str(HERE.parents[1]), str(HERE), os.environ.get("PYTHONPATH", "")])
+    variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_health_check_period_ms": "500"}
+    done = subprocess.run(
+        [*ALONE, sys.executable, "-W", "ignore", HERE / "two_nodes.py", tmp_path_factory.mktemp("nodes")],
+        capture_output=True, text=True, env={**os.environ, **variables}, timeout=400,
+    )  # fmt: skip
+    if done.returncode == CANNOT:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(found, indent=1))
+    return found
+
+
+def test_a_grid_on_two_nodes_is_the_grid_here_also_when_a_worker_and_a_node_are_killed(told: dict[str, Any]) -> None:
+    grids = told["grids"]
+    assert told["nodes"] == 2 and grids["killed"] == ["worker", "node"]
+    assert grids["same"] == {"tiny-alone-s0": True, "tiny-other-s0": True, "tiny-s0": True}
+    assert grids["shared"] == ["tiny-other"] and grids["threads"] == [1]
+    assert grids["resumed"]["tiny-alone"] >= 1 and grids["resumed"]["tiny"] >= 1  # its first task was a job of its own
+
+
+def test_after_a_killed_command_the_same_one_goes_on(told: dict[str, Any]) -> None:
+    assert told["command"]["statuses"] == [130, -9]
+    assert told["command"]["same"] == {"tiny-alone-s1": True} and told["command"]["resumed"] >= 2
+
+
+def test_without_ray_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(LabError, match=r'ray, which is not installed here: pip install "dne-lab\[ray\]"'):
+        Ray(Needs())
+
+
+def test_what_ray_does_not_take_is_said() -> None:
+    pytest.importorskip("ray", reason='needs ray: pip install "dne-lab[ray]"')
+    with pytest.raises(LabError, match="--minutes limits a job of SLURM"):
+        Ray(Needs(minutes=30))
+    with pytest.raises(LabError, match="give amounts, such as big_nodes=1"):
+        Ray(Needs(more=(("partition", "gpu"),)))
