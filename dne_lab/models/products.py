@@ -30,11 +30,11 @@ TF32, FLOAT32, BF16 = "tf32", "float32", "bf16"  # on a GPU; bf16 by autocast
 ON_GPU = (TF32, FLOAT32, BF16)
 
 # How many times as fast oneDNN must be in `PROBED` for a choice. CPUs lie far from both: 1.3 to 1.5 on Zen 4, where the
-# units are 256 bits wide, 2.3 where they have 512. So two processes choose alike also on a busy machine, and equal runs
-# stay bit-equal.
-SLOWER, MUCH_FASTER = 0.8, 1.9
+# units are 256 bits wide, 1.9 to 2.3 where they have 512, the lower end on a busy machine. So two processes choose
+# alike, and equal runs stay bit-equal.
+SLOWER, MUCH_FASTER = 0.8, 1.7
 PROBED = (2048, 256, 256)  # rows, inner, columns: 3 ms
-ROUNDS = 4
+ROUNDS = 8
 TOLERANCE = 1e-6  # of the largest value, against float64
 
 # Multiply-adds from which oneDNN gains: it prepares every product anew, and autograd enters Python for it.
@@ -46,7 +46,7 @@ _local = threading.local()  # .backend: of the innermost `by` in this thread
 
 @functools.cache
 def choose() -> str:
-    """The choice for this machine, measured once per process (25 ms): one of `CHOICES`.
+    """The choice for this machine, measured once per process (50 ms): one of `CHOICES`.
 
     Intel's own CPUs, CPUs without AVX-512 and builds of torch without either library keep MKL, unmeasured.
     """
