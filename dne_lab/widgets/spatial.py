@@ -45,7 +45,7 @@ class SpatialExplorer(ExplorerTab):
         self.tables = [html("dne-shares"), html("dne-shares")]
         self.names = [widgets.HTML(), widgets.HTML()]
         self.columns = [
-            widgets.VBox([name, maps, table], layout=widgets.Layout(flex="1 1 380px", overflow="hidden"))
+            widgets.VBox([name, maps, table], layout=widgets.Layout(flex="1 1 380px", overflow="auto"))
             for name, maps, table in zip(self.names, self.maps, self.tables, strict=True)
         ]
         self.scale = widgets.HTML()

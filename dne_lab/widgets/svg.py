@@ -116,7 +116,7 @@ EXACT = (
 
 def spanned(values: NDArray[Any]) -> str:
     """Shares from 0 to 1 as mean, smallest and largest, percent."""
-    return f"{100 * values.mean():.2f} ({100 * values.min():.2f} to {100 * values.max():.2f})"
+    return f"{100 * values.mean():.1f} ({100 * values.min():.1f} to {100 * values.max():.1f})"
 
 
 def shares(table: "pd.DataFrame", title: str, patches: NDArray[Any]) -> str:
@@ -130,7 +130,7 @@ def shares(table: "pd.DataFrame", title: str, patches: NDArray[Any]) -> str:
         words = GROUP_WORDS.get(name, "whole row")
         share, uniform = float(row["share %"]), float(row["uniform %"])
         bar = (
-            f'<div style="position: relative; width: 100px; height: 14px; background: rgba(127,127,127,0.15)">'
+            f'<div style="position: relative; width: 70px; height: 14px; background: rgba(127,127,127,0.15)">'
             f'<div style="width: {0 if math.isnan(share) else share:.2f}%; height: 14px; background: {ink}'
             f'{edge}"></div>'
             f'<div style="position: absolute; left: {uniform:.2f}%; top: -2px; height: 18px; width: 0; '
@@ -142,14 +142,15 @@ def shares(table: "pd.DataFrame", title: str, patches: NDArray[Any]) -> str:
             *(_cell(value) for value in (f"{share:.2f}", f"{uniform:.2f}")),
         ]
         cells.append(_cell(spanned(patches[:, place]) if place < patches.shape[1] and row["keys"] else ""))
-        cells += [_cell(number(float(row["effective keys"]), 4)), _cell(f"{row['keys']:.0f}")]
+        effective = number(float(row["effective keys"]), 4)
+        cells.append(_cell(f"{effective} of {row['keys']:.0f}" if effective else ""))
         rows.append(
             f'<tr><th title="{escape(words)}" style="text-align: left; padding-right: 8px">{name}</th>'
             f"{''.join(cells)}</tr>"
         )
     head = "".join(
         f'<th style="text-align: right; {HEAD}">{text}</th>'
-        for text in ("share %", "uniform %", f"all {len(patches)} patches", "effective keys", "of keys")
+        for text in ("share %", "uniform %", f"all {len(patches)} patches", "effective keys")
     )
     return _table(f"<tr><th></th><th></th>{head}</tr>{''.join(rows)}", title)
 

@@ -198,7 +198,7 @@ def test_ia_and_sta_look_side_by_side() -> None:
     )
     maps = made.subject.map("sta", 0, "joint", sta.layer, sta.expert)  # type: ignore[attr-defined]
     every = [100 * look_view(maps, patch, sta.head).shares[3] for patch in range(6)]
-    assert f"{np.mean(every):.2f} ({min(every):.2f} to {max(every):.2f})" in part.tables[1].value
+    assert f"{np.mean(every):.1f} ({min(every):.1f} to {max(every):.1f})" in part.tables[1].value
     part.expert.value = 1
     assert [view.kind for view in part.current().values()] == ["spatial", "spatial"]
     part.right.value = ""
