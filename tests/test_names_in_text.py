@@ -22,6 +22,8 @@ FILE = re.compile(r"`((?:\w+/)*\w+\.py)`")
 SUFFIXES = {"csv", "json", "npz", "py", "safetensors"}  # `record.json` is a file
 FOREIGN = {
     "torchrun",
+    "scancel",
+    "tmux",
     "sha256sum",
     "VisionTransformer",
     "dynamic_img_size",
