@@ -185,7 +185,7 @@ def test_notebook_06_under_voila(folder: Path, tmp_path: Path, browser: Any) -> 
     with live.serving("voila", folder / "06_task_attention_explorer.ipynb", tmp_path) as server:
         seen = live.Watched(browser, server, width=1000)
         page = seen.page
-        page.goto(server.address)
+        page.goto(server.address, timeout=90_000)  # Voilà runs the notebook before it answers
         page.locator(".dne-bars:visible").first.wait_for(timeout=90_000)
         assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth")  # nothing to the side
         first, picture = text(page, ".dne-bars"), pixels(page, 1)
