@@ -1,4 +1,4 @@
-"""Malformed inputs: each ends in a sentence or in what is right, and changes no file."""
+"""A thousand malformed inputs: each ends in a sentence or in what is right, and changes no file."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from dne_lab.core.errors import LabError
 
 
 def test_whatever_is_read_ends_in_a_sentence_or_is_right(tmp_path: Path) -> None:
-    ends, faults = attempt(tmp_path, 500, seed=0)
+    ends, faults = attempt(tmp_path, 1000, seed=0)
     assert not faults, "\n".join(faults)
-    assert sum(sum(counts.values()) for counts in ends.values()) == 500
+    assert sum(sum(counts.values()) for counts in ends.values()) == 1000
     for kind, counts in ends.items():
         assert counts["told"], f"nothing wrong was found in any {kind}"
 
