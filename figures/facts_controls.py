@@ -4,7 +4,7 @@ import math
 from functools import cached_property
 
 import pandas as pd
-from facts import RECORDS, Difference, Runs, n
+from facts import FIGURES, Difference, Runs, n
 
 from dne_lab.analysis.controls_seen import KINDS, PROBES, seen
 from dne_lab.analysis.decomposition import Decomposition
@@ -16,8 +16,8 @@ from dne_lab.measure.significance import LEVEL
 from dne_lab.measure.trained_controls import Control
 from dne_lab.methods.base import title_of
 
-SEEN = "digits100-controls-seen"  # attention and linear probes of the networks of controls
-SEARCH = "digits100-controls-tuning"
+# Attention and linear probes of networks of controls; beside the records, which are of the methods as they are.
+SEEN = FIGURES / "controls_seen"
 
 
 class Rates:
@@ -64,8 +64,7 @@ class Controlled:
     @cached_property
     def seen(self) -> pd.DataFrame:
         """What the networks look at and hold (`controls_seen.seen`), by network."""
-        measured = RECORDS / SEEN
-        made = seen(self.records, Decomposition.among(measured), ProbeRecord.among(measured))
+        made = seen(self.records, Decomposition.among(SEEN), ProbeRecord.among(SEEN))
         return made.set_index("network")
 
     def looks(self) -> str:

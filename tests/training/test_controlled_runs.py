@@ -83,7 +83,7 @@ def test_stopped_and_resumed_bit_for_bit(tmp_path: Path, method: str, options: d
         part = run(tmp_path / "run", method, **options)
         if part.finished:
             break
-        part.train(seconds=0.1)
+        part.train(seconds=0.02)
     assert part.state.position.timing["resumed"] > 3
     assert tiny.content(tmp_path / "run") == tiny.content(tmp_path / "whole")
     again = run(tmp_path / "run", method, **options)
