@@ -30,6 +30,13 @@ class Rates:
         """The rate at which a network ends highest."""
         return float(self._rates(network).idxmax())
 
+    @property
+    def best_of_all(self) -> list[float]:
+        """The rates at which the networks with several of them end highest."""
+        return sorted(
+            {self.best(str(name)) for name, row in self.frame.drop(columns="seeds").iterrows() if row.count() > 1}
+        )
+
     def highest(self, network: str) -> float:
         """LA at that rate."""
         return float(self._rates(network).max())
@@ -123,6 +130,14 @@ class Controlled:
         """Whether a method is told apart from another one of any size, after Holm's correction."""
         found = [c for c in trained_controls.sizes(self.records, method) if c.pair.other.first.method == other]
         return any(c.adjusted is not None and c.adjusted < 1 - LEVEL for c in found)
+
+    def reach(self, *methods: str) -> float:
+        """How far LA of these methods as they are, in their smallest size, lies apart, on the first seed."""
+        plain = [r for r in self.records if r.method in methods and not trained_controls.options_of(r) and not r.seed]
+        last = [
+            float(min((r for r in plain if r.method == m), key=lambda r: r.params["total"]).LA or 0) for m in methods
+        ]
+        return max(last) - min(last)
 
     def rounding(self, older: Runs) -> float:
         """The largest difference in LA, in points, to older records of the same methods, networks and seeds."""

@@ -89,15 +89,25 @@ _SAID: list[tuple[str, str, Callable[[Evidence], list[Judgement]]]] = [
 ]  # fmt: skip
 
 
+def _decided(judge: Callable[[Evidence], list[Judgement]]) -> Callable[[Evidence], list[Judgement]]:
+    """The comparisons of several seeds; those of one seed, which decide nothing, only where there are no others."""
+
+    def decided(evidence: Evidence) -> list[Judgement]:
+        found = judge(evidence)
+        return [judgement for judgement in found if judgement.p is not None] or found
+
+    return decided
+
+
 def _family(evidence: Evidence) -> list[Judgement]:
     """All of them, also those that are still to be run: each counts as a comparison that finds nothing, so that what
     is told apart now stays so when they are in."""
     family = []
     for _, _, judge in _SAID:
-        found = judge(evidence)
+        found = _decided(judge)(evidence)
         tested = any(judgement.p is not None for judgement in found)
         family += found if tested else [*found, Judgement(NOT_RUN, "", "", p=1.0)]
     return family
 
 
-REASONS = [Claim(reason, says, NOTEBOOK, judge, _family) for reason, says, judge in _SAID]
+REASONS = [Claim(reason, says, NOTEBOOK, _decided(judge), _family) for reason, says, judge in _SAID]

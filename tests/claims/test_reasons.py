@@ -68,3 +68,16 @@ def test_p_is_corrected_over_all_statements_also_those_still_to_be_run() -> None
     nearly = controlled("dne", (78, 79, 83, 79), weights="uniform")  # p = 0.03 alone
     (one,) = judged("A = 1/H is worse", DNE, nearly)
     assert one.p is not None and one.p < 0.05 and one.outcome == OPEN
+
+
+def test_one_seed_of_another_protocol_stands_back() -> None:
+    other = {"tasks": (6, 4), "heads": [4, 1]}
+    alone = [
+        *runs("dne", (50,), config={"options": {"weights": "learned"}}, settings_sha256="2" * 64, **other),
+        *runs("dne", (90,), config={"options": {"weights": "uniform"}}, settings_sha256="3" * 64, **other),
+    ]
+    uniform = controlled("dne", (70, 71.5, 74, 72.5), weights="uniform")
+    (one,) = judged("A = 1/H is worse", DNE, uniform, alone)
+    assert one.outcome == AGREES and one.found.endswith("4 seeds")
+    (one,) = judged("A = 1/H is worse", alone)
+    assert one.found.endswith("one seed")
