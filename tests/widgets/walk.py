@@ -158,8 +158,8 @@ class Walk:
                 raise
             found = "nothing"
         self.page.wait_for_function(SETTLED, timeout=60_000)
-        if found == "nothing":
-            found += f": {self.page.evaluate(REASON)}"
+        if found == "nothing":  # on busy cores it may have come since
+            found = "changed" if self.page.evaluate(CHANGED, before) else f"nothing: {self.page.evaluate(REASON)}"
         return found
 
     def use(self, stop: Stop) -> None:
