@@ -180,7 +180,8 @@ class Walk:
         one, found, before = self.of(stop), stop.found, self.seen()
         one.focus()
         if stop.role == "slider":
-            keys = ["ArrowLeft" if found["now"] == found["high"] else "ArrowRight"]
+            now = float(one.get_attribute("aria-valuenow"))  # others may have moved it since it was reached
+            keys = ["ArrowLeft" if now == found["high"] else "ArrowRight"]
         elif stop.role in ("combobox", "listbox"):
             last = one.evaluate("one => one.selectedIndex === one.options.length - 1")
             keys = ["ArrowUp" if last else "ArrowDown"]
