@@ -108,28 +108,22 @@ class Controlled:
         theirs = {r.seed: float(r.LA or 0) for r in plain.records if r.heads[-1] == 1 and r.network == _first(plain)}
         return Difference(*interval([mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]))
 
-    def beside(self, other: str, method: str = "dne") -> Control:
-        """A method minus another one, both as they are (of several sizes the smallest)."""
+    def by_size(self, other: str, method: str = "dne") -> list[Control]:
+        """A method minus another one, as they are, for each size of that, the smallest first."""
         found = [c for c in trained_controls.sizes(self.records, method) if c.pair.other.first.method == other]
-        return min(found, key=lambda control: control.pair.other.first.params["total"])
+        return sorted(found, key=lambda control: control.pair.other.first.params["total"])
+
+    def beside(self, other: str, method: str = "dne") -> Control:
+        """A method minus another one in its smallest size."""
+        return self.by_size(other, method)[0]
 
     def beside_largest(self, other: str, method: str = "dne") -> Control:
-        """A method minus another one in the largest size that there is of that."""
-        found = [c for c in trained_controls.sizes(self.records, method) if c.pair.other.first.method == other]
-        return max(found, key=lambda control: control.pair.other.first.params["total"])
-
-    def pair(self, other: str) -> Difference:
-        """`beside` as a difference."""
-        return Difference(*self.beside(other).pair.difference())
-
-    def largest(self, other: str) -> Difference:
-        """`beside_largest` as a difference."""
-        return Difference(*self.beside_largest(other).pair.difference())
+        """A method minus another one in its largest size."""
+        return self.by_size(other, method)[-1]
 
     def apart(self, other: str, method: str = "dne") -> bool:
         """Whether a method is told apart from another one of any size, after Holm's correction."""
-        found = [c for c in trained_controls.sizes(self.records, method) if c.pair.other.first.method == other]
-        return any(c.adjusted is not None and c.adjusted < 1 - LEVEL for c in found)
+        return any(c.adjusted is not None and c.adjusted < 1 - LEVEL for c in self.by_size(other, method))
 
     def reach(self, *methods: str) -> float:
         """How far LA of these methods as they are, in their smallest size, lies apart, on the first seed."""
@@ -177,6 +171,11 @@ class Controlled:
     def sizes(self, method: str = "dne") -> str:
         """A method beside the others as they are, and widened to what it costs."""
         return _text(trained_controls.sizes(self.records, method), f"{title_of(method)} minus it", size=True)
+
+
+def points(control: Control) -> Difference:
+    """The difference of a control, or of one size beside another."""
+    return Difference(*control.pair.difference())
 
 
 def controlled(found: Runs) -> Controlled:

@@ -223,12 +223,12 @@ def remove_leftovers(folder: Path, of: str | None = None) -> None:
     """
     for file in folder.glob(".*.tmp" if of is None else f".{glob.escape(of)}.*.tmp"):
         writer = TEMPORARY.fullmatch(file.name)
-        if writer and not file.is_symlink() and file.is_file() and not _alive(int(writer[1])):
+        if writer and not file.is_symlink() and file.is_file() and not alive(int(writer[1])):
             with contextlib.suppress(OSError):  # one that cannot be removed does no harm
                 file.unlink()
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
     """Whether a process of this number runs, other than this one, which writes nothing now."""
     if process == os.getpid() or process == 0:
         return False

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import WriteError, make_folder
+from dne_lab.core.files import WriteError, alive, make_folder
 
 LOCK = ".lock"
 BEAT, DEAD = 15.0, 180.0  # seconds: a sign of life, and how long one is waited for
@@ -182,16 +182,8 @@ def _age(file: Path) -> float | None:
 
 
 def _runs(process: object) -> bool:
-    """Whether a process of this machine has this number."""
-    if not isinstance(process, int) or os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    """Whether a process of this machine has this number, for all that is known."""
+    return not isinstance(process, int) or process == os.getpid() or alive(process)
 
 
 def _beat(file: Path, text: str, over: threading.Event) -> None:

@@ -223,7 +223,8 @@ def rates(records: Iterable[Record]) -> "pd.DataFrame":
     import pandas as pd
 
     found: dict[str, dict[Any, float]] = {}
-    for group in (group for group in groups(records) if group.first.method in EXPANSION):
+    made = [group for group in groups(records) if group.first.method in EXPANSION]
+    for group in sorted(made, key=lambda group: options_of(group.first).get("query_rate", 0)):  # else as they come
         changed = words_of(options_of(group.first))
         row = found.setdefault(", ".join(filter(None, (title_of(group.first.method), changed))), {})
         row["seeds"] = min(len(group.records), row.get("seeds", len(group.records)))
