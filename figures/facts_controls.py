@@ -11,6 +11,7 @@ from dne_lab.analysis.decomposition import Decomposition
 from dne_lab.analysis.read_outs import ProbeRecord
 from dne_lab.core.errors import LabError
 from dne_lab.measure import tables, trained_controls
+from dne_lab.measure.comparison import groups
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.significance import LEVEL
 from dne_lab.measure.trained_controls import Control
@@ -25,25 +26,42 @@ class Rates:
 
     def __init__(self, found: Runs) -> None:
         self.frame = trained_controls.rates(found.records)
+        self.last: dict[tuple[str, float], dict[int, float]] = {}  # by network and rate: LA by seed
+        for group in groups(found.records):
+            name = trained_controls.network_words(group.first)
+            self.last[name, float(group.first.config["learn"]["lr"])] = group.last_by_seed()
 
     def best(self, network: str) -> float:
-        """The rate at which a network ends highest."""
+        """The rate at which a network ends highest, by the mean over seeds."""
         return float(self._rates(network).idxmax())
 
     @property
     def best_of_all(self) -> list[float]:
         """The rates at which the networks with several of them end highest."""
-        return sorted(
-            {self.best(str(name)) for name, row in self.frame.drop(columns="seeds").iterrows() if row.count() > 1}
-        )
+        several = self.frame.drop(columns="seeds").count(axis=1) > 1
+        return sorted({self.best(str(name)) for name in self.frame.index[several]})
 
     def highest(self, network: str) -> float:
-        """LA at that rate."""
+        """LA at the best rate, mean over seeds."""
         return float(self._rates(network).max())
 
-    def highest_of(self, start: str) -> float:
-        """The highest LA of all networks whose name begins so."""
-        return max(self.highest(str(name)) for name in self.frame.index if str(name).startswith(start))
+    def gap(self, one: str, other: str) -> Difference:
+        """LA of a network minus that of another one, each at its best rate, paired by seed."""
+        mine, theirs = (self.last[name, self.best(name)] for name in (one, other))
+        return Difference(*interval([mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]))
+
+    def reach(self, rate: float) -> float:
+        """The most by which seeds of one network lie apart at a rate."""
+        return max(max(by.values()) - min(by.values()) for (_, at), by in self.last.items() if at == rate)
+
+    def otherwise(self) -> int:
+        """Single seeds of networks that end highest at another rate than their network does by the mean."""
+        found = 0
+        for name in {name for name, _ in self.last}:
+            mine = {rate: by for (network, rate), by in self.last.items() if network == name}
+            seeds = set.intersection(*(set(by) for by in mine.values())) if len(mine) > 1 else set()
+            found += sum(max(mine, key=lambda rate: mine[rate][seed]) != self.best(name) for seed in seeds)
+        return found
 
     def table(self) -> str:
         """All of it."""

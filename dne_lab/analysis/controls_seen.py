@@ -13,8 +13,7 @@ from dne_lab.analysis.read_outs import ALL, FIRST, LATER, ProbeRecord
 from dne_lab.measure.comparison import EXPANSION, Group, groups
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
-from dne_lab.measure.trained_controls import options_of, size_words, words_of
-from dne_lab.methods.base import title_of
+from dne_lab.measure.trained_controls import network_words, options_of, size_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,11 +62,8 @@ def seen(
 
 
 def _words(group: Group) -> str:
-    changed = words_of(options_of(group.first))
-    title = title_of(group.first.method)
-    if changed:
-        return f"{title}, {changed}"
-    return title if group.first.heads[-1] == 1 else size_words(group.first)
+    wider = group.first.heads[-1] > 1 and not options_of(group.first)
+    return size_words(group.first) if wider else network_words(group.first)
 
 
 def _used(one: Decomposition, kinds: Sequence[str]) -> list[float]:

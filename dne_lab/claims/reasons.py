@@ -11,6 +11,7 @@ from dne_lab.claims.claims import Claim, judge_pair
 from dne_lab.claims.evidence import NOT_RUN, Evidence, Judgement
 from dne_lab.measure import trained_controls
 from dne_lab.measure.record import Record
+from dne_lab.measure.trained_controls import Control
 from dne_lab.methods.base import title_of
 
 NOTEBOOK = 14
@@ -25,6 +26,15 @@ def fresh(evidence: Evidence) -> list[Record]:
     return [record for record in found if record.seed not in LOOKED_AT.get(record.dataset, ())]
 
 
+def _controls(evidence: Evidence, method: str) -> list[Control]:
+    """The controls of a method that may judge, those of one data set after those of another: what is said of one need
+    not tell it from the others."""
+    by_data: dict[str, list[Record]] = {}
+    for record in fresh(evidence):
+        by_data.setdefault(record.dataset, []).append(record)
+    return [control for mine in by_data.values() for control in trained_controls.controls(mine).get(method, [])]
+
+
 def controlled(method: str, sign: int, **options: Any) -> Callable[[Evidence], list[Judgement]]:
     """A judge: LA under a control is above (sign -1: below) that of the method itself.
 
@@ -37,7 +47,7 @@ def controlled(method: str, sign: int, **options: Any) -> Callable[[Evidence], l
     def judge(evidence: Evidence) -> list[Judgement]:
         return [
             judge_pair(control.pair, sign, (f"{title_of(method)} {control.words}", title_of(method)))
-            for control in trained_controls.controls(fresh(evidence)).get(method, [])
+            for control in _controls(evidence, method)
             if trained_controls.options_of(control.pair.one.first) == options
         ]
 
@@ -48,7 +58,7 @@ def entropy_matched(evidence: Evidence) -> list[Judgement]:
     """A judge: IA is worse when its attention is spread out as STA's is."""
     return [
         judge_pair(control.pair, -1, (f"IA {control.words}", "IA"))
-        for control in trained_controls.controls(fresh(evidence)).get("ia", [])
+        for control in _controls(evidence, "ia")
         if trained_controls.options_of(control.pair.one.first).keys() == {"entropy"}
     ]
 

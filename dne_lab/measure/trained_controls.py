@@ -29,8 +29,8 @@ WORDS: dict[tuple[str, Any], str] = {
     ("masked", "both"): "without SPDH and DPDH",
     ("mass", "ia"): "with IA's mass on other positions",
     ("pictures", "own"): "with own keys of other pictures",
-    ("pictures", "shuffled"): "other experts see another picture",
-    ("projections", "each"): "W_k, W_v for each expert read",
+    ("pictures", "shuffled"): "with another picture for the other experts",
+    ("projections", "each"): "with W_k, W_v for each expert read",
     ("reads", "own"): "reading own patches alone",
     ("reads", "all"): "reading the patches of all experts",
     ("mixes", "mlp"): "with an MLP",
@@ -216,6 +216,11 @@ def ladder_table(steps: Iterable[Step]) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
+def network_words(record: Record) -> str:
+    """A method with its controls: ``DNE, A = 1/H``."""
+    return ", ".join(filter(None, (title_of(record.method), words_of(options_of(record)))))
+
+
 def rates(records: Iterable[Record]) -> "pd.DataFrame":
     """LA of growing networks by learning rate, for a search of rates: a row for each network, in words, and a column
     for each value of ``learn.lr``; means over seeds, NaN where there is no run. ``seeds`` is the smallest number of
@@ -225,8 +230,7 @@ def rates(records: Iterable[Record]) -> "pd.DataFrame":
     found: dict[str, dict[Any, float]] = {}
     made = [group for group in groups(records) if group.first.method in EXPANSION]
     for group in sorted(made, key=lambda group: options_of(group.first).get("query_rate", 0)):  # else as they come
-        changed = words_of(options_of(group.first))
-        row = found.setdefault(", ".join(filter(None, (title_of(group.first.method), changed))), {})
+        row = found.setdefault(network_words(group.first), {})
         row["seeds"] = min(len(group.records), row.get("seeds", len(group.records)))
         row[float(group.first.config["learn"]["lr"])] = _mean(float(record.LA or 0) for record in group.records)
     columns = ["seeds", *sorted({name for row in found.values() for name in row if name != "seeds"})]

@@ -294,6 +294,7 @@ def controls_figure(found: Mapping[str, Sequence[Control]]) -> Figure:
     counted = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
     heading = f"Controls that were trained: {scale(members)}, {counted}\n"
     heading += "points of LA that a control is above (right) or below the method itself, paired by seed"
+    heading += "; hollow: not told apart after Holm's correction"
     heading += "; without a bar: one seed" if seeds[0] == 1 else ""
     ids = {
         f"{title_of(method)} {control.words}": [record.id for record in control.pair.one.records]
@@ -306,7 +307,7 @@ def controls_figure(found: Mapping[str, Sequence[Control]]) -> Figure:
 def _control_marks(table: "pd.DataFrame") -> Drawing:
     names = tuple(f"{title_of(m)} {words}" for m, words in zip(table["method"], table["control"], strict=True))
     marks: list[Mark] = [Level("the method itself", 0.0, upright=True, listed=False)]
-    for method, rows in table.groupby("method", sort=False):
+    for (method, told), rows in table.groupby(["method", "told apart"], sort=False):
         values, half = rows[DIFFERENCE], rows["+-"]
         notes = [
             f"LA {last:.1f}, {seeds} seed{'s' * (seeds > 1)}" + (f", p (Holm) {p:.2g}" if p == p else "")
@@ -315,7 +316,9 @@ def _control_marks(table: "pd.DataFrame") -> Drawing:
         places = [float(place) for place in rows.index]
         ends = around(values, half)
         look = style(str(method))
-        marks.append(Points(title_of(str(method)), values.tolist(), places, look, "", across=True, notes=notes, **ends))
+        name, filled = title_of(str(method)), told == "yes"
+        name += "" if filled else ", not told apart"
+        marks.append(Points(name, values.tolist(), places, look, "", across=True, filled=filled, notes=notes, **ends))
     return one(marks, Axis("points of LA"), Axis("", "category", names, reverse=True))
 
 
