@@ -7,22 +7,27 @@ not been touched for `DEAD` seconds.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, brief
 from dne_lab.core.files import WriteError, alive, make_folder
 
 LOCK = ".lock"
 BEAT, DEAD = 15.0, 180.0  # seconds: a sign of life, and how long one is waited for
 LOOK = 1.0  # seconds between two attempts of who waits
+SOON = 0.02  # seconds in which a process that takes over a folder has done so
+LONGEST = 4096  # bytes that are read of a file that should hold some 150
+MARK = ".taken"  # ends the name of the file of who takes over
 
 
 class InUse(LabError):
@@ -57,17 +62,17 @@ def alone_in(folder: Path, patience: float = 0.0) -> Iterator[None]:
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
     with _on_this_machine(folder) as sure:
-        file, text = folder / LOCK, _claim(folder, sure)
+        file, mine = folder / LOCK, _claim(folder, sure)
         over = threading.Event()
-        alive = threading.Thread(target=_beat, args=(file, text, over), daemon=True)
+        alive = threading.Thread(target=_beat, args=(file, mine, over), daemon=True)
         alive.start()
         try:
             yield
         finally:
             over.set()
             alive.join()
-            with contextlib.suppress(OSError):  # the folder may have been moved away
-                if file.read_text() == text:
+            with contextlib.suppress(OSError, InUse):  # the folder may have been moved away
+                if _content(file) == mine:
                     file.unlink()
 
 
@@ -86,8 +91,8 @@ def _on_this_machine(folder: Path) -> Iterator[bool]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(folder / LOCK)[0].get("process")
-            which = f" ({holder} of this machine)" if holder else ""
+            holder = _holder(_content(folder / LOCK) or b"").get("process")
+            which = f" ({brief(holder)} of this machine)" if holder else ""
             raise InUse(f"{folder} is in use by another process{which}. Wait for it, or give another folder.") from None
         except OSError:
             sure = False
@@ -104,64 +109,129 @@ def machine() -> str:
         return socket.gethostname()
 
 
-def _claim(folder: Path, sure: bool) -> str:
-    """Writes the file, after that of a holder who is dead; gives its text."""
-    file = folder / LOCK
-    mine = {"host": socket.gethostname(), "machine": machine(), "process": os.getpid(), "since": time.time()}
-    text = json.dumps(mine)
-    while True:
-        try:
-            handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)  # by one process, on NFS too
-        except FileExistsError:
-            _remove_dead(file, sure)
-            continue
-        except OSError as error:
-            raise WriteError(f"cannot write {file}: {error.strerror or error}. Make the folder writable.") from error
-        with os.fdopen(handle, "w") as opened:
-            opened.write(text)
-        return text
-
-
-def _holder(file: Path) -> tuple[dict[str, Any], str]:
-    """Who holds a folder, as its file says, and the text of that; nothing while it is being written, or is gone."""
-    try:
-        text = file.read_text()
-        found = json.loads(text)
-    except (OSError, ValueError):
-        return {}, ""
-    return (found if isinstance(found, dict) else {}), text
-
-
-def _remove_dead(file: Path, sure: bool) -> None:
-    """Moves the file of a dead holder out of the way; raises `InUse` if it is not dead.
+def _claim(folder: Path, sure: bool) -> bytes:
+    """Writes the file, in the place of that of a holder who is dead; gives its content, which no other one has.
 
     ``sure``: this process has the system's lock, so that no other one of this machine holds the folder.
     """
-    holder, text = _holder(file)
+    file = folder / LOCK
+    told = {"host": socket.gethostname(), "machine": machine(), "process": os.getpid(), "since": time.time()}
+    mine = json.dumps(told | {"token": secrets.token_hex(8)}).encode()
+    with _explained(file):
+        while not _create(file, mine):
+            content = _content(file)
+            if content is None:  # its holder has just let go
+                continue
+            _refuse_living(file, content, sure)
+            if _take_over(file, content, mine):
+                break
+        for mark in folder.glob(f"{LOCK}.*{MARK}"):  # of those who wanted to take over what is taken now
+            mark.unlink(missing_ok=True)
+    return mine
+
+
+def _create(file: Path, content: bytes) -> bool:
+    """Whether there was no such file: of many processes one creates it, on NFS too. It is whole or not there."""
+    try:
+        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        with os.fdopen(handle, "wb") as opened:
+            opened.write(content)
+    except OSError:
+        file.unlink(missing_ok=True)
+        raise
+    return True
+
+
+@contextlib.contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"cannot write {file}: {error.strerror or error}. Make the folder writable, or free space."
+        ) from error
+
+
+def _content(file: Path) -> bytes | None:
+    """What the file holds, as far as a lock may be long; None where there is none.
+
+    Raises:
+        InUse: something else is there in its place, or it cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(file.lstat().st_mode):
+            raise InUse(f"{file} is no regular file, and tells nothing of who holds {file.parent}. Move it away.")
+        with file.open("rb") as opened:
+            return opened.read(LONGEST)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InUse(
+            f"{file}, which says who holds {file.parent}, cannot be read: {error.strerror or error}."
+        ) from error
+
+
+def _holder(content: bytes) -> dict[str, Any]:
+    """Who holds a folder, as its file says; nothing where that is unreadable, or still being written."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _refuse_living(file: Path, content: bytes, sure: bool) -> None:
+    """Raises `InUse` unless the holder that wrote this is dead."""
+    holder = _holder(content)
     if holder.get("machine") == machine():
         if not sure and _runs(holder.get("process")):
             raise InUse(
-                f"{file.parent} is in use by another process ({holder['process']} of this machine). Wait for it, or "
-                f"give another folder. If that is no process of this program, remove {file}."
+                f"{file.parent} is in use by another process ({brief(holder.get('process'))} of this machine). Wait "
+                f"for it, or give another folder. If that is no process of this program, remove {file}."
             )
-    else:
-        age = _age(file)
-        if age is not None and age < DEAD:
-            raise InUse(
-                f"{file.parent} is in use by another process, {holder.get('process', 'unknown')} on "
-                f"{holder.get('host', 'another machine')}, last seen {max(0, age):.0f} s ago. Wait for it, or give "
-                f"another folder. If that machine is dead, the same command works {DEAD / 60:.0f} minutes after it was "
-                f"last seen, or at once when you remove {file}."
-            )
-    aside = _temporary(file)
-    try:
-        file.rename(aside)
-    except FileNotFoundError:  # it has just let go
         return
-    if aside.read_text() != text:  # not the one that was judged: another process was faster
-        with contextlib.suppress(OSError):
-            os.link(aside, file)
-    aside.unlink(missing_ok=True)
+    dead = DEAD if holder else BEAT  # a file that says nothing is being written now, or was cut off
+    age = _age(file)
+    if age is None or age >= dead:
+        return
+    who = f"{brief(holder.get('process', 'unknown'))} on {brief(holder.get('host', 'another machine'))}"
+    if age < -dead:
+        raise InUse(
+            f"{file.parent} is in use by another process, {who}, whose last sign of life lies {-age:.0f} s in the "
+            f"future: a clock is wrong. If that process is dead, remove {file}."
+        )
+    raise InUse(
+        f"{file.parent} is in use by another process, {who}, last seen {max(0, age):.0f} s ago. Wait for it, or give "
+        f"another folder. If that machine is dead, the same command works {dead:.0f} s after it was last seen, or at "
+        f"once when you remove {file}."
+    )
+
+
+def _take_over(file: Path, dead: bytes, mine: bytes) -> bool:
+    """Puts ``mine`` in the place of what a dead holder has left; False: another process was faster, look again.
+
+    A mark, which one of many can create for this content, keeps out the others between the look and the rename.
+    """
+    mark = file.with_name(f"{LOCK}.{hashlib.sha256(dead).hexdigest()[:16]}{MARK}")
+    if not _create(mark, b""):
+        age = _age(mark)
+        if age is not None and age > BEAT:  # its maker was killed right here
+            mark.unlink(missing_ok=True)
+        time.sleep(SOON)
+        return False
+    try:
+        if _content(file) != dead:
+            return False
+        ready = _temporary(file)
+        ready.write_bytes(mine)
+        ready.replace(file)
+    finally:
+        mark.unlink(missing_ok=True)
+    time.sleep(SOON)  # who removed the same old mark has replaced it by now
+    return _content(file) == mine
 
 
 def _temporary(file: Path) -> Path:
@@ -174,7 +244,7 @@ def _age(file: Path) -> float | None:
     clock = _temporary(file)
     try:
         clock.write_bytes(b"")
-        return clock.stat().st_mtime - file.stat().st_mtime
+        return clock.stat().st_mtime - file.lstat().st_mtime
     except FileNotFoundError:
         return None
     finally:
@@ -186,9 +256,9 @@ def _runs(process: object) -> bool:
     return not isinstance(process, int) or process == os.getpid() or alive(process)
 
 
-def _beat(file: Path, text: str, over: threading.Event) -> None:
+def _beat(file: Path, mine: bytes, over: threading.Event) -> None:
     """A sign of life every `BEAT` seconds, as long as the file is this process's."""
     while not over.wait(BEAT):
-        with contextlib.suppress(OSError):
-            if file.read_text() == text:
+        with contextlib.suppress(OSError, InUse):
+            if _content(file) == mine:
                 os.utime(file)

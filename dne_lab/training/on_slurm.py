@@ -2,11 +2,12 @@
 
 Before its time is over SLURM sends a job SIGUSR2: the run writes a checkpoint at the next step, and submitit puts the
 same job into the queue again, under the same number. A job outlives the command that has submitted it; the numbers are
-kept beside the run folders, so that the same command follows what is there instead of submitting it once more.
+kept beside the run folders, so that the same command follows what is there instead of submitting it once more. How a
+job ended it says in a file of JSON under a name that no one knows before; the pickle that submitit writes is not read.
 """
 
 import json
-import pickle
+import secrets
 import shutil
 import signal
 import subprocess
@@ -16,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dne_lab.core.errors import LabError
-from dne_lab.core.files import make_folder, write_text
+from dne_lab.core.errors import LabError, brief
+from dne_lab.core.files import file_name, make_folder, write_text
 from dne_lab.core.schema import DamagedError, read_json
 from dne_lab.training import progress
-from dne_lab.training.engines import Needs, RunFailed, Work, missing, said
+from dne_lab.training.engines import Needs, RunFailed, Work, missing
 from dne_lab.training.graph import Part
 from dne_lab.training.progress import Terminated
 
@@ -41,9 +42,10 @@ OWN = {
 
 @dataclass(frozen=True)
 class Turn:
-    """A part as a job that submitit can put into the queue again."""
+    """A part as a job that submitit can put into the queue again; at its end it writes into ``says`` how that was."""
 
     work: Work
+    says: Path
 
     def __call__(self) -> None:
         """Trains the part; on SIGUSR2 writes a checkpoint, then lets submitit's own handler put the job back.
@@ -51,6 +53,17 @@ class Turn:
         Raises:
             RunFailed: it failed, or was stopped by another signal (after a checkpoint).
         """
+        try:
+            self._train()
+        except RunFailed as error:
+            self._say(str(error))
+            raise
+        self._say("")
+
+    def _say(self, failed: str) -> None:
+        write_text(self.says, f"{json.dumps({'failed': failed})}\n")
+
+    def _train(self) -> None:
         requeue = signal.getsignal(signal.SIGUSR2)
         progress.YIELDING.append(requeue)  # it would act in the middle of a step
         try:
@@ -69,9 +82,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Ticket:
-    """A job in the queue, and when it was last known to be there (`time.monotonic`)."""
+    """A job in the queue, the file that it says its end in, and when it was last known to be there
+    (`time.monotonic`)."""
 
     number: str
+    says: Path
     since: float
 
 
@@ -105,9 +120,10 @@ class Slurm:
     def submit(self, part: Part, work: Work, after: Ticket | None) -> Ticket:
         """The job of the part: the one that is in the queue already, else a new one."""
         there = self._known(part).get(_name(part))
-        if there is not None and there in self._queue():
-            return Ticket(there, time.monotonic())
+        if there is not None and there[0] in self._queue():
+            return Ticket(there[0], self._says(there[1]), time.monotonic())
         make_folder(self.folder)
+        token = secrets.token_hex(8)
         executor = self.submitit.SlurmExecutor(folder=self.folder, max_num_timeout=10**6)
         depends = {} if after is None else {"dependency": f"afterok:{after.number}", "kill-on-invalid-dep": "yes"}
         executor.update_parameters(
@@ -119,19 +135,22 @@ class Slurm:
             additional_parameters={"requeue": True} | depends | self.more,
         )  # fmt: skip
         try:
-            number = str(executor.submit(Turn(work)).job_id)
-        except RuntimeError as error:  # submitit's errors, with what sbatch has said
-            said_by = (str(error).strip().splitlines() or [""])[-1]
-            raise LabError(f"SLURM does not take the job of {part.job.title}: {said_by}") from error
-        write_text(self._file(part), f"{json.dumps(self._known(part) | {_name(part): number})}\n")
-        return Ticket(number, time.monotonic())
+            number = str(executor.submit(Turn(work, self._says(token))).job_id)
+        except (RuntimeError, OSError) as error:  # submitit's errors, with what sbatch has said
+            said = (str(error).strip().splitlines() or [""])[-1] or "sbatch failed without a word."
+            raise LabError(f"SLURM does not take the job of {part.job.title}: {said}") from error
+        known = self._known(part) | {_name(part): (number, token)}
+        write_text(self._file(part), f"{json.dumps(known)}\n")
+        return Ticket(number, self._says(token), time.monotonic())
 
     def outcome(self, ticket: Ticket) -> str | None:
         """See `engines.Engine`."""
-        paths = self.submitit.core.utils.JobPaths(self.folder, ticket.number, 0)
-        if paths.result_pickle.exists():  # written by this user's own job, in one rename
-            how, told = pickle.loads(paths.result_pickle.read_bytes())
-            return "" if how == "success" else said(told) or told
+        try:
+            return str(read_json(ticket.says)["failed"])
+        except FileNotFoundError:
+            log = self.folder / f"{ticket.number}_0_log.out"
+        except (LabError, KeyError, TypeError) as error:
+            return f"{ticket.says}, in which job {ticket.number} says how it ended, is damaged ({brief(str(error))})."
         if ticket.number in self._queue() or ticket.since > self.asked:
             self.gone.pop(ticket.number, None)
             return None
@@ -139,7 +158,7 @@ class Slurm:
             return None
         return (
             f"job {ticket.number} is not in the queue any more and has said nothing: cancelled, out of memory, or its "
-            f"machine died ({paths.stdout} may say more). The same again goes on from its last checkpoint."
+            f"machine died ({log} may say more). The same again goes on from its last checkpoint."
         )
 
     def describe(self, tickets: Sequence[Ticket]) -> str:
@@ -156,13 +175,16 @@ class Slurm:
     def _file(self, part: Part) -> Path:
         return self.folder / f"{part.job.folder.name}.jobs"
 
-    def _known(self, part: Part) -> dict[str, str]:
-        """The numbers of the jobs that this run's parts were last submitted as."""
+    def _says(self, token: str) -> Path:
+        return (self.folder / f"{file_name(token)}.ended").absolute()
+
+    def _known(self, part: Part) -> dict[str, tuple[str, str]]:
+        """The numbers and tokens of the jobs that this run's parts were last submitted as."""
         try:
             found = read_json(self._file(part))
-        except (FileNotFoundError, DamagedError):
+            return {str(name): (str(number), str(token)) for name, (number, token) in found.items()}
+        except (FileNotFoundError, DamagedError, AttributeError, TypeError, ValueError):
             return {}
-        return {str(name): str(number) for name, number in found.items()} if isinstance(found, dict) else {}
 
     def _queue(self) -> frozenset[str]:
         """The numbers of this user's jobs that wait or run; what was last known where SLURM does not answer."""

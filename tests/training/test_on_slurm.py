@@ -1,6 +1,7 @@
 """Runs as jobs of SLURM: the runs that are made here, whatever happens to a job or to the command that waits for it."""
 
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.measure.record import Record
 from dne_lab.training import engines, grid, on_slurm
 from dne_lab.training.engines import Needs
-from dne_lab.training.on_slurm import Slurm
+from dne_lab.training.on_slurm import Slurm, Ticket
 from dne_lab.training.parallel_runs import RunsFailed
 from dne_lab.training.run_folder import record_in
 
@@ -170,6 +171,35 @@ def test_what_is_killed_is_said_and_gone_on_with(cluster: Cluster, tmp_path: Pat
         death.join()
     assert cluster.starts == ["1", "2", "2"] and contents(tmp_path / "runs") == here
     assert not (run / ".lock").exists()
+
+
+class Evil:
+    """Runs a command where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.file}",)
+
+
+def test_what_lies_in_the_folder_is_never_unpickled(cluster: Cluster, tmp_path: Path) -> None:
+    here = made_here(tmp_path / "here")
+    folder = tmp_path / "runs" / on_slurm.FOLDER
+    folder.mkdir(parents=True)
+    for number in range(1, 5):
+        (folder / f"{number}_0_result.pkl").write_bytes(pickle.dumps(Evil(tmp_path / "executed")))
+    with cluster:
+        submit(planned(tmp_path / "runs"), progress=False)
+    assert not (tmp_path / "executed").exists() and contents(tmp_path / "runs") == here
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"failed', '{"other": ""}', "\udcff"])
+def test_a_damaged_word_of_a_job_is_said(cluster: Cluster, tmp_path: Path, text: str) -> None:
+    says = tmp_path / "job.ended"
+    says.write_bytes(text.encode(errors="surrogateescape"))
+    told = Slurm(tmp_path / "runs", Needs()).outcome(Ticket("17", says, 0.0))
+    assert told and "in which job 17 says how it ended, is damaged" in told
 
 
 def test_a_run_that_fails_takes_those_that_wait_for_it_along(cluster: Cluster, tmp_path: Path) -> None:
