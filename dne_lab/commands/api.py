@@ -8,7 +8,7 @@ import torch
 import dne_lab.methods  # noqa: F401  (registers the methods)
 from dne_lab.commands import hub
 from dne_lab.core import presets
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, brief
 from dne_lab.data.stream import ClassStream
 from dne_lab.methods import base
 from dne_lab.training.run import Run
@@ -54,8 +54,10 @@ def start(
     Raises:
         LabError: unknown names, wrong values, a preset for other data than the stream.
     """
-    if stream is not None and not isinstance(stream, ClassStream):
-        raise LabError(f"stream = {stream!r}: must be a stream, such as dne_lab.stream('digits') makes.")
+    for what, given in (("method", method), ("preset", preset)):
+        if not isinstance(given, str):
+            raise LabError(f"{what} = {brief(given)}: must be text.")
+    _check(stream, accept_changed_data)
     name = "digits" if stream is None else stream.name
     if not preset and name in presets.PRESETS:
         preset = name
@@ -87,6 +89,14 @@ def open(
         accept_changed_data: open it also where images or names of classes are others than those that it has learned
             from; a run that goes on says so in its record.
     """
+    _check(stream, accept_changed_data)
     if isinstance(path, str) and path.startswith(hub.PREFIX):
         path = hub.fetch(path)
     return Run.open(path, stream, progress=progress, accept_changed_data=accept_changed_data)
+
+
+def _check(stream: object, accept_changed_data: object) -> None:
+    if stream is not None and not isinstance(stream, ClassStream):
+        raise LabError(f"stream = {brief(stream)}: must be a stream, such as dne_lab.stream('digits') makes.")
+    if not isinstance(accept_changed_data, bool):
+        raise LabError(f"accept_changed_data = {brief(accept_changed_data)}: must be True or False.")

@@ -41,6 +41,8 @@ def absolute(path: str | Path) -> Path:
     """
     if not isinstance(path, str | os.PathLike):
         raise LabError(f"{brief(path)}: must be a path, as text or as a pathlib.Path.")
+    if path == "":
+        raise LabError("the name of a file or folder is empty: give one; . is the working directory.")
     try:
         place = Path(path).expanduser().absolute()
     except FileNotFoundError as error:

@@ -30,6 +30,7 @@ from dne_lab.core.files import (
     write_bytes,
     write_text,
 )
+from dne_lab.core.schema import parse
 from dne_lab.data.datasets import open_source
 from dne_lab.data.identity import Images, unlike
 from dne_lab.measure import cost
@@ -92,20 +93,30 @@ def _strange(packed: zipfile.ZipFile) -> list[str]:
 
 
 def models_in(folder: Path) -> list[Path]:
-    """The models in a folder, in order; files of other programs are passed over, with a warning. A damaged one stays
+    """The models in a folder, in order; what else is called so is passed over, with a warning. A damaged one stays
     among them, and whoever reads it says so."""
     found = []
     for file in sorted(folder.glob(f"*{SUFFIX}")):
-        try:
-            with safetensors.safe_open(file, framework="pt", device="cpu") as opened:
-                ours = run_folder.FORMAT in (opened.metadata() or {})
-        except (safetensors.SafetensorError, OSError, UnicodeError, ValueError):
-            ours = True
-        if ours:
-            found.append(file)
+        if other := _no_model(file):
+            warnings.warn(f"{short_path(file)} {other}: it is passed over.", stacklevel=2)
         else:
-            warnings.warn(f"{short_path(file)} was not written by this program: it is passed over.", stacklevel=2)
+            found.append(file)
     return found
+
+
+def _no_model(file: Path) -> str:
+    """What a file is that is no model of ours, read from its first bytes alone; "" for a model and a damaged one."""
+    if file.exists() and not file.is_file():  # a pipe would be waited for without an end
+        return "is no regular file"
+    try:
+        with safetensors.safe_open(file, framework="pt", device="cpu") as opened:
+            header = (opened.metadata() or {}).get(run_folder.FORMAT, "")
+        if not header:
+            return "was not written by this program"
+        info = parse(header.encode())
+    except (safetensors.SafetensorError, OSError, UnicodeError, ValueError):
+        return ""
+    return "is a part of a run, not a model" if isinstance(info, dict) and info.get("kind") != KIND else ""
 
 
 def export_model(folder: Path, file: Path, half: bool = False, force: bool = False, every_task: bool = False) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,9 +76,8 @@ def save_task(files: RunFolder, state: RunState, number: int) -> None:
         learned = state.method.task_state(state.stream.task(number))
         shared = identity(state.config, state.stream)
         own = files.write_task(number, learned, {**shared, "task": number, "memory": state.memory.state()})
-        known = state.position.task_sha256
-        known += [""] * (number - len(known))
-        known[number - 1] = own
+        known = state.position.task_sha256 + [""] * (number - len(state.position.task_sha256))
+        state.position.task_sha256 = [*known[: number - 1], own, *known[number:]]
 
 
 def identity(config: Config, stream: ClassStream) -> dict[str, Any]:
@@ -374,7 +374,7 @@ def tasks_held(state: RunState) -> list[int]:
 def method_at(files: RunFolder, state: RunState, task: int) -> base.Method:
     """The method as it was after a finished task, from the files of the tasks up to it."""
     done = state.cursor.task - 1
-    if task is True or not hasattr(task, "__index__") or not 1 <= task <= done:
+    if task is True or not isinstance(task, int | np.integer) or not 1 <= task <= done:
         raise LabError(f"task {brief(task)} is not finished: this run has finished {done} of {len(state.stream)}.")
     if state.model_file is not None:
         if task == len(state.stream):

@@ -79,6 +79,11 @@ def test_arrays_are_opened_with_their_stream(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"stream": "digits"}, r"stream = 'digits': must be a stream, such as dne_lab\.stream\('digits'\) makes"),
+        ({"stream": np.zeros(3)}, r"stream = array.*: must be a stream"),
+        ({"method": ["dne"]}, r"method = \['dne'\]: must be text"),
+        ({"preset": 3}, "preset = 3: must be text"),
+        ({"folder": ""}, "name of a file or folder is empty"),
+        ({"accept_changed_data": "no"}, "accept_changed_data = 'no': must be True or False"),
         ({"device": "gpu"}, r"device 'gpu' cannot be used .* This machine has: cpu"),
         ({"folder": 0}, "0: must be a path"),
         ({"epochs": 3}, r"unknown field 'epochs'\. Did you mean tune\.epochs or stem\.epochs or learn\.epochs"),
@@ -90,7 +95,7 @@ def test_arrays_are_opened_with_their_stream(tmp_path: Path) -> None:
 )
 def test_wrong_arguments_say_what_is_allowed(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(LabError, match=message):
-        lab.start("dne", **{"stream": lab.stream("digits"), **arguments})
+        lab.start(**{"method": "dne", "stream": lab.stream("digits"), **arguments})
 
 
 def test_help_names_every_method_of_the_library() -> None:

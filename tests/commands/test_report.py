@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from dne_lab.commands import report
 from dne_lab.core.errors import LabError
 from dne_lab.plots.series import NO_RECORD
+from dne_lab.training import run_folder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "plots"))
 from test_contributions_read_outs import invented as invented_probe
@@ -39,7 +41,15 @@ def test_records_fill_what_they_can() -> None:
     ]
 
 
-def test_files_of_other_programs_beside_models_are_passed_over(tmp_path: Path) -> None:
+def test_what_is_no_model_is_passed_over_in_a_folder_of_models(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.warns(UserWarning, match="pipe.safetensors is no regular file"):
+        assert report.models_among([tmp_path]) == [tmp_path]
+    (tmp_path / "pipe.safetensors").unlink()
+    run_folder.save(tmp_path / "task_01.safetensors", {"weight": torch.zeros(2)}, {"task": 1})
+    with pytest.warns(UserWarning, match="task_01.safetensors is a part of a run, not a model"):
+        assert report.models_among([tmp_path]) == [tmp_path]
+    (tmp_path / "task_01.safetensors").unlink()
     save_file({"weight": torch.zeros(2)}, tmp_path / "another.safetensors")
     (tmp_path / "damaged.safetensors").write_bytes(b"no model")
     with pytest.warns(UserWarning, match="another.safetensors was not written by this program"):

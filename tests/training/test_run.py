@@ -319,7 +319,7 @@ def test_the_method_as_it_was_after_a_task(whole: Path) -> None:
         for number in (1, 2, 3):
             with torch.no_grad():
                 assert torch.equal(source.model_at(number).predict(images)["nme"], expected[number - 1])
-    for wrong in (4, 0, "1", True, 1.0, None):
+    for wrong in (4, 0, "1", True, 1.0, None, np.array([1, 2])):
         with pytest.raises(LabError, match="has finished 3 of 3"):
             stepped.model_at(wrong)
     assert torch.equal(stepped.model_at(np.int64(2)).predict(images)["nme"], expected[1])
