@@ -226,7 +226,7 @@ def _labels(firsts: Sequence[Record]) -> list[str]:
     settings = [_settings(record) for record in firsts]
     named = {*SETTINGS, "method", "seed"}
     fields = [name for name in dict.fromkeys(n for r in firsts for n in flat(r.config)) if name not in named]
-    for name in (*SETTINGS[:-1], *fields, SETTINGS[-1]):
+    for name in (*SETTINGS[:-2], *fields, *SETTINGS[-2:]):  # a digest last: it names what nothing else does
         for label in {label for label in labels if labels.count(label) > 1}:
             same = [i for i, other in enumerate(labels) if other == label]
             values = [settings[i].get(name) for i in same]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SIZE = 6.5  # points
 WIDE, HIGH = 0.6, 1.3  # of a letter, in font sizes: DejaVu Sans, with a little air
 RINGS = (3.0, 8.0, 15.0, 24.0, 35.0)  # points between the rim of a mark and its name
+MOST = 28  # letters of a name: a longer one has no place in a narrow panel, and stands whole under the mouse
 LEADER = 12.0  # from that distance on a thin line leads back to the mark
 SIDES = 32
 ROUNDS = 3  # every name is placed again, now that the later ones are there
@@ -48,9 +49,16 @@ class Placed(NamedTuple):
 
 
 def tags(mark: Points) -> list[Tag]:
-    """The names of a mark's points; a point without one is kept free too."""
-    names, colour = mark.tags or [""] * len(mark.x), mark.look.colour
+    """The names of a mark's points, shortened; a point without one is kept free too."""
+    names, colour = map(short, mark.tags or [""] * len(mark.x)), mark.look.colour
     return [Tag(name, x, y, colour, area) for name, x, y, area in zip(names, mark.x, mark.y, mark.areas(), strict=True)]
+
+
+def short(name: str) -> str:
+    """A name of at most `MOST` letters; of settings, ``preset a, options.b c``, the last ones, which tell it apart."""
+    while len(name) > MOST and ", " in name:
+        name = f"… {name.removeprefix('… ').split(', ', 1)[1]}"
+    return name if len(name) <= MOST else f"{name[: MOST - 1]}…"
 
 
 def lines(mark: Points) -> list[list[tuple[float, float]]]:

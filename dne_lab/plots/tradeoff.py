@@ -10,6 +10,7 @@ from dne_lab.measure.beside import at_budgets, by_budget
 from dne_lab.measure.comparison import Group, depth, even_heads, groups, tasks_text, title
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
+from dne_lab.measure.trained_controls import options_of
 from dne_lab.methods.base import title_of
 from dne_lab.plots.figure import Figure
 from dne_lab.plots.marks import Axis, Drawing, Points, around, logarithmic, one
@@ -95,9 +96,9 @@ def _plain(record: Record, methods: Sequence[str]) -> str | None:
 def of_main_stream(records: Iterable[Record]) -> tuple[list[Record], list[int]]:
     """The finished records on 50 + 10 x 5 classes, or where there is none on the tasks of most of them; and the tasks.
 
-    Joint models and runs on validation images are left out.
+    Joint models, runs on validation images and controls, which are no methods, are left out.
     """
-    tested = [r for r in records if r.finished and not r.validation and not r.joint]
+    tested = [r for r in records if r.finished and not r.validation and not r.joint and not options_of(r)]
     streams = [record.tasks for record in tested] or [list(FIRST_STREAM)]
     tasks = list(FIRST_STREAM) if list(FIRST_STREAM) in streams else max(streams, key=streams.count)
     return [record for record in tested if record.tasks == tasks], tasks
@@ -221,7 +222,7 @@ def accuracy_over_bytes(records: Iterable[Record]) -> Figure:
     """LA of every method against the megabytes that its model and its exemplars take together (MEMO, ICLR 2023).
 
     A method with several totals (wider networks, or ``memory.bytes``) is a line. Joint models, which keep no exemplars,
-    and runs on validation images are left out.
+    controls and runs on validation images are left out.
 
     Args:
         records: of one data set; drawn are those on 50 + 10 x 5 classes, or else on the tasks of most of them.

@@ -110,3 +110,17 @@ def test_beside_its_own_interval_a_difference_has_one_from_what_all_methods_have
     assert pair.deviation.value == pytest.approx((16 / 3 / 4) ** 0.5)
     assert pair.pooled == pytest.approx(2.7764451 * (4 / 3 * 2 / 3) ** 0.5)
     assert found([record("dne"), record("ia", last=79.0)])[0].pooled is None
+
+
+def test_what_a_reader_can_set_tells_groups_apart_before_a_digest_of_images_does() -> None:
+    old = record("dne", config={"options": {}})
+    mine = [
+        record("dne", seed, config={"options": options}, images_sha256="a" * 64, settings_sha256=name)
+        for seed, (name, options) in enumerate({"u": {"weights": "uniform"}, "f": {"experts": "first"}}.items())
+    ]
+    labels = {group.label for group in groups([old, *mine])}
+    assert labels == {f"DNE (k = 1){more}" for more in ("", ", options.weights uniform", ", options.experts first")}
+    other = record("dne", config={"options": {}}, images_sha256="b" * 64)
+    assert {g.label for g in groups([record("dne", images_sha256="a" * 64), other])} == {
+        f"DNE (k = 1), images {letter * 8}" for letter in "ab"
+    }

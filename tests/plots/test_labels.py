@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from dne_lab.plots.labels import Tag, place
+from dne_lab.plots.labels import MOST, Tag, place, tags
+from dne_lab.plots.marks import Points
+from dne_lab.plots.style import style
 
 
 def tag(text: str, x: float, y: float, area: float = 40.0) -> Tag:
@@ -80,3 +82,19 @@ def test_marks_without_a_name_and_none_at_all() -> None:
     axes, boxes = drawn([tag("", 5, 5), tag("k = 2", 5.1, 5)])
     assert len(boxes) == 1 and not covers(boxes[0], axes, tag("", 5, 5))
     assert drawn([])[1] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("k = 1", "k = 1"),
+        ("preset cifar100-medium", "preset cifar100-medium"),
+        ("preset cifar100-medium, images 12345678, options.experts first", "… options.experts first"),
+        ("preset a, images b, options.experts c", "… options.experts c"),
+        ("x" * (MOST + 1), "x" * (MOST - 1) + "…"),
+        ("preset a, " + "x" * 2 * MOST, "… " + "x" * (MOST - 3) + "…"),
+    ],
+)
+def test_a_long_name_is_shortened_to_what_tells_it_apart(name: str, written: str) -> None:
+    (found,) = tags(Points("DNE", [1.0], [2.0], style("dne"), tags=[name]))
+    assert found.text == written and len(written) <= MOST

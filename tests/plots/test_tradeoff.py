@@ -4,7 +4,7 @@ from invented import record
 
 from dne_lab.plots.accuracy import accuracy_against_cost
 from dne_lab.plots.marks import MOST_LISTED, Points
-from dne_lab.plots.tradeoff import accuracy_over_bytes
+from dne_lab.plots.tradeoff import accuracy_over_bytes, figure_6ab
 
 
 def test_a_method_is_a_line_from_small_to_large() -> None:
@@ -18,6 +18,13 @@ def test_a_method_is_a_line_from_small_to_large() -> None:
     dne, ia = (mark for mark in panel.marks if isinstance(mark, Points))
     assert list(dne.y) == [60.0, 70.0] and list(dne.x) == sorted(dne.x) and len(ia.x) == 1
     assert dne.look.colour != ia.look.colour
+
+
+def test_a_control_is_no_method() -> None:
+    control = record("dne", 0, 99.0, config={"options": {"weights": "uniform"}}, settings_sha256="control")
+    named = record("dne", 1, 60.0, config={"options": {"weights": "learned"}}, settings_sha256="named")
+    for figure in (figure_6ab([control, named], named.dataset), accuracy_over_bytes([control, named])):
+        assert figure.records == [named.id]
 
 
 def test_without_runs_there_is_an_empty_figure_that_says_so() -> None:
