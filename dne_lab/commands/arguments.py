@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from dne_lab.core.errors import LabError, SaidElsewhere, brief, unknown
+from dne_lab.core.errors import LabError, SaidElsewhere, brief, unknown, visible
 from dne_lab.core.files import too_long
 
 # Options that several commands share.
@@ -212,7 +212,7 @@ def warned_in_words() -> Iterator[None]:
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         ours = category is UserWarning and "dne_lab" in Path(filename).parts
-        return f"dne-lab: {message}\n" if ours else before(message, category, filename, lineno, line)
+        return f"dne-lab: {visible(str(message))}\n" if ours else before(message, category, filename, lineno, line)
 
     warnings.formatwarning = sentence
     try:

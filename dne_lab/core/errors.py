@@ -1,6 +1,7 @@
 """The error that a user sees: what was wrong, what was given, what is allowed."""
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable
 
@@ -14,6 +15,9 @@ class LabError(ValueError):
     The command line prints its message without a traceback and exits with status 2; so does a notebook cell.
     """
 
+    def __str__(self) -> str:
+        return visible(super().__str__())
+
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback: the line of the cell that led here, and the message.
 
@@ -26,6 +30,16 @@ class LabError(ValueError):
 
 class SaidElsewhere(LabError):
     """What another process of the same run has raised as well, which says it: the command line is silent here."""
+
+
+# Control characters but for line ends and tabs, and those that turn the direction of writing.
+_HIDDEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+
+
+def visible(text: str) -> str:
+    """``text`` as a terminal may get it: what would move its cursor, colour it or turn its direction is written out,
+    for a name from a file or a folder can hold it."""
+    return _HIDDEN.sub(lambda one: one[0].encode("unicode_escape").decode(), text)
 
 
 def brief(value: object, most: int = LONGEST) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from dne_lab.core.errors import visible
 from dne_lab.measure import paper
 from dne_lab.measure.comparison import Group, groups, heads_text, joint_of, later_heads, memory_of, tasks_text
 from dne_lab.measure.metrics import interval
@@ -169,7 +170,7 @@ def _cells(frame: "pd.DataFrame") -> list[list[str]]:
         if value is None or value is pd.NA or (isinstance(value, float) and value != value):
             return ""
         if not isinstance(value, float):
-            return str(value)
+            return visible(str(value))
         digits = DECIMALS.get(name, 2)
         return fixed(value, digits)
 

@@ -20,12 +20,12 @@ from typing import Any
 from dne_lab.core.errors import LabError, brief
 from dne_lab.core.files import file_name, make_folder, write_text
 from dne_lab.core.schema import DamagedError, read_json
-from dne_lab.training import progress
+from dne_lab.training import progress, run_list
 from dne_lab.training.engines import Needs, RunFailed, Work, missing
 from dne_lab.training.graph import Part
 from dne_lab.training.progress import Terminated
 
-FOLDER = "slurm"  # beside the run folders: logs, what was submitted, and the numbers of the jobs
+FOLDER = run_list.JOBS  # logs, what was submitted, and the numbers of the jobs
 MINUTES = 240  # of a job, unless asked for otherwise; a longer run is several turns in the queue
 WARNED = 120  # seconds before the end at which a run is told to write its checkpoint
 ASK = 10.0  # seconds between two questions to the queue

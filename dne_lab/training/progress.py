@@ -6,6 +6,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from dne_lab.core.errors import visible
+
 
 class Progress:
     """A task's progress. ``total`` steps, ``done`` of which were made before."""
@@ -35,7 +37,7 @@ class Progress:
                 self.bar.set_description(f"{self.title} {result}")
             self.bar.close()
         elif self.wanted and result:
-            print(f"{self.title}: {result}", file=sys.stderr, flush=True)
+            print(visible(f"{self.title}: {result}"), file=sys.stderr, flush=True)
 
 
 class Board:
@@ -60,9 +62,9 @@ class Board:
         if self.bars:
             from tqdm.auto import tqdm
 
-            tqdm.write(line, file=sys.stderr)
+            tqdm.write(visible(line), file=sys.stderr)
         else:
-            print(line, file=sys.stderr, flush=True)
+            print(visible(line), file=sys.stderr, flush=True)
 
     def end(self, title: str) -> None:
         """A run is no longer trained."""

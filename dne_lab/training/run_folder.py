@@ -72,7 +72,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         LabError: missing, truncated, damaged, foreign, or from another version. The file is untouched.
     """
-    advice = "The file is untouched. Move it away to train that part again, or bring back a copy of it."
+    again = "Move it away to train that part again, or b" if (path.parent / CONFIG).exists() else "B"
+    advice = f"The file is untouched. {again}ring back a copy of it."
     check_regular(path, "a checkpoint")
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:

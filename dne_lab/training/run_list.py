@@ -8,8 +8,10 @@ The file is a JSON list, most informative run first, and lies beside the records
 A finished run whose record has been put beside the list, as ``NAME.json``, is finished on every machine.
 """
 
+import json
 import os
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FINISHED, NOT_BEGUN = "finished", "not begun"
+JOBS = "slurm"  # a folder beside the run folders: what `on_slurm` keeps there
 LONGEST = 200  # bytes of a run's name; a file system takes 255, and .json is added
 
 
@@ -52,6 +55,8 @@ class Entry:
                 f"name = {brief(self.name)}: every run needs one that can be a folder's, of at most {LONGEST} bytes, "
                 "e.g. dne-s0."
             )
+        if self.name == JOBS:
+            raise LabError(f"name = {JOBS!r}: the jobs of a cluster have a folder of this name. Give another one.")
         if not self.method:
             raise LabError("method is missing, e.g. dne.")
         for name in self.settings:
@@ -156,6 +161,7 @@ def title(file: Path) -> str:
 def _trees(file: Path) -> list[Any]:
     try:
         trees = read_json(file)
+        json.loads(file.read_bytes(), object_pairs_hook=_once)
     except FileNotFoundError:
         raise LabError(f"{file} cannot be read: it does not exist. Name a list of runs (JSON).") from None
     except DamagedError as error:
@@ -163,6 +169,14 @@ def _trees(file: Path) -> list[Any]:
     if not isinstance(trees, list) or not trees:
         raise LabError(f'{file} is no list of runs: it needs [{{"name": ..., "method": ..., "preset": ...}}, ...].')
     return trees
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary of JSON, in which nothing was said twice."""
+    for name, times in Counter(name for name, _ in pairs).items():
+        if times > 1:
+            raise DamagedError(f"{brief(name)} is said {times} times in one place. Say it once.")
+    return dict(pairs)
 
 
 def table(runs: list[Listed]) -> "pd.DataFrame":

@@ -375,7 +375,7 @@ def method_at(files: RunFolder, state: RunState, task: int) -> base.Method:
     """The method as it was after a finished task, from the files of the tasks up to it."""
     done = state.cursor.task - 1
     if task is True or not isinstance(task, int | np.integer) or not 1 <= task <= done:
-        raise LabError(f"task {brief(task)} is not finished: this run has finished {done} of {len(state.stream)}.")
+        raise LabError(f"task {brief(task)}: this run has finished {done} of {len(state.stream)}. Name one of them.")
     if state.model_file is not None:
         if task == len(state.stream):
             return copy.deepcopy(state.method)

@@ -5,10 +5,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from shell import Here
 
-from dne_lab.core.errors import LONGEST, REASON, LabError, brief, reason
+from dne_lab.core.errors import LONGEST, REASON, LabError, brief, reason, visible
 from dne_lab.data import datasets
+from dne_lab.measure import tables
 
 
 def test_a_reason_is_one_line_and_cut() -> None:
@@ -35,3 +38,15 @@ def test_bytes_that_a_damaged_file_puts_into_a_message_are_cut(tmp_path: Path) -
     with pytest.raises(LabError, match="cannot be read") as raised:
         datasets.npz(path)
     assert len(str(raised.value)) < 1000
+
+
+HOSTILE = "bird\x1b[31m\x9b2J\u202eknurd\r"  # colour, an erased screen, turned letters, overwriting
+
+
+def test_text_from_elsewhere_cannot_steer_a_terminal(here: Here) -> None:
+    shown = r"bird\x1b[31m\x9b2J\u202eknurd\r"
+    assert visible(HOSTILE) == shown == str(LabError(HOSTILE)) and visible("a\tb\nÄ") == "a\tb\nÄ"
+    table = tables.to_text(pd.DataFrame({"method": [HOSTILE], "LA": [3.0]}))
+    assert shown in table and "\x1b" not in table
+    done = here("report", HOSTILE.replace("\r", ""))
+    assert done.code == 2 and r"\x1b[31m\x9b2J\u202e" in done.err and "\x1b" not in done.err

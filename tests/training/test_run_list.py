@@ -108,6 +108,8 @@ def test_a_record_beside_the_list_is_a_finished_run_on_every_machine(here: Here,
     (json.dumps([entry(settings={"seed": 1})]), "run 1: settings.seed: give seed beside"),
     (json.dumps([entry(seed=-1)]), "run 1: seed = -1: must be"),
     (json.dumps([entry(method="icarl", settings={"k": 2})]), r"run 1 \(icarl-s0\): icarl does not use .*, k"),
+    (json.dumps([entry(name="slurm")]), "run 1: name = 'slurm': the jobs of a cluster have"),
+    ('[{"name": "a", "method": "dne", "method": "ia"}]', "is no list of runs: 'method' is said 2 times in one place"),
     (json.dumps([entry(), entry()]), r"run 2 \(dne-s0\): another run of the list has this name"),
     (json.dumps([entry(), entry(name="b")]), r"run 2 \(b\): is the same run as dne-s0"),
 ])  # fmt: skip
