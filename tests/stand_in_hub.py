@@ -7,8 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class StandIn:
@@ -35,20 +36,22 @@ class StandIn:
         if path == "/api/validate-yaml":
             return 200, {}, b'{"errors": [], "warnings": []}'
         parts = path.strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
+        if parts[:2] in (["api", "models"], ["api", "datasets"]):
             return self.model("/".join(parts[2:4]), parts[4:], body)
+        if parts[0] == "datasets":
+            parts = parts[1:]
         return self.file("/".join(parts[:2]), unquote("/".join(parts[4:])))
 
     def model(self, name: str, rest: list[str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         """What is asked of a repository as a whole."""
         if name not in self.repositories:
             return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
-        told: dict[str, Any] = {
+        told: Any = {
             "id": name,
             "modelId": name,
             "sha": "0" * 40,
             "private": True,
-            "siblings": [],
+            "siblings": [{"rfilename": file} for file in self.repositories[name]],
         }
         if rest[:1] == ["preupload"]:
             files = [
@@ -60,7 +63,23 @@ class StandIn:
                 if line["key"] == "file":
                     self.repositories[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             told = {"commitUrl": f"{self.url}/{name}/commit/{'0' * 40}", "commitOid": "0" * 40, "success": True}
+        elif rest[:1] == ["tree"]:
+            below = unquote("/".join(rest[2:]))
+            told = [entry for entry in self.entries(name) if entry["path"].startswith(f"{below}/" if below else "")]
+        elif rest[:1] == ["paths-info"]:
+            asked = parse_qs(body.decode())["paths"]
+            told = [entry for entry in self.entries(name) if entry["path"] in asked]
         return 200, {}, json.dumps(told).encode()
+
+    def entries(self, name: str) -> list[dict[str, Any]]:
+        """The files and folders of a repository."""
+        files = self.repositories[name]
+        folders = {str(folder) for file in files for folder in PurePosixPath(file).parents} - {"."}
+        own = [
+            {"type": "file", "path": file, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+            for file, data in files.items()
+        ]
+        return own + [{"type": "directory", "path": folder, "size": 0, "oid": "0" * 40} for folder in sorted(folders)]
 
     def file(self, name: str, file: str) -> tuple[int, dict[str, str], bytes]:
         """One file of a repository."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from dne_lab.core import chance
 from dne_lab.core.errors import LabError, reason, unknown
@@ -113,7 +114,7 @@ class CIFAR100Source(ArraySource):
 
 
 CIFAR_NPZ = "datasets/cifar100.npz"
-OTHERS = ("folder", "npz", "arrays")  # beside the names of `NAMED`
+OTHERS = ("folder", "npz", "arrays", "dataset")  # beside the names of `NAMED`
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -121,18 +122,21 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
     """A source of images.
 
     Args:
-        data: "digits", "digits100", "cifar100", "folder", "npz"; a path to an image folder or an .npz file; four arrays
-            (train_images, train_labels, test_images, test_labels) as a tuple or a dictionary; or a `Source`.
+        data: "digits", "digits100", "cifar100", "folder", "npz"; "hf:USER/NAME", a data set of the Hub (`HubSource`); a
+            path to an image folder or an .npz file; four arrays (train_images, train_labels, test_images, test_labels)
+            as a tuple or a dictionary; two `torch.utils.data.Dataset` (train, test) of (image, label); or a `Source`.
         path: where the files of "cifar100" (default ``datasets``), "folder" or "npz" are. CIFAR-100 may also lie there
             as an .npz file (default ``datasets/cifar100.npz``) or a tree of images.
-        size: side in pixels that images of a folder are brought to.
-        download: fetch CIFAR-100 when it is not there.
+        size: side in pixels that images of a folder, of the Hub or of PyTorch's data sets are brought to.
+        download: fetch CIFAR-100, or a data set of the Hub, when it is not there.
 
     Raises:
         LabError: an unknown name, missing or wrong data.
     """
 
+    from dne_lab.data.hub_dataset import PREFIX, HubSource
     from dne_lab.data.image_folder import FolderSource
+    from dne_lab.data.numbered import of_torch
 
     if isinstance(data, Source):
         return data
@@ -141,6 +145,8 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
         if absent:
             raise LabError(f"arrays: missing {', '.join(absent)}. Give {', '.join(ARRAYS)} and perhaps class_names.")
         data = (*(data[name] for name in ARRAYS), data.get("class_names"))
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Dataset) for part in data):
+        return of_torch(data[0], data[1], size)
     if isinstance(data, (tuple, list)):
         if len(data) not in (4, 5):
             raise LabError(f"{len(data)} arrays given. Give ({', '.join(ARRAYS)}), or a fifth with class names.")
@@ -152,6 +158,10 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
     if not isinstance(data, str):
         names = ", ".join([*NAMED, *OTHERS])
         raise LabError(f"data is a {type(data).__name__}: give a name ({names}), a path, arrays or a Source.")
+    if data.startswith(PREFIX):
+        if path is not None:
+            raise LabError(f"{data} takes no path ({path}): its library keeps it where HF_HOME says.")
+        return HubSource(data, size, download)
     known = NAMED.get(data)
     if size is not None and (known or data == "npz"):
         raise LabError(f"size = {size}: only a folder's images are resized. Leave size out for {data}.")
@@ -159,8 +169,9 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
         raise LabError(f"{data} takes no path ({path}). For images of your own set data.name to folder or npz.")
     if known:
         return known.open(path, download)
-    if data == "arrays":
-        raise LabError(f"arrays cannot be opened by name. Pass ({', '.join(ARRAYS)}) from Python, or a stream.")
+    if data in ("arrays", "dataset"):
+        what = f"({', '.join(ARRAYS)})" if data == "arrays" else "the two data sets"
+        raise LabError(f"{data} cannot be opened by name. Pass {what} from Python, or a stream.")
     if data in ("folder", "npz"):
         if path is None:
             raise LabError(f"data {data!r} needs a path: set data.path (or path=...) to the {data}.")
@@ -171,7 +182,7 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
         return npz(data)
     if absolute(data).exists() or any(mark in data for mark in "/\\"):
         raise LabError(f"{data} is neither a folder with train/ and test/ (or val/) nor an .npz file.")
-    raise unknown("data set", data, [*NAMED, *OTHERS, "a folder", "an .npz file"])
+    raise unknown("data set", data, [*NAMED, *OTHERS, "hf:USER/NAME", "a folder", "an .npz file"])
 
 
 def _cifar100(path: str | None, download: bool) -> Source:

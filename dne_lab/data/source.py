@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,10 +138,7 @@ class ArraySource(Source):
                 "classes are numbered from 0 on, and every one needs images."
             )
         count = len(class_names) if class_names is not None else highest + 1
-        self.classes = tuple(map(_class_name, class_names if class_names is not None else range(count)))
-        if len(set(self.classes)) < len(self.classes):
-            twice = next(name for name in self.classes if self.classes.count(name) > 1)
-            raise LabError(f"class_names: {brief(twice)} is the name of two classes. Give each a name of its own.")
+        self.classes = names_of_classes(class_names if class_names is not None else range(count))
         check_labels(self._labels, self.classes)
         computed = channel_statistics(self._images["train"])
         self.mean = tuple(map(float, mean)) if mean is not None else computed[0]
@@ -153,6 +151,15 @@ class ArraySource(Source):
 
     def images(self, split: str, index: Tensor) -> Tensor:
         return self._images[check_split(split)][index.cpu()]
+
+
+def names_of_classes(names: Iterable[Any]) -> tuple[str, ...]:
+    """Names as text, each of one class; a `LabError` where two have the same."""
+    found = tuple(map(_class_name, names))
+    if len(set(found)) < len(found):
+        twice = next(name for name, times in Counter(found).items() if times > 1)
+        raise LabError(f"class_names: {brief(twice)} is the name of two classes. Give each a name of its own.")
+    return found
 
 
 def _class_name(name: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from dne_lab.core import chance, config
 from dne_lab.core.config import CLASSES, TASKS
@@ -312,7 +313,7 @@ def _held_out(labels: np.ndarray, share: float) -> Tensor:
 
 def stream(
     data: Any = "digits",
-    tasks: Sequence[int] | str | None = None,
+    tasks: Sequence[int] | str | Dataset[Any] | None = None,
     *,
     base: int | None = None,
     step: int | None = None,
@@ -325,7 +326,8 @@ def stream(
     """Opens images and cuts their classes into tasks.
 
     Args:
-        data, path, size, download: see `dne_lab.data.datasets.open_source`.
+        data, path, size, download: see `dne_lab.data.datasets.open_source`. Two data sets of PyTorch may also be given
+            one after the other: ``stream(train, test, base=50, step=10)``.
         tasks: classes of each task; or ``base`` (default: ``step``) classes first and ``step`` in each later task.
             digits, digits100 and cifar100 have defaults: 4+2+2+2, 50 + 10 x 5.
         order, validation: see `ClassStream`.
@@ -335,6 +337,8 @@ def stream(
     """
     if isinstance(validation, bool) or not isinstance(validation, int | float):
         raise LabError(f"validation = {brief(validation)}: must be a number in [0, 1), e.g. 0.2.")
+    if isinstance(tasks, Dataset):
+        data, tasks = (data, tasks), None
     source = open_source(data, path=path, size=size, download=download)
     if tasks is None:
         tasks = from_base_and_step(base, step, len(source.classes), source.name)

@@ -21,7 +21,7 @@ from dne_lab.core.files import UNSAFE, resolved
 from dne_lab.methods.base import Method
 from dne_lab.training.run_folder import read_config
 
-OWN = ("folder", "npz", "arrays")  # images of the user's own; others are the names of data sets
+OWN = ("folder", "npz", "arrays", "dataset")  # images of the user's own; others are the names of data sets
 DEFAULT = "digits"  # the preset of a command that names none
 LEFT_OUT = {"method", "preset", "seed", "data.path"}  # fields that are no settings in a name
 LONGEST, LONGEST_VALUE = 80, 24  # characters of a part, and of one value

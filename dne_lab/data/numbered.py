@@ -1,0 +1,218 @@
+"""Images that another library gives by number: any `torch.utils.data.Dataset`, any data set of the Hugging Face Hub.
+
+Both become a `NumberedSource`: labels are known at once, an image is asked for when it is needed, and kept where all of
+them fit into memory. The same number must always give the same image; augmentation is the trainer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dne_lab.core.errors import LabError, brief, reason
+from dne_lab.data import image_file
+from dne_lab.data.image_folder import KEEP_BYTES
+from dne_lab.data.source import (
+    CIFAR_MEAN,
+    CIFAR_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SPLITS,
+    Source,
+    channel_statistics,
+    check_labels,
+    check_split,
+    names_of_classes,
+)
+
+GREY = 4096  # grey images, spread over all training images, whose mean and deviation stand for them
+
+
+class NumberedSource(Source):
+    """Images by number from two functions.
+
+    Args:
+        read: by split, the image of a number: a Pillow image, (H, W), (H, W, C) or (C, H, W) uint8, or a float tensor
+            in [0, 1] (what torchvision's ToTensor makes).
+        labels: by split, (n,) class numbers.
+        classes: one name per class.
+        name, path: as a configuration has them.
+        size: the shorter side is brought to this many pixels (bicubic), then the centre is cropped. Without it all
+            images must have one size; one of another size is an error when it is met.
+        keep: decoded images stay in memory when all of them together take at most this many bytes.
+
+    Pillow images become RGB as those of a folder do. Mean and deviation are ImageNet's, CIFAR-100's for 32 pixels, and
+    for grey images (one channel) their own.
+
+    Raises:
+        LabError: labels that are none, an image that changes from one look to the next, or that is none.
+    """
+
+    def __init__(
+        self,
+        read: Mapping[str, Callable[[int], Any]],
+        labels: dict[str, np.ndarray],
+        classes: Sequence[Any],
+        *,
+        name: str,
+        path: str | None = None,
+        size: int | None = None,
+        keep: int = KEEP_BYTES,
+    ) -> None:
+        if size is not None and size < 1:
+            raise LabError(f"size = {size}: must be at least 1 pixel.")
+        self.name, self.path, self.given, self.size = name, path, path, size
+        self.classes = names_of_classes(classes)
+        check_labels(labels, self.classes)
+        self._read, self._labels = read, {split: labels[split].astype(np.int64) for split in SPLITS}
+        first = self._pixels("train", 0, None)
+        self.shape = (int(first.shape[0]), int(first.shape[1]), int(first.shape[2]))
+        if not torch.equal(first, self._pixels("train", 0, self.shape)):
+            raise LabError(
+                f"{name}: training image 0 is another one each time that it is read. Leave random transforms out of "
+                "the data set: images are augmented in training (learn.augment)."
+            )
+        total = sum(map(len, self._labels.values())) * int(np.prod(self.shape))
+        self._kept: dict[str, Tensor] = {}
+        self._known: dict[str, Tensor] = {}
+        if total <= keep:
+            self._kept = {s: torch.empty((len(self._labels[s]), *self.shape), dtype=torch.uint8) for s in SPLITS}
+            self._known = {s: torch.zeros(len(self._labels[s]), dtype=torch.bool) for s in SPLITS}
+        if self.shape[0] == 1:
+            spread = np.unique(np.linspace(0, len(labels["train"]) - 1, GREY).astype(np.int64))
+            self.mean, self.std = channel_statistics(self.images("train", torch.from_numpy(spread)))
+        else:
+            small = self.shape[1:] == (32, 32)
+            self.mean, self.std = (CIFAR_MEAN, CIFAR_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
+
+    def labels(self, split: str) -> np.ndarray:
+        return self._labels[check_split(split)]
+
+    def images(self, split: str, index: Tensor) -> Tensor:
+        check_split(split)
+        index = index.cpu()
+        if not self._kept:
+            found = [self._pixels(split, number, self.shape) for number in index.tolist()]
+            return torch.stack(found) if found else torch.empty((0, *self.shape), dtype=torch.uint8)
+        for number in index[~self._known[split][index]].unique().tolist():
+            self._kept[split][number] = self._pixels(split, number, self.shape)
+            self._known[split][number] = True
+        return self._kept[split][index]
+
+    def _pixels(self, split: str, number: int, shape: tuple[int, int, int] | None) -> Tensor:
+        """One image as (C, H, W) uint8; of the common ``shape`` where that is known."""
+        where = f"{self.name}, {split} image {number}"
+        try:
+            image = self._read[split](number)
+        except LabError:
+            raise
+        except Exception as error:  # of code that is not ours
+            raise LabError(f"{where} cannot be read: {type(error).__name__}: {reason(error)}") from error
+        pixels = self._fitted(as_pixels(image, where))
+        if shape is not None and tuple(pixels.shape) != shape:
+            raise LabError(
+                f"{where} is {tuple(pixels.shape)} (C, H, W), the first image {shape}. Pass size (data.size), e.g. "
+                "224, to bring all images to one size; all must have as many channels."
+            )
+        return pixels
+
+    def _fitted(self, pixels: Tensor) -> Tensor:
+        if self.size is None or tuple(pixels.shape[1:]) == (self.size, self.size):
+            return pixels
+        from PIL import Image
+
+        planes = pixels[0] if pixels.shape[0] == 1 else pixels.permute(1, 2, 0)  # (C, H, W) -> (H, W) or (H, W, C)
+        fitted = np.array(image_file.fitted(Image.fromarray(planes.numpy()), self.size, self.size))
+        return as_pixels(fitted, self.name)
+
+
+def as_pixels(image: Any, where: str) -> Tensor:
+    """An image of any accepted kind as (C, H, W) uint8; ``where`` is how a `LabError` calls it."""
+    if hasattr(image, "convert") and hasattr(image, "getexif"):  # Pillow's, which need not be imported to know
+        image = np.array(image_file.to_rgb(image, where))
+    if isinstance(image, np.ndarray) and image.dtype != object:
+        image = torch.from_numpy(np.ascontiguousarray(image))  # also of a turned or mirrored one
+    if not isinstance(image, Tensor):
+        raise LabError(f"{where} is a {type(image).__name__}: give a Pillow image, a NumPy array or a tensor.")
+    array = image.detach().cpu()
+    if array.is_floating_point():
+        if not (array.numel() and bool((array >= 0).all()) and bool((array <= 1).all())):
+            raise LabError(
+                f"{where} has numbers outside [0, 1]: leave normalisation out of the data set (the model normalises), "
+                "or give uint8, 0..255."
+            )
+        array = (array * 255).round().to(torch.uint8)
+    if array.dtype != torch.uint8:
+        raise LabError(f"{where} has type {array.dtype}: give uint8, 0..255, or floats in [0, 1].")
+    if array.ndim == 2:
+        array = array[None]  # (H, W) -> (1, H, W)
+    elif array.ndim == 3 and array.shape[0] not in (1, 3) and array.shape[2] in (1, 3):
+        array = array.permute(2, 0, 1)  # (H, W, C) -> (C, H, W)
+    if array.ndim != 3 or array.shape[0] not in (1, 3) or 0 in array.shape:
+        raise LabError(f"{where} has shape {tuple(array.shape)}: give (H, W), (H, W, C) or (C, H, W) with C = 1 or 3.")
+    return array.contiguous()
+
+
+# Any data set of PyTorch ----------------------------------------------------------------------------------------------
+
+
+def of_torch(train: Dataset[Any], test: Dataset[Any], size: int | None = None) -> NumberedSource:
+    """Two data sets whose items are (image, label), as torchvision's are: the images as they are without random
+    transforms.
+
+    Labels come from ``targets``, ``labels`` or ``_labels`` where there is such a list, else every item is read once;
+    class names from ``classes``, else they are the numbers.
+
+    Raises:
+        LabError: no length, items that are no pairs, labels that are no whole numbers.
+    """
+    sets = dict(zip(SPLITS, (train, test), strict=True))
+    labels = {split: _labels_of(one, split) for split, one in sets.items()}
+    names = getattr(train, "classes", None)
+    if not isinstance(names, list | tuple) or not names:
+        names = range(int(labels["train"].max()) + 1)
+    read = {split: partial(_image_of, one) for split, one in sets.items()}
+    return NumberedSource(read, labels, names, name="dataset", size=size)
+
+
+def _image_of(data: Dataset[Any], number: int) -> Any:
+    return data[number][0]
+
+
+def _labels_of(data: Dataset[Any], split: str) -> np.ndarray:
+    try:
+        count = len(data)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise LabError(f"the {split} data set has no length: give one whose items have numbers.") from error
+    if not count:
+        raise LabError(f"the {split} data set is empty.")
+    for name in ("targets", "labels", "_labels"):
+        given = getattr(data, name, None)
+        if isinstance(given, list | tuple | np.ndarray | Tensor) and len(given) == count and _are_those(data, given):
+            break
+    else:
+        given = [_label(data[number], f"{split} item {number}") for number in range(count)]
+    found = np.asarray(given)
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
+        raise LabError(f"the {split} labels are {found.dtype} of shape {found.shape}: give one whole number an image.")
+    return found.astype(np.int64)
+
+
+def _are_those(data: Dataset[Any], labels: Any) -> bool:
+    """Whether a list holds what the items say: not under a ``target_transform``."""
+    spread = {round(share * (len(labels) - 1)) for share in np.linspace(0, 1, min(8, len(labels)))}
+    return all(_label(data[number], f"item {number}") == int(labels[number]) for number in spread)
+
+
+def _label(item: Any, where: str) -> int:
+    try:
+        _, label = item
+        return int(label.item()) if hasattr(label, "item") else label.__index__()
+    except (TypeError, ValueError, AttributeError) as error:
+        raise LabError(f"{where} is {brief(type(item).__name__)}: give pairs (image, whole number).") from error
