@@ -49,8 +49,8 @@ class Data:
     """Which images, in which tasks.
 
     ``name`` is digits, digits100, cifar100, hf:USER/NAME, folder, npz, arrays or dataset; ``tasks`` holds the number of
-    classes of each task; ``order`` is a named class order, "identity", a seed, or a comma-separated permutation (of some
-    of the classes for a slice of a stream); ``size`` is the side in pixels that images of a folder are brought to;
+    classes of each task; ``order`` is a named class order, "identity", a seed, or a comma-separated permutation (of
+    some of the classes for a slice of a stream); ``size`` is the side in pixels that images of a folder are brought to;
     ``validation`` > 0 replaces the test images by that share of the training images, for choosing hyper-parameters.
 
     ``order`` = podnet_seed is podnet_1, podnet_2 and podnet_3 for seeds 0, 1 and 2, and so on: a run's ``order`` is the
