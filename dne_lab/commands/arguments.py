@@ -43,7 +43,7 @@ Settings = Annotated[
 ]
 Seeds = Annotated[str, typer.Option(help="Seeds: 0, or 0,2,5, or 0-4.")]
 Jobs = Annotated[
-    str, typer.Option(metavar="N|auto", help="Runs at a time; auto: one per core as memory allows, one on a GPU.")
+    str, typer.Option(metavar="N|auto", help="Runs at a time; auto: one per core, or GPU, as memory allows.")
 ]
 Accept = Annotated[
     bool, typer.Option("--accept-changed-data", help="Go on though images or class names have changed; recorded.")

@@ -96,9 +96,9 @@ def run(
     One that fails stops no other and is named at the end (status 2). Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP end
     with a checkpoint; with --requeue the status is 75 as long as the same command has something left to do.
 
-    With --jobs 2 or more each run has its own process and its part of the cores. It starts when there is memory for it,
-    known after the first epoch of the first one. Sums are rounded otherwise on another number of threads, so the last
-    digits may differ from --jobs 1.
+    With --jobs 2 or more each run has its own process and its part of the cores; with GPUs it goes to the one with the
+    most free memory. It starts when there is memory for it, known after the first epoch of the first one. Sums are
+    rounded otherwise on another number of threads, so the last digits may differ from --jobs 1.
 
     With --on slurm or ray the runs are trained elsewhere, in folders that all machines see; this command waits, and the
     same one follows them again. A first task that several runs share is trained first.

@@ -20,7 +20,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import distributed, graph
+from dne_lab.training import distributed, gpus, graph
 from dne_lab.training.graph import Job
 from dne_lab.training.progress import Board, Signals
 from dne_lab.training.run_folder import finished, record_in
@@ -83,7 +83,8 @@ def _fields(file: Path, unit: int) -> dict[str, int]:
 
 
 LOOK = 0.2  # seconds between two looks at signals, memory and what may start
-MARGIN = 1.1  # a run may take that much more than the largest so far
+ASK = 2.0  # seconds between two questions for the free memory of GPUs, where a run waits for it
+PLACED = "cuda"  # what a run is told that sees one GPU alone
 # What the children share: imported once by the process that they are forked from. torch._dynamo is what the first
 # optimiser of a process imports.
 SHARED = ["dne_lab.training.worker", "dne_lab.methods", "torch._dynamo"]
@@ -99,7 +100,7 @@ class RunsFailed(LabError):
 
 
 def number(jobs: int | str, runs: int, device: str | torch.device | None) -> int:
-    """How many of ``runs`` runs are trained at a time: ``jobs``, or for "auto" one run per core, and one on a GPU.
+    """How many of ``runs`` runs are trained at a time: ``jobs``, or for "auto" one run per core, and one on each GPU.
 
     It depends on the whole plan, not on what is left of it, so that a resumed grid computes with as many threads.
 
@@ -108,14 +109,24 @@ def number(jobs: int | str, runs: int, device: str | torch.device | None) -> int
     """
     if jobs != "auto" and (not isinstance(jobs, int) or jobs < 1):
         raise LabError(f"jobs = {jobs!r}: give a number of runs at a time, from 1, or auto.")
-    on_gpu = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type != "cpu"
     distributed.start()
     together = distributed.Processes().world > 1
-    wanted = (1 if on_gpu or together else cores()) if jobs == "auto" else int(jobs)
+    each = max(1, len(gpus_of(device))) if _kind(device).type != "cpu" else cores()
+    wanted = (1 if together else each) if jobs == "auto" else int(jobs)
     count = min(wanted, max(1, runs))
     if count > 1 and together:
         raise LabError(f"jobs = {jobs}: under torchrun all processes train one run together. Leave jobs at 1.")
     return count
+
+
+def _kind(device: str | torch.device | None) -> torch.device:
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def gpus_of(device: str | torch.device | None) -> list[gpus.Gpu]:
+    """The GPUs among which runs are placed; none on a CPU, or where free memory is not known."""
+    kind = _kind(device)
+    return gpus.visible(kind.index) if kind.type == "cuda" else []
 
 
 def execute(
@@ -162,6 +173,8 @@ class _Child:
     job: Job
     process: BaseProcess
     pipe: Connection
+    gpu: str | None = None  # that it alone sees
+    on_gpu: int = 0  # bytes of it at its peak
     reported: bool = False  # where it began
     ended: tuple[str, str] | None = None  # how, and the message
 
@@ -188,8 +201,9 @@ class _Pool:
         self.running: list[_Child] = []
         self.failed: list[tuple[Job, str]] = []
         self.known = False  # what a run takes, for one has learned an epoch
-        self.largest = 0
+        self.largest = self.largest_on_gpu = 0
         self.waits_for_memory = False
+        self.gpus, self.asked = gpus_of(settings.get("device")), -ASK
         self.begun = False
         self.board = Board(progress)
         self.context = _context()
@@ -240,15 +254,23 @@ class _Pool:
                 continue
             if len(self.running) >= self.count or not self._fits():
                 return
+            gpu, settings = None, self.settings
+            if self.gpus:
+                gpu = self._place()
+                if gpu is None:
+                    return
+                settings = settings | {"device": PLACED}
             job = step.job
             self.waiting.remove(job)
             modules = modules_of(job, step.first)
-            order = Order(job, modules, step.first, self.stream, self.until, self.threads, self.viewers, self.settings)
+            order = Order(
+                job, modules, step.first, self.stream, self.until, self.threads, self.viewers, settings, gpu=gpu
+            )
             receiver, sender = self.context.Pipe(duplex=False)
             process = self.context.Process(target=work, args=(order, sender), name=self._name(job))  # type: ignore[attr-defined]
             process.start()
             sender.close()  # the child's end: when the child has none, the pipe is at its end
-            self.running.append(_Child(job, process, receiver))
+            self.running.append(_Child(job, process, receiver, gpu))
             self.begun = True
 
     def _fits(self) -> bool:
@@ -262,7 +284,7 @@ class _Pool:
         if not self.known:
             return False
         held = [taken.now for child in self.running if (taken := memory_of(child.process.pid or 0)) is not None]
-        needed = MARGIN * self.largest + sum(max(0, self.largest - now) for now in held)
+        needed = gpus.MARGIN * self.largest + sum(max(0, self.largest - now) for now in held)
         if free < needed and not self.waits_for_memory:
             self.board.say(
                 f"waiting for memory: {free / 2**30:.1f} GB are free, and a run takes up to {self.largest / 2**30:.1f} "
@@ -270,6 +292,25 @@ class _Pool:
             )
         self.waits_for_memory = free < needed
         return not self.waits_for_memory
+
+    def _place(self) -> str | None:
+        """The GPU of the next run; None: it waits until one has room."""
+        if time.monotonic() - self.asked < ASK:
+            return None
+        there, self.asked = gpus_of(self.settings.get("device")) or self.gpus, time.monotonic()
+        placed = [gpus.Placed(child.gpu, child.on_gpu) for child in self.running if child.gpu is not None]
+        found = gpus.best(there, placed, self.largest_on_gpu)
+        if found is None and self.largest_on_gpu and not self.waits_for_memory:
+            free = ", ".join(f"{gpu.free / 2**30:.1f}" for gpu in there)
+            self.board.say(
+                f"waiting for memory of a GPU: {free} GB are free, and a run takes up to "
+                f"{self.largest_on_gpu / 2**30:.1f} GB; {len(self.running)} of {self.count} run."
+            )
+        self.waits_for_memory = found is None and self.largest_on_gpu > 0
+        if found is None:
+            return None
+        self.asked = -ASK  # what the next run finds is another state
+        return found.uuid
 
     def _measure(self) -> None:
         for child in self.running:
@@ -297,6 +338,9 @@ class _Pool:
             self.known |= child.reported
             child.reported = True
             self.board.step(self._name(child.job), *rest)
+        elif kind == "gpu":
+            child.on_gpu = rest[0]
+            self.largest_on_gpu = max(self.largest_on_gpu, child.on_gpu)
         elif kind == "task":
             self.board.say(f"{self._name(child.job)} {rest[0]}")
         elif kind == "end":

@@ -22,7 +22,7 @@ from dne_lab.core.folder_lock import alone_in
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import distributed
+from dne_lab.training import distributed, gpus
 from dne_lab.training.graph import Job
 from dne_lab.training.progress import Terminated
 from dne_lab.training.run import Run
@@ -86,7 +86,7 @@ class Order:
     """What such a process is told. ``until``: when to stop with a checkpoint, in seconds of `time.time`.
 
     ``modules`` are those that define the methods of both runs; ``stream`` is pickled, None: what the configuration
-    describes. ``viewers``, ``last``, ``patience``: as `learn` takes them.
+    describes. ``viewers``, ``last``, ``patience``: as `learn` takes them. ``gpu``: the only one that it is to see.
     """
 
     job: Job
@@ -99,6 +99,7 @@ class Order:
     settings: dict[str, Any] = field(default_factory=dict)
     last: int | None = None
     patience: float = 0.0
+    gpu: str | None = None
 
 
 def fulfil(order: Order, viewers: Sequence[Callable[[], Viewer]] = ()) -> None:
@@ -107,6 +108,8 @@ def fulfil(order: Order, viewers: Sequence[Callable[[], Viewer]] = ()) -> None:
     Raises:
         LabError: what `learn` raises; a method that no module defines.
     """
+    if order.gpu is not None:  # before this process asks CUDA for the first time
+        os.environ["CUDA_VISIBLE_DEVICES"] = order.gpu
     torch.set_num_threads(order.threads)
     for module in order.modules:  # __main__ is here already: a script's, but not a notebook's
         importlib.import_module(module)
@@ -179,4 +182,6 @@ class _Reporter:
             for number, stage in enumerate(run.method.stages(task))
         }
         before = sum(count for place, count in epochs.items() if place < run.cursor[:2])
+        if torch.cuda.is_initialized():
+            self.tell("gpu", torch.cuda.max_memory_reserved() + gpus.CONTEXT)
         self.tell("step", before + run.cursor.epoch, sum(epochs.values()))
