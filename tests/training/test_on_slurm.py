@@ -1,5 +1,6 @@
 """Runs as jobs of SLURM: the runs that are made here, whatever happens to a job or to the command that waits for it."""
 
+import json
 import os
 import pickle
 import signal
@@ -16,17 +17,18 @@ from shell import Nursery
 from stand_in_slurm import Cluster, wait_for
 
 from dne_lab.core.errors import LabError
+from dne_lab.core.folder_lock import LOCK
 from dne_lab.measure.record import Record
-from dne_lab.training import engines, grid, on_slurm
+from dne_lab.training import engines, graph, grid, on_slurm
 from dne_lab.training.engines import Needs
-from dne_lab.training.on_slurm import Slurm, Ticket
+from dne_lab.training.on_slurm import Slurm, Ticket, Turn
 from dne_lab.training.parallel_runs import RunsFailed
 from dne_lab.training.run_folder import record_in
 
 SETTINGS: dict[str, Any] = {"stream": tiny.stream(), "device": "cpu"}
 METHODS = ("tiny", "tiny-other", "tiny-alone")
 
-pytest.importorskip("submitit", reason='needs submitit: pip install "dne-lab[slurm]"')
+submitit = pytest.importorskip("submitit", reason='needs submitit: pip install "dne-lab[slurm]"')
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +173,49 @@ def test_what_is_killed_is_said_and_gone_on_with(cluster: Cluster, tmp_path: Pat
         death.join()
     assert cluster.starts == ["1", "2", "2"] and contents(tmp_path / "runs") == here
     assert not (run / ".lock").exists()
+
+
+class Local:
+    """submitit's own executor without a cluster, which starts a job again that asks for it, as SLURM does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.executor, self.needs = submitit.LocalExecutor(folder=folder), Needs()
+        self.executor.update_parameters(timeout_min=10)
+        self.folder, self.jobs = folder, list[Any]()
+
+    def submit(self, part: graph.Part, work: engines.Work, after: Path | None) -> Path:
+        says = self.folder / f"{len(self.jobs)}.ended"
+        self.jobs.append(self.executor.submit(Turn(work, says)))
+        return says
+
+    def outcome(self, says: Path) -> str | None:
+        return str(json.loads(says.read_text())["failed"]) if says.exists() else None
+
+    def describe(self, handles: Any) -> str:
+        return "here"
+
+    def stop(self, handles: Any) -> str:
+        return "stopped"
+
+
+def test_a_job_of_submitit_that_is_told_its_time_is_over_is_put_back_and_goes_on(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"methods": ("tiny-alone",), "learn.epochs": 100}
+    here = made_here(tmp_path / "here", **changes)
+    plan = planned(tmp_path / "runs", **changes)
+    engine = Local(tmp_path / "jobs")
+
+    def near_its_end() -> None:
+        run = plan[0][1]
+        wait_for((run / "task_01.safetensors").exists)
+        os.kill(json.loads((run / LOCK).read_text())["process"], signal.SIGUSR2)
+
+    warning = threading.Thread(target=near_its_end)
+    warning.start()
+    (record,) = grid.execute(plan, engine=lambda: engine, checkpoint_seconds=0.1, progress=False, **SETTINGS)
+    warning.join()
+    assert contents(tmp_path / "runs") == here and record.timing["resumed"] == 1
+    logs = engine.jobs[0].paths
+    assert "Requeued job" in logs.stderr.read_text() + logs.stdout.read_text()
 
 
 class Evil:
