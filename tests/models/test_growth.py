@@ -26,11 +26,12 @@ def test_old_logits_stay(variant: Variant, style: dict[str, Any]) -> None:
         grown, grown_printed = model(images), literal.forward(model, images)
     old = printed.logits.shape[1]
     assert grown.logits.shape[1] == old + 3
-    assert torch.equal(grown_printed.logits[:, :old], printed.logits)  # bit for bit
+    # Not bit for bit: some versions of torch add up a product in another order where a matrix lies elsewhere in memory.
+    assert tiny.difference(grown_printed.logits[:, :old], printed.logits) < 1e-5
     assert grown_printed.old_logits is not None
-    assert torch.equal(grown_printed.old_logits, printed.logits)
+    assert tiny.difference(grown_printed.old_logits, printed.logits) < 1e-5
     for after, before in zip(grown_printed.readouts, printed.readouts, strict=False):
-        assert torch.equal(after, before)
+        assert tiny.difference(after, before) < 1e-5
     assert tiny.difference(grown.logits[:, :old], normal.logits) < 1e-5
     assert tiny.difference(grown.old_logits, normal.logits) < 1e-5
     assert tiny.difference(grown.readouts[:3], normal.readouts) < 1e-5
