@@ -39,7 +39,8 @@ def rebuilt(record: Decomposition | Record) -> ExpandableViT:
 
 @functools.lru_cache(maxsize=64)
 def _built(method: str, network: str, heads: tuple[int, ...]) -> ExpandableViT:
-    settings = json.loads(network)
+    # without the weights of a backbone: they do not say who reads whom
+    settings = {name: value for name, value in json.loads(network).items() if not name.startswith("backbone")}
     made = Network(**{**settings, "heads": tuple(settings["heads"])})
     # Who reads whom does not depend on the image: the smallest that the patches, or the stem, can take.
     shape = (3, 32, 32) if made.stem == "conv" else (1, 2 * made.patch, 2 * made.patch)

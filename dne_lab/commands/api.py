@@ -40,8 +40,8 @@ def start(
     """An untrained run; `Run.next_task` and `Run.train` train it.
 
     Args:
-        method: ia, sta, dne, progressive, dytox, joint, finetune, replay, icarl, podnet, der, foster, joint-resnet,
-            finetune-resnet, replay-resnet, or one of your own.
+        method: ia, sta, dne, progressive, dytox, joint, finetune, replay, linear-probe, ncm, ranpac, icarl, podnet,
+            der, foster, joint-resnet, finetune-resnet, replay-resnet, or one of your own.
         stream: the classes to learn; default: those that the preset names.
         preset: names separated by commas; default: the preset called as the stream's data, if there is one, and
             "digits" without a stream.
@@ -67,7 +67,7 @@ def start(
         config = base.configure(method, preset, dotted, seed=seed)
     else:
         config = base.configure(method, preset, seed=seed)
-        config = presets.for_stream(config, stream.config()).with_changes(dotted)
+        config = base.with_changes(presets.for_stream(config, stream.config()), dotted)
     return Run(config, stream, folder, usable(device), progress=progress, accept_changed_data=accept_changed_data)
 
 

@@ -22,8 +22,8 @@ from dne_lab.core.files import too_long
 
 # Options that several commands share.
 METHODS = (
-    "ia, sta, dne, progressive, dytox, joint, finetune, replay; on a residual network icarl, podnet, der, "
-    "foster, joint-resnet, finetune-resnet, replay-resnet."
+    "ia, sta, dne, progressive, dytox, joint, finetune, replay, linear-probe, ncm, ranpac; on a residual network "
+    "icarl, podnet, der, foster, joint-resnet, finetune-resnet, replay-resnet."
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Preset = Annotated[

@@ -93,6 +93,10 @@ def run(
 
     A table of many methods: dne-lab run ia,dne,icarl,dytox --preset digits100,small --seeds 0-2 --jobs auto
 
+    Small experts on a pretrained vision transformer (extra timm), and what its read-outs give alone: dne-lab run
+    dne,ncm,ranpac --set network.backbone=timm:vit_base_patch16_224.augreg_in21k --set data.name=folder --set
+    data.path=DIR --set data.size=224 --set data.tasks=10,5,5
+
     One that fails stops no other and is named at the end (status 2). Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP end
     with a checkpoint; with --requeue the status is 75 as long as the same command has something left to do.
 

@@ -63,7 +63,7 @@ def plan_of_file(file: Path, changes: list[str], seeds: list[int] | None, out: P
         raise LabError(f"--config {file} is neither a run's config.json nor its record.json: {error}") from error
     changed = settings(changes)
     base.refuse_ignored(config.method, changed)
-    config = config.with_changes(changed)
+    config = base.with_changes(config, changed)
     each = [config.seed] if seeds is None else seeds
     return grid.plan([config.method], config, each, out)
 
@@ -200,7 +200,7 @@ def go_on(
     base.refuse_ignored(source.config.method, changed)
     plan: grid.Plan = []
     for seed in [source.config.seed] if seeds is None else seeds:
-        config = source.config.with_changes(changed | {"seed": seed})
+        config = base.with_changes(source.config, changed | {"seed": seed})
         behind = sharing.behind(config, source.config, after)
         texts = "-".join(f"{name}={value}" for name, value in changed.items())
         safe = re.sub(r"[^A-Za-z0-9._+=,-]+", "_", texts)[:LONGEST]

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import field
+from pathlib import PurePath
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -82,6 +83,10 @@ class Network:
     (linear in depth). See SPATIAL and READOUTS for the two choices; ``hidden_norm`` is the LN of eq. 14 and 17.
     ``stem``: what experts embed, pixels ("patch") or the maps of a small residual network that learns task 1 first and
     is then frozen and shared ("conv"; images of 32 to 64 pixels).
+
+    ``backbone``: "timm:NAME", a pretrained vision transformer of timm, is expert 1, frozen; its sizes, and that it is
+    plain ("mhsa", "cls_token", no ``hidden_norm``), follow from it. ``backbone_weights``: a .safetensors file in place
+    of timm's own weights, or "random".
     """
 
     patch: FromOne = 4
@@ -94,8 +99,19 @@ class Network:
     hidden_norm: bool = False
     drop_path: Share = 0.0
     stem: Annotated[str, OneOf(STEMS)] = "patch"
+    backbone: str | None = None
+    backbone_weights: str | None = None
 
     def __post_init__(self) -> None:
+        if self.backbone is not None and not re.fullmatch(r"timm:[\w.-]+", self.backbone):
+            raise LabError(
+                f"network.backbone = {brief(self.backbone)}: give timm:NAME with the name of a vision transformer of "
+                "timm, e.g. timm:vit_base_patch16_224.augreg_in21k."
+            )
+        if self.backbone is not None and self.stem != "patch":
+            raise LabError(f"network.stem = {self.stem}: a backbone has its own first layer. Leave one of both out.")
+        if self.backbone is None and self.backbone_weights is not None:
+            raise LabError("network.backbone_weights is of a backbone: set network.backbone=timm:NAME too.")
         if not self.heads or min(self.heads) < 1:
             raise LabError(f"network.heads = {self.heads}: every expert needs at least one head, e.g. 12,1.")
         if self.readout == "class_attention" and self.depth < 2:
@@ -219,6 +235,8 @@ class Config:
         and without younger fields that change nothing (`ADDED`)."""
         tree = self.to_dict()
         del tree["data"]["path"]
+        if self.network.backbone_weights is not None:  # the file may move; which weights it holds is checked apart
+            tree["network"]["backbone_weights"] = PurePath(self.network.backbone_weights).name
         if self.memory.bytes is not None:
             del tree["memory"]["budget"]  # follows from it
         for name, before in ADDED.items():
@@ -259,6 +277,8 @@ class Config:
 ADDED: dict[str, Any] = {
     "data.order_rule": None,
     "memory.bytes": None,
+    "network.backbone": None,
+    "network.backbone_weights": None,
     "network.stem": "patch",
     "start": None,
     "stem": Config().to_dict()["stem"],

@@ -21,6 +21,7 @@ ORDER = (
     *("joint", "joint-resnet", "ia", "sta", "dne", "progressive"),
     *("finetune", "replay", "finetune-resnet", "replay-resnet"),
     *("icarl", "podnet", "der", "foster", "dytox"),
+    *("linear-probe", "ncm", "ranpac"),
 )
 EXPANSION = ("ia", "sta", "dne", "progressive")
 

@@ -257,6 +257,7 @@ def parameters(network: Network, variant: Variant, heads: Sequence[int], seen: I
     channels = width * own
     attention = width if later and variant.joint else channels
     found = channels * (seen.values + 1 + seen.patches + 1 + 2)  # embedding, positions, class token, last norm
+    found += channels * network.depth * (network.backbone is not None and not later)  # biases of queries
     for layer in range(network.depth):
         gated = network.spatial == "gpsa" and layer < network.depth - 1
         found += 2 * attention + 3 * attention**2 + channels**2 + channels + 4 * own * gated + 2 * channels
@@ -300,7 +301,8 @@ def rows(
         width, classes = network.head_width * ends[last], known[task - 1]
         # what tells its classes from all old ones trains with the expert and goes with the stage
         expertise = (network.head_width * heads[last] + 1) * (tasks[last] + 1) if last else 0
-        trained = parameters(network, learned, heads[: last + 1], seen)
+        frozen = network.backbone is not None and last == 0
+        trained = 0 if frozen else parameters(network, learned, heads[: last + 1], seen)
         found.append(
             {
                 "task": task,

@@ -33,6 +33,11 @@ def field_of(method: str) -> str:
 def widened(config: Config, width: int) -> Config:
     """The configuration with that many channels, or heads in the first expert (later experts keep theirs)."""
     field = field_of(config.method)
+    if field != "options.width" and config.network.backbone is not None:
+        raise LabError(
+            f"the width of {config.method} follows from network.backbone = {config.network.backbone}: it cannot be "
+            "matched to another network's."
+        )
     if field == "options.width":
         return config.with_changes({field: width})
     return config.with_changes({field: [width, *config.network.heads[1:]]})

@@ -58,6 +58,7 @@ class _Memory(Section):
 class _Params(Section):
     total: Whole | None = None
     trainable_by_task: list[Whole] = []
+    backbone: Whole = 0
 
 
 class Timing(Section):
@@ -94,7 +95,8 @@ class Record:
 
     ``tasks`` are the numbers of classes of each task, ``class_order`` maps rank -> class number. ``memory`` holds
     budget, policy, stored (distinct exemplars at the end), where given the ``bytes`` that the budget follows from, and
-    scope: "run" = one global budget, however many processes.
+    scope: "run" = one global budget, however many processes. ``params``: total, those that trained in each task, and
+    how many of the total are a pretrained ``backbone``'s.
     ``accuracy`` has a row of growing length for each finished task. ``heads`` are those of each expert (empty for other
     networks), ``network`` describes the network, ``other_predictions`` {name: {seen_accuracy, LA, AA}} are a method's
     further predictions, ``before_tuning`` what was predicted before stage 2 of tasks 2, 3, ... (`metrics.old_and_new`;

@@ -21,6 +21,7 @@ from dne_lab.core.config import LATER_HEADS, Config, Recipe
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.core.schema import build, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
+from dne_lab.models import backbone
 
 TASK_AND_MEMORY, BALANCED, BASE = "task+memory", "balanced", "base"
 M = TypeVar("M", bound=nn.Module)
@@ -237,7 +238,13 @@ def configure(method: str, names: str, changes: dict[str, Any] | None = None, **
     user sets for a method goes through `refuse_ignored` first.
     """
     family = [cls.recipe or cls.name for cls in find(method).__mro__ if issubclass(cls, Method) and cls.name]
-    return presets.resolve(presets.of_method(names, family), changes, method=method, **fields)
+    config = presets.resolve(presets.of_method(names, family), changes, method=method, **fields)
+    return backbone.completed(config, list(_leaves(changes or {})))
+
+
+def with_changes(config: Config, changes: dict[str, Any]) -> Config:
+    """``config.with_changes(changes)``, and what follows from a backbone that they name."""
+    return backbone.completed(config.with_changes(changes), list(_leaves(changes)))
 
 
 def ignored(method: str, changes: dict[str, Any]) -> list[str]:

@@ -198,6 +198,10 @@ class DyTox(Expansion):
 
     def __init__(self, config: Config, stream: ClassStream) -> None:
         Method.__init__(self, config, stream)  # another network than that of Expansion
+        if config.network.backbone is not None:
+            raise LabError(
+                "dytox trains its encoder with every task, so network.backbone, which is frozen, is not for it."
+            )
         self.model: DyToxViT = DyToxViT(config.network, stream.shape, stream.mean, stream.std)
         self.set_precision()
         self.teacher: DyToxViT | None = None

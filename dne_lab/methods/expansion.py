@@ -1,6 +1,7 @@
 """Network expansion: one task expert per task, the rest frozen. IA, STA, DNE and progressive are rows of one switch."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
@@ -15,6 +16,7 @@ from dne_lab.core.schema import OneOf, build, settings
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import BASE, Cached, Method, Stage, check_stage
 from dne_lab.models import controls, literal, variants
+from dne_lab.models.backbone import FrozenExpert
 from dne_lab.models.expandable import ExpandableViT, Output
 from dne_lab.models.expert import TaskAttentionParameters
 from dne_lab.models.variants import Variant
@@ -46,6 +48,7 @@ class Expansion(Method):
     """Learns each task with a new expert under the paper's objective; a subclass names the variant.
 
     Stage "stem" of task 1, with a convolutional stem: its cross entropy on the classes of task 1, nothing else.
+    With a backbone expert 1 is there, and frozen: task 1 learns a classifier of its read-out.
     Stage "warm-up" from task 2 on, where a control restricts task attention: as "learn", at a constant rate, for
     the first quarter of its epochs; "learn" goes on with its optimiser, but the parameters of task attention are new
     ones then, whose moments start at zero.
@@ -193,22 +196,24 @@ class Expansion(Method):
             self.model.choose_most_read(b.images for b in batches)
 
     def prepare(self, task: Task, stage: Stage, batches: Iterator[Batch]) -> None:
-        """Without augmentation what frozen experts compute is computed once: in "tune", where the classifier alone
-        learns, all read-outs; before it all that the new expert reads, if it fits into `CACHED_BYTES`."""
+        """Without augmentation what frozen experts compute is computed once: where the classifier alone learns ("tune",
+        and on a backbone alone) all read-outs; else all that the new expert reads, if it fits into `CACHED_BYTES`."""
         self._cached = self._offered = None
         if stage.recipe.augment:
             return
-        if stage.name == "tune":
+        if stage.name == "tune" or (stage.name == "learn" and self.model.still):
             self._cached = Cached(batches, self.features)
         elif stage.name in ("learn", "warm-up") and self.model.may_offer:
-            self._offered = Cached.within(CACHED_BYTES, batches, self.model.offer)
+            first = next(batches)  # where one batch is too much for memory, it is not even tried
+            if len(first.images) * self.model.bytes_offered <= CACHED_BYTES:
+                self._offered = Cached.within(CACHED_BYTES, itertools.chain([first], batches), self.model.offer)
 
     def losses(self, batch: Batch, task: Task, stage: Stage) -> dict[str, Tensor]:
         """The weighted terms by name."""
         if stage.name == "stem":
             return self.stem_losses(batch)
-        if stage.name == "tune":
-            return {"classification": self.classification(self._logits(batch, stage), batch.labels)}
+        if stage.name == "tune" or self._cached is not None:
+            return {"classification": self.classification(self._logits(batch), batch.labels)}
         if self._offered is not None and self.model.may_offer:  # a hook may have come since
             output = self.model.forward_newest(batch.images, self._offered.parts(batch.index))
         else:
@@ -220,8 +225,8 @@ class Expansion(Method):
         assert self.model.stem is not None
         return {"classification": F.cross_entropy(self.model.stem.logits(batch.images).float(), batch.labels)}
 
-    def _logits(self, batch: Batch, stage: Stage) -> Tensor:
-        if stage.name != "tune" or self._cached is None or self.model.hooked:  # a hook is called by what runs
+    def _logits(self, batch: Batch) -> Tensor:
+        if self._cached is None or self.model.hooked:  # a hook is called by what runs
             return self.model(batch.images).logits
         widths = [weight.shape[1] for weight in self.model.classifier.weights]
         return self.model.classifier(self._cached(batch.index).split(widths, 1))
@@ -282,8 +287,17 @@ class Expansion(Method):
         return [] if self.model.stem is None else [self.model.stem]
 
     def network_settings(self) -> dict[str, Any]:
-        """The transformer's sizes and choices."""
-        return dict(self.config.identity()["network"])
+        """The transformer's sizes and choices; the digest of a backbone's weights once they are there."""
+        digest = next((expert.sha256 for expert in self._backbone), "")
+        return dict(self.config.identity()["network"]) | ({"backbone_sha256": digest} if digest else {})
+
+    def parameters_of_backbone(self) -> int:
+        """Parameters of a pretrained expert 1, of which this run has learned none."""
+        return sum(p.numel() for expert in self._backbone for p in expert.parameters())
+
+    @property
+    def _backbone(self) -> list[FrozenExpert]:
+        return [expert for expert in self.model.experts if isinstance(expert, FrozenExpert)]
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The task's expert and the classifier as they are now; the stem with task 1."""

@@ -22,7 +22,7 @@ class FineTuning(Expansion):
     ignores: ClassVar[tuple[str, ...]] = (LATER_HEADS,)
 
     def grow(self, task: Task) -> None:
-        """The one expert in task 1, then the classifier alone; everything but a stem trains."""
+        """The one expert in task 1, then the classifier alone; everything but a stem and a backbone trains."""
         if task.number == 1:
             super().grow(task)
         else:
@@ -34,7 +34,7 @@ class FineTuning(Expansion):
         """Classification over all classes seen."""
         if stage.name == "stem":
             return self.stem_losses(batch)
-        return {"classification": self.classification(self._logits(batch, stage), batch.labels)}
+        return {"classification": self.classification(self._logits(batch), batch.labels)}
 
     def task_state(self, task: Task) -> dict[str, Tensor]:
         """The whole network: it changes with every task."""

@@ -71,6 +71,7 @@ class LayerWeights:
     joint: Tensor | None  # (E, D, D) = W_q^T W_k in spatial-task attention, which reads all experts; else None
     read: Tensor | None = None  # of a bank of one: places of the earlier heads that it reads; None: all
     others: Tensor | None = None  # of a bank of one: (H, 2, D, D), W_k and W_v for each head read, where they differ
+    query_bias: Tensor | None = None  # (width,) of a pretrained expert 1, which is a bank of one
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +93,7 @@ class Bank:
     real: Tensor | None  # positions of the real heads among E x K, None if no head is padding
     allowed: Tensor | None  # (E x K, total): False for heads of later experts; None for a bank of one
     pictures: int = 0  # how many of the images, the last ones, are there to be read by other images alone
+    epsilon: float = 1e-5  # of its norms; a pretrained expert 1 has that of its own
 
     @property
     def size(self) -> int:
@@ -155,6 +157,7 @@ def _build(experts: Sequence[Expert], network: Network, heads_so_far: tuple[int,
         real=real,
         allowed=allowed,
         pictures=pictures,
+        epsilon=experts[0].norm.eps,
     )
 
 
@@ -219,6 +222,7 @@ def _layer(blocks: Sequence[ExpertBlock], first: Expert, classes: int) -> LayerW
         joint=stack(joint) if joint else None,
         read=first.read,
         others=others,
+        query_bias=blocks[0].attention.query_bias,
     )
 
 
@@ -295,22 +299,20 @@ class Context:
 
 # Layer norm, linear maps and head shuffling on stacked experts: tensors (E, B, n, width), weights with a leading E.
 
-EPS = 1e-5
 
-
-def norm(x: Tensor, affine: tuple[Tensor, Tensor], widths: Tensor | None = None) -> Tensor:
+def norm(x: Tensor, affine: tuple[Tensor, Tensor], widths: Tensor | None = None, epsilon: float = 1e-5) -> Tensor:
     """Layer norm of (E, ..., width), each expert's own affine; ``widths`` (E, 1, 1, 1): the true widths if padded."""
     weight, bias = affine
     if weight.dim() == 1:
-        return F.layer_norm(x, x.shape[-1:], weight, bias, EPS)
+        return F.layer_norm(x, x.shape[-1:], weight, bias, epsilon)
     shape = (len(x), *[1] * (x.dim() - 2), -1)
     if widths is None:
-        normal = F.layer_norm(x, x.shape[-1:], None, None, EPS)
+        normal = F.layer_norm(x, x.shape[-1:], None, None, epsilon)
     else:
         mean = x.sum(-1, keepdim=True) / widths
         inside = torch.arange(x.shape[-1], device=x.device) < widths
         centred = (x - mean) * inside
-        normal = centred * torch.rsqrt(centred.square().sum(-1, keepdim=True) / widths + EPS)
+        normal = centred * torch.rsqrt(centred.square().sum(-1, keepdim=True) / widths + epsilon)
     return normal * weight.view(shape) + bias.view(shape)  # (E, 1, ..., width)
 
 

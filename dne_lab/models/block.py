@@ -105,6 +105,8 @@ class SpatialAttention(AttentionPoint):
         heads = bank.most_heads
         qkv = product(x, w.qkv.flatten(1, 2).mT).unflatten(-1, (3, heads, -1))  # (E, B, n, 3, K, D)
         q, k, v = qkv.permute(3, 1, 0, 4, 2, 5).flatten(2, 3).unbind()  # (B, E x K, n, D) each
+        if w.query_bias is not None:
+            q = q + w.query_bias.view(heads, 1, -1)  # (K, 1, D)
         scale = self.scale(bank)
         if self.unfused(bank):
             q, k, v = (keep_real(part, bank, 1) for part in (q, k, v))
@@ -277,7 +279,7 @@ class ClassAttention(AttentionPoint):
         """(E, B, 1 + n, C) tokens, not normalised, class token first -> (E, B, 1, C), to be added to that token."""
         if w.joint is not None:
             return self._joint(x, w, bank, context)
-        x = norm(x, w.norm1, bank.widths(bank.head_width))
+        x = norm(x, w.norm1, bank.widths(bank.head_width), bank.epsilon)
         size, batch, n, width = x.shape
         heads = bank.most_heads
         w_q, w_k, w_v = w.qkv.unbind(1)
@@ -351,9 +353,9 @@ class Block(nn.Module):
         elif w.joint is not None:
             branch = self.joint(x, w, bank, context)
         else:
-            branch = self.spatial(norm(x, w.norm1, bank.widths(bank.head_width)), w, bank)
+            branch = self.spatial(norm(x, w.norm1, bank.widths(bank.head_width), bank.epsilon), w, bank)
         x = self._add(x, branch, "attention", bank)
-        z = norm(x, w.norm2, bank.widths(bank.head_width))
+        z = norm(x, w.norm2, bank.widths(bank.head_width), bank.epsilon)
         hidden = F.gelu(self._mix("task1", z, w.mix1, bank, context))
         if w.norm_hidden is not None:
             hidden = norm(hidden, w.norm_hidden, bank.widths(hidden.shape[-1] // bank.most_heads))

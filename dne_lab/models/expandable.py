@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dne_lab.core.config import Network
 from dne_lab.core.errors import LabError
+from dne_lab.models import backbone
 from dne_lab.models.attention import PARAMETERS_OF, AttentionWeights, Axes
 from dne_lab.models.bank import Bank, Context, build, linear, norm
 from dne_lab.models.block import Block
@@ -21,6 +22,7 @@ from dne_lab.models.stem import ConvStem
 from dne_lab.models.variants import IA, Variant
 
 FROZEN_BANKS = 4  # beside expert 1 and the newest expert
+AT_ONCE = 2**32  # bytes of what the experts of a batch offer to later ones, at all layers
 PICTURES = 16  # kept with a model whose experts read other pictures
 
 
@@ -42,7 +44,8 @@ class ExpandableViT(ImageModel):
         network: sizes and choices.
         shape: (channels, height, width) of the images, which enter as uint8.
         variant: a row of `dne_lab.models.variants`.
-        mean, std: of the training images per channel, in units of [0, 1]; the model normalises.
+        mean, std: of the training images per channel, in units of [0, 1]; the model normalises. With a backbone, those
+            that it was trained with.
 
     Attributes: ``task_classes``, the number of classes that each `expand` or `widen` brought, in their order;
     ``pictures`` (16, C, H, W) uint8, what experts of ``variant.pictures`` other than "same" read from the second one
@@ -59,6 +62,9 @@ class ExpandableViT(ImageModel):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
+        if network.backbone is not None:
+            trunk = backbone.check(network, shape)
+            mean, std = trunk.mean, trunk.std
         super().__init__(shape, mean, std)
         self.network, self.variant = network, variant
         self.grid = patch_grid(shape, network.patch)
@@ -109,7 +115,10 @@ class ExpandableViT(ImageModel):
             if self.variant.pictures != "same" and self.pictures is None:
                 self.pictures = torch.zeros((PICTURES, *self.shape), dtype=torch.uint8)
         self._unrestricted = {}
-        self.experts.append(Expert(self.network, self.variant, place))
+        trunk = self.network.backbone is not None and not len(self.experts)
+        self.experts.append(
+            backbone.FrozenExpert(self.network, place) if trunk else Expert(self.network, self.variant, place)
+        )
         self._grow(classes, width)
 
     def keep_pictures(self, images: Tensor) -> None:
@@ -203,8 +212,10 @@ class ExpandableViT(ImageModel):
         self.to(self.mean)
 
     def thaw(self) -> None:
-        """Everything trains but the stem, which is frozen for good once it has learned."""
+        """Everything trains but a backbone, and a stem, which is frozen for good once it has learned."""
         self.requires_grad_(True)
+        for expert in self.experts:
+            expert.requires_grad_(not isinstance(expert, backbone.FrozenExpert))
         if self.stem is not None:
             self.stem.end()
 
@@ -229,7 +240,14 @@ class ExpandableViT(ImageModel):
         return Output(self.classifier(readouts), old, expertise, readouts)
 
     def readouts(self, images: Tensor) -> list[Tensor]:
-        """(B, C, H, W) uint8 -> one (B, width_t) read-out per expert, each after the expert's own last norm."""
+        """(B, C, H, W) uint8 -> one (B, width_t) read-out per expert, each after the expert's own last norm.
+
+        Where nothing trains and nobody listens, a batch whose layers would fill the memory is computed in parts.
+        """
+        most = max(1, AT_ONCE // max(1, self.bytes_offered))
+        if len(images) > most and not torch.is_grad_enabled() and self.pictures is None and not self.hooked:
+            parts = [self.readouts(part) for part in images.split(most)]
+            return [torch.cat(column) for column in zip(*parts, strict=True)]
         patches = self.patches(images)
         contexts = self.contexts()
         readouts: list[Tensor] = []
@@ -275,6 +293,14 @@ class ExpandableViT(ImageModel):
         return [name for name, offered in named.items() if offered]
 
     @property
+    def bytes_offered(self) -> int:
+        """About how many bytes of one image the experts so far offer to later ones while it is computed."""
+        v, tokens = self.variant, 1 + self.grid[0] * self.grid[1]
+        each = v.lateral + v.joint + v.task1 + self.network.ratio * v.task2  # times the width of a head
+        values = each * self.network.depth * tokens * sum(self.heads) * self.network.head_width
+        return values * self.mean.element_size()
+
+    @property
     def may_offer(self) -> bool:
         """Whether `forward_newest` does what `forward` does: there are experts before the newest, all frozen, which
         read the same picture, and no hook sees or changes what they compute."""
@@ -283,6 +309,11 @@ class ExpandableViT(ImageModel):
         same = same and self.pictures is None and not self.hooked
         same = same and not self._forward_hooks and not self._forward_pre_hooks
         return same and len(old) > 0 and not any(p.requires_grad for p in old.parameters())
+
+    @property
+    def still(self) -> bool:
+        """Whether no expert trains, as where there is a backbone alone: what is learned reads features that stay."""
+        return all(expert.frozen for expert in self.experts)
 
     @property
     def hooked(self) -> bool:
@@ -317,7 +348,7 @@ class ExpandableViT(ImageModel):
 
     def read_out(self, bank: Bank, x: Tensor) -> list[Tensor]:
         """The bank's tokens after the last block -> one (B, width_t) read-out per expert."""
-        out = norm(x[:, : x.shape[1] - bank.pictures, :1], bank.norm, bank.widths(bank.head_width))
+        out = norm(x[:, : x.shape[1] - bank.pictures, :1], bank.norm, bank.widths(bank.head_width), bank.epsilon)
         found = out.squeeze(2).unbind()
         if bank.real is None:
             return list(found)

@@ -71,6 +71,7 @@ class AttentionParameters(nn.Module):
     (dx, dy, dx^2 + dy^2); ``gate`` (heads,), the sigmoid of which is the share of the position part, starts at 1.
 
     ``others`` (projections, 2, width, width): key and value maps for each other expert that is read, or None.
+    ``query_bias`` (width,), of a pretrained backbone alone (`dne_lab.models.backbone`), else None.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class AttentionParameters(nn.Module):
             self.gate = nn.Parameter(torch.ones(heads))
             if neighbourhood:
                 self._start_in_neighbourhood(heads)
+        self.query_bias: nn.Parameter | None = None
         self.others: nn.Parameter | None = None
         if projections:
             with torch.random.fork_rng(devices=[]):  # all that follows starts as it does without them

@@ -144,7 +144,9 @@ def _spatial(
     weigh: Callable[[Tensor], Tensor] = _softmax,
 ) -> Tensor:
     """Eq. 12 on (B, n, C), with the gate of ConViT if there is one."""
-    q, k, v = (_heads(F.linear(x, w), width).transpose(1, 2) for w in p.qkv)  # (B, heads, n, D) each
+    w_q, w_k, w_v = p.qkv
+    q = _heads(F.linear(x, w_q, p.query_bias), width).transpose(1, 2)  # (B, heads, n, D)
+    k, v = (_heads(F.linear(x, w), width).transpose(1, 2) for w in (w_k, w_v))  # (B, heads, n, D) each
     a = weigh(q @ k.mT * width**-0.5)
     if p.position is not None and p.gate is not None:
         classes = x.shape[1] - grid[0] * grid[1]

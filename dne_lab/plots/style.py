@@ -37,6 +37,9 @@ STYLES = {
     "der": Style("#6a5acd", ">", "triangle-right"),
     "foster": Style("#999933", "p", "pentagon"),
     "dytox": Style("#aa4499", "h", "hexagon"),
+    "linear-probe": Style("#117733", ".", "circle-dot"),
+    "ncm": Style("#882255", "x", "x-thin"),
+    "ranpac": Style("#332288", "+", "cross-thin"),
 }
 # Of methods of a user's own: colours and markers in turn, so that the first thirty are told apart.
 COLOURS = ("#5b4a3f", "#44706f", "#7a5195", "#c2185b", "#4b7d1c")

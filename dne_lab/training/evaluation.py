@@ -24,6 +24,7 @@ from dne_lab.data.stream import Task
 from dne_lab.measure import cost, learning_cost, metrics
 from dne_lab.measure.record import Record
 from dne_lab.methods.base import Method
+from dne_lab.methods.expansion import Expansion
 from dne_lab.training.distributed import Processes
 from dne_lab.training.feed import clean
 from dne_lab.training.position import Cursor, Position
@@ -91,7 +92,8 @@ def record_of(state: RunState) -> Record:
         **measured(position, state.predictions, list(stream.tasks)),
         flops_literal=cost["flops_literal"],
         flops_spent=cost["flops_spent"],
-        params={"total": position.params_total, "trainable_by_task": list(position.trainable)},
+        params={"total": position.params_total, "trainable_by_task": list(position.trainable)}
+        | _backbone(state.method),
         device=device_name(state.device),
         torch=torch.__version__,
         code_version=code_version(),
@@ -118,6 +120,12 @@ def record_of(state: RunState) -> Record:
         numpy=np.__version__,
         platform=f"{platform.platform()}, {processor()}",
     )
+
+
+def _backbone(method: Method) -> dict[str, int]:
+    """How many of the total parameters are those of a pretrained backbone, if there is one."""
+    own = method.parameters_of_backbone() if isinstance(method, Expansion) else 0
+    return {"backbone": own} if own else {}
 
 
 def settings_sha256(config: Config) -> str:

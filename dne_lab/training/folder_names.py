@@ -19,6 +19,7 @@ from dne_lab.core.config import Config, field_names
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import UNSAFE, resolved
 from dne_lab.methods.base import Method
+from dne_lab.models.backbone import FOLLOWS
 from dne_lab.training.run_folder import read_config
 
 OWN = ("folder", "npz", "arrays", "dataset")  # images of the user's own; others are the names of data sets
@@ -150,6 +151,8 @@ def _differences(config: Config, with_data: bool) -> Piece:
         return Piece("", False)
     before, now = _flat(preset), _flat(config)
     left_out = LEFT_OUT | (set() if with_data else {"data.name"})
+    if config.network.backbone is not None:
+        left_out |= {f"network.{name}" for name in FOLLOWS}
     names = [name for name in dict.fromkeys([*now, *before]) if name not in left_out]
     changed = [name for name in names if now.get(name) != before.get(name)]
     values = [_value(now.get(name)) for name in changed]
@@ -158,7 +161,8 @@ def _differences(config: Config, with_data: bool) -> Piece:
 
 
 def _flat(config: Config) -> dict[str, Any]:
-    """Dotted fields; a class order that follows from the seed is its rule."""
+    """Dotted fields; a class order that follows from the seed is its rule, weights of a backbone are their file's name,
+    as in the configuration's identity."""
     flat: dict[str, Any] = {}
 
     def walk(tree: dict[str, Any], prefix: str) -> None:
@@ -169,6 +173,7 @@ def _flat(config: Config) -> dict[str, Any]:
                 flat[prefix + name] = value
 
     walk(config.to_dict(), "")
+    flat["network.backbone_weights"] = config.identity()["network"].get("backbone_weights")
     flat["data.order"] = flat.pop("data.order_rule") or flat["data.order"]
     return flat
 

@@ -184,7 +184,7 @@ class Run:
                 another method, network, stream or memory: lists what differs; the folder has a run of its own.
         """
         base.refuse_ignored(str(changes.get("method", self.config.method)), changes)
-        return self.fork_as(self.config.with_changes(changes), folder, after)
+        return self.fork_as(base.with_changes(self.config, changes), folder, after)
 
     def fork_as(self, config: Config, folder: str | Path | None = None, after: int | None = None) -> Self:
         """`fork` with a whole configuration."""

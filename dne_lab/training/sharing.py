@@ -136,6 +136,7 @@ def behind(config: Config, source: Config, after: int) -> Config:
 def structure(config: Config, stream: ClassStream, tasks: int) -> dict[str, Any]:
     """What a run must have in common with one after whose task ``tasks`` it starts: method, network, data, memory."""
     network = dataclasses.asdict(config.network) | {"heads": [config.network.heads_of(t + 1) for t in range(tasks)]}
+    network["backbone_weights"] = config.identity()["network"].get("backbone_weights")  # its file may have moved
     del network["drop_path"]  # changes how experts are trained, not what they are
     classes = sum(stream.tasks[:tasks])
     data = {name: getattr(config.data, name) for name in ("name", "size", "validation")}

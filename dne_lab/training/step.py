@@ -31,10 +31,10 @@ class Optimisation:
             rates: what the recipe's learning rate is multiplied by, for those of them with a rate of their own.
             before: an optimisation whose state goes on, parameter by parameter (momentum, moments, step counts).
         """
-        if not parameters:
+        if not parameters and recipe.epochs:
             raise LabError("nothing to train: the method's `enter` leaves no parameter that requires a gradient.")
         # A group of parameters for each rate; one group where all learn at the recipe's.
-        factors = sorted({rates.get(name, 1.0) for name in parameters})
+        factors = sorted({rates.get(name, 1.0) for name in parameters}) or [1.0]
         names = [[name for name in parameters if rates.get(name, 1.0) == factor] for factor in factors]
         self.recipe, self.parameters = recipe, {name: parameters[name] for group in names for name in group}
         self.factors = factors

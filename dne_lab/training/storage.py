@@ -21,19 +21,12 @@ from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure import cost
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
+from dne_lab.models.backbone import WeightsError
 from dne_lab.training import archive, run_folder
 from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import BEFORE, key, record_of
 from dne_lab.training.position import Cursor, Position
-from dne_lab.training.run_folder import (
-    LAST,
-    PREDICTIONS,
-    RECORD,
-    RunFolder,
-    differences,
-    finished,
-    task_file,
-)
+from dne_lab.training.run_folder import LAST, PREDICTIONS, RECORD, RunFolder, differences, finished, task_file
 from dne_lab.training.state import RunState
 from dne_lab.training.step import Optimisation
 
@@ -325,6 +318,8 @@ def _load_checkpoint(files: RunFolder, state: RunState, tensors: dict[str, Tenso
             state.optimisation.load(_part(tensors, OPTIMIZER))
         if not state.finished:
             position.timing["resumed"] = position.timing.get("resumed", 0) + 1
+    except WeightsError as error:
+        raise LabError(f"{files}: {error} It is untouched.") from error
     except (KeyError, TypeError, RuntimeError, IndexError, AttributeError, ValueError) as error:
         raise LabError(
             f"{files}: {LAST} does not fit this version of method {state.config.method} ({reason(error)}). It is "
