@@ -112,11 +112,13 @@ class Controls:
                 raise unknown(f"Variant.{column}", getattr(self, column), names)
         self._check_numbers()
         if not connected:
-            self._not_without(("experts",), "reads = 'all' or a mixes that reads others (task, linear)")
+            self._not_without(
+                ("experts",), "reads = 'all' (as STA has) or a mixes that reads others (task, as DNE has, or linear)"
+            )
         if not task:
-            self._not_without(("most", "weights", "query_rate"), "mixes = 'task', 'task1' or 'task2'")
+            self._not_without(("most", "weights", "query_rate"), "mixes = 'task' (as DNE has), 'task1' or 'task2'")
         if not joint:
-            self._not_without(("masked", "mass", "pictures", "projections"), "reads = 'all'")
+            self._not_without(("masked", "mass", "pictures", "projections"), "reads = 'all' (as STA has)")
         for one, other in EXCLUSIVE:
             if {one, other} <= self.controls.keys():
                 raise LabError(

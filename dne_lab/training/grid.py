@@ -87,7 +87,7 @@ def execute(
         seconds: stop with a checkpoint after that much time, without the records of runs that have not begun.
         jobs: how many runs are trained at a time; 1: one after the other in this process. More: each in a process of
             its own with its part of the cores, and begun only when there is memory for it (`parallel_runs`); "auto":
-            one run per core, and one on a GPU. A script calls this under ``if __name__ == "__main__":``, as Python's
+            one run per core, and one on each GPU. A script calls this under ``if __name__ == "__main__":``, as Python's
             multiprocessing asks.
         first: what is said on stderr when nothing is wrong and training begins.
         viewers: each makes what follows one run (`Run.viewers`), in the process that trains it, so with several jobs it
@@ -111,11 +111,12 @@ def execute(
     streams: dict[Data, ClassStream] = {}
     planned = _jobs(runs, stream, streams)
     processes.from_first(lambda: _compare(runs, stream, streams))
+    placed = engine() if engine is not None and any(finished(job.folder) is None for job in planned) else None
     if first and processes.first:
         print(first, file=sys.stderr, flush=True)
-    if engine is not None and any(finished(job.folder) is None for job in planned):
+    if placed is not None:
         streams.clear()
-        return engines.execute(planned, engine(), stream, viewers=viewers, **settings)
+        return engines.execute(planned, placed, stream, viewers=viewers, **settings)
     if count > 1 and any(finished(job.folder) is None for job in planned):
         streams.clear()  # the children open their own
         left = None if seconds is None else max(0.0, deadline - time.monotonic())
