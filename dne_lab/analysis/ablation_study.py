@@ -26,8 +26,8 @@ from dne_lab.analysis.removal import (
 from dne_lab.analysis.sweep import connections, removals, sweep_rows
 from dne_lab.core.errors import LabError, unknown
 from dne_lab.core.schema import Like, OneOf, document
-from dne_lab.measure.comparison import by_setting, place_of
-from dne_lab.measure.measurement import Measurement, trained
+from dne_lab.measure.comparison import place_of
+from dne_lab.measure.measurement import Measurement, by_setting, options_of, trained
 from dne_lab.measure.metrics import interval, rounded
 from dne_lab.measure.record import Classes, Name, Number, Percent, Section, Seed, Simple, Some, Whole
 from dne_lab.models.attention import CLASS, TASK1, TASK2
@@ -111,6 +111,7 @@ class AblationRecord(Measurement):
     groups: Annotated[list[dict[str, Any]], Like(Annotated[list[Removed], Field(min_length=1)])]
     sweep: Annotated[list[dict[str, Any]], Like(list[Cut])]
     trained: Simple = field(default_factory=dict)
+    options: Simple = field(default_factory=dict)
     kind: str = "ablation"
     format: int = 1
 
@@ -171,6 +172,7 @@ def study(
                 accuracy=rounded(accuracy), config_sha256=record.config_sha256, code_version=record.code_version,
                 torch=torch.__version__, device=run.device.type, groups=rounded([_row(*group) for group in groups]),
                 sweep=rounded(sweep_rows(swept, reads)), trained=trained(record),
+                options=options_of(record),
             )
         )  # fmt: skip
     return made

@@ -13,7 +13,7 @@ from dne_lab.analysis.hosts import CONTENT, POSITION, find_host
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.core.errors import LabError, brief
 from dne_lab.core.schema import Like, document
-from dne_lab.measure.measurement import Measurement
+from dne_lab.measure.measurement import Measurement, options_of
 from dne_lab.measure.record import Classes, Name, Number, Percent, Section, Seed, Simple, Some, Whole
 from dne_lab.methods import base
 from dne_lab.models.attention import TASK1, TASK2
@@ -151,7 +151,7 @@ class Decomposition(Measurement):
     as its task left it: experts are frozen, so the state after task t is its first t experts), "shuffled" (the null
     model), and under gpsa "initialisation, content", ", position" and the same of "trained". ``before`` has the
     groups of each expert before it learned, on its trained predecessors. ``flow`` says who reads whom. ``scale`` has
-    the rows of `lambdas`; records made before it was kept have none.
+    the rows of `lambdas`; records made before it was kept have none. ``options``: see `measurement.options_of`.
     """
 
     ADVICE: ClassVar[str] = "Make it again: dne-lab report RUN --attention N."
@@ -176,6 +176,7 @@ class Decomposition(Measurement):
     flow: Annotated[dict[str, list[Any]], Like(Table)] = field(default_factory=dict)
     scale: Annotated[list[dict[str, Any]], Like(Rows)] = field(default_factory=list)
     images_sha256: Name = ""
+    options: Simple = field(default_factory=dict)
     kind: str = "attention"
     format: int = 1
 
@@ -263,6 +264,7 @@ def decompose(run: Run, images: int, batch_size: int = 64, progress: bool = True
         finished=record.finished, images=len(batch.index), config_sha256=record.config_sha256,
         images_sha256=record.images_sha256, code_version=record.code_version, torch=record.torch, moments=moments,
         before=plain(pd.concat(before)) if before else {}, flow=flow, scale=lambdas(run.model) if done else [],
+        options=options_of(record),
     )  # fmt: skip
 
 

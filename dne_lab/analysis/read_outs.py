@@ -14,8 +14,8 @@ from dne_lab.analysis.probe import evaluating
 from dne_lab.core.errors import LabError
 from dne_lab.core.schema import Like, document
 from dne_lab.data.stream import ClassStream
-from dne_lab.measure.comparison import by_setting, place_of
-from dne_lab.measure.measurement import Measurement, trained
+from dne_lab.measure.comparison import place_of
+from dne_lab.measure.measurement import Measurement, by_setting, options_of, trained
 from dne_lab.measure.metrics import interval, rounded
 from dne_lab.measure.record import Classes, Name, Number, Percent, Section, Seed, Simple, Some, Whole
 from dne_lab.measure.tables import brief
@@ -124,6 +124,7 @@ class ProbeRecord(Measurement):
     torch: Name
     device: Name
     trained: Simple = field(default_factory=dict)
+    options: Simple = field(default_factory=dict)
     kind: str = "probe"
     format: int = 1
 
@@ -153,7 +154,7 @@ def probe_study(run: Run, progress: bool = True) -> ProbeRecord:
         test_images=found.test_images, widths=found.widths,
         fit=settings | {"scikit-learn": version("scikit-learn")},
         rows=rounded(found.rows), config_sha256=record.config_sha256, code_version=record.code_version,
-        torch=torch.__version__, device=run.device.type, trained=trained(record),
+        torch=torch.__version__, device=run.device.type, trained=trained(record), options=options_of(record),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import dne_lab.methods  # noqa: F401  (registers the methods, which have the tit
 from dne_lab.core import presets
 from dne_lab.core.errors import LabError
 from dne_lab.measure.metrics import interval
-from dne_lab.measure.record import M, Record, by_images
+from dne_lab.measure.record import Record, by_images
 from dne_lab.measure.significance import Deviation, residual
 from dne_lab.methods.base import title_of
 from dne_lab.models.controls import COLUMNS
@@ -240,14 +240,14 @@ def _labels(firsts: Sequence[Record]) -> list[str]:
 
 def _short(name: str, value: Any, values: Sequence[Any]) -> str:
     if name == "network":
-        return _network_text(json.loads(value), [json.loads(other) for other in values])
+        return network_text(json.loads(value), [json.loads(other) for other in values])
     if name == "class order":  # too long to print: numbered as they come
         distinct = [v for i, v in enumerate(values) if v not in values[:i]]
         return f"{name} {distinct.index(value) + 1}"
     return f"{value} {name}" if name == "epochs" else f"{value}" if name in ("dataset", "tasks") else f"{name} {value}"
 
 
-def _network_text(network: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
+def network_text(network: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
     """What tells a network from the others: ``width 32``, ``resnet34, width 16``, ``heads 3, 1``."""
     texts = []
     for field, value in network.items():
@@ -260,61 +260,6 @@ def _network_text(network: dict[str, Any], others: Sequence[dict[str, Any]]) -> 
 def place_of(method: str) -> tuple[int, str]:
     """Sorts methods in the order of `ORDER`, those of a user's own by name after them."""
     return ORDER.index(method) if method in ORDER else len(ORDER), method
-
-
-def by_setting(found: Iterable[M], key: Callable[[M], tuple[Any, ...]]) -> dict[tuple[Any, ...], list[M]]:
-    """Measurements by ``key``, a preset and more; those that `apart` splits have what differs after the preset."""
-    made: dict[tuple[Any, ...], list[M]] = {}
-    for member in found:
-        made.setdefault(key(member), []).append(member)
-    return {
-        (f"{preset}{more}", *rest): alike
-        for (preset, *rest), members in made.items()
-        for more, alike in apart(members).items()
-    }
-
-
-def apart(members: Sequence[M]) -> dict[str, list[M]]:
-    """Measurements of runs of one method and preset, split by their images, and where several are of one seed: runs of
-    other settings. The keys say what tells them apart: ``", 5 epochs"``, nothing where no seed is there twice.
-
-    Raises:
-        LabError: two measurements of one configuration and seed.
-    """
-    data = by_images(members)
-    parts = {f", images {sha[:8] or 'unknown'}" if len(data) > 1 else "": alike for sha, alike in data.items()}
-    for name in ("epochs", "tasks", "heads", "network", "config_sha256"):
-        split: dict[str, list[M]] = {}
-        for difference, alike in parts.items():
-            values = [getattr(member, name, None) for member in alike]
-            several = _one_a_seed(alike) or all(value == values[0] for value in values)
-            for member, value in zip(alike, values, strict=True):
-                split.setdefault(
-                    difference if several else f"{difference}, {_setting_text(name, value, values)}", []
-                ).append(member)
-        parts = split
-    for alike in parts.values():
-        if not _one_a_seed(alike):
-            (first, *_) = runs = [getattr(member, "run", "") for member in alike]
-            raise LabError(
-                f"{len(runs)} measurements of one setting and seed ({first}): they cannot be averaged. Name the folder "
-                "of one of them."
-            )
-    return parts
-
-
-def _one_a_seed(members: Sequence[Any]) -> bool:
-    return len({member.seed for member in members}) == len(members)
-
-
-def _setting_text(name: str, value: Any, values: Sequence[Any]) -> str:
-    if name == "tasks":
-        return tasks_text(value)
-    if name == "heads":
-        return f"heads {', '.join(map(str, value))}"
-    if name == "config_sha256":
-        return f"settings {value[:8]}"
-    return _network_text(value, values) if name == "network" else f"{value} {name}"
 
 
 def _differing(first: Record, second: Record) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,7 +11,8 @@ from dne_lab.core.errors import LabError, brief
 from dne_lab.core.files import write_text
 from dne_lab.core.schema import load, plain
 from dne_lab.core.sealing import sealed, unsealed
-from dne_lab.measure.record import Record, trees
+from dne_lab.measure.comparison import network_text, tasks_text
+from dne_lab.measure.record import M, Record, by_images, trees
 
 
 def trained(record: Record) -> dict[str, Any]:
@@ -23,6 +24,13 @@ def trained(record: Record) -> dict[str, Any]:
     known = {name: getattr(record, name) for name in ("LA", "code_version", "torch", "device", "threads")}
     known |= {"images_sha256": record.images_sha256} if record.images_sha256 else {}
     return {**known, "digest": hashlib.sha256(tree.encode()).hexdigest()[:16]}
+
+
+def options_of(record: Record) -> dict[str, Any]:
+    """The options of its method that a run was given by name: controls of a variant are among them, and tell its
+    measurements from those of the method as it is. Older measurements do not say."""
+    given = record.config.get("options", {})
+    return {name: value for name, value in given.items() if not isinstance(value, dict)}
 
 
 class Measurement:
@@ -82,3 +90,67 @@ class Measurement:
             raise LabError(
                 f"{file}: {cls.kind} record that is damaged or of another version: {error} {cls.ADVICE}"
             ) from error
+
+
+# Which measurements can be averaged.
+
+
+def by_setting(found: Iterable[M], key: Callable[[M], tuple[Any, ...]]) -> dict[tuple[Any, ...], list[M]]:
+    """Measurements by ``key``, a preset and more; those that `apart` splits have what differs after the preset."""
+    made: dict[tuple[Any, ...], list[M]] = {}
+    for member in found:
+        made.setdefault(key(member), []).append(member)
+    return {
+        (f"{preset}{more}", *rest): alike
+        for (preset, *rest), members in made.items()
+        for more, alike in apart(members).items()
+    }
+
+
+def apart(members: Sequence[M]) -> dict[str, list[M]]:
+    """Measurements of runs of one method and preset, split by their images and by options of the method (controls), and
+    where several are of one seed: runs of other settings. The keys say what tells them apart: ``", 5 epochs"``, nothing
+    where no seed is there twice.
+
+    Raises:
+        LabError: two measurements of one configuration and seed.
+    """
+    data = by_images(members)
+    parts = {f", images {sha[:8] or 'unknown'}" if len(data) > 1 else "": alike for sha, alike in data.items()}
+    for name in ("options", "epochs", "tasks", "heads", "network", "config_sha256"):
+        split: dict[str, list[M]] = {}
+        for difference, alike in parts.items():
+            values = [getattr(member, name, None) or None for member in alike]
+            together = all(value == values[0] for value in values) or (name != "options" and _one_a_seed(alike))
+            for member, value in zip(alike, values, strict=True):
+                more = "" if together else _setting_text(name, value, values)
+                split.setdefault(f"{difference}, {more}" if more else difference, []).append(member)
+        parts = split
+    for alike in parts.values():
+        if not _one_a_seed(alike):
+            (first, *_) = runs = [getattr(member, "run", "") for member in alike]
+            raise LabError(
+                f"{len(runs)} measurements of one setting and seed ({first}): they cannot be averaged. Name the folder "
+                "of one of them."
+            )
+    return parts
+
+
+def _one_a_seed(members: Sequence[Any]) -> bool:
+    return len({member.seed for member in members}) == len(members)
+
+
+def _setting_text(name: str, value: Any, values: Sequence[Any]) -> str:
+    if name == "tasks":
+        return tasks_text(value)
+    if name == "options":
+        return ", ".join(f"{option} {_value_text(given)}" for option, given in sorted((value or {}).items()))
+    if name == "heads":
+        return f"heads {', '.join(map(str, value))}"
+    if name == "config_sha256":
+        return f"settings {value[:8]}"
+    return network_text(value, values) if name == "network" else f"{value} {name}"
+
+
+def _value_text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

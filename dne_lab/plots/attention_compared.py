@@ -11,7 +11,8 @@ from dne_lab.analysis.decomposition import INITIAL, SHUFFLED, TRAINED, Decomposi
 from dne_lab.analysis.group_tables import FIRST, LATER, PATCHES, frame_of
 from dne_lab.core.errors import LabError
 from dne_lab.measure import paper
-from dne_lab.measure.comparison import by_setting, place_of
+from dne_lab.measure.comparison import place_of
+from dne_lab.measure.measurement import by_setting
 from dne_lab.measure.metrics import interval
 from dne_lab.methods.base import title_of
 from dne_lab.plots.figure import Figure

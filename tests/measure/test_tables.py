@@ -8,7 +8,8 @@ import pytest
 from invented import record
 
 from dne_lab.core.errors import LabError
-from dne_lab.measure.comparison import apart, groups, heads_text, is_method, joint_of, pairs, tasks_text, title
+from dne_lab.measure.comparison import groups, heads_text, is_method, joint_of, pairs, tasks_text, title
+from dne_lab.measure.measurement import apart
 from dne_lab.measure.tables import Sentences, compare, printed_as, summary, to_latex, to_markdown, to_text
 
 
@@ -55,6 +56,17 @@ def test_measurements_on_other_images_are_not_averaged() -> None:
     assert list(apart([measured(0, "a" * 16), measured(1, "a" * 16)])) == [""]
     parts = apart([measured(0, "a" * 16), measured(1, "b" * 16), measured(2, "b" * 16)])
     assert {name: len(alike) for name, alike in parts.items()} == {", images aaaaaaaa": 1, ", images bbbbbbbb": 2}
+
+
+def test_measurements_of_controls_are_not_averaged_with_the_method_itself() -> None:
+    def measured(seed: int, **options: Any) -> Any:
+        return SimpleNamespace(seed=seed, run=f"dne-s{seed}", options=options)
+
+    plain, older = [measured(0), measured(1)], SimpleNamespace(seed=2, run="dne-s2")  # which does not say
+    control = [measured(3, weights="uniform"), measured(4, weights="uniform"), measured(5, query_rate=0.1)]
+    parts = apart([*plain, *control])  # no seed is there twice
+    assert {name: len(alike) for name, alike in parts.items()} == {"": 2, ", weights uniform": 2, ", query_rate 0.1": 1}
+    assert list(apart([*plain, older])) == [""]
 
 
 def test_one_seed_has_no_interval_and_no_joint_no_difference() -> None:
