@@ -9,6 +9,7 @@ import dne_lab.methods  # noqa: F401  (registers the methods)
 from dne_lab.commands import hub
 from dne_lab.core import presets
 from dne_lab.core.errors import LabError, brief
+from dne_lab.core.files import file_errors_said
 from dne_lab.data.stream import ClassStream
 from dne_lab.methods import base
 from dne_lab.training.run import Run
@@ -68,7 +69,8 @@ def start(
     else:
         config = base.configure(method, preset, seed=seed)
         config = base.with_changes(presets.for_stream(config, stream.config()), dotted)
-    return Run(config, stream, folder, usable(device), progress=progress, accept_changed_data=accept_changed_data)
+    with file_errors_said():
+        return Run(config, stream, folder, usable(device), progress=progress, accept_changed_data=accept_changed_data)
 
 
 def train(method: str, stream: ClassStream | None = None, preset: str = "", **settings: Any) -> Run:
@@ -92,7 +94,8 @@ def open(
     _check(stream, accept_changed_data)
     if isinstance(path, str) and path.startswith(hub.PREFIX):
         path = hub.fetch(path)
-    return Run.open(path, stream, progress=progress, accept_changed_data=accept_changed_data)
+    with file_errors_said():
+        return Run.open(path, stream, progress=progress, accept_changed_data=accept_changed_data)
 
 
 def _check(stream: object, accept_changed_data: object) -> None:

@@ -1,6 +1,5 @@
 """What is typed on the command line, as values, and how help is laid out."""
 
-import errno
 import io
 import json
 import math
@@ -18,7 +17,7 @@ import typer
 import typer.core
 
 from dne_lab.core.errors import LabError, SaidElsewhere, brief, unknown, visible
-from dne_lab.core.files import too_long
+from dne_lab.core.files import file_errors_said
 
 # Options that several commands share.
 METHODS = (
@@ -233,18 +232,13 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Runs the chosen command."""
         try:
-            with warned_in_words():
+            with warned_in_words(), file_errors_said():
                 return super().invoke(ctx)
         except SaidElsewhere:
             sys.exit(2)
         except LabError as error:
             rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
             print(f"dne-lab: {error}" if rank == "0" else f"dne-lab (process {rank}): {error}", file=sys.stderr)
-            sys.exit(2)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            print(f"dne-lab: {too_long(error.filename)}", file=sys.stderr)
             sys.exit(2)
         except typer.Exit:  # a RuntimeError too, and the end of every --help, which need not wait for torch
             raise

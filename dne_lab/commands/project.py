@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from dne_lab.core.errors import LabError
-from dne_lab.core.files import make_folder
+from dne_lab.core.files import WriteError, make_folder
 
 FIRST = "notebooks/00_quickstart.ipynb"
 # The notebooks and what they read. A wheel has it within the package (setup.py), a checkout beside it.
@@ -55,12 +55,21 @@ def copy(to: Path) -> list[Path]:
     for folder in ("notebooks", "figures"):
         if (to / folder).exists():
             raise LabError(f"{to / folder} exists and stays as it is. Name another folder.")
+    made = [folder for folder in (to, to / "notebooks", to / "figures") if not folder.exists()]
     copied = []
-    for file in files:
-        target = to / file.relative_to(source)
-        make_folder(target.parent)
-        shutil.copyfile(file, target)
-        copied.append(target)
+    try:
+        for file in files:
+            target = to / file.relative_to(source)
+            make_folder(target.parent)
+            shutil.copyfile(file, target)
+            copied.append(target)
+    except BaseException as error:  # a part of them would stand in the way of the next attempt
+        for new in made:
+            shutil.rmtree(new, ignore_errors=True)
+        if isinstance(error, OSError):
+            why = error.strerror or error
+            raise WriteError(f"cannot copy the notebooks to {to}: {why}. Nothing of them is left there.") from error
+        raise
     return copied
 
 

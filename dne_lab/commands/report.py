@@ -181,7 +181,7 @@ def text(records: Sequence[Record], latex: bool = False, columns: str | None = N
             "apart, and attention has little to show: train for more epochs (learn.epochs), or on more images."
         )
     if not len(ours):
-        raise LabError("no run among these records has finished its first task yet. Go on training, then report again.")
+        raise LabError("no run among these records is finished yet. Go on training, then report again.")
     return "\n".join(out)
 
 

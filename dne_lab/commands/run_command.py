@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -112,7 +111,7 @@ def commands(
         own = [] if part.last is None else ["--last-task", str(part.last)]
         own += [] if part.first is None else ["--first-task-of", str(part.first.folder)]
         lines += grid.commands([(config, folder)], mine, [*program(), "run"], config_file)
-        lines[-1] = " ".join([lines[-1], *map(shlex.quote, own + words)])
+        lines[-1] = " ".join([lines[-1], *map(grid.quoted, own + words)])
         before += part.last is not None
     return lines, before
 

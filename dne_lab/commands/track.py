@@ -20,7 +20,7 @@ import torch
 
 from dne_lab.analysis.attention_groups import attention_groups
 from dne_lab.analysis.labelling import GROUPS
-from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.errors import LabError, brief, unknown
 from dne_lab.core.files import make_folder, write_text
 from dne_lab.core.schema import read_json
 from dne_lab.models.expandable import ExpandableViT
@@ -260,7 +260,13 @@ class Tracker:
         if file.is_file():
             tree = read_json(file)
             known = tree if isinstance(tree, dict) else {}
-        self.rows, self.tasks = int(known.get("rows", 0)), int(known.get("tasks", 0))
+        told = [known.get(name, 0) for name in ("rows", "tasks")]
+        if not all(isinstance(one, int) and one >= 0 for one in told):
+            raise LabError(f"{file} is damaged: rows and tasks are {brief(told)}. Move it away to tell all again.")
+        self.rows, self.tasks = told
+        for place in (home, home / self.name):
+            if place.is_symlink():
+                raise LabError(f"{place} is a link: nothing is written where it leads. Move it away.")
         make_folder(home)
         title = run.record.id if run.folder is None else run.folder.name
         name = str(known.get("name") or f"{title[:100]}-{secrets.token_hex(2)}")

@@ -332,3 +332,15 @@ def from_dict(tree: dict[str, Any]) -> Config:
     if isinstance(tree, dict) and isinstance(tree.get("stem"), dict):
         tree = tree | {"stem": ADDED["stem"] | tree["stem"]}  # its defaults are not those of any recipe
     return build(Config, tree)
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of unlike entries of two nested dictionaries, each with its two values."""
+    found = []
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        mine, other = ours.get(name, "nothing"), theirs.get(name, "nothing")
+        if isinstance(mine, dict) and isinstance(other, dict):
+            found += differences(mine, other, f"{prefix}{name}.")
+        elif mine != other:
+            found.append(f"{prefix}{name} ({other} there, {mine} here)")
+    return found

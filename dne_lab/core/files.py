@@ -70,11 +70,34 @@ def too_long(path: str | Path) -> str:
 
 
 def short_path(path: Path) -> str:
-    """A place as messages name it: from the working directory on where it lies below that."""
+    """A place as messages name it, on one line: from the working directory on where it lies below that."""
     try:
-        return str(path.relative_to(Path.cwd()))
+        text = str(path.relative_to(Path.cwd()))
     except (ValueError, OSError):  # elsewhere, or the working directory is gone
-        return str(path)
+        text = str(path)
+    return text.replace("\n", "\\n")
+
+
+# What a file system says of a place, whatever the program wanted there: of a network's it may come at any time.
+_OF_FILES = {
+    errno.ENAMETOOLONG, errno.EIO, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOSPC, errno.EROFS, errno.EFBIG,
+    errno.ENOTDIR, errno.ETIMEDOUT, errno.ESTALE, errno.EDQUOT,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def file_errors_said() -> Iterator[None]:
+    """Inside, what the file system says of a place, and nobody has put into words, becomes a `LabError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_FILES or not isinstance(error.filename, str | os.PathLike):
+            raise
+        if error.errno == errno.ENAMETOOLONG:
+            raise LabError(too_long(Path(error.filename))) from error
+        raise LabError(
+            f"{short_path(Path(error.filename))} cannot be used: {error.strerror}. What was written before is not lost."
+        ) from error
 
 
 def check_regular(path: Path, wanted: str = "a file of its own") -> None:
@@ -137,6 +160,11 @@ def _explained(path: Path, what: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            if dangling := next((place for place in (path, *path.parents) if _leads_nowhere(place)), None):
+                raise WriteError(
+                    f"cannot {what} {short_path(path)}: {dangling} is a link to what is not there, and stays as it is. "
+                    "Name another place."
+                ) from error
             there = next((place for place in (path, *path.parents) if place.exists()), path)
             kind = "a folder" if there.is_dir() else "a file"  # where there should be the other one
             message = f"cannot {what} {short_path(path)}: {there} is {kind} and stays as it is. Name another place."
@@ -146,6 +174,10 @@ def _explained(path: Path, what: str) -> Iterator[None]:
             "untouched. Free space or make the folder writable, then run the same command again (training goes on from "
             "where it was)."
         ) from error
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def refuse_file(path: Path) -> None:
@@ -161,21 +193,33 @@ MOST = 200_000  # files and folders that are looked through
 
 
 def inside(folder: Path, *patterns: str) -> list[Path]:
-    """The files below a folder whose names fit one of the patterns, without hidden ones and hidden folders.
+    """The files below a folder whose names fit one of the patterns, without hidden ones and hidden folders; linked
+    folders are not entered.
 
     Raises:
-        LabError: more than `MOST` files and folders, as below ``/``.
+        LabError: a folder that cannot be read, however deep: what is in it would be missing in silence. More than
+            `MOST` files and folders, as below ``/``.
     """
     found: list[Path] = []
-    passed = 0
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        passed += len(folders) + len(files)
+    left, passed = [str(folder)], 0
+    while left:  # and not a function that calls itself: folders may lie in each other more often than Python allows
+        place = left.pop()
+        try:
+            with os.scandir(place) as there:
+                entries = sorted((one for one in there if not one.name.startswith(".")), key=lambda one: one.name)
+            kinds = [(one, one.is_dir(follow_symlinks=False)) for one in entries]
+        except OSError as error:
+            why = error.strerror or error
+            raise LabError(f"{place} cannot be read: {why}. Make it readable, or move it out of {folder}.") from error
+        passed += len(entries)
         if passed > MOST:
             raise LabError(f"{folder} holds more than {MOST:,} files and folders. Name a folder with runs or records.")
-        for name in files:
-            if not name.startswith(".") and any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
-                found.append(Path(place, name))
+        left += [one.path for one, is_folder in reversed(kinds) if is_folder]
+        found += [
+            Path(one.path)
+            for one, is_folder in kinds
+            if not is_folder and any(fnmatch.fnmatch(one.name, pattern) for pattern in patterns)
+        ]
     return found
 
 

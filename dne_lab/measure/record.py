@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dne_lab.core.config import differences, from_dict
 from dne_lab.core.errors import LabError, brief
 from dne_lab.core.files import inside, resolved, settled, stamp, write_text
 from dne_lab.core.schema import DamagedError, Like, RecordedConfig, document, load, plain, read_json
@@ -218,9 +219,12 @@ class Record:
             raise LabError(f"{path}: run folder of another version ({what}). Run it again with this version.")
         tree = unsealed(tree, path, CLOCK)  # after the version, which may seal otherwise
         try:
-            return load(cls, tree, closed=False)
+            record = load(cls, tree, closed=False)
         except LabError as error:
             raise LabError(f"{path} is damaged: {error}") from error
+        if path.name == RECORD:
+            _check_place(record, path)
+        return record
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary; fields that older records lack are left out where they are unknown."""
@@ -294,9 +298,27 @@ def is_record(tree: Any) -> bool:
     return isinstance(tree, dict) and "method" in tree and "seen_accuracy" in tree
 
 
+def _check_place(record: Record, file: Path) -> None:
+    """Raises a `LabError` where the record in a run folder is that of another run: a whole one, put there by hand."""
+    beside = file.with_name(CONFIG)
+    if not beside.is_file():
+        return
+    try:
+        tree = read(beside)
+        here = from_dict(tree).identity()
+    except LabError:  # who opens the folder is told of it
+        return
+    known = record.config or {name: here.get(name) for name in here} | {"method": record.method, "seed": record.seed}
+    if from_dict(tree).sha256 != record.config_sha256 and (unlike := differences(here, known)):
+        raise LabError(
+            f"{file} is the record of another run than {CONFIG} beside it: {'; '.join(unlike)}. It is untouched. Bring "
+            "back the record of this run."
+        )
+
+
 # Finding: every kind of record is found by `trees`, which reads a file once while it stays the same.
 
-RECORD = "record.json"
+RECORD, CONFIG = "record.json", "config.json"
 _OURS = (b'"seen_accuracy"', b'"config_sha256"', b'"flops_literal"', b'"train_step"')  # keys that this program writes
 _seen: dict[Path, tuple[tuple[int, ...], Any]] = {}
 _REMEMBERED = 20_000  # files that are remembered

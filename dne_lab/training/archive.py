@@ -147,6 +147,7 @@ def export_model(folder: Path, file: Path, half: bool = False, force: bool = Fal
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     info: dict[str, Any] = {"kind": KIND, "record": record.to_dict()}  # which holds the configuration
+    info["shape"] = run_folder.load(folder / task_file(tasks))[1].get("stream", {}).get("shape")
     images = run_folder.RunFolder(folder).read_images()
     if images is not None and max(record.class_order) < len(images.classes):
         info["class_names"] = [images.classes[number] for number in record.class_order]  # by rank
@@ -168,12 +169,14 @@ class ModelFile:
             finished model, where the file holds no other.
         config, record: of the run.
         class_names: by rank; empty where the file has none.
+        shape: (C, H, W) of the images; None where the file does not say.
     """
 
     states: list[dict[str, Tensor]]
     config: Config
     record: Record
     class_names: tuple[str, ...] = ()
+    shape: tuple[int, int, int] | None = None
 
 
 def read_model(file: Path) -> ModelFile:
@@ -187,9 +190,7 @@ def read_model(file: Path) -> ModelFile:
             f"{short_path(file)} does not exist. The repository has finished models in figures/checkpoints; "
             f"`dne-lab export RUN {file.name}` writes one of a run of your own."
         )
-    tensors, info = run_folder.load(file)
-    if info.get("kind") != KIND:
-        raise LabError(f"{file} is a part of a run, not a model: open its folder, {file.parent}.")
+    tensors, info = run_folder.load(file, lambda info: _check_size(file, info))
     full = {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}
     record = Record.from_tree(info.get("record"), file)
     states = [full]
@@ -199,9 +200,34 @@ def read_model(file: Path) -> ModelFile:
         prefixes = [_prefix(number) for number in range(1, info["tasks"] + 1)]
         states = [{name.removeprefix(p): t for name, t in full.items() if name.startswith(p)} for p in prefixes]
     try:
-        return ModelFile(states, from_dict(record.config), record, _class_names(info, record, file))
+        names, shape = _class_names(info, record, file), _shape(info, file)
+        return ModelFile(states, from_dict(record.config), record, names, shape)
     except LabError as error:
         raise LabError(f"{file} is damaged: {error}") from error
+
+
+LOOSE, SPARE = 3, 2**26  # times the bytes that a model's parameters take, and bytes beside them
+
+
+def _check_size(file: Path, info: dict[str, Any]) -> None:
+    """Raises a `LabError` for a file that is no model, or far larger than its record says that the model is."""
+    if info.get("kind") != KIND:
+        raise LabError(f"{file} is a part of a run, not a model: open its folder, {file.parent}.")
+    record = Record.from_tree(info.get("record"), file)
+    count, models = record.params.get("total"), len(record.tasks) if "tasks" in info else 1
+    size = file.stat().st_size
+    if isinstance(count, int) and size > SPARE + LOOSE * 4 * count * models:
+        raise LabError(f"{file} is damaged: {size:,} bytes for {models} models of {count:,} parameters at most.")
+
+
+def _shape(info: dict[str, Any], file: Path) -> tuple[int, int, int] | None:
+    """That in the header of a model's file; older ones have none."""
+    given = info.get("shape")
+    if given is None:
+        return None
+    if not (isinstance(given, list) and len(given) == 3 and all(isinstance(n, int) and 0 < n <= 10_000 for n in given)):
+        raise LabError(f"{file} is damaged: shape = {errors.brief(given)}.")
+    return given[0], given[1], given[2]
 
 
 def _class_names(info: dict[str, Any], record: Record, file: Path) -> tuple[str, ...]:

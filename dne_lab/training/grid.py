@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dne_lab.core.config import Config, Data
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, visible
 from dne_lab.core.files import refuse_file
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
@@ -61,8 +61,15 @@ def commands(
         words += ["--preset", config.preset] if config.preset and config_file is None else []
         words += [word for setting in settings for word in ("--set", setting)]
         words += ["--seeds", str(config.seed), "--out", str(folder.parent)]
-        lines.append(shlex.join(words))
+        lines.append(" ".join(map(quoted, words)))
     return lines
+
+
+def quoted(word: str) -> str:
+    """A word as a shell reads it; with control characters written out, which `shlex.quote` leaves as they are."""
+    if visible(word) == word:
+        return shlex.quote(word)
+    return "$'" + visible(word.replace("\\", r"\\").replace("'", r"\'").replace("\n", r"\n")) + "'"
 
 
 def execute(

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import zipfile
-import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dne_lab.core import errors
-from dne_lab.core.config import Config, from_dict
-from dne_lab.core.errors import LabError, reason
+from dne_lab.core.config import Config, differences, from_dict
+from dne_lab.core.errors import LabError, brief, reason
 from dne_lab.core.files import absolute, check_parts, check_regular, resolved, short_path, write_bytes, write_text
-from dne_lab.core.schema import parse, read_json
+from dne_lab.core.schema import LARGEST, parse, read_json
 from dne_lab.core.sealing import sha256
 from dne_lab.data.identity import Images
 from dne_lab.data.stream import ClassStream
@@ -66,8 +65,13 @@ def save(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> str:
     return own
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(
+    path: Path, first: Callable[[dict[str, Any]], None] = lambda info: None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what `save` wrote, on the CPU; the digest is in the second part, as "sha256" ("" in older files).
+
+    Args:
+        first: given the second part before anything of the first is read, which may be large; raises what is wrong.
 
     Raises:
         LabError: missing, truncated, damaged, foreign, or from another version. The file is untouched.
@@ -85,9 +89,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise LabError(f"{path} was not written by this program. {advice}")
             if info.get("version") != VERSION:
                 raise LabError(
-                    f"{path} has version {errors.brief(info.get('version'))}, this program reads version {VERSION}. "
+                    f"{path} has version {brief(info.get('version'))}, this program reads version {VERSION}. "
                     "The file is untouched. Use the program that wrote it, or give another folder."
                 )
+            first(info)
             # Copies: the tensors of an open file are a mapping of it, and would change when it does.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         seal = SEALED.search(metadata[FORMAT])
@@ -97,8 +102,9 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, {DIGEST: ""} | info
     except LabError:
         raise
-    except FileNotFoundError:
-        raise LabError(f"{path} does not exist.") from None
+    except FileNotFoundError:  # safetensors says so too of what may not be read
+        why = "cannot be read: permission denied. Make it readable" if path.exists() else "does not exist"
+        raise LabError(f"{path} {why}.") from None
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (safetensors.SafetensorError, UnicodeError, ValueError) as error:
@@ -122,18 +128,6 @@ def refuse_run_file(path: Path) -> None:
     own = {CONFIG, RECORD, CURVES, PREDICTIONS, LAST, DATA}
     if path.name in own and path.exists() and (path.parent / CONFIG).is_file():
         raise LabError(f"{short_path(path)} is a file of the run in that folder, and stays. Name another.")
-
-
-def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of unlike entries of two nested dictionaries, each with its two values."""
-    found = []
-    for name in [*ours, *(name for name in theirs if name not in ours)]:
-        mine, other = ours.get(name, "nothing"), theirs.get(name, "nothing")
-        if isinstance(mine, dict) and isinstance(other, dict):
-            found += differences(mine, other, f"{prefix}{name}.")
-        elif mine != other:
-            found.append(f"{prefix}{name} ({other} there, {mine} here)")
-    return found
 
 
 def read_config(folder: Path) -> Config:
@@ -272,7 +266,7 @@ class RunFolder:
             try:
                 str(tree["data"]["path"]).encode()
             except UnicodeError:
-                place = errors.brief(tree["data"]["path"])
+                place = brief(tree["data"]["path"])
                 raise LabError(
                     f"data.path = {place}: is no UTF-8, so that the run could not be opened again. Rename that folder, "
                     "or give a link to it (ln -s)."
@@ -325,7 +319,7 @@ class RunFolder:
         if self.path is not None:
             tensors, info = load(self.path / task_file(number))
             if info.get("task", number) != number:
-                other = errors.brief(info["task"])
+                other = brief(info["task"])
                 raise LabError(f"{self.path / task_file(number)} holds task {other}, not {number}.")
             return tensors, info
         if number not in self._tasks:
@@ -394,6 +388,8 @@ def read_output(path: Path, record: Record) -> bytes:
     """
     check_regular(path)
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise LabError(f"{short_path(path)} has {size:,} bytes: not what a run writes. {mending(path, record)}")
         data = path.read_bytes()
     except OSError as error:
         raise LabError(f"{short_path(path)} is missing or cannot be read: {error.strerror or error}.") from error
@@ -423,12 +419,15 @@ def read_predictions(path: Path, record: Record) -> Arrays:
         with zipfile.ZipFile(io.BytesIO(packed)) as parts:
             check_parts(path, parts.infolist())
         with np.load(io.BytesIO(packed), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
     except LabError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        # RuntimeError: packed with a password, or in a way that is not there
+    except Exception as error:  # whatever zipfile, zlib and numpy meet: headers are read by Python's own parser
         raise LabError(f"{short_path(path)} is damaged ({reason(error)}).") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
+            raise LabError(f"{short_path(path)} is damaged: {brief(name)} is no list of class numbers.")
+    return arrays
 
 
 def curves_file(curves: list[dict[str, Any]]) -> bytes:

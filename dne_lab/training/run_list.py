@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from dne_lab.core.config import Config
+from dne_lab.core.config import Config, differences
 from dne_lab.core.errors import LabError, brief
 from dne_lab.core.files import file_name, resolved
 from dne_lab.core.schema import DamagedError, build, read_json, settings
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training.run_folder import CONFIG, RunFolder, differences, record_in
+from dne_lab.training.run_folder import CONFIG, RunFolder, record_in
 
 if TYPE_CHECKING:
     import pandas as pd

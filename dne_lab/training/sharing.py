@@ -5,7 +5,7 @@ import inspect
 import json
 from typing import Any
 
-from dne_lab.core.config import Config
+from dne_lab.core.config import Config, differences
 from dne_lab.core.errors import LabError
 from dne_lab.data.identity import fingerprint
 from dne_lab.data.stream import ClassStream, from_config
@@ -15,7 +15,7 @@ from dne_lab.methods.expansion import Expansion
 from dne_lab.training import storage
 from dne_lab.training.evaluation import key, record_of, total_parameters
 from dne_lab.training.position import Cursor, Position
-from dne_lab.training.run_folder import RunFolder, differences
+from dne_lab.training.run_folder import RunFolder
 from dne_lab.training.state import RunState
 
 

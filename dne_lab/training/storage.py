@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dne_lab.core.config import Config
+from dne_lab.core.config import Config, differences
 from dne_lab.core.errors import LabError, brief, reason
 from dne_lab.core.files import short_path
 from dne_lab.data.identity import YOUNGER, Images, data_sha256, fingerprint, numbers_now, unlike
@@ -26,7 +26,7 @@ from dne_lab.training import archive, run_folder
 from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import BEFORE, key, record_of
 from dne_lab.training.position import Cursor, Position
-from dne_lab.training.run_folder import LAST, PREDICTIONS, RECORD, RunFolder, differences, finished, task_file
+from dne_lab.training.run_folder import LAST, PREDICTIONS, RECORD, RunFolder, finished, task_file
 from dne_lab.training.state import RunState
 from dne_lab.training.step import Optimisation
 
@@ -423,7 +423,8 @@ def stream_of_model(model: archive.ModelFile) -> ClassStream:
     try:
         stream = from_config(config.data)
     except LabError:
-        return cost.blank_stream(config.data.tasks, cost.shape_of(config.data), names=model.class_names)
+        shape = model.shape or cost.shape_of(config.data)
+        return cost.blank_stream(config.data.tasks, shape, names=model.class_names)
     if record.data_sha256 and record.data_sha256 != data_sha256(stream):
         raise LabError(
             f"this model has learned from other classes or images than {place_of(stream)} holds. Give its own, or "

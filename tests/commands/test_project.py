@@ -1,5 +1,6 @@
 """`dne-lab lab`: a real JupyterLab on the project, and the notebooks that a wheel brings along."""
 
+import errno
 import os
 import re
 import shutil
@@ -145,3 +146,26 @@ def test_jupyterlab_starts_with_a_token_on_the_first_notebook(tmp_path: Path) ->
         watch.cancel()
         process.terminate()
         process.communicate(timeout=30)
+
+
+def test_a_copy_that_fails_leaves_nothing_and_can_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.txt").write_text("stays")
+    copied, whole = [], shutil.copyfile
+
+    def full(source: Path, target: Path) -> None:
+        copied.append(target)
+        whole(source, target)
+        if len(copied) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(LabError, match=r"cannot copy the notebooks to .*mine: No space left on device"):
+        project.copy(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["own.txt"]
+    with pytest.raises(LabError, match="No space left"):
+        copied.clear()
+        project.copy(tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -238,3 +239,11 @@ def test_what_is_no_run_to_do_again_is_named(here: Here, tmp_path: Path, words: 
     (tmp_path / "list.json").write_text("[1, 2]")
     found = here("run", "--config", *words)
     assert found.code == 2 and says in found.err and not (tmp_path / "runs").exists()
+
+
+def test_a_printed_command_is_read_by_a_shell_and_steers_no_terminal(here: Here, tmp_path: Path) -> None:
+    place = "out\x1b[31m'\\\n$HOME"
+    done = here("run", "dne", "--preset", "digits", "--out", place, "--dry-run")
+    assert done.code == 0 and "\x1b" not in done.out and done.out.count("\n") == 1
+    told = subprocess.run(["bash", "-c", f"printf '%s\\0' {done.out}"], capture_output=True, text=True, check=True)
+    assert place in told.stdout.split("\0")

@@ -112,6 +112,31 @@ def test_a_program_that_fails_does_not_stop_the_run(
     assert run.finished
 
 
+@pytest.mark.parametrize("known", ['{"rows": -5, "tasks": -5}', '{"rows": "a"}', '{"tasks": [1]}'])
+def test_what_was_told_is_read_with_care(
+    images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    StandIn("trackio", monkeypatch)
+    run = started(images, tmp_path / "run", "ia")
+    (tmp_path / "run" / "track").mkdir(parents=True)
+    (tmp_path / "run" / "track" / "trackio.json").write_text(known)
+    with pytest.warns(UserWarning, match=r"trackio has failed.*trackio\.json is damaged: rows and tasks are"):
+        lab.track(run, "trackio")
+
+
+def test_nothing_is_written_where_a_link_in_a_run_folder_leads(
+    images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    StandIn("trackio", monkeypatch)
+    run = started(images, tmp_path / "run", "ia")
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run" / "track").symlink_to(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match="track is a link: nothing is written where it leads"):
+        lab.track(run, "trackio")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_method_without_experts_has_no_attention_to_tell(images: Any, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run = lab.start("finetune", images, folder=tmp_path / "run", progress=False, device="cpu", **SMALL)

@@ -108,3 +108,52 @@ def test_places_are_absolute_and_know_the_home_folder(tmp_path: Path, monkeypatc
 ])  # fmt: skip
 def test_a_name_from_elsewhere_becomes_a_part_of_a_files_name(text: str, name: str) -> None:
     assert files.file_name(text) == name
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "closed").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x.json").touch()
+    assert files.inside(tmp_path, "*.json") == [tmp_path / "b" / "x.json"]
+    look = os.scandir
+
+    def refuse(place: str) -> Any:
+        if place.endswith("closed"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
+        return look(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(LabError, match=r"closed cannot be read: Permission denied\. Make it readable, or move it out"):
+        files.inside(tmp_path, "*.json")
+
+
+def test_folders_in_folders_more_often_than_python_calls_itself(tmp_path: Path) -> None:
+    depth = sys.getrecursionlimit() + 200
+    handle = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(depth):  # step by step: the whole path is near the longest that there is
+        os.mkdir("d", dir_fd=handle)
+        inner = os.open("d", os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = inner
+    os.close(os.open("x.json", os.O_CREAT, dir_fd=handle))
+    os.close(handle)
+    (found,) = files.inside(tmp_path, "*.json")
+    assert len(found.parts) == len(tmp_path.parts) + depth + 1
+
+
+def test_a_link_to_nowhere_is_named_where_a_folder_should_be_made(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(files.WriteError, match=r"link is a link to what is not there, and stays as it is"):
+        files.make_folder(tmp_path / "link")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_what_a_file_system_says_is_said() -> None:
+    with pytest.raises(LabError, match=r"somewhere cannot be used: Stale file handle"), files.file_errors_said():
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "somewhere")
+    with pytest.raises(BrokenPipeError), files.file_errors_said():  # no file's
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_name_is_on_one_line() -> None:
+    assert files.short_path(Path("/a\nb/c")) == r"/a\nb/c"

@@ -150,7 +150,7 @@ def test_find_walks_folders_and_passes_over_what_is_no_record(tmp_path: Path) ->
     for folder, seed in (("b/run", 1), ("a/run", 0)):
         (tmp_path / folder).mkdir(parents=True)
         record(seed=seed).write(tmp_path / folder / "record.json")
-        (tmp_path / folder / "config.json").write_text('{"method": "dne", "seed": 0}')
+        (tmp_path / folder / "config.json").write_text(f'{{"method": "dne", "seed": {seed}}}')
     record("ia").write(tmp_path / "kept.json")
     assert [r.id for r in find(tmp_path)] == [record(seed=s).id for s in (0, 1)] + [record("ia").id]
     # the same record in two places, and another timing, are one run

@@ -8,11 +8,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_runs as tiny
 import torch
 from spoiling import unsealed_tensors, without_seals
 
+import dne_lab as lab
 from dne_lab.core.errors import LabError
 from dne_lab.measure.record import Record
 from dne_lab.training import archive, run_folder, storage
@@ -364,3 +366,41 @@ def test_a_model_carries_the_names_of_its_classes(
             archive.read_model(file)
     run_folder.save(file, tensors, {name: value for name, value in info.items() if name != "class_names"})
     assert archive.read_model(file).class_names == ()  # an older file
+
+
+def test_a_model_of_ones_own_images_is_opened_without_them(tmp_path: Path) -> None:
+    """Sizes that no configuration says are in the file; an older one needs the stream."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 12, 3), dtype=np.uint8)
+    np.savez(
+        tmp_path / "own.npz", train_images=pixels, train_labels=np.arange(12) % 3, test_images=pixels,
+        test_labels=np.arange(12) % 3,
+    )  # fmt: skip
+    small: dict[str, Any] = {
+        "network__patch": 4,
+        "network__depth": 2,
+        "network__head_width": 4,
+        "network__heads": (2, 1),
+    }
+    run = lab.train(
+        "dne", lab.stream(tmp_path / "own.npz", base=2, step=1), folder=tmp_path / "run", learn__epochs=1,
+        tune__epochs=1, memory__budget=4, device="cpu", progress=False, **small,
+    )  # fmt: skip
+    archive.export_model(tmp_path / "run", tmp_path / "m.safetensors")
+    (tmp_path / "own.npz").unlink()
+    found = lab.open(tmp_path / "m.safetensors", progress=False)
+    assert found.stream.shape == (3, 8, 12) and found.record == run.record
+    tensors, info = run_folder.load(tmp_path / "m.safetensors")
+    for wrong in ([3, 8], [3, 8, 10**9], "3x8x12"):
+        run_folder.save(tmp_path / "m.safetensors", tensors, {**info, "shape": wrong})
+        with pytest.raises(LabError, match=r"m\.safetensors is damaged: shape = "):
+            lab.open(tmp_path / "m.safetensors")
+
+
+def test_a_model_far_larger_than_its_record_says_is_not_read(finished: Run, tmp_path: Path) -> None:
+    assert finished.folder is not None
+    file = archive.export_model(finished.folder, tmp_path / "m.safetensors")
+    tensors, info = run_folder.load(file)
+    count = archive.SPARE // 4 + archive.LOOSE * finished.record.params["total"]
+    run_folder.save(file, tensors | {"more": torch.zeros(count)}, info)
+    with pytest.raises(LabError, match=r"m\.safetensors is damaged: [\d,]+ bytes for 1 models of"):
+        archive.read_model(file)

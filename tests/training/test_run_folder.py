@@ -1,16 +1,29 @@
 """Checkpoints: one file, nothing unpickled, clear errors that leave the file as it is."""
 
+import io
 import pickle
+import shutil
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import tiny_runs as tiny
 import torch
+from shell import ROOT
 
 from dne_lab.core.errors import LabError
+from dne_lab.measure.record import Record, find
+from dne_lab.training import archive
 from dne_lab.training.run import Run
-from dne_lab.training.run_folder import VERSION, load, save
+from dne_lab.training.run_folder import VERSION, load, read_output, read_predictions, record_in, save
+
+
+def numpy_file(array: np.ndarray) -> bytes:
+    packed = io.BytesIO()
+    np.save(packed, array)
+    return packed.getvalue()
 
 
 def test_tensors_and_information_come_back(tmp_path: Path) -> None:
@@ -89,3 +102,67 @@ def test_a_folder_that_is_no_runs(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LabError, match="is a file"):
         Run(tiny.settings(), tiny.stream(), tmp_path / "file", device="cpu")
+
+
+def test_the_record_of_another_run_is_named_wherever_it_is_read(tmp_path: Path) -> None:
+    """A whole and sealed one, copied by hand: of another seed, or of another program's run altogether."""
+    for name, seed in (("run", 0), ("other", 1)):
+        Run(tiny.settings(seed=seed), tiny.stream(), tmp_path / name, device="cpu", progress=False).train()
+    folder = tmp_path / "run"
+    mine = (folder / "record.json").read_bytes()
+    shutil.copy(tmp_path / "other" / "record.json", folder / "record.json")
+    message = r"record\.json is the record of another run than config\.json beside it: .*seed \(1 there, 0 here\)"
+    for read in (
+        lambda: Run.open(folder, tiny.stream()), lambda: record_in(folder), lambda: find(folder),
+        lambda: archive.export(folder, tmp_path / "x.zip"),
+    ):  # fmt: skip
+        with pytest.raises(LabError, match=message):
+            read()
+    shutil.copy(ROOT / "figures" / "records" / "digits100" / "dne-s0.json", folder / "record.json")
+    with pytest.raises(LabError, match=r"another run than .*data\.tasks|method"):
+        record_in(folder)
+    (folder / "record.json").write_bytes(mine)
+    assert find(folder)[0].seed == 0
+
+
+def header(shape: str) -> bytes:
+    """An .npy file of 24 bytes of numbers that says that it has another shape."""
+    text = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text + bytes(24)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("(10000000000000,)"), header("(99999999999999999999,)"), header("(" * 5000), header("(-1,)"), b"",
+        *(numpy_file(array) for array in (np.zeros(3), np.zeros((3, 2), int), np.array(3), np.zeros(2, "V8"))),
+    ],
+    ids=["terabytes", "more than there is", "nested", "negative", "empty", "fractions", "two axes", "no axis", "bytes"],
+)  # fmt: skip
+def test_predictions_that_no_run_writes_are_damaged(run_folder: Path, tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    with zipfile.ZipFile(folder / "predictions.npz", "w") as packed:
+        packed.writestr("task_01/labels.npy", content)
+    with pytest.raises(LabError, match=r"predictions\.npz is damaged"):
+        read_predictions(folder / "predictions.npz", Record.from_json(folder / "record.json"))
+
+
+@pytest.mark.parametrize("name", ["predictions.npz", "curves.csv"])
+def test_a_file_far_too_large_is_not_read(run_folder: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    with (folder / name).open("r+b") as file:
+        file.truncate(4 * 2**30)  # takes no room on the disk
+    with pytest.raises(LabError, match=r"has 4,294,967,296 bytes: not what a run writes"):
+        read_output(folder / name, Record.from_json(folder / "record.json"))
+
+
+def test_a_file_that_may_not_be_read_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*words: object, **named: object) -> None:
+        raise FileNotFoundError("No such file or directory")  # what safetensors says of it
+
+    save(tmp_path / "x.safetensors", {}, {})
+    monkeypatch.setattr(safetensors, "safe_open", refuse)
+    with pytest.raises(LabError, match=r"x\.safetensors cannot be read: permission denied\. Make it readable"):
+        load(tmp_path / "x.safetensors")
