@@ -49,6 +49,7 @@ class FolderSource(Source):
     """
 
     name = "folder"
+    from_files = True
 
     def __init__(self, path: str | Path, size: int | None = None, keep: int = KEEP_BYTES) -> None:
         if size is not None and size < 1:

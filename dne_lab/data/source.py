@@ -26,7 +26,8 @@ class Source(abc.ABC):
 
     Attributes: ``name`` as in `dne_lab.core.config.Data`; ``classes`` the class names by class number; ``shape`` (C, H,
     W); ``mean`` and ``std`` one number per channel, in units of [0, 1]; ``path`` where it is, absolute, ``given`` the
-    same as it was written, and ``size`` the side that images are brought to.
+    same as it was written, and ``size`` the side that images are brought to; ``from_files``: images are decoded when
+    they are asked for, so that the next batch is worth fetching while one is learned from.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Source(abc.ABC):
     path: str | None = None
     given: str | None = None
     size: int | None = None
+    from_files: bool = False
 
     @abc.abstractmethod
     def labels(self, split: str) -> np.ndarray:

@@ -269,7 +269,12 @@ def _by_formula(config: Config, stream: ClassStream, variant: Variant, grows: bo
 
 def count_tasks(config: Config, stream: ClassStream, since: int = 1) -> list[dict[str, Any]]:
     """`of_tasks`, from a task on, with the model of every task built, run on two images and counted: what the formula
-    must equal."""
+    must equal. With a backbone nothing is computed, only counted: its weights need not be there."""
+    with _unfilled(config.method) if config.network.backbone is not None else nullcontext():
+        return _counted_tasks(config, stream, since)
+
+
+def _counted_tasks(config: Config, stream: ClassStream, since: int) -> list[dict[str, Any]]:
     method = base.create(config, stream)
     rows: list[dict[str, Any]] = []
     before = 0  # parameters of the model that was kept

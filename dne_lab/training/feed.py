@@ -1,8 +1,9 @@
 """Batches on the device. Of a stage in training, augmented: fetched one by one, or from images that stay on a GPU; and
-clean ones, in a fixed order."""
+clean ones, in a fixed order. What comes from files is decoded one batch ahead."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 
 import torch
@@ -21,8 +22,9 @@ CLEAN = 256  # images per batch where nothing trains: fixed, so that herding doe
 class Feed:
     """Batches of the images ``index`` (n,) of a stage.
 
-    On a CPU each batch is fetched and augmented by itself. On a GPU all images of the stage are brought there once, and
-    what their augmentation draws once per epoch: a step then copies B numbers from pinned memory and waits for nothing.
+    On a CPU each batch is fetched and augmented by itself; from files the next one is decoded in the meantime. On a GPU
+    all images of the stage are brought there once, and what their augmentation draws once per epoch: a step then copies
+    B numbers from pinned memory and waits for nothing.
 
     Args:
         stream, index: where the images are, and their numbers among its training images.
@@ -45,6 +47,8 @@ class Feed:
         self._key: chance.Key = ()
         self._drawn: list[Drawn] = []
         self.ahead: chance.Images | None = None  # of the running epoch
+        self._worker: ThreadPoolExecutor | None = None  # decodes the next batch, in an epoch
+        self._next: tuple[Tensor, Future[Batch]] | None = None
 
     @property
     def _bytes(self) -> int:
@@ -61,7 +65,10 @@ class Feed:
     def epoch(self, key: chance.Key) -> Iterator[None]:
         """Inside, batches are augmented as ``key`` draws it, and stochastic depth draws for all images at once."""
         self._key = key
-        with chance.ahead(self._numbers) as self.ahead:
+        with chance.ahead(self._numbers) as self.ahead, ExitStack() as ending:
+            if self.stream.source.from_files and not self.resident:
+                self._worker = ThreadPoolExecutor(1)
+                ending.callback(self._stop)
             if self.resident:
                 drawn = draw(self.recipe.augment, key, self._numbers, self.stream.shape, self.device)
                 if not self._drawn:
@@ -71,15 +78,30 @@ class Feed:
             yield
         self.ahead = None
 
-    def batch(self, order: Tensor) -> Batch:
-        """The images ``order`` (B,) of the stage in an `epoch`."""
+    def _stop(self) -> None:
+        """The worker ends with the epoch; what it has decoded is given up."""
+        assert self._worker is not None
+        self._worker.shutdown(cancel_futures=True)
+        self._worker = self._next = None
+
+    def batch(self, order: Tensor, following: Tensor | None = None) -> Batch:
+        """The images ``order`` (B,) of the stage in an `epoch`; ``following``: those that will be asked for next."""
         if not self.resident:
-            return fetched(self.stream, order, self.recipe, self._key, self.device)
+            plain = self._plain(order)
+            if self._worker is not None and following is not None:
+                self._next = following, self._worker.submit(self.stream.batch, "train", following)
+            return augmented(moved(plain, self.device), order, self.recipe, self._key)
         places = self.places(order)
         batch = self.at(places)
         if self.ahead is not None:
             self.ahead.name(batch.index, places)
         return batch
+
+    def _plain(self, order: Tensor) -> Batch:
+        """The images ``order`` on the CPU, as they are: those that were fetched ahead, or fetched now."""
+        if self._next is not None and torch.equal(self._next[0], order):
+            return self._next[1].result()
+        return self.stream.batch("train", order)
 
     def places(self, order: Tensor) -> Tensor:
         """Where the images ``order`` (B,) stand among those that are resident, (B,) on the device."""
@@ -93,7 +115,11 @@ class Feed:
 
 def fetched(stream: ClassStream, order: Tensor, recipe: Recipe, key: chance.Key, device: torch.device) -> Batch:
     """One training batch by itself: the images ``order`` (B,), augmented, on the device."""
-    batch = moved(stream.batch("train", order), device)
+    return augmented(moved(stream.batch("train", order), device), order, recipe, key)
+
+
+def augmented(batch: Batch, order: Tensor, recipe: Recipe, key: chance.Key) -> Batch:
+    """The batch of the images ``order`` (B,) with the augmentations that ``key`` draws for them."""
     return batch._replace(images=augment(batch.images, recipe.augment, key, order)) if recipe.augment else batch
 
 
@@ -104,5 +130,14 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
 def clean(stream: ClassStream, split: str, index: Tensor, device: torch.device) -> Iterator[Batch]:
     """The images ``index`` (n,) as they are, on the device, in this order."""
-    for part in index.split(CLEAN) if len(index) else ():
-        yield moved(stream.batch(split, part), device)
+    parts = index.split(CLEAN) if len(index) else ()
+    if not stream.source.from_files:
+        for part in parts:
+            yield moved(stream.batch(split, part), device)
+        return
+    with ThreadPoolExecutor(1) as worker:
+        waiting = [worker.submit(stream.batch, split, part) for part in parts[:1]]
+        for number in range(len(parts)):
+            batch = waiting.pop().result()
+            waiting += [worker.submit(stream.batch, split, part) for part in parts[number + 1 : number + 2]]
+            yield moved(batch, device)

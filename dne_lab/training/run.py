@@ -369,7 +369,7 @@ class Run:
             with feed.epoch((self.config.seed, "augment", *where)):
                 while self.cursor.step < steps:
                     rate = stage.recipe.rate(self.cursor.epoch + self.cursor.step / steps)
-                    self._step(task, stage, feed, parts[self.cursor.step], rate)
+                    self._step(task, stage, feed, rate, *parts[self.cursor.step :][:2])
                     self._pause()
             self._end_epoch(where, rate=stage.recipe.rate(self.cursor.epoch + (steps - 1) / steps))
         with self.state.changing():  # half changed weights are not gone on from
@@ -395,8 +395,8 @@ class Run:
         self.state.spend("preparation")
         self._pause()
 
-    def _step(self, task: Task, stage: Stage, feed: Feed, order: Tensor, rate: float) -> None:
-        """One batch: losses, gradients, update. The cursor moves with the weights."""
+    def _step(self, task: Task, stage: Stage, feed: Feed, rate: float, order: Tensor, *following: Tensor) -> None:
+        """One batch, and which comes next: losses, gradients, update. The cursor moves with the weights."""
         where = (task.number, stage.name, self.cursor.epoch)
         assert self.state.optimisation is not None
         place = f"task {where[0]}, stage {where[1]}, epoch {where[2] + 1}, step {self.cursor.step + 1}"
@@ -408,7 +408,7 @@ class Run:
             self._bar.step(self.reader.latest)
             return
         mine, share = self.processes.share(order)
-        batch = feed.batch(mine)
+        batch = feed.batch(mine, *(self.processes.share(part)[0] for part in following))
         with self.state.changing():
             with chance.batch((self.config.seed, "depth", *where), batch.index), self.state.autocast():
                 losses = self.method.losses(batch, task, stage)
