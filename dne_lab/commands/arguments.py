@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -220,6 +220,20 @@ def warned_in_words() -> Iterator[None]:
         warnings.formatwarning = before
 
 
+class _Shown:
+    """Standard output on which text from elsewhere, a name in a table or a path, steers no terminal."""
+
+    def __init__(self, behind: Any) -> None:
+        self._behind = behind
+
+    def write(self, text: str) -> int:
+        self._behind.write(visible(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._behind, name)
+
+
 class Commands(typer.core.TyperGroup):
     """The commands, and how all of them end: `LabError` is one message and status 2, Ctrl-C 130, SIGTERM 143, another
     signal 128 and its number.
@@ -232,7 +246,7 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Runs the chosen command."""
         try:
-            with warned_in_words(), file_errors_said():
+            with warned_in_words(), file_errors_said(), redirect_stdout(_Shown(sys.stdout)):
                 return super().invoke(ctx)
         except SaidElsewhere:
             sys.exit(2)

@@ -280,6 +280,9 @@ def alive(process: int) -> bool:
         return False
     if os.name != "posix":  # elsewhere there is no signal that does nothing
         return True
+    with contextlib.suppress(OSError, IndexError):  # one that has ended, and whose parent has not looked yet
+        if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X"):
+            return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -48,5 +48,7 @@ def test_text_from_elsewhere_cannot_steer_a_terminal(here: Here) -> None:
     assert visible(HOSTILE) == shown == str(LabError(HOSTILE)) and visible("a\tb\nÄ") == "a\tb\nÄ"
     table = tables.to_text(pd.DataFrame({"method": [HOSTILE], "LA": [3.0]}))
     assert shown in table and "\x1b" not in table
+    done = here("notebooks", "into\x1b[35m")  # said on the other stream
+    assert done.code == 0 and r"into\x1b[35m" in done.out and "\x1b" not in done.out
     done = here("report", HOSTILE.replace("\r", ""))
     assert done.code == 2 and r"\x1b[31m\x9b2J\u202e" in done.err and "\x1b" not in done.err

@@ -1,9 +1,11 @@
 """Files are written completely or not at all."""
 
 import errno
+import inspect
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,17 +130,16 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeyp
 
 
 def test_folders_in_folders_more_often_than_python_calls_itself(tmp_path: Path) -> None:
-    depth = sys.getrecursionlimit() + 200
-    handle = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(depth):  # step by step: the whole path is near the longest that there is
-        os.mkdir("d", dir_fd=handle)
-        inner = os.open("d", os.O_RDONLY, dir_fd=handle)
-        os.close(handle)
-        handle = inner
-    os.close(os.open("x.json", os.O_CREAT, dir_fd=handle))
-    os.close(handle)
-    (found,) = files.inside(tmp_path, "*.json")
-    assert len(found.parts) == len(tmp_path.parts) + depth + 1
+    deep = tmp_path.joinpath(*["d"] * 150)
+    deep.mkdir(parents=True)
+    (deep / "x.json").touch()
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 120)  # deeper ones would keep pytest from removing them
+    try:
+        found = files.inside(tmp_path, "*.json")
+    finally:
+        sys.setrecursionlimit(before)
+    assert found == [deep / "x.json"]
 
 
 def test_a_link_to_nowhere_is_named_where_a_folder_should_be_made(tmp_path: Path) -> None:
@@ -157,3 +158,17 @@ def test_what_a_file_system_says_is_said() -> None:
 
 def test_a_name_is_on_one_line() -> None:
     assert files.short_path(Path("/a\nb/c")) == r"/a\nb/c"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
+def test_a_process_that_has_ended_and_is_not_waited_for_is_not_alive() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    stat = Path(f"/proc/{child.pid}/stat")
+    end = time.monotonic() + 30
+    while " Z " not in stat.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert not files.alive(child.pid) and child.wait() == 0
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert files.alive(child.pid)
+    child.communicate(b"\n")
