@@ -423,7 +423,10 @@ def stream_of_model(model: archive.ModelFile) -> ClassStream:
     try:
         stream = from_config(config.data)
     except LabError:
-        shape = model.shape or cost.shape_of(config.data)
+        try:
+            shape = model.shape or cost.shape_of(config.data)
+        except LabError as error:
+            raise LabError("this older file does not say how large images are: dne_lab.open(FILE, stream).") from error
         return cost.blank_stream(config.data.tasks, shape, names=model.class_names)
     if record.data_sha256 and record.data_sha256 != data_sha256(stream):
         raise LabError(

@@ -390,6 +390,9 @@ def test_a_model_of_ones_own_images_is_opened_without_them(tmp_path: Path) -> No
     found = lab.open(tmp_path / "m.safetensors", progress=False)
     assert found.stream.shape == (3, 8, 12) and found.record == run.record
     tensors, info = run_folder.load(tmp_path / "m.safetensors")
+    run_folder.save(tmp_path / "older.safetensors", tensors, {k: v for k, v in info.items() if k != "shape"})
+    with pytest.raises(LabError, match=r"does not say how large images are: dne_lab\.open\(FILE, stream\)"):
+        lab.open(tmp_path / "older.safetensors")
     for wrong in ([3, 8], [3, 8, 10**9], "3x8x12"):
         run_folder.save(tmp_path / "m.safetensors", tensors, {**info, "shape": wrong})
         with pytest.raises(LabError, match=r"m\.safetensors is damaged: shape = "):
