@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 from dne_lab.core import chance
 from dne_lab.core.errors import LabError, reason, unknown
 from dne_lab.core.files import absolute, check_parts, resolved
+from dne_lab.data.folder_tree import kind_of
 from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, ArraySource, Source
 
 # Real handwritten digits that come with scikit-learn: ten classes as they are, a hundred in pairs.
@@ -176,11 +178,12 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
         if path is None:
             raise LabError(f"data {data!r} needs a path: set data.path (or path=...) to the {data}.")
         return npz(path) if data == "npz" else FolderSource(path, size)
-    if absolute(data).is_dir():
+    there = kind_of(absolute(data))
+    if there == "folder":
         return FolderSource(data, size)
     if data.endswith(".npz"):
         return npz(data)
-    if absolute(data).exists() or any(mark in data for mark in "/\\"):
+    if there or any(mark in data for mark in "/\\"):
         raise LabError(f"{data} is neither a folder with train/ and test/ (or val/) nor an .npz file.")
     raise unknown("data set", data, [*NAMED, *OTHERS, "hf:USER/NAME", "a folder", "an .npz file"])
 
@@ -191,11 +194,11 @@ def _cifar100(path: str | None, download: bool) -> Source:
     from dne_lab.data.image_folder import FolderSource
 
     source: Source
-    if path is None and absolute(CIFAR_NPZ).is_file() and not absolute("datasets/cifar-100-python").exists():
+    if path is None and kind_of(absolute(CIFAR_NPZ)) == "file" and not kind_of(absolute("datasets/cifar-100-python")):
         path = CIFAR_NPZ
     if path is not None and path.endswith(".npz"):
         source = npz(path)
-    elif path is not None and (absolute(path) / "train").is_dir():
+    elif path is not None and kind_of(absolute(path) / "train") == "folder":
         source = FolderSource(path)
     else:
         return CIFAR100Source(path or "datasets", download=download)
@@ -240,8 +243,8 @@ def npz(path: str | Path) -> ArraySource:
     """
     layout = f"an .npz with the arrays {', '.join(ARRAYS)} (and perhaps class_names), as numpy.savez writes it"
     file = absolute(path)
-    if not file.is_file():
-        raise LabError(f"{path}: {'is no file' if file.exists() else 'no such file'}. Expected {layout}.")
+    if (there := kind_of(file)) != "file":
+        raise LabError(f"{path}: {'is no file' if there else 'no such file'}. Expected {layout}.")
     try:
         with zipfile.ZipFile(file) as packed:
             members = {info.filename.removesuffix(".npy"): info for info in packed.infolist()}
@@ -257,14 +260,13 @@ def npz(path: str | Path) -> ArraySource:
         raise
     except (
         ValueError, OSError, EOFError, LookupError, AttributeError, TypeError, RuntimeError, MemoryError, SyntaxError,
-        OverflowError, zipfile.BadZipFile, zlib.error,
+        OverflowError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
     ) as error:  # RuntimeError: encrypted; NotImplementedError: packed in another way  # fmt: skip
         raise LabError(
             f"{path}: cannot be read ({reason(error)}). Expected {layout}; Python objects are not read."
         ) from error
-    names = arrays.pop("class_names", None)
     try:
-        return ArraySource(**arrays, class_names=None if names is None else names.tolist(), name="npz", path=str(path))
+        return ArraySource(**arrays, name="npz", path=str(path))
     except LabError as error:
         raise LabError(f"{path}: {error}") from None
 
@@ -278,6 +280,8 @@ def _array_in(packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         there = member.file_size - stream.tell()
     if dtype.hasobject:
         raise ValueError(f"{member.filename} holds Python objects")
+    if not dtype.itemsize:  # an array of any length takes nothing in the file
+        raise ValueError(f"{member.filename} is of {dtype!r}, which holds nothing")
     if math.prod(shape) * dtype.itemsize != there:
         raise ValueError(f"{member.filename} says it has the shape {shape} of {dtype}, but has {there:,} bytes")
     with packed.open(member) as stream:

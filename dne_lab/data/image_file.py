@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import io
+import os
+import re
 import struct
+import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,7 +37,38 @@ FORMATS = {
 EXTENSIONS = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 HEAD = 1024  # bytes from which a format is told
 LARGE = 16  # an image that is scaled to more than that many times the pixels wanted is cut first
+LARGEST = 512_000_000  # bytes of an image file: some decoders ask for all of it at once
+STRIP = 1 << 20  # pixels that are converted at a time
+AT_ONCE = 1 << 27  # pixels that several threads decode at a time (one image may have more): 1 GB
 A = TypeVar("A")
+
+
+class _Room:
+    """Lets as many images be decoded at a time as have room together; a larger one alone."""
+
+    def __init__(self) -> None:
+        self._taken, self._changed = 0, threading.Condition()
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Waits until there is room for that many."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + pixels <= AT_ONCE)
+            self._taken += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= pixels
+                self._changed.notify_all()
+
+
+_ROOM = _Room()
+
+
+def in_words(file: str | Path) -> str:
+    """A file's name as a sentence can hold it: on one line."""
+    return str(file).replace("\n", "\\n")
 
 
 @functools.cache
@@ -54,13 +89,17 @@ def opened(file: str | Path | bytes, use: Callable[[pillow.Image], A], name: str
         name: how messages call it; default: its path.
 
     Raises:
-        LabError: a file that cannot be decoded, or of another format, named.
+        LabError: a file that cannot be decoded, of another format, or larger than images are, named.
     """
     from PIL import Image, UnidentifiedImageError
 
-    label = name or ("this file" if isinstance(file, bytes) else str(file))
+    label = in_words(name or ("this file" if isinstance(file, bytes) else file))
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_readable()) as image:
+        _check_bytes(file, label)
+        with (
+            Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_readable()) as image,
+            _ROOM.taken(image.width * image.height),
+        ):
             return use(image)
     except LabError:
         raise
@@ -74,21 +113,49 @@ def opened(file: str | Path | bytes, use: Callable[[pillow.Image], A], name: str
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # the second one is raised where warnings are errors
         raise LabError(f"{label} cannot be decoded ({reason(error)}). Scale it down first.") from error
+    except MemoryError as error:
+        raise LabError(f"{label} needs more memory than there is. Scale it down, or free memory.") from error
     except (
         OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError,
-        AttributeError, MemoryError, struct.error, zlib.error,
+        AttributeError, struct.error, zlib.error,
     ) as error:  # what the parsers of Pillow meet in damaged files  # fmt: skip
         why = str(error) or type(error).__name__
         raise LabError(f"{label} cannot be decoded ({why}). Copy it again.") from error
 
 
+def _start(file: str | Path | bytes, most: int = HEAD) -> bytes:
+    if isinstance(file, bytes):
+        return file[:most]
+    with open(file, "rb") as opened:  # noqa: PTH123  (a Path an image costs ten times as much)
+        return opened.read(most)
+
+
+# The header of a Netpbm file: kind, width and height, and comments. Pillow reads it letter by letter, and with many
+# comments between numbers that are text it never ends.
+_GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
+_NETPBM = re.compile(rb"P[1-6]" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})\s")
+NETPBM_HEAD, NETPBM_PIXEL = 65_536, 32  # bytes of a header, and of a pixel: three numbers as text, and spaces
+
+
+def _check_bytes(file: str | Path | bytes, label: str) -> None:
+    """Refuses what would fill the memory, or take minutes, before it is opened."""
+    size = len(file) if isinstance(file, bytes) else os.stat(file).st_size  # noqa: PTH116
+    if size > LARGEST:
+        raise LabError(f"{label} has {size:,} bytes; images of up to {LARGEST:,} are read. Scale it down first.")
+    if size <= NETPBM_HEAD or not re.match(rb"P[0-6fy]", _start(file, 2)):  # those that Pillow takes for one
+        return
+    header = _NETPBM.match(_start(file, NETPBM_HEAD))
+    most = NETPBM_HEAD + (NETPBM_PIXEL * int(header[1]) * int(header[2]) if header else 0)
+    if size > most:
+        raise LabError(
+            f"{label} has {size:,} bytes, more than the {most:,} of a PPM of its width and height with short comments. "
+            "Save it anew, as PNG."
+        )
+
+
 def _unreadable(file: str | Path | bytes) -> str:
     """What a file is that is whole and yet not read, in words; empty where that is not known."""
-    if isinstance(file, bytes):
-        start = file[:HEAD]
-    else:
-        with Path(file).open("rb") as opened:
-            start = opened.read(HEAD)
+    start = _start(file)
     if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"):
         return "a HEIC image"
     if b"<svg" in start.lower():
@@ -121,6 +188,8 @@ def size(image: pillow.Image) -> tuple[int, int]:
 def to_rgb(image: pillow.Image, name: str) -> pillow.Image:
     """Any image as 8-bit RGB: upright, 16-bit grey scaled, transparency laid over white.
 
+    Strip by strip, so that beside the image and the result little memory is taken.
+
     Raises:
         LabError: floating-point pixels, or values that fit no 16 bits; ``name`` is how the message calls the file.
     """
@@ -132,15 +201,43 @@ def to_rgb(image: pillow.Image, name: str) -> pillow.Image:
         2: turns.FLIP_LEFT_RIGHT, 3: turns.ROTATE_180, 4: turns.FLIP_TOP_BOTTOM, 5: turns.TRANSPOSE,
         6: turns.ROTATE_270, 7: turns.TRANSVERSE, 8: turns.ROTATE_90,
     }.get(_orientation(image))  # fmt: skip
-    if turn is not None:
-        image = image.transpose(turn)
-    if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it at 255
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise LabError(f"{name} has values from {values.min()} to {values.max()}. Convert it to 8 or 16 bits.")
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode == "F":
+    _check_values(image, in_words(name))
+    width, height = image.size
+    rows = max(1, STRIP // width)
+    if height <= rows:
+        whole = _strip_to_rgb(image)
+        return whole if turn is None else whole.transpose(turn)
+    aside = turn in (turns.TRANSPOSE, turns.ROTATE_270, turns.TRANSVERSE, turns.ROTATE_90)  # rows become columns
+    from_end = turn in (turns.ROTATE_180, turns.FLIP_TOP_BOTTOM, turns.ROTATE_270, turns.TRANSVERSE)
+    found = Image.new("RGB", (height, width) if aside else (width, height))
+    for top in range(0, height, rows):
+        end = min(top + rows, height)
+        strip = _strip_to_rgb(image.crop((0, top, width, end)))
+        place = height - end if from_end else top
+        found.paste(strip if turn is None else strip.transpose(turn), (place, 0) if aside else (0, place))
+    return found
+
+
+def _check_values(image: pillow.Image, name: str) -> None:
+    if image.mode == "F":
         raise LabError(f"{name} holds floating-point pixels: their scale is unknown. Convert it to 8 or 16 bits.")
+    if image.mode == "I":  # 32 bits, in which 16 are kept by some formats
+        low, high = image.getextrema()
+        if low < 0 or high > 65535:  # type: ignore[operator]
+            raise LabError(f"{name} has values from {low} to {high}. Convert it to 8 or 16 bits.")
+
+
+@functools.cache
+def _of_16_bits() -> np.ndarray:
+    """(65536,) uint8: the nearest 8-bit grey of each 16-bit one."""
+    return ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def _strip_to_rgb(image: pillow.Image) -> pillow.Image:
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it at 255
+        image = Image.fromarray(_of_16_bits()[np.asarray(image)])
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
@@ -165,17 +262,21 @@ def fitted(image: pillow.Image, width: int, height: int) -> pillow.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
 
 
-def complete(content: bytes) -> bool:
-    """Whether a file ends as its format says that it does; False also where only decoding it would tell."""
-    tail = content[-64:].rstrip(b"\0")
-    if content.startswith(b"\xff\xd8"):  # JPEG: end of image
+ENDS = 64  # bytes at both ends of a file from which `complete` tells
+
+
+def complete(start: bytes, end: bytes, length: int) -> bool:
+    """Whether a file of so many bytes ends as its format says that it does; False also where only decoding it would
+    tell. ``start``, ``end``: its first and last `ENDS` bytes, or more."""
+    tail = end[-ENDS:].rstrip(b"\0")
+    if start.startswith(b"\xff\xd8"):  # JPEG: end of image
         return tail.endswith(b"\xff\xd9")
-    if content.startswith(b"\x89PNG"):  # its last chunk: no data, a checksum
+    if start.startswith(b"\x89PNG"):  # its last chunk: no data, a checksum
         return tail.endswith(b"IEND\xaeB`\x82")
-    if content.startswith(b"GIF8"):
+    if start.startswith(b"GIF8"):
         return tail.endswith(b";")
-    if content.startswith(b"RIFF"):  # WebP: says its own length
-        return len(content) >= 8 + int.from_bytes(content[4:8], "little")
-    if content.startswith(b"BM"):
-        return len(content) >= int.from_bytes(content[2:6], "little") > 0
+    if start.startswith(b"RIFF"):  # WebP: says its own length
+        return length >= 8 + int.from_bytes(start[4:8], "little")
+    if start.startswith(b"BM"):
+        return length >= int.from_bytes(start[2:6], "little") > 0
     return False

@@ -29,6 +29,7 @@ from dne_lab.data.source import (
     check_labels,
     check_split,
     names_of_classes,
+    numbers_in,
 )
 
 GREY = 4096  # grey images, spread over all training images, whose mean and deviation stand for them
@@ -176,7 +177,7 @@ def of_torch(train: Dataset[Any], test: Dataset[Any], size: int | None = None) -
     labels = {split: _labels_of(one, split) for split, one in sets.items()}
     names = getattr(train, "classes", None)
     if not isinstance(names, list | tuple) or not names:
-        names = range(int(labels["train"].max()) + 1)
+        names = numbers_in(labels["train"])
     read = {split: partial(_image_of, one) for split, one in sets.items()}
     return NumberedSource(read, labels, names, name="dataset", size=size)
 

@@ -6,13 +6,14 @@ import abc
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dne_lab.core.config import CLASSES
 from dne_lab.core.errors import LabError, brief, reason, unknown
 from dne_lab.core.files import absolute
 
@@ -84,7 +85,15 @@ class Source(abc.ABC):
 
 def digest(content: bytes | np.ndarray) -> bytes:
     """8 bytes that tell one image from another."""
-    return hashlib.blake2b(content, digest_size=8).digest()  # type: ignore[arg-type]  # an array is a buffer too
+    return digest_of([content])
+
+
+def digest_of(pieces: Iterable[bytes | np.ndarray]) -> bytes:
+    """`digest` of pieces that are read one after the other."""
+    found = hashlib.blake2b(digest_size=8)
+    for piece in pieces:
+        found.update(piece)  # type: ignore[arg-type]  # an array is a buffer too
+    return found.digest()
 
 
 def check_split(split: str) -> str:
@@ -133,14 +142,7 @@ class ArraySource(Source):
         if shapes[0] != shapes[1]:
             raise LabError(f"training images are {shapes[0]} (C, H, W), test images {shapes[1]}: give one shape.")
         self.shape = (int(shapes[0][0]), int(shapes[0][1]), int(shapes[0][2]))
-        highest = int(self._labels["train"].max())
-        if class_names is None and highest >= len(self._labels["train"]):
-            raise LabError(
-                f"train_labels go up to {highest:,}, but there are {len(self._labels['train']):,} training images: "
-                "classes are numbered from 0 on, and every one needs images."
-            )
-        count = len(class_names) if class_names is not None else highest + 1
-        self.classes = names_of_classes(class_names if class_names is not None else range(count))
+        self.classes = names_of_classes(numbers_in(self._labels["train"]) if class_names is None else class_names)
         check_labels(self._labels, self.classes)
         computed = channel_statistics(self._images["train"])
         self.mean = tuple(map(float, mean)) if mean is not None else computed[0]
@@ -155,9 +157,32 @@ class ArraySource(Source):
         return self._images[check_split(split)][index.cpu()]
 
 
-def names_of_classes(names: Iterable[Any]) -> tuple[str, ...]:
-    """Names as text, each of one class; a `LabError` where two have the same."""
-    found = tuple(map(_class_name, names))
+def numbers_in(labels: np.ndarray) -> range:
+    """The class numbers of training labels (n,), where nobody gives names; a `LabError` for one that is too high."""
+    highest = int(labels.max())
+    if highest >= len(labels):
+        raise LabError(
+            f"train_labels go up to {highest:,}, but there are {len(labels):,} training images: classes are numbered "
+            "from 0 on, and every one needs images."
+        )
+    return range(highest + 1)
+
+
+def names_of_classes(names: Any) -> tuple[str, ...]:
+    """Names as text, each of one class.
+
+    Raises:
+        LabError: no list of names (a text, a mapping, an array of another shape), more than a stream may have, two that
+            are the same.
+    """
+    if isinstance(names, np.ndarray | Tensor):
+        if names.ndim != 1:
+            raise LabError(f"class_names has shape {tuple(names.shape)}: give one name per class, (classes,).")
+    elif isinstance(names, str | bytes | Mapping | Set) or not isinstance(names, Collection):
+        raise LabError(f"class_names = {brief(names)}: give one name per class, in a list.")
+    if len(names) > CLASSES:
+        raise LabError(f"class_names has {len(names):,} names: up to {CLASSES:,} classes are taken.")
+    found = tuple(map(_class_name, names.tolist() if isinstance(names, np.ndarray | Tensor) else names))
     if len(set(found)) < len(found):
         twice = next(name for name, times in Counter(found).items() if times > 1)
         raise LabError(f"class_names: {brief(twice)} is the name of two classes. Give each a name of its own.")
@@ -175,15 +200,17 @@ def _class_name(name: Any) -> str:
 
 
 def _array(name: str, value: Any) -> np.ndarray:
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        value = value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()  # NumPy has no bfloat16
     try:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()
+            value = value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()  # NumPy has no bfloat16
         return np.asarray(value)
     except ValueError as error:
         raise LabError(
             f"{name}: not a rectangular array ({reason(error)}). All images must have the same size."
         ) from error
+    except (TypeError, RuntimeError) as error:  # a tensor without storage, or with one that is not dense
+        raise LabError(f"{name} is no array ({reason(error)}). Give a NumPy array or a dense tensor.") from error
 
 
 def _images(name: str, value: Any) -> Tensor:

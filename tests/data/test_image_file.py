@@ -1,13 +1,20 @@
 """One image file as pixels, the same in folders and in the explorer's upload."""
 
 import io
+import os
 import resource
+import subprocess
+import sys
+import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from shell import environment
 
 from dne_lab.core.errors import LabError
 from dne_lab.data import image_file
@@ -140,5 +147,123 @@ def test_a_file_that_is_very_large_is_named_where_warnings_are_errors(tmp_path: 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])
 def test_the_end_of_a_file_tells_whether_it_is_whole(kind: str) -> None:
     data = content(Image.fromarray(RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8)), kind)
-    assert image_file.complete(data)
-    assert not any(image_file.complete(data[:length]) for length in range(0, len(data), 97))
+    ends = image_file.ENDS
+    assert image_file.complete(data[:ends], data[-ends:], len(data))
+    for length in range(0, len(data), 97):
+        cut = data[:length]
+        assert not image_file.complete(cut[:ends], cut[-ends:], length)
+
+
+def of_mode(mode: str) -> Image.Image:
+    """11 x 7 pixels, no two rows or columns alike."""
+    if mode.startswith("I"):
+        kind = {"I": "<i4", "I;16": "<u2", "I;16B": ">u2"}[mode]
+        return Image.fromarray(RNG.integers(0, 65536, (7, 11)).astype(kind))
+    if mode == "transparent P":
+        image = Image.fromarray(RNG.integers(0, 256, (7, 11, 3), dtype=np.uint8)).quantize(8)
+        image.info["transparency"] = bytes([0, 90, 255])
+        return image
+    channels = {"LA": 2, "RGBA": 4, "CMYK": 4}.get(mode, 3)
+    return Image.fromarray(RNG.integers(0, 256, (7, 11, channels), dtype=np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "LA", "RGBA", "P", "transparent P", "CMYK", "I", "I;16", "I;16B"])
+def test_strips_give_the_same_pixels_as_the_whole(mode: str, turn: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = of_mode(mode)
+    image.getexif()[image_file.ORIENTATION] = turn
+    whole = np.asarray(image_file.to_rgb(image, "a file"))
+    assert whole.shape == ((11, 7, 3) if turn >= 5 else (7, 11, 3)) and len(np.unique(whole)) > 1
+    for pixels in (1, 25, 33):
+        monkeypatch.setattr(image_file, "STRIP", pixels)
+        assert np.array_equal(np.asarray(image_file.to_rgb(image, "a file")), whole)
+
+
+def test_16_bits_become_the_nearest_8() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    found = np.asarray(image_file.to_rgb(Image.fromarray(values), "a file"))[:, :, 0]
+    assert np.array_equal(found, np.round(values / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "P", "RGBA"])
+def test_a_large_image_takes_little_more_than_itself_and_its_pixels(mode: str) -> None:
+    """In a process of its own: what is wanted is the most that it ever took."""
+    code = f"""
+import resource
+from PIL import Image
+from dne_lab.data import image_file
+def image(side):
+    made = Image.new({mode!r}, (side, side))
+    if made.mode == "P":
+        made.putpalette([0, 0, 0, 255, 255, 255])
+        made.info["transparency"] = 0
+    return made
+large = image(4000)
+image_file.to_rgb(image(9), "")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert image_file.to_rgb(large, "").size == (4000, 4000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    # kilobytes: the result, 64 MB as Pillow keeps RGB, and strips; not 64 MB more for each step in between
+    assert int(done.stdout) < 100_000
+
+
+def test_files_of_more_bytes_than_images_have_are_refused_unread(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.fromarray(UPRIGHT).save(file)
+    os.truncate(file, 10**12)  # takes no room on the disk
+    with pytest.raises(LabError, match=r"a\.png has 1,000,000,000,000 bytes; images of up to 512,000,000 are read"):
+        image_file.opened(file, image_file.size)
+
+
+COMMENTS = {
+    "one long": b"P6\n#" + b"x" * 5_000_000 + b"\n6 4\n255\n" + UPRIGHT.tobytes(),
+    "in a header": b"P6\n" + b"#x\n" * 1_000_000 + b"6 4\n255\n" + UPRIGHT.tobytes(),
+    "between numbers": b"P2\n4 4\n255\n" + b"#\n" * 2_500_000 + b"1 " * 16,
+    "no header": b"P5" + b" " * 5_000_000,
+}
+
+
+@pytest.mark.parametrize("kind", COMMENTS)
+def test_a_ppm_of_comments_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.ppm").write_bytes(COMMENTS[kind])
+    begun = time.process_time()
+    for given in (COMMENTS[kind], tmp_path / "a.ppm"):
+        with pytest.raises(LabError, match="of a PPM of its width and height with short comments"):
+            image_file.opened(given, lambda image: image.load())
+    assert time.process_time() - begun < 1
+
+
+def test_a_large_ppm_with_comments_is_read() -> None:
+    pixels = RNG.integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    words = b"P3 # a picture\n# 300 x 200\n300 200\n255\n" + b"  ".join(b"%3d" % one for one in pixels.flat)
+    for data in (b"P6\n# made by hand\n300 200 255\n" + pixels.tobytes(), words):
+        assert len(data) > image_file.NETPBM_HEAD and np.array_equal(read(data), pixels)
+
+
+def test_memory_that_is_not_there_has_its_own_advice() -> None:
+    def use(image: Image.Image) -> None:
+        raise MemoryError
+
+    with pytest.raises(LabError, match=r"a\.png needs more memory than there is\. Scale it down"):
+        image_file.opened(content(Image.fromarray(UPRIGHT)), use, "a.png")
+
+
+@pytest.mark.parametrize(("room", "most"), [(48, 2), (5, 1)])
+def test_few_large_images_are_decoded_at_a_time(room: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 24 pixels each: two have room, or one that is too large for it."""
+    monkeypatch.setattr(image_file, "AT_ONCE", room)
+    data, lock, inside, seen = content(Image.fromarray(UPRIGHT)), threading.Lock(), [0], [0]
+
+    def use(image: Image.Image) -> None:
+        with lock:
+            inside[0] += 1
+            seen[0] = max(seen[0], inside[0])
+        time.sleep(0.02)
+        with lock:
+            inside[0] -= 1
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda _: image_file.opened(data, use), range(12)))
+    assert seen == [most] and inside == [0]

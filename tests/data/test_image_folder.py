@@ -1,8 +1,11 @@
+import contextlib
 import errno
 import os
+import resource
 import shutil
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +14,11 @@ from PIL import Image
 
 import dne_lab as lab
 from dne_lab.core.errors import LabError
+from dne_lab.data import image_file, image_folder
 from dne_lab.data.datasets import open_source
 from dne_lab.data.identity import Images
 from dne_lab.data.image_folder import FolderSource
-from dne_lab.data.source import CIFAR_MEAN, IMAGENET_MEAN
+from dne_lab.data.source import CIFAR_MEAN, IMAGENET_MEAN, digest
 from dne_lab.training.run_folder import RunFolder
 
 RNG = np.random.default_rng(1)
@@ -272,9 +276,81 @@ def test_linked_folders_are_followed_but_not_in_circles(tmp_path):
     cat = tmp_path / "data" / "train" / "cat"
     (cat / "more").symlink_to(tmp_path / "more", target_is_directory=True)
     (cat / "round").symlink_to(cat, target_is_directory=True)
-    with pytest.warns(UserWarning, match="1 link to a folder above it"):
+    with pytest.warns(UserWarning, match="1 link to a folder that is read already"):
         source = FolderSource(tmp_path / "data")
     assert count(source) == [4, 3] and source.images("train", torch.arange(7)).shape[0] == 7
+
+
+def test_folders_that_link_to_each_other_are_read_once(tmp_path):
+    """Nine of them have more than a million ways through them."""
+    tree(tmp_path)
+    cat = tmp_path / "train" / "cat"
+    for one in range(9):
+        (cat / f"f{one}").mkdir()
+        Image.fromarray(picture()).save(cat / f"f{one}" / "0.png")
+        for other in range(9):
+            if other != one:
+                (cat / f"f{one}" / f"a{other}").symlink_to(cat / f"f{other}", target_is_directory=True)
+    with pytest.warns(UserWarning, match=r"72 file\(s\) left out \(72 link to a folder that is read already\)"):
+        source = FolderSource(tmp_path)
+    assert count(source) == [12, 3]
+    assert source.names("train")[3:12] == [f"cat/f{one}/0.png" for one in range(9)]  # where they lie, by no link
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_folders_within_folders_have_no_end(tmp_path, hidden):
+    """Far more than Python calls functions within functions."""
+    tree(tmp_path)
+    cat = tmp_path / "train" / "cat"
+    places = [Path(f"{cat}/{'.x' if hidden else 'x'}{'/x' * depth}") for depth in range(1100)]
+    for place in places:
+        place.mkdir()
+    shutil.copy(cat / "0.png", places[-1])
+    try:
+        with pytest.warns(UserWarning, match="1 hidden") if hidden else contextlib.nullcontext():
+            assert count(FolderSource(tmp_path)) == [3 if hidden else 4, 3]
+    finally:  # what removes temporary folders calls itself, too
+        (places[-1] / "0.png").unlink()
+        for place in reversed(places):
+            place.rmdir()
+
+
+def test_a_folder_that_is_hidden_may_be_linked_to(tmp_path):
+    tree(tmp_path)
+    cat = tmp_path / "train" / "cat"
+    (cat / ".store").mkdir()
+    Image.fromarray(picture()).save(cat / ".store" / "9.png")
+    (cat / "more").symlink_to(cat / ".store", target_is_directory=True)
+    with pytest.warns(UserWarning, match="1 hidden"):
+        assert FolderSource(tmp_path).names("train")[3] == "cat/more/9.png"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_linked_folder_whose_server_is_away_is_named_and_not_left_out(tmp_path, number, monkeypatch):
+    tree(tmp_path / "data")
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "data" / "train" / "cat" / "far"
+    link.symlink_to(tmp_path / "far", target_is_directory=True)
+    real = os.scandir
+
+    class Away:
+        def __init__(self, entry):
+            self.entry, self.name, self.path = entry, entry.name, entry.path
+
+        def is_symlink(self):
+            return self.entry.is_symlink()
+
+        def is_dir(self):
+            if self.path == str(link):
+                raise OSError(number, os.strerror(number))
+            return self.entry.is_dir()
+
+        def is_file(self):
+            return self.entry.is_file()
+
+    monkeypatch.setattr(os, "scandir", lambda folder: contextlib.nullcontext(map(Away, real(folder))))
+    with pytest.raises(LabError, match=f"cat/far cannot be read: {os.strerror(number).lower()}"):
+        FolderSource(tmp_path / "data")
 
 
 @pytest.mark.parametrize("what", ["train/cat/part", "train/dog", "train"])
@@ -303,7 +379,20 @@ def test_class_names_with_composed_and_decomposed_characters_are_the_same(tmp_pa
     pixels = source.images("test", torch.tensor([2]))[0].permute(1, 2, 0).numpy()
     assert np.array_equal(pixels, np.asarray(Image.open(tmp_path / "test" / decomposed / "0.png")))
     shutil.copytree(tmp_path / "test" / decomposed, tmp_path / "test" / composed)
-    with pytest.raises(LabError, match="two class folders"):
+    with pytest.raises(LabError, match="two class folders that are both"):
+        FolderSource(tmp_path)
+
+
+@pytest.mark.skipif(os.fsencode("\udce9") != b"\xe9", reason="names are bytes of UTF-8 here")
+def test_class_names_that_are_no_utf8_are_told_apart(tmp_path):
+    names = [os.fsdecode(b"caf\xe8"), os.fsdecode(b"caf\xe9")]
+    pixels = tree(tmp_path, classes=names)
+    source = FolderSource(tmp_path)
+    assert source.classes == ("caf\\xe8", "caf\\xe9") and count(source) == [3, 3]
+    assert np.array_equal(first(source), pixels["train", names[0], 0])
+    for split in ("train", "test"):
+        (tmp_path / split / names[0]).rename(tmp_path / split / "caf\\xe9")
+    with pytest.raises(LabError, match=r"two class folders that are both.*bytes that are no UTF-8 are written out"):
         FolderSource(tmp_path)
 
 
@@ -339,6 +428,33 @@ def test_digests_tell_images_apart_and_unchanged_files_are_not_read_again(tmp_pa
     two.remember("train", names, stamps, np.zeros_like(digests))  # what is remembered is believed
     assert two.digests("train").any(axis=1).tolist() == [False, False, False, False, True, False]
     assert (FolderSource(tmp_path).digests("train") != digests).any(axis=1).tolist() == [False] * 4 + [True, False]
+
+
+def test_digests_are_of_the_whole_file_in_whatever_pieces(tmp_path, monkeypatch):
+    tree(tmp_path, height=30, width=30)
+    wanted = [digest((tmp_path / "train" / name).read_bytes()) for name in FolderSource(tmp_path).names("train")]
+    for length in (1, 63, 64, 65, 1000):
+        monkeypatch.setattr(image_folder, "PIECE", length)
+        assert [row.tobytes() for row in FolderSource(tmp_path).digests("train")] == wanted
+
+
+def test_a_file_that_was_made_longer_is_not_held_in_memory(tmp_path, monkeypatch):
+    tree(tmp_path)
+    os.truncate(tmp_path / "train" / "cat" / "1.png", 100_000_000)  # takes no room on the disk
+    source, before = FolderSource(tmp_path), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert source.digests("train").shape == (6, 8)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
+    monkeypatch.setattr(image_file, "LARGEST", 99_999_999)
+    with pytest.raises(LabError, match=r"cat/1\.png has 100,000,000 bytes"):
+        FolderSource(tmp_path)
+
+
+def test_images_too_wide_for_any_network_ask_for_a_size(tmp_path, monkeypatch):
+    tree(tmp_path)
+    monkeypatch.setattr(image_folder, "WIDEST", 5)
+    with pytest.raises(LabError, match=r"cat/0\.png has 6 x 6 pixels, 5 a side at most\. Pass size"):
+        FolderSource(tmp_path)
+    assert FolderSource(tmp_path, size=4).shape == (3, 4, 4)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp", "ppm", "avif", "jp2"])

@@ -65,7 +65,7 @@ def test_images_are_kept_where_they_fit_and_read_again_where_not() -> None:
         items = Items(list(PIXELS))
         source = NumberedSource(
             dict.fromkeys(("train", "test"), lambda number, items=items: items[number][0]),
-            dict.fromkeys(("train", "test"), LABELS), "abc", name="mine", keep=keep,
+            dict.fromkeys(("train", "test"), LABELS), list("abc"), name="mine", keep=keep,
         )  # fmt: skip
         source.images("train", torch.arange(4))
         before = items.reads
@@ -160,3 +160,11 @@ def test_a_later_image_of_another_size_or_that_cannot_be_read_is_named() -> None
     source._read["test"] = lambda number: 1 / 0
     with pytest.raises(LabError, match="dataset, test image 3 cannot be read: ZeroDivisionError"):
         source.images("test", torch.tensor([3]))
+
+
+def test_labels_that_no_set_has_classes_for_are_refused_at_once():
+    """A name was built for every number."""
+    images = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
+    data = TensorDataset(images, torch.tensor([0, 1, 2, 0, 1, 200_000_000]))
+    with pytest.raises(LabError, match=r"labels go up to 200,000,000, but there are 6"):
+        of_torch(data, data)

@@ -1,6 +1,9 @@
+import errno
 import hashlib
 import io
+import os
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -395,3 +398,78 @@ def test_wrong_kinds_of_values_are_named():
         lab.stream(right, base="3")
     with pytest.raises(LabError, match="validation"):
         lab.stream(right, base=3, validation="0.2")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (np.array("a"), r"has shape \(\): give one name per class"),
+        (np.array(3), r"has shape \(\)"),
+        (torch.zeros(2, 2), r"has shape \(2, 2\)"),
+        ("ab", "give one name per class, in a list"),
+        (7, "give one name per class, in a list"),
+        ({0: "a", 1: "b"}, "give one name per class, in a list"),
+        (range(10**12), "has 1,000,000,000,000 names: up to 1,000,000 classes"),
+    ],
+)
+def test_class_names_that_are_no_list_of_names(names, said):
+    with pytest.raises(LabError, match=said):
+        open_source((*arrays(), names))
+
+
+@pytest.mark.parametrize("value", [torch.eye(6).to_sparse(), torch.empty(6, 8, 8, device="meta")])
+def test_tensors_that_are_no_dense_ones(value):
+    with pytest.raises(LabError, match="train_images"):
+        ArraySource(value, *arrays()[1:])
+
+
+@pytest.mark.parametrize("shape", [(), (2, 2)])
+def test_class_names_of_another_shape_in_an_npz(shape, tmp_path):
+    for number, names in enumerate((np.zeros(shape, np.int64), np.full(shape, "cat"))):
+        save(tmp_path / f"{number}.npz", class_names=names)
+        with pytest.raises(LabError, match=rf"{number}\.npz: class_names has shape"):
+            npz(tmp_path / f"{number}.npz")
+
+
+def with_member(path: Path, name: str, content: bytes) -> Path:
+    """An .npz that is right but for one array, whose file in it is given."""
+    save(path, **{name: None})
+    with zipfile.ZipFile(path, "a") as packed:
+        packed.writestr(f"{name}.npy", content)
+    return path
+
+
+HEADERS = [b"(" * 59, b"{" * 500, b"'" * 3, b"{'descr': [[[[", b"\n  a\n b", b"\0" * 40, b"1" * 5000]
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("text", HEADERS)
+def test_a_header_of_an_array_that_is_none(text, version, tmp_path):
+    length = struct.pack("<H" if version == 1 else "<I", len(text) + 1)
+    content = b"\x93NUMPY" + bytes([version, 0]) + length + text + b"\n"
+    with pytest.raises(LabError, match="cannot be read"):
+        npz(with_member(tmp_path / "a.npz", "train_labels", content))
+
+
+def test_an_array_of_any_length_that_takes_nothing(tmp_path):
+    for number, kind in enumerate(("|S0", "<U0", "|V0")):
+        file = io.BytesIO()
+        np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": (10**13,)})
+        with pytest.raises(LabError, match="which holds nothing"):
+            npz(with_member(tmp_path / f"{number}.npz", "class_names", file.getvalue()))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("what", ["pictures", "a.npz"])
+def test_a_place_whose_server_is_away_is_named(what, number, tmp_path, monkeypatch):
+    place, real = str(tmp_path / what), os.stat
+
+    def stat(path, *args, **how):
+        if str(path) == place:
+            raise OSError(number, os.strerror(number), path)
+        return real(path, *args, **how)
+
+    monkeypatch.setattr(os, "stat", stat)
+    for given in ({"data": place}, {"data": "folder", "path": place}, {"data": "npz", "path": place}):
+        with pytest.raises(LabError, match=rf"{what} cannot be read: {os.strerror(number).lower()}"):
+            open_source(**given)
