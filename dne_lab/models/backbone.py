@@ -10,6 +10,7 @@ stays (``query_bias``), and the norms keep timm's epsilon.
 The weights are no part of checkpoints: a digest of them is, and what is loaded must have it.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -65,7 +66,7 @@ def trunk(backbone: str) -> Trunk:
     Raises:
         LabError: timm is missing or does not know the name; a model that is no plain vision transformer.
     """
-    model = _structure(backbone, pretrained=False, device="meta")
+    model = _made(backbone, pretrained=False)
     wrong = _unlike(model)
     if wrong:
         raise LabError(
@@ -74,7 +75,7 @@ def trunk(backbone: str) -> Trunk:
             "timm:vit_small_patch14_dinov2.lvd142m."
         )
     block = model.blocks[0]
-    channels, width = model.in_chans, model.embed_dim
+    channels, width = model.patch_embed.proj.in_channels, model.embed_dim
     cfg = model.pretrained_cfg
     return Trunk(
         heads=block.attn.num_heads,
@@ -157,8 +158,9 @@ def _text(value: object) -> str:
 # timm ----------------------------------------------------------------------------------------------------------------
 
 
-def _structure(backbone: str, pretrained: bool, device: str, file: Path | None = None) -> Any:
-    """timm's `VisionTransformer`, or another model of timm, without its classifier; chance is as before."""
+def _made(backbone: str, pretrained: bool, file: Path | None = None) -> Any:
+    """timm's `VisionTransformer`, or another model of timm, without its classifier, and without memory for weights that
+    are not asked for; chance is as before."""
     name = backbone.removeprefix("timm:")
     try:
         import timm
@@ -170,9 +172,16 @@ def _structure(backbone: str, pretrained: bool, device: str, file: Path | None =
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise LabError(f"timm knows no model {brief(name)}.{hint} timm.list_models('vit_*') lists many.")
     overlay: dict[str, Any] = {} if file is None else {"pretrained_cfg_overlay": {"file": str(file)}}
-    try:
+
+    def make(device: str) -> Any:
         with torch.random.fork_rng(devices=[]), torch.device(device):
             return timm.create_model(name, pretrained=pretrained, num_classes=0, **overlay).eval()
+
+    try:
+        with contextlib.suppress(NotImplementedError, RuntimeError):  # models of older timm need memory
+            if not pretrained:
+                return make("meta")
+        return make("cpu")
     except Exception as error:  # whatever timm, the Hub and its client raise
         raise WeightsError(_not_made(backbone, pretrained, file, error)) from error
 
@@ -193,8 +202,8 @@ def _not_made(backbone: str, pretrained: bool, file: Path | None, error: Excepti
 
 def _unlike(model: Any) -> str:
     """What makes a model of timm another one than a plain vision transformer with a class token; "" for nothing."""
-    from timm.layers import Attention, Mlp, PatchEmbed
-    from timm.models.vision_transformer import Block, VisionTransformer
+    from timm.layers import Mlp, PatchEmbed
+    from timm.models.vision_transformer import Attention, Block, VisionTransformer
 
     if type(model) is not VisionTransformer:
         return f"it is a {type(model).__name__}, no VisionTransformer"
@@ -259,7 +268,7 @@ def weights_of(network: Network) -> Weights:
 
 @functools.lru_cache(maxsize=1)  # experts of one process share them
 def _read(backbone: str, file: Path | None, changed: int) -> Weights:
-    model = _structure(backbone, pretrained=True, device="cpu", file=file)
+    model = _made(backbone, pretrained=True, file=file)
     state = {name: value.detach().float() for name, value in model.state_dict().items()}
     return Weights(own_form(state, bool(model.no_embed_class)), digest(state))
 
