@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 import typer.core
@@ -192,14 +192,26 @@ class HelpContext(Context):
 
 
 class Command(typer.core.TyperCommand):
-    """A command with such help, which knows the home folder also where a shell leaves it: ``--out=~/runs``."""
+    """A command with such help, which knows the home folder also where a shell leaves it (``--out=~/runs``), and takes
+    no empty path."""
 
     context_class = HelpContext
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Options and arguments as values."""
         homes = [re.sub(r"^(--[a-z-]+=)?(~(?=/|$))", lambda m: (m[1] or "") + str(Path.home()), arg) for arg in args]
+        self._check_paths(ctx, homes)
         return list(super().parse_args(ctx, homes))
+
+    def _check_paths(self, ctx: Any, args: list[str]) -> None:
+        """Refuses a path that is empty, of which `Path` makes the working directory."""
+        words = self.make_parser(ctx).parse_args(args=[*args])[0]
+        kinds = get_type_hints(self.callback)
+        for parameter in self.get_params(ctx):
+            word, kind = words.get(parameter.name), kinds.get(parameter.name)
+            if "Path" in str(kind) and "" in (word if isinstance(word, list | tuple) else [word]):
+                name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+                raise LabError(f"{name}: a name of a file or folder is empty. Give one; . is the working directory.")
 
 
 @contextmanager

@@ -27,10 +27,12 @@ def check(
 
     Status 2 where a file is damaged, unreadable or of another size; each is named.
     """
+    from dne_lab.data.image_file import in_words
+
     found = examined(data, path, size)
     print(json.dumps(found, indent=1) if as_json else text(found))
     if found["damaged"]:
-        raise LabError(f"{len(found['damaged'])} file(s) of {data} cannot be used: {found['damaged'][0]}")
+        raise LabError(in_words(f"{len(found['damaged'])} file(s) of {data} cannot be used: {found['damaged'][0]}"))
 
 
 def examined(data: str, path: str | None = None, size: int | None = None) -> dict[str, Any]:
@@ -64,7 +66,9 @@ def examined(data: str, path: str | None = None, size: int | None = None) -> dic
 
 
 def text(found: dict[str, Any]) -> str:
-    """The same for a reader."""
+    """The same for a reader: one line of what there is, and one for each damaged file, whatever it is called."""
+    from dne_lab.data.image_file import in_words
+
     sizes = ", ".join(f"{count:,} {split}" for split, count in found["images"].items())
     place = "" if found["path"] is None else f" in {Path(found['path'])}"
     shape = " x ".join(map(str, found["shape"]))
@@ -74,4 +78,4 @@ def text(found: dict[str, Any]) -> str:
         lines += found["damaged"][:SHOWN] + ([f"and {more:,} more"] if more > 0 else [])
     else:
         lines.append(f"all images can be decoded; records of runs on them say images_sha256 {found['images_sha256']}")
-    return "\n".join(lines)
+    return "\n".join(map(in_words, lines))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dne_lab.commands.arguments import Json
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, visible
 
 
 def import_results(
@@ -50,4 +50,4 @@ def import_results(
         record.write(place)
     made = list(places.values())
     print(json.dumps([r.content() for r in made], indent=1) if as_json else tables.to_text(tables.summary(made)))
-    print(f"{len(made)} records in {out}. Next: dne-lab report runs {out}", file=sys.stderr)
+    print(visible(f"{len(made)} records in {out}. Next: dne-lab report runs {out}"), file=sys.stderr)

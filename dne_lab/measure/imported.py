@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dne_lab.core.config import CLASSES, TASKS
 from dne_lab.core.errors import LabError, brief, unknown
 from dne_lab.core.files import check_regular, file_name
 from dne_lab.core.sealing import sha256
@@ -22,7 +23,8 @@ from dne_lab.measure import metrics
 from dne_lab.measure.record import Record
 
 PYCIL, MAMMOTH = "PyCIL", "Mammoth"
-LARGEST = 256_000_000  # bytes of a log
+LARGEST = 64_000_000  # bytes of a log
+LONGEST = 1_000_000  # letters of a list or dictionary in one
 CNN, NME = "cnn", "nme"
 
 
@@ -89,9 +91,9 @@ def _record(title: str, path: Path, digest: str, result: Result) -> Record:
     """A result as a record: whole where all tasks were learned."""
     told, seen = result.settings, result.seen
     where = f"{path}, {told.get('model_name') or told.get('model') or 'a run'}"
-    for value in [*seen, *(v for row in result.matrix for v in row), *(v for o in result.others.values() for v in o)]:
-        if not 0 <= value <= 100:
-            raise LabError(f"{where}: accuracy {value}: must be a percentage, from 0 to 100.")
+    _check_accuracies(where, [*seen, *(v for row in result.matrix for v in row)])
+    for values in result.others.values():
+        _check_accuracies(where, values)
     seed = _whole(told.get("seed"), 0)
     same = {name: value for name, value in told.items() if name not in ("seed", "device") and not CHANCE.match(name)}
     settings = hashlib.sha256(json.dumps([title, same], sort_keys=True).encode()).hexdigest()
@@ -140,6 +142,12 @@ def _record(title: str, path: Path, digest: str, result: Result) -> Record:
     )
 
 
+def _check_accuracies(where: str | Path, values: Iterable[Any]) -> None:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+            raise LabError(f"{where}: accuracy {brief(value)}: must be a percentage, from 0 to 100.")
+
+
 CHANCE = re.compile("conf_|wandb_|time|notes|prefix|config|results_path|output_dir|experiment_id|num_workers|ckpt|job")
 
 
@@ -161,12 +169,12 @@ _GROUPED = re.compile(r"(CNN|NME): (\{.*\})")
 _CURVE = re.compile(r"(CNN|NME) top1 curve: (\[.*\])")
 _EPOCH = re.compile(r"Task (\d+), Epoch \d+/(\d+)")
 _NUMPY = re.compile(r"np\.float\d*\(([^()]*)\)")  # how NumPy 2 writes a number within a list
-_RANGE = re.compile(r"(\d+)-(\d+)")
+_RANGE = re.compile(r"(\d{1,7})-(\d{1,7})")
 
 
 def _pycil(path: Path, text: str, tasks: list[int], prediction: str | None) -> Iterator[Result]:
     """Every training of a log: one begins with its settings, or where a curve has one entry again."""
-    for number, part in enumerate(_trainings(text), start=1):
+    for number, part in enumerate(_trainings(path, text), start=1):
         settings, order, groups, curves = part
         method = settings.get("model_name", "")
         wanted = prediction or (NME if method == "icarl" and curves.get(NME) else CNN)
@@ -175,7 +183,7 @@ def _pycil(path: Path, text: str, tasks: list[int], prediction: str | None) -> I
                 raise LabError(f"{path}: training {number} ({method or 'unknown'}) has no {wanted.upper()} curve.")
             continue
         seen = curves[wanted]
-        sizes = tasks or _sizes(settings, len(seen), len(order), groups.get(wanted, []))
+        sizes = tasks or _sizes(path, settings, len(seen), len(order), groups.get(wanted, []))
         if not sizes:
             raise LabError(
                 f"{path} does not say how the classes were split (init_cls, increment): give --tasks 50,10,10."
@@ -195,17 +203,20 @@ def _pycil(path: Path, text: str, tasks: list[int], prediction: str | None) -> I
 Training = tuple[dict[str, str], list[int], dict[str, list[dict[str, float]]], dict[str, list[float]]]
 
 
-def _trainings(text: str) -> Iterator[Training]:
+def _trainings(path: Path, text: str) -> Iterator[Training]:
     settings, order, groups, curves = {}, [], {}, {}  # type: Training
     for line in text.splitlines():
         message = line.partition("=> ")[2].strip() if "=> " in line else line.strip()
         if found := _GROUPED.fullmatch(message):
             if isinstance(row := _literal(found[2]), dict) and "total" in row:
+                if other := next((name for name in row if not isinstance(name, str)), None):
+                    raise LabError(f"{path}: accuracies of {brief(other)}: must be of classes, such as '00-09'.")
+                _check_accuracies(path, row.values())
                 groups.setdefault(found[1].lower(), []).append(row)
         elif found := _CURVE.fullmatch(message):
-            values = _literal(found[2])
-            if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+            if not isinstance(values := _literal(found[2]), list):
                 continue
+            _check_accuracies(path, values)
             name = found[1].lower()
             if len(values) == 1 and len(curves.get(name, [])) > 0:  # another one, of the same settings
                 yield dict(settings), order, {n: rows[:-1] for n, rows in groups.items()}, dict(curves)
@@ -214,7 +225,7 @@ def _trainings(text: str) -> Iterator[Training]:
         elif found := _EPOCH.search(message):
             settings["epochs"] = found[2]
         elif message.startswith("[") and isinstance(values := _literal(message), list):
-            if values and sorted(map(str, values)) == sorted(map(str, range(len(values)))):
+            if values and all(type(v) is int for v in values) and sorted(values) == list(range(len(values))):
                 order = values
         elif (found := _SETTING.fullmatch(message)) and found[1] in SETTINGS:
             if curves:
@@ -233,23 +244,29 @@ SETTINGS = (
 
 def _literal(text: str) -> Any:
     """A list or dictionary of numbers, None for anything else."""
+    if len(text) > LONGEST:
+        return None
     try:
         return ast.literal_eval(_NUMPY.sub(r"\1", text))
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return None
 
 
-def _sizes(settings: dict[str, str], done: int, classes: int, rows: list[dict[str, float]]) -> list[int]:
+def _sizes(path: Path, settings: dict[str, str], done: int, classes: int, rows: list[dict[str, float]]) -> list[int]:
     """Classes of each task: of all classes, where their order is known, else of the tasks that were learned."""
     first, step = _whole(settings.get("init_cls"), 0), _whole(settings.get("increment"), 0)
     if first < 1 or step < 1:
         ranges = [_RANGE.fullmatch(name) for name in (rows[-1] if rows else {})]
         return [int(r[2]) - int(r[1]) + 1 for r in ranges if r] if len([r for r in ranges if r]) == done else []
     total = classes or first + step * (done - 1)
-    sizes = [min(first, total)]
-    while sum(sizes) < total and len(sizes) < 10_000:
-        sizes.append(min(step, total - sum(sizes)))
-    return sizes
+    later = max(0, total - first)
+    count = 1 + -(-later // step)
+    if total > CLASSES or count > TASKS:
+        raise LabError(
+            f"{path}: init_cls {brief(first)}, increment {brief(step)} are {brief(total)} classes in {brief(count)} "
+            f"tasks; up to {CLASSES:,} in {TASKS:,} are taken."
+        )
+    return [min(first, total), *(min(step, later - done) for done in range(0, later, step))]
 
 
 def _by_task(row: dict[str, float], sizes: Sequence[int]) -> list[float]:
@@ -267,14 +284,19 @@ def _by_task(row: dict[str, float], sizes: Sequence[int]) -> list[float]:
 
 
 def _check_sizes(path: Path, sizes: Sequence[int], done: int) -> None:
+    if min(sizes) < 1 or sum(sizes) > CLASSES or len(sizes) > TASKS:
+        raise LabError(
+            f"{path} has {len(sizes):,} tasks of {brief(list(sizes))} classes; up to {CLASSES:,} classes in {TASKS:,} "
+            "tasks are taken, each of at least one."
+        )
     if len(sizes) < done:
         raise LabError(f"{path} has accuracies after {done} tasks, and {len(sizes)} tasks ({brief(list(sizes))}).")
 
 
 # Mammoth: mean_accs.csv, and the lines of logs.pyd --------------------------------------------------------------------
 
-CLASSES = {"seq-mnist": 10, "seq-cifar10": 10, "seq-cifar100": 100, "seq-tinyimg": 200, "seq-miniimg": 100}
-CLASSES |= {"seq-cub200": 200, "seq-imagenet-r": 200, "seq-cifar10-224": 10, "seq-cifar100-224": 100}
+CLASSES_OF = {"seq-mnist": 10, "seq-cifar10": 10, "seq-cifar100": 100, "seq-tinyimg": 200, "seq-miniimg": 100}
+CLASSES_OF |= {"seq-cub200": 200, "seq-imagenet-r": 200, "seq-cifar10-224": 10, "seq-cifar100-224": 100}
 _PAIR = re.compile(r"'(\w{1,60})': ('[^']{0,1000}'|\"[^\"]{0,1000}\"|[^,'\"{}\[\]]{1,60})")
 _MEAN = re.compile(r"(?:accmean_)?task(\d{1,4})")
 _SINGLE = re.compile(r"accuracy_(\d{1,4})_task(\d{1,4})")
@@ -290,11 +312,9 @@ def _mammoth(path: Path, text: str, tasks: list[int], prediction: str | None) ->
         if not means:
             continue
         single = {(int(f[2]), int(f[1])): v for name, v in row.items() if (f := _SINGLE.fullmatch(name))}
-        matrix = [[_percent(single.get((i, j))) for j in range(1, i + 1)] for i in range(1, len(means) + 1)]
-        known = [[v for v in values if v is not None] for values in matrix]
-        whole = all(len(values) == i for i, values in enumerate(known, start=1))
-        dataset = row.get("dataset") or next((part for part in folders if part in CLASSES), "")
-        sizes = tasks or _equal(CLASSES.get(dataset, 0), len(means))
+        matrix = _matrix(single, len(means))
+        dataset = row.get("dataset") or next((part for part in folders if part in CLASSES_OF), "")
+        sizes = tasks or _equal(CLASSES_OF.get(dataset, 0), len(means))
         if not sizes:
             raise LabError(
                 f"{path}, row {number}: {len(means)} tasks of {dataset or 'an unknown data set'}, of how many classes "
@@ -303,7 +323,7 @@ def _mammoth(path: Path, text: str, tasks: list[int], prediction: str | None) ->
         _check_sizes(path, sizes, len(means))
         names = {n: v for n, v in row.items() if not (_MEAN.fullmatch(n) or _SINGLE.fullmatch(n) or n in METRICS)}
         model = row.get("model") or folders[-1]
-        yield Result({**names, "dataset": dataset, "model": model}, means, known if whole else [], tasks=sizes)
+        yield Result({**names, "dataset": dataset, "model": model}, means, matrix, tasks=sizes)
 
 
 OTHERS = ("task-il", "domain-il", "general-continual")
@@ -333,6 +353,15 @@ def _numbered(values: dict[int, str]) -> list[float]:
             break
         found.append(value)
     return found
+
+
+def _matrix(single: dict[tuple[int, int], str], tasks: int) -> list[list[float]]:
+    """The accuracy after each task on each one so far, or nothing where one is missing."""
+    if len(single) < tasks * (tasks + 1) // 2:
+        return []
+    rows = [[_percent(single.get((i, j))) for j in range(1, i + 1)] for i in range(1, tasks + 1)]
+    known = [[value for value in row if value is not None] for row in rows]
+    return known if all(len(row) == i for i, row in enumerate(known, start=1)) else []
 
 
 def _percent(text: str | None) -> float | None:

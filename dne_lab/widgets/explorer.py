@@ -139,22 +139,25 @@ class Explorer(widgets.VBox):
         images: Sequence[int] | None = None,
         layers: Sequence[int] | None = None,
         experts: Sequence[int] | None = None,
+        force: bool = False,
     ) -> Path:
         """Writes one .html file that shows the same maps without a kernel, a server or a network; its path.
 
         Args:
-            path: of the file.
+            path: of the file. One that is there is replaced if it is a page that this function wrote.
             images, layers, experts: numbers of what is in it; None: all.
+            force: replace any file.
 
         Raises:
-            LabError: another suffix, a choice that is not there, too much for a page; networks of other libraries.
+            LabError: another suffix, a file of another kind that is there, a choice that is not there, too much for a
+                page; networks of other libraries.
         """
         if not isinstance(self.subject, Subject):
             raise LabError("a page is made of the networks of this library: save the picture or the numbers instead.")
         start = {name: value for name, value in self.subject.shared.items() if value is not None}
         if isinstance(self.part, TaskExplorer):
             start["kind"] = self.part.block.value
-        return saved.save(self.subject, path, images, layers, experts, start | {"image": self.image.value})
+        return saved.save(self.subject, path, images, layers, experts, start | {"image": self.image.value}, force)
 
     def enter(self, model: str, head: Head) -> None:
         """Turns to the tab that shows one head, at that head."""

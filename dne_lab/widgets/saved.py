@@ -7,6 +7,7 @@ half a percent of that entry; what stands in tables is exact to four digits.
 import base64
 import gzip
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from dne_lab.analysis.head_table import Head
 from dne_lab.analysis.labelling import GROUPS
 from dne_lab.analysis.views import PATCHWISE, TASKWISE
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, brief
 from dne_lab.core.files import absolute, write_text
 from dne_lab.plots.attention_colours import RELATIVE, SCALES, WIDEST, Scale, picture, ramp
 from dne_lab.plots.style import EXPERT_COLOURS, GROUP_COLOURS, GROUP_WORDS
@@ -29,6 +30,7 @@ from dne_lab.widgets.subject import Subject
 STYLE = browser.STYLE + CSS
 SCRIPT = browser.KEYS + browser.PATCHES.replace("export default { render };", "") + PAGE
 EXACT = "Shares of one image are exact: nothing is sampled, so they have no interval."
+TITLE = "Attention of "  # of models
 LARGEST = 50  # MB that a page may have: browsers take long for more
 WHOLE = 65535  # shares are stored as 16 bits
 
@@ -40,6 +42,7 @@ def save(
     layers: Sequence[int] | None = None,
     experts: Sequence[int] | None = None,
     start: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> Path:
     """Writes the page; its path.
 
@@ -50,31 +53,64 @@ def save(
         layers: from 0.
         experts: from 1, whose queries.
         start: what is seen first: model, image, kind, layer, expert, head, patch.
+        force: also replace a file that is no saved explorer.
 
     Raises:
-        LabError: another suffix, a choice that is not there, a page of more than `LARGEST` MB.
+        LabError: another suffix, a file that is there and no saved explorer, a choice that is not there, a page of more
+            than `LARGEST` MB.
     """
     absolute(path)  # whether it can be a file's name
     path = Path(path).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise LabError(f"{path}: the explorer is saved as a page, name a file that ends in .html.")
+    if not force and not _is_ours(path):
+        raise LabError(f"{path} is there, and no saved explorer: name another file, or give force=True to replace it.")
     chosen = _chosen("images", images, range(len(subject.images)))
     text = page(subject, chosen, layers, experts, start)
-    size = len(text.encode()) / 1e6
-    if size > LARGEST:
-        raise LabError(f"{path} would have {size:.0f} MB, {LARGEST} at most: give fewer images, layers or experts.")
+    _check_size(len(text.encode()))
     write_text(path, text)
     return path
 
 
+OURS = (HTML.partition("{title}")[0] + TITLE).encode()  # how every page of `save` begins
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether there is a page of `save`, or nothing, or what `write_text` refuses."""
+    try:
+        if not path.is_file():
+            return True
+        with path.open("rb") as file:
+            return file.read(len(OURS)) == OURS
+    except OSError as error:
+        raise LabError(f"{path} is there and cannot be read: {error.strerror}. Name another file.") from error
+
+
+def _check_size(count: int) -> None:
+    if count > LARGEST * 1_000_000:
+        raise LabError(
+            f"the page has {count / 1e6:.0f} MB or more, at most {LARGEST} are written: give fewer images, layers or "
+            "experts."
+        )
+
+
 def _chosen(name: str, given: Sequence[int] | None, there: Sequence[int]) -> list[int]:
+    """Each number once, in the order given."""
     if given is None:
         return list(there)
-    missing = [number for number in given if number not in there]
-    if missing or not given:
-        known = f"{there[0]} to {there[-1]}" if there else "none"
-        raise LabError(f"{name} = {list(given)}: there are {known}.")
-    return list(dict.fromkeys(given))
+    known = f"there are {there[0]} to {there[-1]}" if there else "there are none"
+    chosen: dict[int, None] = {}
+    try:
+        len(given)  # what has no end is no choice
+        for number in map(operator.index, given):
+            if number not in there:
+                raise LabError(f"{name} = {brief(given)}: {known}.")
+            chosen[number] = None
+    except TypeError as error:
+        raise LabError(f"{name} = {brief(given)}: give a list of whole numbers; {known}.") from error
+    if not chosen:
+        raise LabError(f"{name} = {brief(given)}: {known}.")
+    return list(chosen)
 
 
 def page(
@@ -106,7 +142,7 @@ def page(
         "moment": subject.moment_name(subject.moment) if subject.moments else "",
     }
     tree = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    title = f"Attention of {', '.join(subject.models)}"
+    title = f"{TITLE}{', '.join(subject.models)}"
     return HTML.format(title=escape(title), style=STYLE, script=SCRIPT, data=tree)
 
 
@@ -117,7 +153,9 @@ def _model(
     subject: Subject, name: str, images: Sequence[int], layers: Sequence[int] | None, experts: Sequence[int] | None
 ) -> dict[str, Any]:
     """One model: which heads there are, and for each image what they do."""
-    parts, described = [], []
+    parts: list[dict[str, Any]] = []
+    described: list[dict[str, Any]] = []
+    size = 0
     for image in images:
         found = subject.heads(name, image)
         of_layers = _chosen("layers", layers, sorted({one.layer for one in found}))
@@ -131,6 +169,8 @@ def _model(
                 "packed": _packed(b"".join(map(_bytes, heads))),
             }
         )
+        size += len(parts[-1]["packed"])
+        _check_size(size)  # before hours have gone by
     return {"grid": list(subject.grid(name)), "heads": described, "images": parts}
 
 

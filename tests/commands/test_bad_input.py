@@ -164,6 +164,32 @@ def test_images_that_no_memory_holds_are_a_sentence(here: Here) -> None:
     assert done.code == 2 and done.err.splitlines()[-1].startswith("dne-lab: out of memory")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["import", "pycil", "a.log", "--out", ""],
+        ["import", "pycil", "a.log", "--out="],
+        ["import", "pycil", ""],
+        ["import", "pycil", "a.log", ""],
+        ["report", ""],
+        ["report", "runs", "--out", ""],
+        ["run", "dne", "--out", ""],
+        ["run", "--config", ""],
+        ["run", "--grid", ""],
+        ["export", "", "a.zip"],
+        ["export", "runs", ""],
+        ["reproduce", "--out", ""],
+        ["push", "", "user/name"],
+        ["notebooks", ""],
+        ["check", ""],
+        ["check", "folder", "--path", ""],
+        ["check", "npz", "--path="],
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(words: list[str], here: Here) -> None:
+    refused(here, "a name of a file or folder is empty|the name of a file or folder is empty", *words)
+
+
 def test_usage_errors_show_the_usage(here: Here) -> None:
     for words in (["report"], ["nothing"], ["run", "dne", "--nothing"], ["run", "dne", "--stop-after", "soon"]):
         done = here(*words)

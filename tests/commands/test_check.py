@@ -49,3 +49,19 @@ def test_the_home_folder_is_known_where_a_shell_leaves_it(
     monkeypatch.setenv("HOME", str(tmp_path))
     assert json.loads(here("check", "folder", "--path=~/T", "--json").out)["path"] == str(tree)
     assert json.loads(here("check", "~/T", "--json").out)["path"] == str(tree)
+
+
+def test_the_name_of_a_file_forges_no_line(here: Here, tree: Path) -> None:
+    (tree / "train" / "ant" / "zz\nall images can be decoded; .jpg").write_bytes(b"\xff\xd8\xff")
+    done = here("check", "T", "--size", "8")
+    assert done.code == 2 and "zz\\nall images can be decoded" in done.err and len(done.err.splitlines()) == 1
+    whole = (tree / "train" / "ant" / "0.jpg").read_bytes()
+    (tree / "train" / "ant" / "zz\nall images can be decoded; .jpg").write_bytes(whole[: len(whole) // 2])
+    done = here("check", "T", "--size", "8")
+    assert done.code == 2 and len(done.out.splitlines()) == 2 and len(done.err.splitlines()) == 1
+    assert "zz\\nall images can be decoded; .jpg cannot be decoded" in done.out
+    (tree / "train" / "ant" / "zz\nall images can be decoded; .jpg").unlink()
+    (tree / "train" / "ant" / "no\nimage.txt").touch()
+    with pytest.warns(UserWarning, match=r"the first is .*no\\nimage\.txt"):
+        done = here("check", "T", "--size", "8")
+    assert done.code == 0 and len(done.out.splitlines()) == 2

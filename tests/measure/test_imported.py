@@ -177,3 +177,86 @@ def test_imported_records_stand_beside_ours_in_tables_and_are_never_averaged_wit
     assert here("import", "pycil", log, log).err.count("given twice") == 1
     assert json.loads(here("import", "pycil", log, "--json").out)[0]["imported"]["from"] == "PyCIL"
     assert Record.from_json(files[0]).imported["from"] == "PyCIL"
+
+
+def with_row(change: dict[Any, Any]) -> str:
+    """A log whose last accuracies of groups are changed."""
+    lines = pycil().splitlines(True)
+    last = max(n for n, line in enumerate(lines) if "CNN: {" in line)
+    row = {"total": 60.0, "00-03": 60.0, "04-06": 40.0, "07-09": 80.0, "old": 0, "new": 80.0}
+    lines[last] = f"=> CNN: {row | change}\n"
+    return "".join(lines)
+
+
+def settings(first: int, step: int) -> str:
+    """A log with these numbers of classes, and without an order, by which they would be counted."""
+    text = pycil().replace(str(ORDER), "")
+    return text.replace("init_cls: 4", f"init_cls: {first}").replace("increment: 3", f"increment: {step}")
+
+
+NO_RANGE = UNSPLIT.replace("'x'", "'{}'").replace("'04-06'", "'a'").replace("'07-09'", "'b'")
+ODD = {
+    "total is None": (with_row({"total": None}), "accuracy None: must be a percentage"),
+    "a list": (with_row({"00-03": [1, 2]}), r"accuracy \[1, 2\]: must be a percentage"),
+    "a dictionary": (with_row({"new": {}}), r"accuracy {}: must be a percentage"),
+    "true": (with_row({"new": True}), "accuracy True: must be a percentage"),
+    "complex": (with_row({"total": 1j}), "accuracy 1j: must be a percentage"),
+    "no float": (with_row({"total": 10**400}), r"accuracy 1000.*\.\.\.: must be a percentage"),
+    "a number as key": (with_row({5: 1.0}), "accuracies of 5: must be of classes"),
+    "bytes as key": (with_row({b"00-03": 1.0}), "accuracies of b'00-03': must be of classes"),
+    "a curve of no floats": (f"=> CNN top1 curve: [{10**400}]\n", "must be a percentage"),
+    "a curve of None": ("=> CNN top1 curve: [90.0, None]\n", "accuracy None"),
+    "a range of 5,000 digits": (NO_RANGE.replace("{}", "00-" + "9" * 5000), "give --tasks 50,10,10"),
+    "a range of 11 digits": (NO_RANGE.replace("{}", "00-99999999999"), "give --tasks 50,10,10"),
+    "many classes first": (settings(10**12, 3), "up to 1,000,000 in 10,000 are taken"),
+    "many classes each": (settings(4, 10**12), "up to 1,000,000 in 10,000 are taken"),
+    "many of all digits": (settings(10**300, 10**300), "up to 1,000,000 in 10,000 are taken"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_values_that_no_log_has_are_named(kind: str, tmp_path: Path) -> None:
+    text, said = ODD[kind]
+    with pytest.raises(LabError, match=said):
+        read("pycil", written(tmp_path, text))
+
+
+def of_ranges(*names: str) -> str:
+    """A log of one task a range, which says nothing else of the classes."""
+    lines = []
+    for task in range(1, len(names) + 1):
+        row = {"total": 50.0} | dict.fromkeys(names[:task], 50.0)
+        lines += [f"=> CNN: {row}\n", f"=> CNN top1 curve: {[50.0] * task}\n"]
+    return "".join(lines)
+
+
+def test_ranges_are_classes_as_a_stream_may_have_them(tmp_path: Path) -> None:
+    (one,) = read("pycil", written(tmp_path, of_ranges("00-03", "04-06")))
+    assert one.tasks == [4, 3]
+    for names, said in ((("00-9999999",), "has 1 tasks of"), (("05-02",), "each of at least one")):
+        with pytest.raises(LabError, match=said):
+            read("pycil", written(tmp_path, of_ranges(*names)))
+    many = of_ranges(*(f"{n}-{n}" for n in range(3))).replace("2-2", "2-900000").replace("1-1", "1-900000")
+    with pytest.raises(LabError, match="up to 1,000,000 classes"):
+        read("pycil", written(tmp_path, many))
+
+
+def test_tasks_without_an_end_in_mammoths_table(tmp_path: Path) -> None:
+    """Nine thousand columns: a matrix of them would have forty million entries, and one is told."""
+    names = [f"task{n}" for n in range(1, 9001)]
+    table = ",".join([*names, "accuracy_1_task1"]) + "\n" + ",".join(["50"] * 9001) + "\n"
+    (one,) = read("mammoth", written(tmp_path, table, "a.csv"), tasks=[1] * 9000)
+    assert one.accuracy == [] and len(one.tasks) == 9000
+
+
+def test_a_list_that_takes_long_to_read_is_passed_over(tmp_path: Path) -> None:
+    order = "=> [" + "[" * 40 + "1" * 3_000_000 + "]\n"
+    (one,) = read("pycil", written(tmp_path, order + pycil()))
+    assert one.class_order == ORDER
+
+
+def test_where_records_go_is_shown_without_what_steers_a_terminal(here: Here, tmp_path: Path) -> None:
+    log = written(tmp_path, pycil())
+    done = here("import", "pycil", log, "--out", "o\x1b[35m")
+    assert done.code == 0 and "records in o\\x1b[35m" in done.err and "\x1b" not in done.out + done.err
+    assert (tmp_path / "o\x1b[35m").is_dir()

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import itertools
 import json
 import re
 from pathlib import Path
@@ -78,12 +79,57 @@ def test_it_opens_where_the_explorer_is(tmp_path: Path) -> None:
         ("a.html", {"images": [9]}, "there are 0 to 3"),
         ("a.html", {"layers": [7]}, "there are 0 to 2"),
         ("a.html", {"experts": []}, "there are 1 to 3"),
+        ("a.html", {"images": range(10**9)}, r"images = range\(0, 1000000000\): there are 0 to 3"),
+        ("a.html", {"images": 5}, "images = 5: give a list of whole numbers; there are 0 to 3"),
+        ("a.html", {"images": [1.5]}, "give a list of whole numbers"),
+        ("a.html", {"images": "12"}, "give a list of whole numbers"),
+        ("a.html", {"images": itertools.repeat(1)}, "give a list of whole numbers"),
+        ("a.html", {"layers": [None]}, "give a list of whole numbers; there are 0 to 2"),
+        ("a.html", {"experts": 1}, "give a list of whole numbers; there are 1 to 3"),
     ],
 )
 def test_what_it_refuses(file: str, choice: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(LabError, match=said):
         explorer((IA,)).save(tmp_path / file, **choice)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_may_come_from_arrays(tmp_path: Path) -> None:
+    path = explorer((IA,)).save(tmp_path / "a.html", images=np.array([2, 2, 0]), layers=torch.tensor([1]))  # type: ignore[arg-type]
+    assert len(data_of(path)["images"]) == 2
+
+
+def test_only_saved_explorers_are_replaced(tmp_path: Path) -> None:
+    made, path = explorer((IA,)), tmp_path / "a.html"
+    first = made.save(path, images=[0]).read_bytes()
+    assert made.save(path).read_bytes() != first  # its own
+    for content in (b"<!doctype html>\n<title>Attention of mine</title>", b"", first[100:]):
+        path.write_bytes(content)
+        with pytest.raises(LabError, match=r"a\.html is there, and no saved explorer: name another"):
+            made.save(path)
+        assert path.read_bytes() == content and [file.name for file in tmp_path.iterdir()] == ["a.html"]
+    assert made.save(path, images=[0], force=True).read_bytes() == first
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(LabError, match="is a folder"):
+        made.save(path, force=True)
+
+
+def test_the_committed_page_can_be_replaced() -> None:
+    assert (Path(__file__).parents[2] / "figures" / "explorer.html").read_bytes().startswith(saved.OURS)
+
+
+def test_a_page_that_grows_too_large_stops_at_the_image_that_is_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = explorer((IA,))
+    monkeypatch.setattr(saved, "LARGEST", 1e-6)
+    asked: list[int] = []
+    real = made.subject.heads
+    monkeypatch.setattr(made.subject, "heads", lambda name, image: (asked.append(image), real(name, image))[1])
+    with pytest.raises(LabError, match="give fewer images, layers or experts"):
+        made.save(tmp_path / "a.html")
+    assert asked == [0] and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("variant", [DNE, STA], ids=tiny.names)
