@@ -23,7 +23,7 @@ from dne_lab.measure import metrics
 from dne_lab.measure.record import Record
 
 PYCIL, MAMMOTH = "PyCIL", "Mammoth"
-LARGEST = 64_000_000  # bytes of a log
+LARGEST = 16_000_000  # bytes of a log: some seconds, whatever its lines are
 LONGEST = 1_000_000  # letters of a list or dictionary in one
 CNN, NME = "cnn", "nme"
 

@@ -1,6 +1,7 @@
 """Other programs' results: logs invented here in the form that PyCIL and Mammoth write, as records beside ours."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,10 @@ def test_where_records_go_is_shown_without_what_steers_a_terminal(here: Here, tm
     done = here("import", "pycil", log, "--out", "o\x1b[35m")
     assert done.code == 0 and "records in o\\x1b[35m" in done.err and "\x1b" not in done.out + done.err
     assert (tmp_path / "o\x1b[35m").is_dir()
+
+
+def test_a_log_that_takes_long_to_read_is_refused(tmp_path: Path) -> None:
+    log = written(tmp_path, pycil())
+    os.truncate(log, 16_000_001)
+    with pytest.raises(LabError, match=r"mine\.log has 16,000,001 bytes; logs of up to 16,000,000 are read"):
+        read("pycil", log)
