@@ -6,6 +6,7 @@ them fit into memory. The same number must always give the same image; augmentat
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -198,7 +199,7 @@ def _labels_of(data: Dataset[Any], split: str) -> np.ndarray:
         if isinstance(given, list | tuple | np.ndarray | Tensor) and len(given) == count and _are_those(data, given):
             break
     else:
-        given = [_label(data[number], f"{split} item {number}") for number in range(count)]
+        given = [_label(data, number, split) for number in range(count)]
     found = np.asarray(given)
     if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
         raise LabError(f"the {split} labels are {found.dtype} of shape {found.shape}: give one whole number an image.")
@@ -208,12 +209,29 @@ def _labels_of(data: Dataset[Any], split: str) -> np.ndarray:
 def _are_those(data: Dataset[Any], labels: Any) -> bool:
     """Whether a list holds what the items say: not under a ``target_transform``."""
     spread = {round(share * (len(labels) - 1)) for share in np.linspace(0, 1, min(8, len(labels)))}
-    return all(_label(data[number], f"item {number}") == int(labels[number]) for number in spread)
+    try:
+        return all(_label(data, number, "") == _whole(labels[number]) for number in spread)
+    except (TypeError, ValueError, RuntimeError):  # a list of something else; each item says what is wrong
+        return False
 
 
-def _label(item: Any, where: str) -> int:
+def _whole(label: Any) -> int:
+    return operator.index(label.item() if hasattr(label, "item") else label)
+
+
+def _label(data: Dataset[Any], number: int, split: str) -> int:
+    where = f"{split} item {number}"
+    try:
+        item = data[number]
+    except Exception as error:  # of code that is not ours
+        raise LabError(f"{where} cannot be read: {type(error).__name__}: {reason(error)}") from error
     try:
         _, label = item
-        return int(label.item()) if hasattr(label, "item") else label.__index__()
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError) as error:
         raise LabError(f"{where} is {brief(type(item).__name__)}: give pairs (image, whole number).") from error
+    try:
+        return _whole(label)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise LabError(
+            f"the label of {where} is {brief(label)}: give a whole number, of its class (of a vector: .argmax())."
+        ) from error

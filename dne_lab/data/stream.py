@@ -327,7 +327,7 @@ def stream(
 
     Args:
         data, path, size, download: see `dne_lab.data.datasets.open_source`. Two data sets of PyTorch may also be given
-            one after the other: ``stream(train, test, base=50, step=10)``.
+            one after the other, ``stream(train, test, base=50, step=10)``; ``stream((train, test), tasks=...)``.
         tasks: classes of each task; or ``base`` (default: ``step``) classes first and ``step`` in each later task.
             digits, digits100 and cifar100 have defaults: 4+2+2+2, 50 + 10 x 5.
         order, validation: see `ClassStream`.

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -270,7 +271,26 @@ def weights_of(network: Network) -> Weights:
 def _read(backbone: str, file: Path | None, changed: int) -> Weights:
     model = _made(backbone, pretrained=True, file=file)
     state = {name: value.detach().float() for name, value in model.state_dict().items()}
+    if file is not None:
+        _check_names(backbone, file, state)
+    if strange := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise WeightsError(f"the weights of {backbone} in {file or 'the cache'} are no numbers: {strange[0]}.")
     return Weights(own_form(state, bool(model.no_embed_class)), digest(state))
+
+
+def _check_names(backbone: str, file: Path, state: dict[str, Tensor]) -> None:
+    """Raises a `WeightsError` where a file holds other tensors than the model, whose missing ones timm leaves as they
+    are at the start. A classifier may be there."""
+    with safetensors.safe_open(file, framework="pt", device="cpu") as opened:
+        there = {name for name in opened.keys() if not name.startswith("head.")}  # noqa: SIM118
+    lacking, more = sorted(state.keys() - there), sorted(there - state.keys())
+    if lacking or more:
+        told = [f"{len(names)} {what}, such as {brief(names[0])}" for names, what in (
+            (lacking, "are missing"), (more, "are of another model")) if names]  # fmt: skip
+        raise WeightsError(
+            f"network.backbone_weights = {file} does not hold the weights of {backbone}: of its tensors "
+            f"{'; '.join(told)}. Take the file that timm has for this name."
+        )
 
 
 def digest(state: dict[str, Tensor]) -> str:

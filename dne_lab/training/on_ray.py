@@ -5,6 +5,8 @@ be; it goes on from its run folder. The tasks end with the command that has subm
 """
 
 import logging
+import os
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from dne_lab.training.engines import Needs, RunFailed, Work, missing, said
 from dne_lab.training.graph import Part
 
 RETRIES = 5  # of a part whose process dies: more is a reason to look at it
+ANSWER = 10.0  # seconds in which the head of a cluster answers
 CANCELLED = 60.0  # seconds for the checkpoints of runs that are stopped
 
 
@@ -40,6 +43,7 @@ class Ray:
             self.more = {name: float(value) for name, value in needs.more}
         except ValueError:
             raise LabError(f"--resource {dict(needs.more)}: with --on ray give amounts, such as big_nodes=1.") from None
+        _check_address(os.environ.get("RAY_ADDRESS", ""))
         try:
             if not ray.is_initialized():  # else by this program, or by the user's own
                 ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
@@ -84,6 +88,20 @@ class Ray:
             self.ray.cancel(reference)
         self.ray.wait(list(references), num_returns=len(references), timeout=CANCELLED)
         return "every run has been told to write its checkpoint and end; the same command goes on."
+
+
+def _check_address(address: str) -> None:
+    """Raises a `LabError` where nobody answers at ``HOST:PORT``: Ray itself waits for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER).close()
+    except OSError as error:
+        raise LabError(
+            f"RAY_ADDRESS={address}: nobody answers there ({error.strerror or error}). Name the head of a cluster that "
+            "runs (ray start --head says its address), or unset it."
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

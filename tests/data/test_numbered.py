@@ -125,6 +125,11 @@ class Flipping(Items):
         return image[:, :: 1 - 2 * (self.reads % 2)], label
 
 
+class Raising(Items):
+    def __getitem__(self, number: int) -> Any:
+        raise OSError("no disk")
+
+
 class Endless(Dataset[Any]):
     def __getitem__(self, number: int) -> Any:
         return PIXELS[number % 24], 0
@@ -135,7 +140,11 @@ class Endless(Dataset[Any]):
     [
         (Flipping(list(PIXELS)), "image 0 is another one each time .* Leave random transforms out"),
         (Endless(), "the train data set has no length"),
-        (Items(list(PIXELS), ["a"] * 24), r"train item 0 is 'tuple': give pairs"),
+        (Items(list(PIXELS), ["a"] * 24), "the label of train item 0 is 'a': give a whole number"),
+        (Items(list(PIXELS), ["a"] * 24, targets=["a"] * 24), "the label of train item 0 is 'a': give a whole number"),
+        (Items(list(PIXELS), [0.5] * 24), r"the label of train item 0 is 0\.5: give a whole number"),
+        (Items(list(PIXELS), list(torch.eye(4)[LABELS])), r"the label of train item 0 is tensor.*argmax"),
+        (Raising(list(PIXELS)), "train item 0 cannot be read: OSError: no disk"),
         (TensorDataset(torch.zeros(6, 3, 8, 8)), r"train item 0 is 'tuple': give pairs"),
         (Items(list((torch.from_numpy(PIXELS) - 128) / 50)), r"has numbers outside \[0, 1\]: leave normalisation out"),
         (Items(list(PIXELS.astype(np.int64))), "has type torch.int64: give uint8"),

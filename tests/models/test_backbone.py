@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from backbones import SHAPE
+from safetensors.torch import load_file, save_file
 
 from dne_lab.core.config import Network
 from dne_lab.core.errors import LabError
@@ -170,6 +171,20 @@ def test_missing_and_wrong_weights_are_named(tmp_path: Path, monkeypatch: pytest
     damaged.write_bytes(b"no tensors")
     with pytest.raises(LabError, match="does not hold the weights of timm:lab_plain"):
         expand(damaged)
+    whole = load_file(backbones.weights(tmp_path, "lab_plain"))
+    for change, said in (
+        ({"norm.bias": None}, r"1 are missing, such as 'norm\.bias'"),
+        ({"more": torch.zeros(2)}, "1 are of another model"),
+        ({name: None for name in whole if name.startswith("blocks.1.")}, r"\d+ are missing, such as 'blocks\.1\."),
+        ({"norm.bias": whole["norm.bias"] * float("nan")}, r"are no numbers: norm\.bias"),
+    ):  # fmt: skip
+        changed = {name: value for name, value in (whole | change).items() if value is not None}
+        save_file(changed, tmp_path / "changed.safetensors")
+        with pytest.raises(LabError, match=said):
+            expand(tmp_path / "changed.safetensors")
+        backbone._read.cache_clear()
+    save_file(whole | {"head.weight": torch.zeros(5, 8), "head.bias": torch.zeros(5)}, tmp_path / "headed.safetensors")
+    expand(tmp_path / "headed.safetensors")
     with pytest.raises(LabError, match=r"not in timm's cache and cannot be fetched .*network.backbone_weights=FILE"):
         expand(None)
     import huggingface_hub.constants

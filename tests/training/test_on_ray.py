@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -58,6 +59,16 @@ def test_without_ray_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(LabError, match=r'ray, which is not installed here: pip install "dne-lab\[ray\]"'):
         Ray(Needs())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "nowhere.invalid:6379"])
+def test_a_cluster_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    pytest.importorskip("ray", reason='needs ray: pip install "dne-lab[ray]"')
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", address.format(port=free.getsockname()[1]))  # nobody listens there
+        with pytest.raises(LabError, match=r"RAY_ADDRESS=.*: nobody answers there \(.*Name the head of a cluster"):
+            Ray(Needs())
 
 
 def test_what_ray_does_not_take_is_said() -> None:
