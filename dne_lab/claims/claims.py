@@ -26,6 +26,7 @@ from dne_lab.measure.cost_records import longest
 from dne_lab.measure.metrics import interval
 from dne_lab.measure.record import Record
 from dne_lab.measure.significance import beside_smallest, p_value
+from dne_lab.measure.tables import fixed
 from dne_lab.methods.base import title_of
 from dne_lab.models.variants import DNE, IA
 from dne_lab.plots.series import PAPER_DATASETS, PAPER_EPOCHS, scale
@@ -79,9 +80,9 @@ def judge_pair(pair: Pair, sign: int = 1, names: tuple[str, str] | None = None) 
     """
     mean, width = pair.difference()
     seeds = f"{len(pair.seeds)} seeds" if len(pair.seeds) > 1 else "one seed"
-    half = "" if width is None else f" ± {width:.2f}"
+    half = "" if width is None else f" ± {fixed(width, 2)}"
     one, other = names or (_name(pair.one.first), _name(pair.other.first))
-    found = f"{one} - {other}: {mean:+.2f}{half} points, {seeds}"
+    found = f"{one} - {other}: {fixed(mean, 2, '+')}{half} points, {seeds}"
     small = "small scale" in scale([*pair.one.records, *pair.other.records])
     across = len({"patch" in group.first.network for group in (pair.one, pair.other)}) > 1
     return Judgement(

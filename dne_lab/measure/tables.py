@@ -1,5 +1,6 @@
 """Records as tables: one row per method with intervals over seeds, and the same rows beside what the paper printed."""
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,17 @@ DECIMALS = {"F literal (G)": 4, "F spent (G)": 4, "F": 4, "seconds": 0}  # of a 
 DECIMALS |= {"p": 4, "p (Holm)": 4, "training (TFLOP)": 1, "extra parameters in exemplars": 0}
 
 
+TIE = 1e-9  # a number that is nearer to the middle between two is there, but for the order in which it was added up
+
+
 def fixed(value: float, digits: int, sign: str = "") -> str:
-    """A number with so many decimals, never -0.00; with ``sign`` "+" a plus before positive ones."""
+    """A number with so many decimals, never -0.00; with ``sign`` "+" a plus before positive ones.
+
+    One in the middle between two, as means over two seeds often are, goes away from zero, whatever its last bit is.
+    """
+    unit = 10.0**-digits
+    if math.isfinite(value) and abs(abs(value) % unit - unit / 2) < TIE:
+        value += math.copysign(unit / 1000, value)
     return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 

@@ -10,7 +10,7 @@ from invented import record
 from dne_lab.core.errors import LabError
 from dne_lab.measure.comparison import groups, heads_text, is_method, joint_of, pairs, tasks_text, title
 from dne_lab.measure.measurement import apart
-from dne_lab.measure.tables import Sentences, compare, printed_as, summary, to_latex, to_markdown, to_text
+from dne_lab.measure.tables import Sentences, compare, fixed, printed_as, summary, to_latex, to_markdown, to_text
 
 
 def row(frame: pd.DataFrame, method: str) -> dict:
@@ -260,3 +260,11 @@ def test_what_latex_reads_as_commands_is_escaped() -> None:
     rows = text.split("\\midrule\n")[1].splitlines()
     assert rows[:3] == [r"dne\textasciicircum{}2 \\", r"dne\textasciitilde{}x \\", r"50\% \& more \\"]
     assert rows[3] == r"a\_b\#\{\$\}\textbackslash{}\textbackslash{} \\"
+
+
+def test_the_middle_between_two_numbers_goes_away_from_zero_whatever_the_last_bit_is() -> None:
+    for digits, shown in ((2, "0.28"), (3, "0.275")):
+        for nearly in (0.275, 0.275 + 1e-13, 0.275 - 1e-13):
+            assert fixed(nearly, digits) == shown and fixed(-nearly, digits) == f"-{shown}"
+    assert fixed(0.2749, 2) == "0.27" and fixed(-0.001, 2) == "0.00" and fixed(1.0, 2, "+") == "+1.00"
+    assert fixed(float("nan"), 2) == "nan"
