@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray
 import tiny_runs as tiny
 import torch
 
@@ -178,8 +177,7 @@ if __name__ == "__main__":
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as temporary:  # a short path: of sockets
         start_both(temporary)
-        told: dict[str, Any] = {"ray": ray.__version__, "nodes": len(raylets())}
-        told["start"] = round(time.monotonic() - begun, 1)
+        told: dict[str, Any] = {"nodes": len(raylets()), "start": round(time.monotonic() - begun, 1)}
         for part in (command, grids):
             told[part.__name__] = part(place)
             told[part.__name__]["seconds"] = round(time.monotonic() - begun, 1)
