@@ -287,8 +287,10 @@ ADDED: dict[str, Any] = {
 
 def _set(tree: dict[str, Any], name: str, value: Any) -> None:
     if name == LATER_HEADS:
-        if not re.fullmatch(r"\s*\d+\s*", str(value)) or int(value) < 1:
-            raise LabError(f"k = {value!r}: must be a whole number from 1, the heads of every expert after the first.")
+        if not re.fullmatch(r"\s*\d{1,18}\s*", str(value)) or int(value) < 1:
+            raise LabError(
+                f"k = {brief(value)}: must be a whole number from 1, the heads of every expert after the first."
+            )
         name, value = "network.heads", int(value)
     *parents, leaf = name.split(".")
     node: Any = tree

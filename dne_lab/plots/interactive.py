@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dne_lab.measure.tables import fixed
 from dne_lab.plots import labels
 from dne_lab.plots.marks import Axis, Bars, Cells, Drawing, Level, Panel, Points, Spread, Words, hover
 from dne_lab.plots.style import DASHES, GRID, INK
@@ -384,7 +383,7 @@ def _cells(figure: Parts, mark: Cells, common: dict[str, Any]) -> None:
     digits = mark.digits or 0
     words = None
     if mark.digits is not None:
-        words = [["" if value is None else fixed(value, digits) for value in row] for row in rows]
+        words = [["" if value is None else f"{round(value, digits) + 0.0:.{digits}f}" for value in row] for row in rows]
     figure.trace(
         "heatmap",
         z=rows, zmin=mark.low, zmax=mark.high, colorscale=figure.scales[mark.scale], showscale=first, hoverongaps=False,

@@ -69,5 +69,5 @@ def test_what_is_not_there_is_said(folder: Path, tmp_path_factory: pytest.TempPa
             confusion(view(folder))
     strange = {"task_02/labels": LABELS, "task_02/nme": np.array(["a"] * 8)}
     (folder / "predictions.npz").write_bytes(predictions_file(strange))
-    with pytest.raises(LabError, match="ranks"):
+    with pytest.raises(LabError, match="no list of class numbers"):
         confusion(view(folder))

@@ -18,7 +18,7 @@ def test_runs_are_found_with_their_curves(tmp_path: Path) -> None:
     (tmp_path / "a" / "curves.csv").write_text(
         "task,stage,epoch,lr,ce,kl\n1,learn,1,0.001,2.5,\n2,learn,1,1e-05,1.5,0.25\n"
     )
-    (tmp_path / "a" / "config.json").write_text("{}")
+    (tmp_path / "a" / "config.json").write_text('{"seed": 1}')
     record(method="ia", seed=2).write(tmp_path / "flat" / "ia-s2.json")
     first, second = run_views.find(tmp_path)
     assert (first.name, second.name) == ("a", "flat/ia-s2") and second.curves == () and first.attention is None

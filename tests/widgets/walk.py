@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ROW = 24  # pixels between controls that stand below one another
-PATIENCE = 5_000  # ms that a change may take on busy cores
+PATIENCE = 10_000  # ms that a change may take on busy cores
 # What is seen of an explorer besides its controls: words, maps and charts.
 SEEN = """() => {
   const root = document.querySelector("[data-walked]"), seen = (one) => one.offsetParent;
@@ -177,6 +177,7 @@ class Walk:
         stop.seconds = time.monotonic() - began
 
     def by_keys(self, stop: Stop) -> str:
+        self.page.wait_for_function(SETTLED, timeout=60_000)  # what another control has set may still be on its way
         one, found, before = self.of(stop), stop.found, self.seen()
         one.focus()
         if stop.role == "slider":
