@@ -16,20 +16,18 @@ from dne_lab.core.errors import LabError
 from dne_lab.core.files import absolute
 from dne_lab.data import folder_tree, image_file
 from dne_lab.data.source import (
-    CIFAR_MEAN,
-    CIFAR_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+    KEEP_BYTES,
     SPLITS,
+    Kept,
     Source,
     check_split,
     digest_of,
+    usual_statistics,
 )
 
 if TYPE_CHECKING:
     from PIL import Image as pillow
 
-KEEP_BYTES = 1_000_000_000
 WIDEST = 10_000  # pixels a side that a network may be given, as data.size allows
 PIECE = 1 << 20  # bytes of a file that are read at a time
 A = TypeVar("A")
@@ -77,30 +75,16 @@ class FolderSource(Source):
         }
         self.shape = (3, *self._size_of_headers())
         left_out.say(root)
-        small = self.shape[1:] == (32, 32)
-        self.mean, self.std = (CIFAR_MEAN, CIFAR_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
-        total = sum(map(len, self._files.values())) * int(np.prod(self.shape))
-        self._decoded: dict[str, Tensor] = {}
-        self._known: dict[str, Tensor] = {}
+        self.mean, self.std = usual_statistics(self.shape)
+        self._kept = Kept({split: len(some) for split, some in self._files.items()}, self.shape, keep, self._decode)
         self._digests: dict[str, np.ndarray] = {}
         self._remembered: dict[str, dict[str, tuple[bytes, bytes]]] = {}  # file's name -> stamp, digest
-        if total <= keep:
-            self._decoded = {s: torch.empty((len(self._files[s]), *self.shape), dtype=torch.uint8) for s in SPLITS}
-            self._known = {s: torch.zeros(len(self._files[s]), dtype=torch.bool) for s in SPLITS}
 
     def labels(self, split: str) -> np.ndarray:
         return self._labels[check_split(split)]
 
     def images(self, split: str, index: Tensor) -> Tensor:
-        check_split(split)
-        index = index.cpu()
-        if not self._decoded:
-            return self._decode(split, index)
-        missing = index[~self._known[split][index]].unique()
-        if len(missing):
-            self._decoded[split][missing] = self._decode(split, missing)
-            self._known[split][missing] = True
-        return self._decoded[split][index]
+        return self._kept(check_split(split), index)
 
     def _decode(self, split: str, index: Tensor) -> Tensor:
         files = [self._files[split][number] for number in index.tolist()]

@@ -18,19 +18,17 @@ from torch.utils.data import Dataset
 
 from dne_lab.core.errors import LabError, brief, reason
 from dne_lab.data import image_file
-from dne_lab.data.image_folder import KEEP_BYTES
 from dne_lab.data.source import (
-    CIFAR_MEAN,
-    CIFAR_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+    KEEP_BYTES,
     SPLITS,
+    Kept,
     Source,
     channel_statistics,
     check_labels,
     check_split,
     names_of_classes,
     numbers_in,
+    usual_statistics,
 )
 
 GREY = 4096  # grey images, spread over all training images, whose mean and deviation stand for them
@@ -80,32 +78,24 @@ class NumberedSource(Source):
                 f"{name}: training image 0 is another one each time that it is read. Leave random transforms out of "
                 "the data set: images are augmented in training (learn.augment)."
             )
-        total = sum(map(len, self._labels.values())) * int(np.prod(self.shape))
-        self._kept: dict[str, Tensor] = {}
-        self._known: dict[str, Tensor] = {}
-        if total <= keep:
-            self._kept = {s: torch.empty((len(self._labels[s]), *self.shape), dtype=torch.uint8) for s in SPLITS}
-            self._known = {s: torch.zeros(len(self._labels[s]), dtype=torch.bool) for s in SPLITS}
+        self._kept = Kept({split: len(some) for split, some in self._labels.items()}, self.shape, keep, self._decode)
         if self.shape[0] == 1:
             spread = np.unique(np.linspace(0, len(labels["train"]) - 1, GREY).astype(np.int64))
             self.mean, self.std = channel_statistics(self.images("train", torch.from_numpy(spread)))
         else:
-            small = self.shape[1:] == (32, 32)
-            self.mean, self.std = (CIFAR_MEAN, CIFAR_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
+            self.mean, self.std = usual_statistics(self.shape)
 
     def labels(self, split: str) -> np.ndarray:
         return self._labels[check_split(split)]
 
     def images(self, split: str, index: Tensor) -> Tensor:
-        check_split(split)
-        index = index.cpu()
-        if not self._kept:
-            found = [self._pixels(split, number, self.shape) for number in index.tolist()]
-            return torch.stack(found) if found else torch.empty((0, *self.shape), dtype=torch.uint8)
-        for number in index[~self._known[split][index]].unique().tolist():
-            self._kept[split][number] = self._pixels(split, number, self.shape)
-            self._known[split][number] = True
-        return self._kept[split][index]
+        return self._kept(check_split(split), index)
+
+    def _decode(self, split: str, index: Tensor) -> Tensor:
+        images = torch.empty((len(index), *self.shape), dtype=torch.uint8)
+        for row, number in zip(images, index.tolist(), strict=True):
+            row.copy_(self._pixels(split, number, self.shape))
+        return images
 
     def _pixels(self, split: str, number: int, shape: tuple[int, int, int] | None) -> Tensor:
         """One image as (C, H, W) uint8; of the common ``shape`` where that is known."""

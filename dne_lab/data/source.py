@@ -6,7 +6,7 @@ import abc
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,49 @@ class Source(abc.ABC):
 def digest(content: bytes | np.ndarray) -> bytes:
     """8 bytes that tell one image from another."""
     return digest_of([content])
+
+
+KEEP_BYTES = 1_000_000_000
+
+
+class Kept:
+    """Images that are decoded when asked for, and each once where all of them together take at most ``most`` bytes.
+
+    Args:
+        counts: images by split.
+        shape: (C, H, W) of each.
+        decode: a split and numbers (B,) -> (B, C, H, W) uint8.
+    """
+
+    def __init__(
+        self,
+        counts: Mapping[str, int],
+        shape: tuple[int, int, int],
+        most: int,
+        decode: Callable[[str, Tensor], Tensor],
+    ) -> None:
+        self.decode = decode
+        fits = sum(counts.values()) * int(np.prod(shape)) <= most
+        kept = counts if fits else {}
+        self.images = {split: torch.empty((count, *shape), dtype=torch.uint8) for split, count in kept.items()}
+        self.known = {split: torch.zeros(count, dtype=torch.bool) for split, count in kept.items()}
+
+    def __call__(self, split: str, index: Tensor) -> Tensor:
+        """Images by number: index (B,) int64 -> (B, C, H, W) uint8."""
+        index = index.cpu()
+        if not self.images:
+            return self.decode(split, index)
+        missing = index[~self.known[split][index]].unique()
+        if len(missing):
+            self.images[split][missing] = self.decode(split, missing)
+            self.known[split][missing] = True
+        return self.images[split][index]
+
+
+def usual_statistics(shape: tuple[int, int, int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of colour images (C, H, W) in files: ImageNet's, CIFAR-100's for 32 pixels, so that CIFAR-100
+    is normalised alike wherever it comes from."""
+    return (CIFAR_MEAN, CIFAR_STD) if shape[1:] == (32, 32) else (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def digest_of(pieces: Iterable[bytes | np.ndarray]) -> bytes:
