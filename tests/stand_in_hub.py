@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
@@ -14,19 +14,23 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 class StandIn:
     """Attributes: ``url``, ``repositories`` {name: {file: bytes}}, ``private``, ``asked`` (method and path of every
-    request), ``refuse`` (the status that all answers have instead, or 0)."""
+    request), ``refuse`` (the status that all answers have instead, or 0), ``instead`` (gives what a path is
+    answered with in place of what is right)."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
         self.asked: list[str] = []
         self.refuse, self.url = 0, ""
+        self.instead: Callable[[str], tuple[int, dict[str, str], bytes]] | None = None
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and content."""
         self.asked.append(f"{method} {path}")
         if self.refuse:
             return self.refuse, {}, b"{}"
+        if self.instead is not None:
+            return self.instead(path)
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]

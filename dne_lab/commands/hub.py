@@ -5,20 +5,19 @@ are checked like files of one's own, and no code of a repository is loaded or ru
 """
 
 import json
-import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from dne_lab.commands.hub_process import exchange
 from dne_lab.core.errors import LabError, brief
 
 PREFIX = "hf://"
 MODEL, RECORD, CARD = "model.safetensors", "record.json", "README.md"
+LARGEST = 64_000_000  # bytes of a record that is fetched
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 _NAME = re.compile(rf"({_PART})/({_PART})(?:@([A-Za-z0-9][A-Za-z0-9._-]{{0,99}}))?")
 
@@ -40,65 +39,6 @@ def named(text: str) -> Name:
     return Name(f"{found[1]}/{found[2]}", found[3])
 
 
-def _client() -> Any:
-    """The library, or a `LabError` that says how to get it."""
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-    except ModuleNotFoundError as error:
-        raise LabError("huggingface_hub is not installed here: pip install 'dne-lab[hub]'.") from error
-    return huggingface_hub
-
-
-def _place() -> str | None:
-    """The server, where ``HF_ENDPOINT`` names another one than the Hub."""
-    return os.environ.get("HF_ENDPOINT") or None
-
-
-@contextmanager
-def _in_words(name: str) -> Iterator[None]:
-    """What the client raises, as a `LabError`."""
-    errors = _client().errors
-    try:
-        yield
-    except LabError:
-        raise
-    except errors.GatedRepoError as error:
-        raise LabError(f"{name} asks for its authors' consent: ask on its page, then hf auth login here.") from error
-    except errors.RevisionNotFoundError as error:
-        raise LabError(f"{name} has no such branch, tag or commit.") from error
-    except errors.RepositoryNotFoundError as error:
-        raise LabError(f"{name} does not exist on the Hub, or is private: then hf auth login first.") from error
-    except errors.LocalEntryNotFoundError as error:
-        why = "the Hub cannot be reached from here, and no copy of it was fetched before"
-        raise LabError(f"{name}: {why}. Go on when there is a connection.") from error
-    except errors.EntryNotFoundError as error:
-        raise LabError(f"{name} is no model that `dne-lab push` wrote: it lacks {MODEL} or {RECORD}.") from error
-    except (errors.OfflineModeIsEnabled, errors.LocalTokenNotFoundError) as error:
-        raise LabError(f"{name}: {_first_line(error)} (HF_HUB_OFFLINE, hf auth login)") from error
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        advice = " Log in with a token that may write: hf auth login." if status in (401, 403) else ""
-        raise LabError(f"{name}: the Hub refused ({status or _first_line(error)}).{advice}") from error
-    except Exception as error:  # of the transport below the client, which has changed its library before
-        if not isinstance(error, OSError | ValueError) and not type(error).__module__.startswith(
-            ("httpx", "httpcore", "requests")
-        ):
-            raise
-        raise LabError(
-            f"{name}: the Hub cannot be reached, or does not answer as it should ({_first_line(error)})."
-        ) from error
-
-
-def _below(error: Exception) -> bool:
-    """Whether an error is of the transport below the client: there is no connection."""
-    return isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore", "requests"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
-
-
 def fetch(text: str) -> Path:
     """The model of ``hf://user/name``, in the client's own cache: fetched once, then there without a connection.
 
@@ -107,21 +47,16 @@ def fetch(text: str) -> Path:
             or that do not belong together.
     """
     from dne_lab.measure.record import Record
-    from dne_lab.training.archive import read_model
+    from dne_lab.training.archive import most_bytes, read_model
 
-    name, client, files = named(text), _client(), []
-    with _in_words(name.repository):
-        here = False
-        try:  # asked once: without a connection the client would wait half a minute for each file
-            client.HfApi(endpoint=_place()).model_info(name.repository, revision=name.revision)
-        except Exception as error:
-            offline = isinstance(error, client.errors.OfflineModeIsEnabled)
-            if isinstance(error, client.errors.HfHubHTTPError) or not (offline or _below(error)):
-                raise
-            here = True
+    name, files = named(text), []
+    with exchange(name.repository) as hub:
+        here = not hub.ask("is_there", revision=name.revision)
+        most = LARGEST
         for file in (RECORD, MODEL):
-            how = {"revision": name.revision, "endpoint": _place(), "local_files_only": here}
-            files.append(Path(client.hf_hub_download(name.repository, file, **how)))
+            got = hub.ask("file", most, file=file, revision=name.revision, here=here, most=most)
+            files.append(Path(got))
+            most = most_bytes(Record.from_json(files[0]))
     record, model = Record.from_json(files[0]), read_model(files[1])
     if record.to_dict() != model.record.to_dict():
         raise LabError(f"{name.repository}: {RECORD} is not that of {MODEL}. Ask whoever pushed them.")
@@ -204,22 +139,20 @@ def send(run: Path, name: str, public: bool = False, force: bool = False, half: 
     from dne_lab.measure.record import Record
     from dne_lab.training.archive import export_model
 
-    where, client = named(name), _client()
+    where = named(name)
     if where.revision is not None:
         raise LabError(f"{brief(name)}: give a name without a revision to push to.")
-    with tempfile.TemporaryDirectory(prefix="dne-lab-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="dne-lab-") as place, exchange(where.repository) as hub:
+        folder, files = Path(place), [MODEL, RECORD, CARD]
         export_model(run, folder / MODEL, half)
         record = Record.from_json(run / RECORD)
         record.write(folder / RECORD)
         (folder / CARD).write_text(card(where.repository, record), encoding="utf-8")
-        api = client.HfApi(endpoint=_place())
-        with _in_words(where.repository):
-            if not force and api.repo_exists(where.repository):
-                raise LabError(f"{where.repository} exists. Give another name, or --force to replace its model.")
-            api.create_repo(where.repository, private=not public, exist_ok=True)
-            files = [client.CommitOperationAdd(file, folder / file) for file in (MODEL, RECORD, CARD)]
-            api.create_commit(where.repository, files, commit_message=f"{record.id} from dne-lab")
+        if not force and hub.ask("exists"):
+            raise LabError(f"{where.repository} exists. Give another name, or --force to replace its model.")
+        hub.ask("create", private=not public)
+        size = sum((folder / file).stat().st_size for file in files)
+        hub.ask("commit", size, folder=place, files=files, message=f"{record.id} from dne-lab")
     return f"{PREFIX}{where.repository}"
 
 

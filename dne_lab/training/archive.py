@@ -216,8 +216,13 @@ def _check_size(file: Path, info: dict[str, Any]) -> None:
     record = Record.from_tree(info.get("record"), file)
     count, models = record.params.get("total"), len(record.tasks) if "tasks" in info else 1
     size = file.stat().st_size
-    if isinstance(count, int) and size > SPARE + LOOSE * 4 * count * models:
+    if isinstance(count, int) and size > most_bytes(record, models):
         raise LabError(f"{file} is damaged: {size:,} bytes for {models} models of {count:,} parameters at most.")
+
+
+def most_bytes(record: Record, models: int = 1) -> int:
+    """The bytes of the largest file that holds ``models`` models of a record."""
+    return SPARE + LOOSE * 4 * models * int(record.params.get("total") or 0)
 
 
 def _shape(info: dict[str, Any], file: Path) -> tuple[int, int, int] | None:
