@@ -209,7 +209,7 @@ def cost(
         raise LabError(f"--heads {heads} beside --set network.heads={changed['network.heads']}: give one of them.")
     base.refuse_ignored(method, changed)
     config = base.configure(method, preset, changed)
-    shape = shape_of(config.data)
+    shape = shape_of(config.data, config.network.backbone)
     stream = blank_stream(wanted, shape)
     if match is not None:
         from dne_lab.measure import matching
@@ -288,6 +288,8 @@ def export(
         raise LabError(f"--half and --every-task are for a model alone: name a .safetensors file, not {file}.")
     model = archive.export_model(run_folder, file, half, force, every_task) if file.suffix == archive.SUFFIX else None
     print(f"wrote {model or archive.export(run_folder, file, force)}")
+    if lacks := archive.lacks(run_folder):
+        print(lacks, file=sys.stderr)
 
 
 @app.command(cls=Command, short_help="List the presets with what each sets.")

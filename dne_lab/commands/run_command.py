@@ -63,6 +63,11 @@ def plan_of_file(file: Path, changes: list[str], seeds: list[int] | None, out: P
     changed = settings(changes)
     base.refuse_ignored(config.method, changed)
     config = base.with_changes(config, changed)
+    if config.data.path is None and config.data.name in ("folder", "npz"):
+        raise LabError(
+            f"--config {file} does not say where its images are: add --set data.path=PLACE, of the {config.data.name} "
+            "that it was trained on."
+        )
     each = [config.seed] if seeds is None else seeds
     return grid.plan([config.method], config, each, out)
 

@@ -157,6 +157,11 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
         data = str(data)
     if isinstance(path, Path):
         path = str(path)
+    if isinstance(data, Dataset):
+        raise LabError(
+            "one data set of PyTorch alone: give two, of training and test images, as in dne_lab.stream(train, test, "
+            "base=50, step=10)."
+        )
     if not isinstance(data, str):
         names = ", ".join([*NAMED, *OTHERS])
         raise LabError(f"data is a {type(data).__name__}: give a name ({names}), a path, arrays or a Source.")

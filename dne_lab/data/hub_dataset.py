@@ -119,7 +119,8 @@ def _opened(text: str, name: Name, download: bool) -> Any:
             raise missing
         return datasets.load_dataset(name.repository, name.configuration)
     except Exception as error:
-        raise LabError(f"{text} cannot be read ({reason(error)}).") from error
+        asked = " Is there a connection to the Hub, and a data set of that name?" if isinstance(error, OSError) else ""
+        raise LabError(f"{text} cannot be read ({reason(error)}).{asked}") from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import operator
 from collections.abc import Iterator, Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -313,8 +313,8 @@ def _held_out(labels: np.ndarray, share: float) -> Tensor:
 
 def stream(
     data: Any = "digits",
-    tasks: Sequence[int] | str | Dataset[Any] | None = None,
-    *,
+    *second: Sequence[int] | str | Dataset[Any] | None,
+    tasks: Sequence[int] | str | None = None,
     base: int | None = None,
     step: int | None = None,
     order: str | int | Sequence[int] = "identity",
@@ -326,8 +326,9 @@ def stream(
     """Opens images and cuts their classes into tasks.
 
     Args:
-        data, path, size, download: see `dne_lab.data.datasets.open_source`. Two data sets of PyTorch may also be given
-            one after the other, ``stream(train, test, base=50, step=10)``; ``stream((train, test), tasks=...)``.
+        data, path, size, download: see `dne_lab.data.datasets.open_source`.
+        second: without a name the tasks, ``stream("digits", (4, 2, 2, 2))``, or the test images of two data sets of
+            PyTorch, ``stream(train, test, base=50, step=10)``.
         tasks: classes of each task; or ``base`` (default: ``step``) classes first and ``step`` in each later task.
             digits, digits100 and cifar100 have defaults: 4+2+2+2, 50 + 10 x 5.
         order, validation: see `ClassStream`.
@@ -337,8 +338,13 @@ def stream(
     """
     if isinstance(validation, bool) or not isinstance(validation, int | float):
         raise LabError(f"validation = {brief(validation)}: must be a number in [0, 1), e.g. 0.2.")
-    if isinstance(tasks, Dataset):
-        data, tasks = (data, tasks), None
+    for given in second:
+        if isinstance(given, Dataset) and isinstance(data, Dataset):
+            data = (data, given)
+        elif tasks is None:
+            tasks = cast("Sequence[int] | str | None", given)
+        elif given is not None:
+            raise LabError(f"after the data come the tasks, named or not: {brief(given)} is too much.")
     source = open_source(data, path=path, size=size, download=download)
     if tasks is None:
         tasks = from_base_and_step(base, step, len(source.classes), source.name)

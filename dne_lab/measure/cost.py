@@ -24,6 +24,7 @@ from dne_lab.methods import base
 from dne_lab.methods.expansion import Expansion
 from dne_lab.methods.finetune import FineTuning
 from dne_lab.models import products
+from dne_lab.models.backbone import trunk
 from dne_lab.models.stem import ConvStem
 from dne_lab.models.variants import Variant
 
@@ -55,8 +56,10 @@ def blank_stream(
     return ClassStream(_Blank(names or [str(number) for number in range(sum(tasks))], shape, each), tasks)
 
 
-def shape_of(data: Data) -> tuple[int, int, int]:
-    """(C, H, W) of the images that a configuration names, without opening them."""
+def shape_of(data: Data, backbone: str | None = None) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a configuration names, or that its backbone takes, without opening them."""
+    if backbone is not None and (data.name in NAMED or data.size is None):
+        return trunk(backbone).shape
     if data.name in NAMED:
         return NAMED[data.name].shape
     if data.size is None:

@@ -131,7 +131,8 @@ def matches(config: Config, stream: ClassStream, wanted: Mapping[str, int]) -> l
 
     Of all numbers of heads of later experts, 1 to `MOST_HEADS`, each with the head width that comes nearest, it takes
     the network within `NEAR` of the wanted cost whose head width differs least from the method's own (at the same one,
-    expert 1 stays as it is and is shared); the nearest of all where none is so near.
+    expert 1 stays as it is and is shared); the nearest of all where none is so near. On a backbone all heads have its
+    width.
 
     Raises:
         LabError: as `matched_width`; a method without experts of its own width.
@@ -153,7 +154,8 @@ def _match(config: Config, by: str, wanted: int, at: Callable[[int, int], int]) 
     """One of `matches`; ``at``: the cost with so many heads of later experts, of that width."""
     network = config.network
     found = [(later, network.head_width) for later in range(1, MOST_HEADS + 1)]
-    found += [(later, _nearest(functools.partial(at, later), wanted)) for later in range(1, MOST_HEADS + 1)]
+    if network.backbone is None:  # whose heads have a width, which is that of all heads
+        found += [(later, _nearest(functools.partial(at, later), wanted)) for later in range(1, MOST_HEADS + 1)]
 
     def off(sizes: tuple[int, int]) -> float:
         return abs(at(*sizes) / wanted - 1)

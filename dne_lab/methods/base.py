@@ -294,7 +294,7 @@ def create(config: Config, stream: ClassStream) -> Method:
     if cls.uses_memory and not cls.joint and config.memory.budget < stream.classes:
         raise LabError(
             f"memory.budget = {config.memory.budget} is smaller than the number of classes ({stream.classes}): "
-            "every class needs at least one exemplar. Raise it, or take a method without memory (finetune)."
+            "every class needs at least one exemplar. Raise it, or take one without memory (finetune, ncm, ranpac)."
         )
     try:
         with chance.seeded(config.seed, "create"):

@@ -267,6 +267,28 @@ def weights_of(network: Network) -> Weights:
     return _read(network.backbone, file, file.stat().st_mtime_ns)
 
 
+def check_weights(network: Network) -> None:
+    """Reads the weights of a network's backbone before anything is trained on it; raises what `weights_of` raises."""
+    if network.backbone is not None and network.backbone_weights != RANDOM:
+        weights_of(network)
+
+
+def beside(network: Network, sha256: str | None) -> str:
+    """What a file of a run on a backbone lacks, in a sentence; "" without a backbone, and for one that learned nothing.
+
+    Args:
+        sha256: the digest of the weights, where it is known.
+    """
+    if network.backbone is None or network.backbone_weights == RANDOM:
+        return ""
+    which = f" (sha256 {sha256[:12]})" if sha256 else ""
+    where = "timm's cache" if network.backbone_weights is None else Path(network.backbone_weights).name
+    return (
+        f"The weights of {network.backbone}{which} are not in it: whoever opens it needs them, from {where}, in timm's "
+        "cache or as network.backbone_weights=FILE."
+    )
+
+
 @functools.lru_cache(maxsize=1)  # experts of one process share them
 def _read(backbone: str, file: Path | None, changed: int) -> Weights:
     model = _made(backbone, pretrained=True, file=file)

@@ -36,6 +36,7 @@ from dne_lab.data.identity import Images, unlike
 from dne_lab.measure import cost
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
+from dne_lab.models import backbone
 from dne_lab.training import run_folder
 from dne_lab.training.run_folder import (
     CONFIG,
@@ -285,6 +286,13 @@ def export(run: str | Path, file: str | Path, force: bool = False) -> Path:
             packed.writestr(zipfile.ZipInfo(name, MOMENT), content)
     write_bytes(goes, buffer.getvalue())
     return file
+
+
+def lacks(run: str | Path) -> str:
+    """What an export of a run folder does not hold though it is needed: the weights of a backbone; "" for nothing."""
+    folder = absolute(run)
+    sha256 = Record.from_json(folder / RECORD).network.get("backbone_sha256")
+    return backbone.beside(read_config(folder).network, sha256)
 
 
 def _check_tasks(folder: Path, config: Config, record: Record) -> None:

@@ -21,7 +21,7 @@ from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure import cost
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.models.backbone import WeightsError
+from dne_lab.models.backbone import WeightsError, check_weights
 from dne_lab.training import archive, run_folder
 from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import BEFORE, key, record_of
@@ -94,6 +94,7 @@ def load(files: RunFolder, config: Config, stream: ClassStream, device: torch.de
     state = RunState.fresh(config, stream, device)
     if files.path is not None:
         as_first(files, state, lambda: _load(files, state, accept))
+    check_weights(config.network)  # now, not when task 1 begins
     state.method.to(device).eval()
     return state
 

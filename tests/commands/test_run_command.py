@@ -224,6 +224,16 @@ def test_a_run_again_is_the_same_run(here: Here, tmp_path: Path) -> None:
     assert (ours.config_sha256, ours.accuracy) == (theirs.config_sha256, theirs.accuracy)
 
 
+def test_a_record_of_ones_own_images_asks_where_they_are(here: Here, tmp_path: Path) -> None:
+    record = json.loads(MEDIUM.read_text())
+    record["config"]["data"] |= {"name": "folder", "path": None}
+    del record["sha256"]
+    (tmp_path / "own.json").write_text(json.dumps(record))
+    found = here("run", "--config", "own.json")
+    assert found.code == 2 and "own.json does not say where its images are: add --set data.path" in found.err
+    assert here("run", "--config", "own.json", "--set", "data.path=images", "--dry-run").code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -119,6 +119,24 @@ def test_tensors_as_items_train_and_are_opened_again(tmp_path: Path) -> None:
     assert torch.equal(copied.test_images(4).images, stream.test_images(4).images)
 
 
+def test_two_data_sets_come_one_after_the_other_with_any_kind_of_tasks() -> None:
+    train, test = Items(list(PIXELS)), Items(list(PIXELS))
+    given = [lab.stream((train, test), (2, 1)), lab.stream((train, test), tasks=(2, 1))]
+    given += [
+        lab.stream(train, test, tasks=(2, 1)),
+        lab.stream(train, test, (2, 1)),
+        lab.stream(train, test, base=2, step=1),
+    ]
+    assert [one.tasks for one in given] == [(2, 1)] * 5
+    for wrong in (lambda: lab.stream(train, tasks=(2, 1)), lambda: lab.stream(train, (2, 1))):
+        with pytest.raises(LabError, match=r"alone: give two, .*lab.stream\(train, test"):
+            wrong()
+    with pytest.raises(LabError, match="is too much"):
+        lab.stream("digits", (4, 2, 2, 2), (4, 2, 2, 2))
+    with pytest.raises(LabError, match="is too much"):
+        lab.stream("digits", (4, 2, 2, 2), tasks=(4, 2, 2, 2))
+
+
 class Flipping(Items):
     def __getitem__(self, number: int) -> Any:
         image, label = super().__getitem__(number)

@@ -13,6 +13,7 @@ from backbones import SHAPE
 
 import dne_lab as lab
 from dne_lab.core.errors import LabError
+from dne_lab.core.schema import read_json
 from dne_lab.data.source import ArraySource
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure import cost
@@ -169,6 +170,12 @@ def test_what_contradicts_it_or_cannot_take_it_is_named(stream: ClassStream, fil
         start("dne", lab.stream("digits"), file)
 
 
+def test_weights_that_are_not_there_are_said_before_anything_is_trained(stream: ClassStream, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="no such file"):
+        start("dne", stream, tmp_path / "none.safetensors", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_command_line_trains_counts_and_names(here: Any, stream: ClassStream, file: Path, tmp_path: Path) -> None:
     source = stream.source
     assert isinstance(source, ArraySource)
@@ -189,8 +196,14 @@ def test_the_command_line_trains_counts_and_names(here: Any, stream: ClassStream
     assert all("backbone_weights_lab_plain" in name for name in folders)
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("record.json")}
     assert here(*made).code == 0 and all(path.stat().st_mtime_ns == then for path, then in written.items())
-    counted = here("cost", "dne", "--tasks", "2,1,2", "--set", "data.name=folder", "--set", "data.size=224", "--json",
-                   "--set", "network.backbone=timm:vit_base_patch16_224.augreg_in21k")  # fmt: skip
+    packed = here("export", tmp_path / "runs" / folders[0], "small.safetensors")
+    sha256 = read_json(tmp_path / "runs" / folders[0] / "record.json")["network"]["backbone_sha256"]
+    assert packed.code == 0 and f"timm:lab_plain (sha256 {sha256[:12]}) are not in it" in packed.err
+    large = ["--tasks", "2,1,2", "--set", "network.backbone=timm:vit_base_patch16_224.augreg_in21k", "--json"]
+    counted = here("cost", "dne", *large)  # of its own images, whatever the preset's are
     rows = json.loads(counted.out)
+    assert rows == json.loads(here("cost", "dne", *large, "--set", "data.name=folder", "--set", "data.size=224").out)
+    matched = json.loads(here("cost", "ia", *large, "--match", "dne").out)
+    assert {tuple(one["settings"]) for one in matched} <= {("network.heads",), ()}
     assert 85e6 < rows[0]["params_total"] < 86e6 and rows[0]["params_trainable"] == 2 * (768 + 1)
     assert 34e9 < rows[0]["flops_spent"] < 36e9  # 17.6 G multiply-adds, as published
