@@ -227,7 +227,7 @@ def test_a_run_again_is_the_same_run(here: Here, tmp_path: Path) -> None:
 def test_a_record_of_ones_own_images_asks_where_they_are(here: Here, tmp_path: Path) -> None:
     record = json.loads(MEDIUM.read_text())
     record["config"]["data"] |= {"name": "folder", "path": None}
-    del record["sha256"]
+    record.pop("sha256", None)
     (tmp_path / "own.json").write_text(json.dumps(record))
     found = here("run", "--config", "own.json")
     assert found.code == 2 and "own.json does not say where its images are: add --set data.path" in found.err
