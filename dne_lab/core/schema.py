@@ -99,7 +99,8 @@ def _text(value: Any) -> Any:
 
 def _several(value: Any) -> Any:
     if isinstance(value, str):
-        return tuple(part for part in value.split(",") if part.strip())
+        listed = "" if value.strip().lower() == "none" else value  # as `presets.text` prints a list of nothing
+        return tuple(part for part in listed.split(",") if part.strip())
     return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, int | float) else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -161,21 +162,36 @@ def _is(entry: os.DirEntry[str], kind: Callable[[], bool]) -> bool:
         raise unread(entry.path, error) from error
 
 
+def _above(folder: str) -> set[tuple[int, int]]:
+    """The folders in which a folder lies, as far as the system tells them."""
+    found = set()
+    for place in {*Path(os.path.realpath(folder)).parents, *Path(folder).absolute().parents}:
+        with contextlib.suppress(OSError):
+            status = place.stat()
+            found.add((status.st_dev, status.st_ino))
+    return found
+
+
 def _files(top: str, left_out: LeftOut, hidden: bool = False) -> list[str]:
     """The image files below a folder, sorted, through links too.
 
     No folder is read twice, in whatever ways links lead to it: folders come before links to folders, so that a file is
-    called by where it lies. ``hidden``: files are counted as left out, and none is returned.
+    called by where it lies. A link to a folder in which all of this lies, such as ``/``, is not followed.
+    ``hidden``: files are counted as left out, and none is returned.
     """
     found: list[str] = []
     folders, links = deque([(top, hidden)]), deque[tuple[str, bool]]()
     read: set[tuple[int, int, bool]] = set()
+    above = _above(top)
     while folders or links:
         folder, hidden = folders.popleft() if folders else links.popleft()
         try:
             status = os.stat(folder)  # noqa: PTH116  (a Path a file costs ten times as much)
         except OSError as error:
             raise unread(folder, error) from error
+        if (status.st_dev, status.st_ino) in above:
+            left_out.add(folder, "link to a folder in which it lies")
+            continue
         here = (status.st_dev, status.st_ino, hidden)
         if here in read:
             left_out.add(folder, "link to a folder that is read already")

@@ -239,7 +239,21 @@ def configure(method: str, names: str, changes: dict[str, Any] | None = None, **
     """
     family = [cls.recipe or cls.name for cls in find(method).__mro__ if issubclass(cls, Method) and cls.name]
     config = presets.resolve(presets.of_method(names, family), changes, method=method, **fields)
-    return backbone.completed(config, list(_leaves(changes or {})))
+    named = list(_leaves(changes or {}))
+    return backbone.completed(_without_defaults(config, named), named)
+
+
+def _without_defaults(config: Config, named: list[str]) -> Config:
+    """Without those of the ``named`` options that are what the method has anyway: one run has one name and one hash."""
+    cls, given = find(config.method), {name.removeprefix("options.") for name in named if name.startswith("options.")}
+    try:
+        asked: Any = build(cls.Options, config.options, "options.")
+        usual: Any = build(cls.Options, {}, "options.")
+    except LabError:  # whoever makes the method says it
+        return config
+    same = {name for name in given if hasattr(usual, name) and getattr(asked, name) == getattr(usual, name)}
+    kept = {name: value for name, value in config.options.items() if name not in same}
+    return dataclasses.replace(config, options=kept)
 
 
 def with_changes(config: Config, changes: dict[str, Any]) -> Config:

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import csv
 import io
 import itertools
 import math
@@ -288,13 +289,13 @@ def _picture_format(suffix: str) -> str:
 
 def refuse_others(out: Path, tables: "Mapping[str, pd.DataFrame]", formats: Sequence[str]) -> None:
     """Raises a `LabError` where a file in ``out`` has the name of a table or figure that is about to be written, and is
-    another one's: a CSV whose first column is not called as that of the table of its name, or a picture without such a
-    CSV beside it."""
+    another one's: a CSV whose first column is not called as that of the table of its name, or most of whose columns
+    that table lacks, or a picture without such a CSV beside it."""
     for stem, table in tables.items():
-        csv = out / f"{stem}.csv"
-        refuse_run_file(csv)
-        ours = csv.is_file() and _first_column(csv) == str(table.columns[0])
-        there = [csv, *(out / f"{stem}.{suffix}" for suffix in formats)]
+        whole = out / f"{stem}.csv"
+        refuse_run_file(whole)
+        ours = whole.is_file() and _like(_columns(whole), list(map(str, table.columns)))
+        there = [whole, *(out / f"{stem}.{suffix}" for suffix in formats)]
         other = next((path for path in there if path.exists() and not ours), None)
         if other is not None:
             raise LabError(
@@ -303,10 +304,16 @@ def refuse_others(out: Path, tables: "Mapping[str, pd.DataFrame]", formats: Sequ
             )
 
 
-def _first_column(csv: Path) -> str:
-    """The name of the first column of a table in a file."""
-    with csv.open("rb") as file:
-        return file.readline(1000).decode("utf-8", "replace").split(",")[0].strip()
+def _columns(path: Path) -> list[str]:
+    """The names of the columns of a table in a file."""
+    with path.open("rb") as file:
+        line = file.readline(10_000).decode("utf-8", "replace")
+    return [name.strip() for name in next(csv.reader([line], strict=False), [])]
+
+
+def _like(there: list[str], here: list[str]) -> bool:
+    """Whether a table is an older state of one with the columns ``here``, of which other records have some others."""
+    return there[:1] == here[:1] and 2 * len(set(there) & set(here)) > len(set(there))
 
 
 def wrapped(title: str, letters: int) -> str:

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -22,65 +22,10 @@ from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.training import distributed, gpus, graph
 from dne_lab.training.graph import Job
+from dne_lab.training.machine import available_memory, cores, memory_of
 from dne_lab.training.progress import Board, Signals
 from dne_lab.training.run_folder import finished, record_in
 from dne_lab.training.worker import Order, Viewer, work
-
-# What this machine has for several processes: cores, free memory, and what a process takes of it.
-
-MEMORY, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-
-
-class Taken(NamedTuple):
-    """Bytes that a process holds now, and held at its peak."""
-
-    now: int
-    peak: int
-
-
-def cores() -> int:
-    """Cores that this process may use: what the system, or a container's limit, leaves it."""
-    try:
-        mine = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        mine = os.cpu_count() or 1
-    try:
-        quota, period = (GROUP / "cpu.max").read_text().split()
-        return max(1, min(mine, int(quota) // int(period)))
-    except (OSError, ValueError):  # no container, or "max": no limit
-        return mine
-
-
-def available_memory() -> int | None:
-    """Bytes that new processes can take without pushing others out; None where the system does not say (not Linux)."""
-    known = [free for free in (_fields(MEMORY, 1024).get("MemAvailable"), _left_in_group()) if free is not None]
-    return min(known, default=None)
-
-
-def memory_of(process: int | str = "self") -> Taken | None:
-    """The memory of a process, by its number; None where the system does not say, or when it has ended."""
-    found = _fields(Path(f"/proc/{process}/status"), 1024)
-    return Taken(found["VmRSS"], found["VmHWM"]) if {"VmRSS", "VmHWM"} <= found.keys() else None
-
-
-def _left_in_group() -> int | None:
-    """What a container's limit leaves; file pages that the system can drop at once count as free."""
-    try:
-        limit = int((GROUP / "memory.max").read_text())
-        used = int((GROUP / "memory.current").read_text())
-    except (OSError, ValueError):
-        return None
-    return limit - used + _fields(GROUP / "memory.stat", 1).get("inactive_file", 0)
-
-
-def _fields(file: Path, unit: int) -> dict[str, int]:
-    """Lines such as ``MemAvailable: 8 kB`` or ``inactive_file 8192``, in bytes."""
-    try:
-        lines = [line.replace(":", " ").split() for line in file.read_text().splitlines()]
-    except OSError:
-        return {}
-    return {words[0]: int(words[1]) * unit for words in lines if len(words) > 1 and words[1].isdigit()}
-
 
 LOOK = 0.2  # seconds between two looks at signals, memory and what may start
 ASK = 2.0  # seconds between two questions for the free memory of GPUs, where a run waits for it
@@ -195,7 +140,7 @@ class _Pool:
         self.jobs, self.count, self.settings = jobs, count, settings | {"progress": False}
         self.viewers = viewers
         self.stream = None if stream is None else pickle.dumps(stream)
-        self.until = math.inf if seconds is None else time.time() + seconds
+        self.until = math.inf if seconds is None else time.monotonic() + seconds
         self.threads = max(1, min(torch.get_num_threads(), cores() // count))
         self.waiting = [job for job in jobs if finished(job.folder) is None]
         self.running: list[_Child] = []
@@ -226,7 +171,7 @@ class _Pool:
                         self.board.say("stopping: every run writes a checkpoint.")
                         for child in self.running:
                             child.process.terminate()
-                    late = self.begun and time.time() >= self.until
+                    late = self.begun and time.monotonic() >= self.until
                     if not (stopping or late):
                         self._start()
                     if not self.running:
@@ -263,9 +208,8 @@ class _Pool:
             job = step.job
             self.waiting.remove(job)
             modules = modules_of(job, step.first)
-            order = Order(
-                job, modules, step.first, self.stream, self.until, self.threads, self.viewers, settings, gpu=gpu
-            )
+            until = time.time() + self.until - time.monotonic()  # a clock that is set meanwhile moves nothing here
+            order = Order(job, modules, step.first, self.stream, until, self.threads, self.viewers, settings, gpu=gpu)
             receiver, sender = self.context.Pipe(duplex=False)
             process = self.context.Process(target=work, args=(order, sender), name=self._name(job))  # type: ignore[attr-defined]
             process.start()

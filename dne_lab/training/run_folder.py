@@ -26,6 +26,7 @@ from dne_lab.core.sealing import sha256
 from dne_lab.data.identity import Images
 from dne_lab.data.stream import ClassStream
 from dne_lab.measure.record import Record
+from dne_lab.training.machine import refuse_unreadable
 
 # A checkpoint is one safetensors file whose header carries the rest as JSON. Nothing is unpickled.
 
@@ -79,6 +80,7 @@ def load(
     again = "Move it away to train that part again, or b" if (path.parent / CONFIG).exists() else "B"
     advice = f"The file is untouched. {again}ring back a copy of it."
     check_regular(path, "a checkpoint")
+    refuse_unreadable(path)
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}

@@ -96,8 +96,9 @@ def test_several_data_sets_do_not_overwrite_each_other(tmp_path: Path) -> None:
 
 
 def test_files_of_others_stay(tmp_path: Path) -> None:
-    mine = {"summary.csv": "pupil,mark\n", "digits_forgetting.png": "a photograph", "digits_forgetting.csv": ""}
-    for name, content in mine.items():
+    mine = [("summary.csv", "pupil,mark\n"), ("digits_forgetting.png", "a photograph"), ("digits_forgetting.csv", "")]
+    mine += [("summary.csv", "method,pupil,mark\n"), ("summary.csv", '"method","my accuracy, %"\n')]
+    for name, content in mine:
         (tmp_path / name).write_text(content)
         with pytest.raises(LabError, match=rf"{name.partition('.')[0]}\.(csv|png) exists and is none"):
             report.figures([record("ia")], tmp_path)

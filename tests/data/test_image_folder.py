@@ -493,3 +493,14 @@ def test_a_place_that_is_no_utf8_is_refused_before_training(tmp_path):
     run = lab.start("dne", lab.stream(tmp_path / "link", tasks=(1, 1)), **small)
     run.train(seconds=0)
     assert lab.open(tmp_path / "run", progress=False).cursor == run.cursor
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
+    tree(tmp_path)
+    before = FolderSource(tmp_path).names("train")
+    outside = tmp_path.parent / "outside.png"
+    outside.write_bytes((tmp_path / "train" / "cat" / "0.png").read_bytes())
+    for number, above in enumerate((Path("/"), tmp_path.parent, tmp_path, tmp_path / "train")):
+        (tmp_path / "train" / "cat" / f"up{number}").symlink_to(above, target_is_directory=True)
+    with pytest.warns(UserWarning, match=r"4 file\(s\) left out \(4 link to a folder in which it lies\)"):
+        assert FolderSource(tmp_path).names("train") == before

@@ -25,6 +25,7 @@ from dne_lab.core.folder_lock import alone_in
 from dne_lab.methods import base
 from dne_lab.training import distributed, grid, parallel_runs, progress
 from dne_lab.training.graph import Job
+from dne_lab.training.machine import Taken
 from dne_lab.training.parallel_runs import RunsFailed
 from dne_lab.training.progress import Terminated
 
@@ -224,7 +225,7 @@ def test_memory_that_running_runs_will_still_take_is_not_free(monkeypatch: pytes
     some = parallel_runs._Pool([Job(*planned(tmp_path)[0])], 3, None, None, False, (), {})
     some.running = [SimpleNamespace(process=SimpleNamespace(pid=1))]  # type: ignore[list-item]
     gigabyte = 2**30
-    monkeypatch.setattr(parallel_runs, "memory_of", lambda pid: parallel_runs.Taken(gigabyte, 4 * gigabyte))
+    monkeypatch.setattr(parallel_runs, "memory_of", lambda pid: Taken(gigabyte, 4 * gigabyte))
     some._measure()
     monkeypatch.setattr(parallel_runs, "available_memory", lambda: 2**50)
     assert not some._fits()  # the first has not learned an epoch: it may still grow to anything
@@ -245,6 +246,19 @@ def test_the_time_given_ends_all_runs_with_a_checkpoint(whole: Path, tmp_path: P
     assert {name: c["record.json"] for name, c in contents(tmp_path).items()} == {
         name: c["record.json"] for name, c in contents(whole).items()
     }
+
+
+def test_a_clock_that_is_set_meanwhile_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(tmp_path, ("tiny-alone",)) + planned(tmp_path / "more", ("tiny-alone",))[:1]
+    real, asked = time.time, []
+
+    def day_ahead() -> float:
+        asked.append(1)
+        return real() + 86_400 * (len(asked) > 1)
+
+    monkeypatch.setattr(parallel_runs.time, "time", day_ahead)
+    records = grid.execute(plan, seconds=1000, jobs=2, progress=False, **SETTINGS)
+    assert len(records) == 3 and all(record.finished for record in records)
 
 
 @pytest.fixture
