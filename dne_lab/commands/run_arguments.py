@@ -76,7 +76,7 @@ def run(
     ] = False,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Train nothing; print the commands of what is left, to be given here.")
+        bool, typer.Option("--dry-run", help="Train nothing; print the commands (with --on: the jobs) of what is left.")
     ] = False,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch the data set first if it is missing (cifar100).")
@@ -139,7 +139,7 @@ def run(
         if given(context, "methods", "preset", "changes", "seeds", "config"):
             raise LabError("--grid FILE says which runs: leave out METHOD, --preset, --config, --set and --seeds.")
         plan = run_command.plan_of_list(grid, out, dry_run, as_json)
-        if dry_run:
+        if dry_run and (engine is None or as_json):
             return
     elif config is not None:
         if given(context, "methods", "preset"):
@@ -151,6 +151,9 @@ def run(
     else:
         plan = run_command.plan(methods, preset, changes or [], numbers(seeds), out or Path("runs"))
         run_command.tell_left_out(plan, changes or [])
+    if dry_run and engine is not None:
+        run_command.show_jobs(engine, plan, cpus, gpus, minutes, resource or [])
+        return
     if dry_run:
         rest = {"--device": device, "--stop-after": stop_after, "--requeue": requeue, "--download": download}
         rest |= {"--checkpoint-every": checkpoint_every if checkpoint_every != 60 else None, "--capture": capture}

@@ -13,7 +13,7 @@ from typing import Any
 import dne_lab.methods  # noqa: F401  (registers the methods)
 from dne_lab.commands.arguments import program, settings
 from dne_lab.core.config import from_dict
-from dne_lab.core.errors import LabError, unknown
+from dne_lab.core.errors import LabError, unknown, visible
 from dne_lab.core.files import LONGEST, resolved
 from dne_lab.core.schema import read_json
 from dne_lab.core.sealing import unsealed
@@ -132,6 +132,69 @@ def show(runs: grid.Plan, changes: list[str], rest: dict[str, Any], config_file:
         print(f"{done} of {len(runs)} runs are finished.", file=sys.stderr)
 
 
+def show_jobs(name: str, runs: grid.Plan, cpus: int, gpus: float, minutes: int | None, resources: list[str]) -> None:
+    """Prints what the engine of ``--on`` would be given: what each job asks for, and which one waits for which.
+
+    No cluster is asked, so none has to be there.
+
+    Raises:
+        LabError: no such engine; amounts that it does not give.
+    """
+    needs = _needs(cpus, gpus, minutes, resources)
+    if name == "slurm":
+        from dne_lab.training import on_slurm
+
+        options = on_slurm.options(needs)
+        each = " ".join(
+            grid.quoted(f"--{option}={value}" if value else f"--{option}") for option, value in options.items()
+        )
+        notes = [f"sbatch {each}"]
+        if not {"mem", "mem-per-cpu", "mem-per-gpu"} & set(options):
+            notes.append("Memory: what the cluster gives by default; --resource mem=8G asks for some.")
+        notes.append(
+            f"{on_slurm.WARNED} s before its time is over a run writes its checkpoint, and its job queues again under "
+            "the same number. Jobs of these runs that are in the queue already are followed, not submitted again."
+        )
+    elif name == "ray":
+        from dne_lab.training import on_ray
+
+        notes = [", ".join(f"{grid.quoted(what)} {amount:g}" for what, amount in on_ray.amounts(needs).items())]
+        notes.append(
+            f"One whose process or node dies begins again from its checkpoint, at most {on_ray.RETRIES} times."
+        )
+    else:
+        raise unknown("engine", name, ENGINES)
+    parts = grid.left(runs)
+    count = len({part.job.folder for part in parts})
+    print(f"{len(parts)} {'job' if len(parts) == 1 else 'jobs'} for {count} of {len(runs)} runs. Each asks for:")
+    print(f"  {notes[0]}")
+    rows = []
+    for part in parts:
+        title = part.job.folder.name
+        first = "" if part.first is None else f", from task 1 of {part.first.folder.name} on"
+        if part.last is not None:
+            title = f"task {part.last} of {title}"
+        elif part.after is not None and parts[part.after].job == part.job:
+            title = f"the rest of {title}"
+        rows.append(
+            (f"{title}{first}", "at once" if part.after is None else f"after job {part.after + 1} has ended well")
+        )
+    width = max((len(visible(title)) for title, _ in rows), default=0)
+    for number, (title, waits) in enumerate(rows, start=1):
+        print(f"job {number}  {visible(title):{width}}  {waits}")
+    print("\n".join(notes[1:]))
+    if count < len(runs):
+        print(f"{len(runs) - count} of {len(runs)} runs are finished.", file=sys.stderr)
+
+
+ENGINES = ["slurm", "ray"]
+
+
+def _needs(cpus: int, gpus: float, minutes: int | None, resources: list[str]) -> engines.Needs:
+    more = tuple((key.strip(), value) for key, _, value in (pair.partition("=") for pair in resources))
+    return engines.Needs(cpus, gpus, minutes, more)
+
+
 def engine(
     name: str, runs: grid.Plan, cpus: int, gpus: float, minutes: int | None, resources: list[str]
 ) -> Callable[[], engines.Engine]:
@@ -140,8 +203,7 @@ def engine(
     Raises:
         LabError: no such engine; amounts that none of them gives.
     """
-    more = tuple((key.strip(), value) for key, _, value in (pair.partition("=") for pair in resources))
-    needs = engines.Needs(cpus, gpus, minutes, more)
+    needs = _needs(cpus, gpus, minutes, resources)
     if name == "slurm":
         from dne_lab.training.on_slurm import Slurm
 
@@ -150,7 +212,7 @@ def engine(
         from dne_lab.training.on_ray import Ray
 
         return lambda: Ray(needs)
-    raise unknown("engine", name, ["slurm", "ray"])
+    raise unknown("engine", name, ENGINES)
 
 
 def download(runs: grid.Plan) -> None:

@@ -36,13 +36,7 @@ class Ray:
         except ModuleNotFoundError:
             raise missing("ray", "ray") from None
         self.ray = ray
-        if needs.minutes is not None:
-            raise LabError("--minutes limits a job of SLURM: leave it away with --on ray.")
-        self.needs = needs
-        try:
-            self.more = {name: float(value) for name, value in needs.more}
-        except ValueError:
-            raise LabError(f"--resource {dict(needs.more)}: with --on ray give amounts, such as big_nodes=1.") from None
+        self.needs, wanted_of_each = needs, amounts(needs)
         _check_address(os.environ.get("RAY_ADDRESS", ""))
         try:
             if not ray.is_initialized():  # else by this program, or by the user's own
@@ -53,15 +47,16 @@ class Ray:
                 f"--address=...` on the others, then give the command on one of them. ({_first_line(error)})"
             ) from error
         offered = self.ray.cluster_resources()
-        for name, wanted in {"CPU": needs.cpus, "GPU": needs.gpus, **self.more}.items():
+        for name, wanted in wanted_of_each.items():
             if wanted > offered.get(name, 0.0):
                 raise LabError(
                     f"each run is to get {wanted:g} of {name}, and all of the Ray cluster has "
                     f"{offered.get(name, 0.0):g}. Ask for less, or start more nodes."
                 )
-        memory = self.more.pop("memory", None)
+        more = {name: wanted for name, wanted in wanted_of_each.items() if name not in ("CPU", "GPU")}
+        memory = more.pop("memory", None)
         self.task = self.ray.remote(max_calls=1)(_train)  # each in a process of its own, which gives back what it holds
-        self.given = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "memory": memory, "resources": self.more}
+        self.given = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "memory": memory, "resources": more}
 
     def submit(self, part: Part, work: Work, after: Any | None) -> Any:
         """See `engines.Engine`."""
@@ -88,6 +83,21 @@ class Ray:
             self.ray.cancel(reference)
         self.ray.wait(list(references), num_returns=len(references), timeout=CANCELLED)
         return "every run has been told to write its checkpoint and end; the same command goes on."
+
+
+def amounts(needs: Needs) -> dict[str, float]:
+    """What each part is given, by Ray's names.
+
+    Raises:
+        LabError: what Ray does not give.
+    """
+    if needs.minutes is not None:
+        raise LabError("--minutes limits a job of SLURM: leave it away with --on ray.")
+    try:
+        more = {name: float(value) for name, value in needs.more}
+    except ValueError:
+        raise LabError(f"--resource {dict(needs.more)}: with --on ray give amounts, such as big_nodes=1.") from None
+    return {"CPU": needs.cpus, "GPU": needs.gpus, **more}
 
 
 def _check_address(address: str) -> None:

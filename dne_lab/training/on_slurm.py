@@ -99,15 +99,7 @@ class Slurm:
         except ModuleNotFoundError:
             raise missing("submitit", "slurm") from None
         self.submitit = submitit
-        if needs.gpus != int(needs.gpus):
-            raise LabError(
-                f"--gpus {needs.gpus:g}: SLURM gives whole GPUs. Take --gpus 1, or where the cluster shares them what "
-                "its manual says, such as --resource gres=shard:1."
-            )
-        self.more = {name.lstrip("-").replace("_", "-"): value or True for name, value in needs.more}
-        for name in self.more:
-            if name in OWN:
-                raise LabError(f"--resource {name}: {OWN[name]}.")
+        self.more = _more(needs)
         if not (shutil.which("sbatch") and shutil.which("squeue") and shutil.which("srun")):
             raise LabError(
                 "--on slurm needs sbatch, srun and squeue, which are not here: give the command on a machine from "
@@ -127,7 +119,7 @@ class Slurm:
         executor = self.submitit.SlurmExecutor(folder=self.folder, max_num_timeout=10**6)
         depends = {} if after is None else {"dependency": f"afterok:{after.number}", "kill-on-invalid-dep": "yes"}
         executor.update_parameters(
-            job_name=f"{part.job.folder.name}{'-task1' if part.last else ''}",
+            job_name=job_name(part),
             time=self.needs.minutes or MINUTES, signal_delay_s=WARNED, stderr_to_stdout=True,
             cpus_per_task=self.needs.cpus, srun_args=[f"--cpus-per-task={self.needs.cpus}"],
             setup=[f"export OMP_NUM_THREADS={self.needs.cpus}"],
@@ -194,6 +186,37 @@ class Slurm:
             if told.returncode == 0:
                 self.queue, self.asked = frozenset(told.stdout.split()), asked
         return self.queue
+
+
+def job_name(part: Part) -> str:
+    """What the queue calls the job of a part."""
+    return f"{part.job.folder.name}{'-task1' if part.last else ''}"
+
+
+def options(needs: Needs) -> dict[str, str]:
+    """What submitit asks sbatch for, for each job alike, by the names of sbatch's options ("": one without a value).
+
+    Raises:
+        LabError: what SLURM does not give.
+    """
+    found = {"time": str(needs.minutes or MINUTES), "cpus-per-task": str(needs.cpus)}
+    found |= {"gpus-per-node": str(int(needs.gpus))} if needs.gpus else {}
+    more = {name: "" if value is True else str(value) for name, value in _more(needs).items()}
+    return found | {"signal": f"USR2@{WARNED}", "requeue": ""} | more
+
+
+def _more(needs: Needs) -> dict[str, str | bool]:
+    """Further options of sbatch, by name (True: one without a value)."""
+    if needs.gpus != int(needs.gpus):
+        raise LabError(
+            f"--gpus {needs.gpus:g}: SLURM gives whole GPUs. Take --gpus 1, or where the cluster shares them what "
+            "its manual says, such as --resource gres=shard:1."
+        )
+    more = {name.lstrip("-").replace("_", "-"): value or True for name, value in needs.more}
+    for name in more:
+        if name in OWN:
+            raise LabError(f"--resource {name}: {OWN[name]}.")
+    return more
 
 
 def _name(part: Part) -> str:

@@ -123,6 +123,69 @@ def test_one_preset_stands_for_the_small_recipe_of_each_method(here: Here, tmp_p
     assert "width 16" in here("cost", "podnet", "--tasks", "5,5", "--preset", "digits,small").out
 
 
+GRAPH = [
+    "job 1  task 1 of ia-digits-s0                        at once",
+    "job 2  the rest of ia-digits-s0                      after job 1 has ended well",
+    "job 3  dne-digits-s0, from task 1 of ia-digits-s0 on after job 1 has ended well",
+    "job 4  joint-digits-s0                               at once",
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "each", "said"),
+    [
+        (
+            ["slurm", "--cpus", "2", "--gpus", "1", "--minutes", "30", "--resource", "partition=gpu"],
+            "sbatch --time=30 --cpus-per-task=2 --gpus-per-node=1 --signal=USR2@120 --requeue --partition=gpu",
+            "Memory: what the cluster gives by default",
+        ),
+        (
+            ["slurm", "--resource", "mem=8G", "--resource", "exclusive"],
+            "sbatch --time=240 --cpus-per-task=1 --signal=USR2@120 --requeue --mem=8G --exclusive",
+            "120 s before its time is over",
+        ),
+        (["ray", "--gpus", "0.25", "--resource", "big=1"], "CPU 1, GPU 0.25, big 1", "at most 5 times"),
+    ],
+    ids=["slurm", "slurm with memory", "ray"],
+)
+def test_the_jobs_of_a_cluster_are_shown_where_there_is_none(
+    words: list[str], each: str, said: str, here: Here, tmp_path: Path
+) -> None:
+    done = here("run", "ia,dne,joint", "--on", *words, "--dry-run")
+    lines = done.out.splitlines()
+    assert (done.code, done.err) == (0, "") and not (tmp_path / "runs").exists()
+    assert lines[:2] == ["4 jobs for 3 of 3 runs. Each asks for:", f"  {each}"]
+    assert [re.sub(" +", " ", line) for line in lines[2:6]] == [re.sub(" +", " ", line) for line in GRAPH]
+    assert said in done.out and ("Memory" in done.out) == (said.startswith("Memory"))
+
+
+def test_of_begun_runs_the_jobs_are_those_that_are_left(here: Here) -> None:
+    grid_of = ["run", "ia,dne,joint", *sets(), "--device", "cpu"]
+    assert here("run", "joint", *sets(), "--device", "cpu").code == 0
+    assert here("run", "ia", *sets(), "--device", "cpu", "--last-task", 1).code == 0
+    done = here(*grid_of, "--on", "slurm", "--dry-run")
+    assert done.out.startswith("2 jobs for 2 of 3 runs.") and done.err == "1 of 3 runs are finished.\n"
+    ia, dne = (line for line in done.out.splitlines() if line.startswith("job"))
+    assert ia.endswith(" at once") and re.search(r"dne-\S+, from task 1 of ia-\S+ on +at once$", dne)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["slurm", "--gpus", "0.25"], "SLURM gives whole GPUs"),
+        (["slurm", "--resource", "time=10"], "use --minutes"),
+        (["ray", "--minutes", "30"], "--minutes limits a job of SLURM"),
+        (["ray", "--resource", "partition=gpu"], "give amounts"),
+        (["pbs"], "pbs"),
+    ],
+)
+def test_what_a_cluster_would_refuse_is_refused_when_its_jobs_are_shown(
+    words: list[str], said: str, here: Here
+) -> None:
+    done = here("run", "dne", "--on", *words, "--dry-run")
+    assert done.code == 2 and said in done.err and not done.out
+
+
 def test_each_of_several_methods_is_given_what_it_uses(here: Here) -> None:
     done = here("run", "dne,icarl,joint", "--set", "k=2", "--set", "learn.epochs=3", "--dry-run")
     given = {line.split()[2]: re.findall(r"--set (\S+)", line) for line in done.out.splitlines()}

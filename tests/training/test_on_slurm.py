@@ -117,6 +117,7 @@ def test_a_plan_is_submitted_as_a_graph(
     for job in asked.values():
         assert (job["time"], job["cpus-per-task"], job["gpus-per-node"], job["partition"]) == ("30", "2", "1", "short")
         assert job["exclusive"] == job["requeue"] == "" and job["signal"] == "USR2@120"
+        assert on_slurm.options(needs).items() <= job.items()  # what --dry-run shows
     assert asked["2"]["kill-on-invalid-dep"] == "yes"
     script = (cluster.place / "1" / "script").read_text()
     assert "export OMP_NUM_THREADS=2" in script and "--cpus-per-task=2" in script
