@@ -92,7 +92,9 @@ def exchange(name: str) -> Iterator[Exchange]:
     if find_spec("huggingface_hub") is None:
         raise LabError("huggingface_hub is not installed here: pip install 'dne-lab[hub]'.")
     here = str(Path(__file__).parents[2])
-    start = f"import sys; sys.path.append({here!r}); from {__name__} import answer_all; answer_all()"
+    # Ctrl-C is the parent's, which ends this process.
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    start += f"; sys.path.append({here!r}); from {__name__} import answer_all; answer_all()"
     # Telemetry: for it the client keeps a list of the server's for a day, and fails with each request if it is none.
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONIOENCODING": "utf-8"}
     # -P: a file of the working directory is not imported in place of a library
@@ -117,7 +119,16 @@ def exchange(name: str) -> Iterator[Exchange]:
 def answer_all() -> None:
     """Answers what comes on standard input, a line each, until it ends."""
     answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
-    for line in sys.stdin:
+    lines: queue.Queue[str] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)  # who asked is gone, however that came; the client may be waiting without an end
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        line = lines.get()
         asked = json.loads(line)
         try:
             told: dict[str, Any] = {"is": ACTIONS[asked.pop("do")](**asked)}

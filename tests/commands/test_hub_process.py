@@ -1,5 +1,7 @@
 """A server that answers as no Hub does: without an end, never, in another kind of JSON. With the real client."""
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,3 +72,27 @@ def test_what_lies_in_the_working_directory_is_not_run(
     monkeypatch.chdir(tmp_path)
     with exchange("a/model") as hub:
         assert hub.ask("exists") is True
+
+
+def test_it_ends_with_who_asked_and_not_by_ctrl_c(server: stand_in_hub.StandIn) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def never(path: str) -> tuple[int, dict[str, str], bytes]:
+        asked.set()
+        over.wait(60)
+        return 200, {}, b"{}"
+
+    with exchange("a/model") as hub:
+        assert hub.ask("exists") is True
+        hub._process.send_signal(signal.SIGINT)
+        assert hub.ask("exists") is True
+        server.instead = never
+        assert hub._process.stdin is not None
+        hub._process.stdin.write(b'{"do": "create", "name": "a/model", "private": true}\n')
+        hub._process.stdin.flush()
+        assert asked.wait(20)
+        hub._process.stdin.close()  # as when the process that asks is killed
+        try:
+            assert hub._process.wait(10) == 0
+        finally:
+            over.set()
