@@ -55,7 +55,8 @@ class Ray:
                 )
         more = {name: wanted for name, wanted in wanted_of_each.items() if name not in ("CPU", "GPU")}
         memory = more.pop("memory", None)
-        self.task = self.ray.remote(max_calls=1)(_train)  # each in a process of its own, which gives back what it holds
+        # On a GPU each in a process of its own, which gives its memory back; else the next one saves the imports.
+        self.task = self.ray.remote(max_calls=1 if needs.gpus else 0)(_train)
         self.given = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "memory": memory, "resources": more}
 
     def submit(self, part: Part, work: Work, after: Any | None) -> Any:

@@ -29,10 +29,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if not shutil.which("unshare") or not shutil.which("ip") or subprocess.run([*ALONE, "true"]).returncode:
         pytest.skip("needs unshare and ip, and to be allowed to make network and process namespaces (root)")
     path = os.pathsep.join([str(HERE.parents[1]), str(HERE), os.environ.get("PYTHONPATH", "")])
-    variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_health_check_period_ms": "500"}
+    variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*ALONE, sys.executable, "-W", "ignore", HERE / "two_nodes.py", tmp_path_factory.mktemp("nodes")],
-        capture_output=True, text=True, env={**os.environ, **variables}, timeout=400,
+        capture_output=True, text=True, env={**os.environ, **variables}, timeout=400, start_new_session=True,
     )  # fmt: skip
     if done.returncode == CANNOT:
         pytest.skip(done.stdout.strip())
@@ -42,17 +42,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-def test_a_grid_on_two_nodes_is_the_grid_here_also_when_a_worker_and_a_node_are_killed(told: dict[str, Any]) -> None:
-    grids = told["grids"]
-    assert told["nodes"] == 2 and grids["killed"] == ["worker", "node"]
-    assert grids["same"] == {"tiny-alone-s0": True, "tiny-other-s0": True, "tiny-s0": True}
-    assert grids["shared"] == ["tiny-other"] and grids["threads"] == [1]
-    assert grids["resumed"]["tiny-alone"] >= 1 and grids["resumed"]["tiny"] >= 1  # its first task was a job of its own
-
-
-def test_after_a_killed_command_the_same_one_goes_on(told: dict[str, Any]) -> None:
-    assert told["command"]["statuses"] == [130, -9]
-    assert told["command"]["same"] == {"tiny-alone-s1": True} and told["command"]["resumed"] >= 2
+def test_a_grid_on_two_nodes_is_the_grid_here_whatever_is_killed(told: dict[str, Any]) -> None:
+    assert told["nodes"] == 2 and told["statuses"] == [130, -9]  # of the commands that were stopped and killed
+    assert list(told["seconds"])[2:5] == ["worker", "worker again", "node"]
+    assert told["same"] == {"tiny-other": True, "tiny": True}
+    assert told["shared"] == ["tiny-other"] and told["threads"] == [1]
+    assert told["resumed"]["tiny"] >= 4  # after both commands and the worker, and behind its first task
+    assert told["resumed"][told["moved"]] >= (5 if told["moved"] == "tiny" else 1)  # after the node
 
 
 def test_without_ray_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ two predictions.
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from dne_lab.core import chance, config
 from dne_lab.data.source import ArraySource
 from dne_lab.data.stream import Batch, ClassStream, Task
 from dne_lab.methods.base import BALANCED, Method, Stage
+from dne_lab.training.run import Run
 
 TASKS, ORDER = (3, 2, 2), (4, 2, 6, 0, 1, 5, 3)
 
@@ -129,6 +131,23 @@ class TinyJoint(TinyAlone):
 
     name = "tiny-joint"
     joint = True
+
+
+@dataclass(frozen=True)
+class Slowed:
+    """A viewer (and what makes it) that lets an epoch of task 1 take two seconds as long as there is the file
+    ``first``, of later tasks as long as there is ``later``."""
+
+    first: Path
+    later: Path
+
+    def __call__(self, run: Run | None = None) -> Any:
+        if run is None:
+            return self
+        file, end = self.later if run.state.position.predicted else self.first, time.monotonic() + 2
+        while file.exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        return None
 
 
 def stream(shift: int = 0) -> ClassStream:
