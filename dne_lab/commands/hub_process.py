@@ -23,7 +23,7 @@ from dne_lab.core.errors import LabError, brief, reason, visible
 
 ASKED, CONNECTED = 60.0, 20.0  # seconds that a question may take, and that a connection may be silent
 SLOWEST = 20_000  # bytes a second, below which a file is not waited for
-MEMORY = 2 * 10**9, 6 * 10**9  # bytes: while something is asked, and while a model is carried
+MEMORY = 2 * 10**9, 3 * 10**9  # bytes: while something is asked, and while a model is carried
 
 
 class Exchange:
