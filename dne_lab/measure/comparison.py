@@ -120,6 +120,8 @@ def title(record: Record) -> str:
         return f"{record.method if program == 'Mammoth' else name} ({program})"
     if record.method not in EXPANSION:
         return name
+    if not record.finished and len(record.heads) < 2:
+        return name  # the first expert has other heads than those that are still to come
     if even_heads(record):
         return f"{name} ({record.heads[0]} head{'s' * (record.heads[0] > 1)} each)"
     k = later_heads(record)

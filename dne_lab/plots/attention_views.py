@@ -268,7 +268,7 @@ def _shares(axes: "Axes", view: LookView, name: str) -> None:
     for row, column in enumerate(("share %", "uniform %")):
         left = 0.0
         for colour, value in zip(GROUP_COLOURS.values(), table[column][:4], strict=True):
-            axes.barh(row, value, left=left, color=colour, edgecolor="white", linewidth=0.6, alpha=1 - 0.4 * row)
+            axes.barh(row, value, left=left, color=colour, edgecolor=INK, linewidth=0.6, alpha=1 - 0.4 * row)
             if value > 9:
                 axes.text(left + value / 2, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color="black")
             left += value
@@ -284,7 +284,7 @@ def _shares(axes: "Axes", view: LookView, name: str) -> None:
 
 # What a switched-off connection does, as a figure: classes, outputs of the experts, accuracy.
 
-BEFORE, AFTER = "#999999", "#0072b2"
+BEFORE, AFTER = "#949494", "#0072b2"
 
 
 def moved_words(moved: Sequence[float]) -> list[str]:

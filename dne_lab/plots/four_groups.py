@@ -14,6 +14,7 @@ from dne_lab.data.datasets import NAMED, photographs
 from dne_lab.plots.attention_colours import group_colours, picture
 from dne_lab.plots.attention_views import place_name
 from dne_lab.plots.figure import Figure
+from dne_lab.plots.static import edge
 from dne_lab.plots.style import GROUP_COLOURS, GROUP_WORDS, INK
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def _draw(
     for _, group in table.iterrows():
         keys = f"{group['keys, STA']} key" + "s" * (group["keys, STA"] != 1)
         label = f"{group['group']}: {keys},\n{group['key']}"
-        axes.plot([], [], "s", markersize=9, color=GROUP_COLOURS[group["group"]], label=label)
+        colour = GROUP_COLOURS[group["group"]]
+        axes.plot([], [], "s", markersize=9, color=colour, label=label, **edge(colour, 1.0))
     axes.set_xlim(-0.04, STEP[0] * (min(MOST, count) - 1) + 1.04)
     axes.set_ylim(STEP[1] * aspect * ((count - 1) // MOST) + aspect + 0.04, -0.2)
     axes.set_axis_off()

@@ -3,13 +3,14 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dne_lab.plots import labels
 from dne_lab.plots.marks import Axis, Bars, Cells, Drawing, Level, Panel, Points, Spread, Words, hover
-from dne_lab.plots.style import DASHES, GRID, INK
+from dne_lab.plots.style import DASHES, GRID, INK, edged
 
 DASH = dict(DASHES)
 SCALES = {"cividis": "Cividis", "rdbu_r": "RdBu_r"}
@@ -24,6 +25,7 @@ HANDLE, DASHED_HANDLE = 30, 48  # pixels of a legend's line; plotly's own, and w
 CELL, BAR = 34, 84  # pixels: the side of a matrix's cell at most, and the room of a colour bar
 HATCH = {"shape": "/", "fillmode": "overlay", "fgcolor": "white", "fgopacity": 1}
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
+EDGE = 2  # pixels by which an edge makes a line wider
 NOTHING: list[Any] = [None]
 PLAIN: dict[str, Any] = {"data": {"scatter": [{"type": "scatter"}]}}  # plotly's template "none"
 TITLE = 18  # pixels above a panel for each line of its title
@@ -269,8 +271,12 @@ def _add(figure: Parts, panel: Panel, tail: str, seen: set[str], listed: set[str
     _tags(figure, panel, on, ends, size)
 
 
-def _points(figure: Parts, mark: Points, panel: Panel, common: dict[str, Any]) -> None:
+def _points(figure: Parts, mark: Points, panel: Panel, common: dict[str, Any], edge: int = 0) -> None:
+    """``edge``: pixels by which lines are wider, of what lies below the same marks."""
     colour = mark.look.colour
+    if edged(colour):
+        below = replace(mark, look=mark.look._replace(colour=INK), crossed=(), low=() if mark.band else mark.low)
+        _points(figure, below, panel, {**common, "showlegend": False}, EDGE)
     there = [i for i, low in enumerate(mark.low) if math.isfinite(low)]
     if mark.band and there:
         figure.trace(
@@ -286,16 +292,18 @@ def _points(figure: Parts, mark: Points, panel: Panel, common: dict[str, Any]) -
         size = [one if i % mark.every == 0 else 0.0 for i, one in enumerate(size)]
     symbol = mark.look.symbol + ("" if mark.filled or mark.look.symbol.endswith("-open") else "-open")
     thin = mark.look.symbol.startswith(("line", "y-")) or mark.look.symbol.endswith("thin")
+    line = INK if edged(colour) and mark.filled and not thin else colour
     figure.trace(
         "scatter",
         x=[*mark.x] or NOTHING, y=[*mark.y] or NOTHING,  # one without points stands in the legend
         mode="+".join(["lines"] * bool(mark.dash) + ["markers"] * mark.marked),
-        line={"color": colour, "width": 1.3 * mark.width, "dash": DASH.get(mark.dash, "solid")},
+        line={"color": colour, "width": 1.3 * mark.width + edge, "dash": DASH.get(mark.dash, "solid")},
         marker={"symbol": symbol, "color": colour, "size": size if len(set(size)) > 1 else max(size, default=7.0),
-                "opacity": 1, "line": {"color": colour, "width": 2 if thin else 1}},
-        error_x=_interval(mark, mark.x) if mark.across else None,
-        error_y=None if mark.across or mark.band else _interval(mark, mark.y),
-        hovertext=[_said(mark, panel, i) for i in range(len(mark.x))], hoverinfo="text",
+                "opacity": 1, "line": {"color": line, "width": (2 if thin else 1) + edge}},
+        error_x=_interval(mark, mark.x, edge) if mark.across else None,
+        error_y=None if mark.across or mark.band else _interval(mark, mark.y, edge),
+        hovertext=None if edge else [_said(mark, panel, i) for i in range(len(mark.x))],
+        hoverinfo="skip" if edge else "text",
         cliponaxis=False, **common,
     )  # fmt: skip
     crossed = [i for i, cross in enumerate(mark.crossed) if cross]
@@ -308,12 +316,12 @@ def _points(figure: Parts, mark: Points, panel: Panel, common: dict[str, Any]) -
         )  # fmt: skip
 
 
-def _interval(mark: Points | Bars, middle: Sequence[float]) -> dict[str, Any] | None:
+def _interval(mark: Points | Bars, middle: Sequence[float], edge: int = 0) -> dict[str, Any] | None:
     if not any(math.isfinite(low) for low in mark.low):
         return None
     up = [_or_none(high - at) for at, high in zip(middle, mark.high, strict=True)]
     down = [_or_none(at - low) for at, low in zip(middle, mark.low, strict=True)]
-    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2 + edge, "width": 3}
 
 
 def _or_none(value: float) -> float | None:
@@ -323,6 +331,8 @@ def _or_none(value: float) -> float | None:
 def _bars(figure: Parts, mark: Bars, panel: Panel, common: dict[str, Any]) -> None:
     colour = mark.colour if isinstance(mark.colour, str) else list(mark.colour)
     ends = mark.ends()
+    pale = int(edged(colour)) if isinstance(colour, str) else list(map(int, map(edged, colour)))
+    around = {"color": INK, "width": pale} if pale else {}
     along, beside = ("x", "y") if mark.across else ("y", "x")
     interval = _interval(mark, ends) if len(mark.low) else None
     if interval:
@@ -331,19 +341,20 @@ def _bars(figure: Parts, mark: Bars, panel: Panel, common: dict[str, Any]) -> No
         "bar",
         **{along: list(mark.lengths), beside: list(mark.places)}, base=mark.bases(), width=mark.thick,
         orientation="h" if mark.across else "v", opacity=mark.opacity,
-        marker={"color": colour, "pattern": HATCH if mark.hatched else {}},
+        marker={"color": colour, "pattern": HATCH if mark.hatched else {}, "line": around},
         **{f"error_{along}": interval},
         hovertext=[_said(mark, panel, i) for i in range(len(ends))], hoverinfo="text", **common,
     )  # fmt: skip
 
 
 def _spread(figure: Parts, mark: Spread, panel: Panel, common: dict[str, Any]) -> None:
+    line = INK if edged(mark.colour) else mark.colour
     figure.trace(
         "box",
         x=[float(p) for p, values in zip(mark.places, mark.values, strict=True) for _ in values],
         y=[float(v) for values in mark.values for v in values],
         width=mark.thick, quartilemethod="linear", fillcolor=_faint(mark.colour, 0.5),
-        line={"color": mark.colour, "width": 1.4}, marker={"size": 3, "color": mark.colour}, hoverinfo="skip", **common,
+        line={"color": line, "width": 1.4}, marker={"size": 3, "color": line}, hoverinfo="skip", **common,
     )  # fmt: skip
     # What plotly says of a box are bare numbers: unseen marks at its median and quartiles say what they are.
     texts = [_said(mark, panel, i) for i in range(len(mark.places))]
@@ -425,7 +436,7 @@ def _tags(figure: Parts, panel: Panel, on: dict[str, str], ends: Any, size: tupl
         figure.annotation(
             text=_html(tag.text), x=_place(tag.x, panel.x), y=_place(tag.y, panel.y), **refs,
             ax=POINT * right, ay=-POINT * up, showarrow=True, arrowhead=0, arrowwidth=0.5 if far else 0.1,
-            arrowcolor=tag.colour if far else "rgba(0,0,0,0)", font={"color": tag.colour, "size": 10}, standoff=3,
+            arrowcolor=tag.colour if far else "rgba(0,0,0,0)", font={"color": INK, "size": 10}, standoff=3,
         )  # fmt: skip
 
 

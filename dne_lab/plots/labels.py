@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dne_lab.plots.marks import Points
+from dne_lab.plots.style import INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,10 @@ Boxes = NDArray[np.float64]  # (n, 4): left, bottom, right, top, in points
 
 
 class Tag(NamedTuple):
-    """A name (empty: none is written) at a mark in data coordinates, its colour, and the mark's area in points²."""
+    """A name (empty: none is written) at a mark in data coordinates, the mark's colour, and its area in points².
+
+    Names are written in `INK`: letters need more contrast with the page than marks do.
+    """
 
     text: str
     x: float
@@ -93,7 +97,7 @@ def place(
         leader = {"arrowstyle": "-", "linewidth": 0.4, "color": tag.colour, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
             tag.text, (tag.x, tag.y), (right, up), textcoords="offset points", fontsize=size,
-            color=tag.colour, ha="center", va="center", zorder=4, arrowprops=leader if far else None,
+            color=INK, ha="center", va="center", zorder=4, arrowprops=leader if far else None,
         )  # fmt: skip
 
 

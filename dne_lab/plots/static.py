@@ -10,7 +10,7 @@ import numpy as np
 
 from dne_lab.plots import labels
 from dne_lab.plots.marks import Axis, Bars, Cells, Drawing, Level, Mark, Panel, Points, Spread, Words
-from dne_lab.plots.style import INK
+from dne_lab.plots.style import INK, edged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ LONG, NARROW = 24, 5.0  # letters of a name, and inches: the legend stands below
 SMALL, SMALL_FIGURE, LOW = 1.5, 4.5, 1.6  # inches: of a panel, a figure; titles there, and at low y axes, are wrapped
 HANDLE = 3.6  # of a legend with dashed lines, in letters' heights; otherwise matplotlib's own 2
 LETTER, BESIDE = 0.078, 0.6  # inches: a letter of a name under an axis, and what stands left of a panel
+EDGE = 0.7  # points of an edge
 MANY = 9  # cells of a row, above which their numbers are smaller
 
 
@@ -176,12 +177,14 @@ def _points(axes: "Axes", mark: Points) -> None:
         _line(axes, mark, x, y, low, high)
     else:
         if mark.dash:
-            axes.plot(x, y, color=colour, linestyle=mark.dash, linewidth=mark.width, zorder=1.5)
+            thin = edge(colour, mark.width)
+            axes.plot(x, y, color=colour, linestyle=mark.dash, linewidth=mark.width, zorder=1.5, **thin)
         if len(low) and np.isfinite(low).any():
             middle = x if mark.across else y
             bars = np.stack([middle - low, high - middle])
             both: dict[str, Any] = {"xerr": bars} if mark.across else {"yerr": bars}
-            axes.errorbar(x, y, fmt="none", ecolor=colour, elinewidth=1, capsize=2, zorder=2, **both)
+            ink = INK if edged(colour) else colour
+            axes.errorbar(x, y, fmt="none", ecolor=ink, elinewidth=1, capsize=2, zorder=2, **both)
     areas = np.asarray(mark.areas())
     if mark.marked:
         shown = slice(None, None, mark.every)
@@ -191,6 +194,13 @@ def _points(axes: "Axes", mark: Points) -> None:
         axes.scatter(x[crossed], y[crossed], s=40, marker="x", color=INK, linewidth=1, zorder=5)
 
 
+def edge(colour: str, width: float) -> dict[str, Any]:
+    """What makes matplotlib draw an edge around marks, and lines of so many points, of a colour that needs one."""
+    from matplotlib.patheffects import withStroke
+
+    return {"path_effects": [withStroke(linewidth=width + 2 * EDGE, foreground=INK)]} if edged(colour) else {}
+
+
 def _line(axes: "Axes", mark: Points, x: Any, y: Any, low: Any, high: Any) -> None:
     """With seaborn, which draws what lies between the smallest and the largest of three: the interval's ends and the
     mean."""
@@ -198,17 +208,21 @@ def _line(axes: "Axes", mark: Points, x: Any, y: Any, low: Any, high: Any) -> No
 
     ends = [np.where(np.isfinite(end), end, y) for end in (low, high)]
     frame = {"x": np.tile(x, 3), "y": np.concatenate([ends[0], y, ends[1]])}
-    kinds = {"alpha": 0.15, "linewidth": 0} if mark.band else {"capsize": 2, "elinewidth": 1}
+    kinds: dict[str, Any] = {"alpha": 0.15, "linewidth": 0} if mark.band else {"capsize": 2, "elinewidth": 1}
+    if edged(mark.look.colour) and not mark.band:
+        kinds["ecolor"] = INK
     seaborn.lineplot(
         frame, x="x", y="y", estimator="median", errorbar=("pi", 100), err_style="band" if mark.band else "bars",
         err_kws=kinds, color=mark.look.colour, linestyle=mark.dash, linewidth=mark.width, ax=axes,
+        **edge(mark.look.colour, mark.width),
     )  # fmt: skip
 
 
 def _paint(mark: Points) -> dict[str, Any]:
+    around = edge(mark.look.colour, 1.4)
     if mark.look.marker in THIN:
-        return {"color": mark.look.colour, "linewidth": 1.4}
-    return {"facecolor": mark.look.colour if mark.filled else "none", "edgecolor": mark.look.colour}
+        return {"color": mark.look.colour, "linewidth": 1.4, **around}
+    return {"facecolor": mark.look.colour if mark.filled else "none", "edgecolor": mark.look.colour, **around}
 
 
 def _bars(axes: "Axes", mark: Bars) -> None:
@@ -216,7 +230,9 @@ def _bars(axes: "Axes", mark: Bars) -> None:
     colour = mark.colour if isinstance(mark.colour, str) else list(mark.colour)
     extra["left" if mark.across else "bottom"] = mark.bases()
     make = axes.barh if mark.across else axes.bar
-    make(mark.places, mark.lengths, mark.thick, color=colour, alpha=mark.opacity, **extra)
+    made = make(mark.places, mark.lengths, mark.thick, color=colour, alpha=mark.opacity, **extra)
+    for bar, ink in zip(made, [colour] * len(made) if isinstance(colour, str) else colour, strict=True):
+        bar.set(**edge(ink, 0.0))
     if len(mark.low):
         ends = np.asarray(mark.ends())
         bars = np.stack([ends - np.asarray(mark.low, float), np.asarray(mark.high, float) - ends])
@@ -228,13 +244,14 @@ def _bars(axes: "Axes", mark: Bars) -> None:
 def _spread(axes: "Axes", mark: Spread) -> None:
     import seaborn
 
+    line = INK if edged(mark.colour) else mark.colour
     frame = {
         "place": np.repeat(mark.places, [len(values) for values in mark.values]),
         "value": np.concatenate([np.asarray(values, float) for values in mark.values]),
     }
     seaborn.boxplot(
         frame, x="place", y="value", native_scale=True, width=mark.thick, color=mark.colour, saturation=1,
-        linecolor=mark.colour, linewidth=1.2, fliersize=2, boxprops={"alpha": 0.5}, ax=axes,
+        linecolor=line, linewidth=1.2, fliersize=2, boxprops={"alpha": 0.5}, ax=axes,
     )  # fmt: skip
 
 
@@ -299,11 +316,11 @@ def _key(name: str, mark: Mark) -> Any:
         hatched = isinstance(mark, Bars) and mark.hatched
         opacity = mark.opacity if isinstance(mark, Bars) else 1.0
         extra: dict[str, Any] = {"hatch": "///", "edgecolor": "white", "linewidth": 0} if hatched else {}
-        return Patch(facecolor=colour, alpha=opacity, label=name, **extra)
+        return Patch(facecolor=colour, alpha=opacity, label=name, **extra, **edge(colour, 0.0))
     if isinstance(mark, Level):
         return Line2D([], [], color=mark.colour, ls=mark.dash, linewidth=1.0, label=name)
     assert isinstance(mark, Points)
     face = mark.look.colour if mark.filled else "none"
     marker = mark.look.marker if mark.marked else ""
     return Line2D([], [], color=mark.look.colour, ls=mark.dash, linewidth=mark.width, marker=marker,
-                  markerfacecolor=face, markersize=5, label=name)  # fmt: skip
+                  markerfacecolor=face, markersize=5, label=name, **edge(mark.look.colour, mark.width))  # fmt: skip

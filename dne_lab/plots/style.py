@@ -1,6 +1,8 @@
 """One colour and one marker for each method, the same in every figure, told apart by colour-blind readers too.
 
-Colours are from the palettes of Okabe and Ito and of Tol (muted); where two are close, the markers differ.
+Colours are from the palettes of Okabe and Ito and of Tol (muted); where two are close, the markers differ. They stand
+out 3:1 on a light and on a dark page, but for the orange and the light blue of Okabe and Ito: an orange as dark as that
+is the vermilion of colour-blind readers. Marks in these have an edge, whatever draws them: see `edged`.
 """
 
 from typing import Any, NamedTuple
@@ -28,21 +30,21 @@ STYLES = {
     "sta": Style("#d55e00", "s", "square"),
     "dne": Style("#009e73", "D", "diamond"),
     "progressive": Style("#cc79a7", "^", "triangle-up"),
-    "finetune": Style("#999999", "v", "triangle-down"),
+    "finetune": Style("#949494", "v", "triangle-down"),
     "replay": Style("#56b4e9", "P", "cross"),
-    "finetune-resnet": Style("#bbbbbb", "1", "y-down"),
-    "replay-resnet": Style("#88ccee", "2", "y-up"),
+    "finetune-resnet": Style("#637e87", "1", "y-down"),
+    "replay-resnet": Style("#4890c6", "2", "y-up"),
     "icarl": Style("#e69f00", "X", "x"),
     "podnet": Style("#b03060", "<", "triangle-left"),
     "der": Style("#6a5acd", ">", "triangle-right"),
     "foster": Style("#999933", "p", "pentagon"),
     "dytox": Style("#aa4499", "h", "hexagon"),
     "linear-probe": Style("#117733", ".", "circle-dot"),
-    "ncm": Style("#882255", "x", "x-thin"),
-    "ranpac": Style("#332288", "+", "cross-thin"),
+    "ncm": Style("#90487e", "x", "x-thin"),
+    "ranpac": Style("#907efc", "+", "cross-thin"),
 }
 # Of methods of a user's own: colours and markers in turn, so that the first thirty are told apart.
-COLOURS = ("#5b4a3f", "#44706f", "#7a5195", "#c2185b", "#4b7d1c")
+COLOURS = ("#bd6c63", "#44706f", "#7a5195", "#c2185b", "#4b7d1c")
 MARKERS = (
     *(("*", "star"), ("d", "diamond-tall"), ("8", "octagon")),
     *(("H", "hexagon2"), ("3", "y-left"), ("4", "y-right")),

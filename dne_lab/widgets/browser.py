@@ -199,7 +199,7 @@ STYLE = """
 .dne-patches:focus-visible { outline: 2px solid #0072b2; }
 .dne-row { display: flex; flex-wrap: wrap; gap: 10px; align-items: flex-start; }
 .dne-row figure { margin: 0; }
-.dne-row canvas { display: block; cursor: crosshair; }
+.dne-row canvas { display: block; cursor: crosshair; outline: 1px solid #757575; }
 .dne-row figcaption { font-size: 12px; line-height: 16px; min-height: 16px; text-align: center;
   color: var(--jp-ui-font-color1, #222); }
 .dne-row figcaption button { font: inherit; color: inherit; background: none; border: none; cursor: pointer;
@@ -223,6 +223,9 @@ _LIVE = """
   overflow: visible !important; }
 .dne-busy [role=status] { width: fit-content; padding: 2px 8px; border-left: 4px solid #0072b2;
   background: var(--jp-layout-color1, Canvas); color: var(--jp-ui-font-color1, CanvasText); }
+/* letters of a chart stand on the page's own colour: no one colour is 4.5 to 1 on a light and on a dark one */
+.dne-explorer .js-plotly-plot text:not(.heatmap-label text, .hoverlayer text) {
+  fill: var(--jp-ui-font-color1, #222) !important; }
 .dne-old { opacity: 0.45; cursor: progress; }
 """
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SECONDS = 2.0  # between two looks at a folder that is followed
 FIRST = 6  # runs, or configurations, that are chosen where nothing was
 MOST_ROWS = 60  # of the table on the page
+LIVE = (390, 230)  # pixels of a chart of a run that is watched
 HINT = "words, e.g. dne seed=0 finished -joint learn.epochs=30; then Enter"
 
 
@@ -294,9 +295,15 @@ class LiveRun(widgets.VBox):
             there = frame[frame[name].notna()]
             x, y = there["epoch of the run"].tolist(), there[name].tolist()
             lines.append(Points(name, x, y, looks[(place + 1) % len(looks)], DASHES[place % len(DASHES)][0]))
-        self.losses.value = chart(epochs_panel(lines, "training losses"))
-        view = RunView(run.config.method, run.record)
-        self.accuracy.value = chart(runs_panel(run_series([view])))
+        series = run_series([RunView(run.config.method, run.record)])
+        self.losses.value = _live(epochs_panel(lines, "training losses"), "Losses are drawn after the first epoch.")
+        self.accuracy.value = _live(runs_panel(series), "Accuracy is drawn after the first task.")
+
+
+def _live(panel: Panel, otherwise: str) -> str:
+    """Its chart, in so few pixels that two stand beside one another in a cell of JupyterLab at 1280."""
+    there = any(mark.x for mark in panel.marks if isinstance(mark, Points))
+    return chart(panel, size=LIVE) if there else svg.sentence(otherwise)
 
 
 def watch(run: Run) -> LiveRun:

@@ -189,6 +189,7 @@ function rowsOf(title, head, lines) {
     bar.className = "bar";
     fill.style.width = `${100 * share}%`;
     fill.style.background = colour;
+    fill.style.boxShadow = "inset 0 0 0 1px #757575";  // pale colours stand out by it
     mark.style.left = `${100 * uniform}%`;
     bar.append(fill, mark);
     line.insertCell().append(bar);

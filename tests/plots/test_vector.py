@@ -3,10 +3,8 @@
 import math
 import re
 
-import pytest
-
 from dne_lab.plots.marks import Axis, Bars, Level, Panel, Points
-from dne_lab.plots.style import COLOURS, EXPERT_COLOURS, GROUP_COLOURS, INK, PAGES, STYLES, Style, contrast, edged
+from dne_lab.plots.style import Style
 from dne_lab.plots.vector import chart, ticks
 
 LOOK = Style("#0072b2", "o", "circle")
@@ -44,25 +42,3 @@ def test_bars_are_as_long_as_their_numbers() -> None:
     level = float(re.findall(r'<line x1="([\d.]+)"', made)[0])
     assert abs(level - float(left) - 1.5 * float(short)) < 0.2
     assert "dog, softmax: 0.4" in made and ">0.4<" in made and "uniform" in made
-
-
-PALETTES = [*EXPERT_COLOURS, *GROUP_COLOURS.values(), *COLOURS, *(look.colour for look in STYLES.values())]
-
-
-def test_contrast_is_that_of_wcag() -> None:
-    assert contrast("#ffffff", "#000000") == pytest.approx(21) and contrast("#777777", "#777777") == 1
-    assert contrast("#ffffff", "#767676") == pytest.approx(4.54, abs=0.005)  # the grey that just suffices for text
-    assert all(contrast(INK, page) >= 3 for page in PAGES)
-
-
-@pytest.mark.parametrize("colour", dict.fromkeys(PALETTES))
-def test_marks_stand_out_on_a_light_and_on_a_dark_page(colour: str) -> None:
-    """3:1 with the page (WCAG 2, 1.4.11), by their own colour or by an edge."""
-    look = Style(colour, "o", "circle")
-    line = chart(Panel([Points("a", [0.0, 1.0], [0.0, 1.0], look, "-")], Axis("x"), Axis("y")))
-    across = Panel([Bars("a", [0], [1.0], colour, across=True)], Axis("x"), Axis("", "category", ("a",)))
-    pale = any(contrast(colour, page) < 3 for page in PAGES)
-    assert pale == edged(colour)
-    assert (f'stroke="{INK}" stroke-width="4"' in line) == pale  # below the line
-    assert (f'fill="{colour}" stroke="{INK}"' in line) == pale  # around its circles
-    assert (f'stroke="{INK}" stroke-width="1"' in chart(across, row=20)) == pale

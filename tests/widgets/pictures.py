@@ -1,4 +1,5 @@
-"""The explorers as they are seen in a real JupyterLab, light and dark, and how far two such pictures are apart.
+"""The explorers as they are seen in a real JupyterLab, light and dark, whether their letters can be read there, and how
+far two such pictures are apart.
 
 python tests/widgets/pictures.py           takes the committed pictures, in tests/widgets/seen, again
 python tests/widgets/pictures.py FOLDER    takes them into another folder
@@ -50,6 +51,38 @@ REST = "() => { document.activeElement?.blur(); return document.fonts.ready.then
 CHANGE = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
 RUN = """code => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code}).done
   .then(reply => reply.content.status)"""
+
+# Letters of outputs whose contrast with what is behind them is below 4.5 to 1 (WCAG 2, 1.4.3); greyed out ones are not
+# meant, nor the numbers in the cells of matrices, which stand on the colour of their cell.
+PALE = """() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = numbers(colour).slice(0, 3).map((part) => part / 255)
+      .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (one) => {
+    for (let at = one; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor, parts = numbers(colour);
+      if (parts.length < 4 || parts[3] > 0.9) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const found = [];
+  let looked = 0;
+  for (const one of document.querySelectorAll(".jp-OutputArea-output *")) {
+    const own = [...one.childNodes].some((node) => node.nodeType === 3 && node.nodeValue.trim());
+    if (!own || !one.getClientRects().length || one.closest("g:has(> rect) > text, .heatmap-label, [disabled], style"))
+      continue;
+    if (one.closest(".widget-inline-hbox")?.querySelector("[disabled]")) continue;
+    looked += 1;
+    const style = getComputedStyle(one), ink = one instanceof SVGElement ? style.fill : style.color;
+    const [high, low] = [light(ink), light(behind(one))].sort((a, b) => b - a);
+    const ratio = (high + 0.05) / (low + 0.05);
+    if (ratio < 4.5) found.push(`${ratio.toFixed(2)}: ${one.textContent.trim().slice(0, 40)} (${ink})`);
+  }
+  return [looked, found];
+}"""
 
 HALF, COLOURS = 2, 256  # committed pictures are half as wide and high, and have so many colours
 BLUR = 3.0  # of the halves, in their pixels: what is left is where things are, and in which colours
@@ -119,6 +152,12 @@ def still(page: Any, place: Any) -> Image.Image:
         before, now = now, place.screenshot()
         page.wait_for_timeout(100)
     return Image.open(io.BytesIO(now)).convert("RGB")
+
+
+def pale(page: Any) -> tuple[int, list[str]]:
+    """How many letters of outputs were looked at, and which are too pale."""
+    looked, found = page.evaluate(PALE)
+    return int(looked), list(found)
 
 
 def halved(picture: Image.Image) -> Image.Image:

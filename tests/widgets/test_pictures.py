@@ -10,6 +10,8 @@ import served
 from PIL import Image, ImageFilter
 from served import live
 
+from dne_lab.plots.style import INK
+
 browser = served.browser  # a fixture
 COMMITTED = {file.stem: Image.open(file).convert("RGB") for file in sorted(pictures.SEEN.glob("*.png"))}
 COMMAND = "where that is meant, run python tests/widgets/pictures.py, look at what it wrote, and commit it"
@@ -32,11 +34,26 @@ def compare(name: str, now: Image.Image, folder: Path) -> str:
 
 
 def test_every_view_looks_as_it_was_committed(page: live.Watched, tmp_path: Path) -> None:
-    now = dict(pictures.taken(page.page))
+    now, faint = {}, []
+    for name, picture in pictures.taken(page.page):
+        now[name] = picture
+        looked, found = pictures.pale(page.page)
+        faint += [f"{name}: {one}" for one in found] if looked > 100 else [f"{name}: no letters"]
+    assert faint == []
     assert now.keys() == COMMITTED.keys(), COMMAND
     told = [f"{name}: {said}" for name, one in now.items() if (said := compare(name, one, tmp_path))]
     assert told == [], f"other than committed, see {tmp_path}; {COMMAND}"
     assert page.outside == [] and page.complaints == []
+
+
+def test_letters_in_the_grey_of_figures_are_found_too_pale_on_the_dark_page(page: live.Watched) -> None:
+    page.page.evaluate(pictures.CHANGE, pictures.THEMES["dark"])
+    page.page.evaluate(
+        "ink => { for (const one of document.querySelectorAll('.dne-count *')) one.style.color = ink; }", INK
+    )
+    assert any("24 runs." in one for one in pictures.pale(page.page)[1])
+    page.page.evaluate("() => { for (const one of document.querySelectorAll('.dne-count *')) one.style.color = ''; }")
+    assert pictures.pale(page.page)[1] == []
 
 
 HIDE = """hidden => { for (const one of document.querySelectorAll(".widget-dropdown"))
