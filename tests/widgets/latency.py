@@ -144,8 +144,8 @@ def tell(measured: dict[str, Any]) -> None:
     """Prints what was measured, and writes it to the file that the command names."""
     text = json.dumps(measured, indent=1)
     print(text)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text + "\n", encoding="utf-8")
+    for file in [word for word in sys.argv[1:] if not word.startswith("--")]:
+        Path(file).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
