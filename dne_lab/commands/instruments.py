@@ -13,14 +13,13 @@ from dne_lab.analysis.removal import HOW, QUESTIONS, warning
 from dne_lab.commands.api import open as open_run
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import file_name, inside
-from dne_lab.data.stream import from_config
 from dne_lab.measure import tables
 from dne_lab.measure.measurement import Measurement
 from dne_lab.measure.record import RUN_FIRST
 from dne_lab.methods.base import title_of
 from dne_lab.plots.attention import fragmentation, group_shares
 from dne_lab.plots.attention_compared import SAME, along_training
-from dne_lab.training import archive
+from dne_lab.training import archive, run_data
 from dne_lab.training.archive import unpacked
 from dne_lab.training.run import Run
 from dne_lab.training.run_folder import CONFIG, read_config
@@ -63,8 +62,8 @@ def open_with(path: Path, data: str | None) -> Run:
     else:
         with unpacked(path) as folder:
             config = read_config(folder)
-    where = config.data if data is None else dataclasses.replace(config.data, path=data)
-    return open_run(path, from_config(where), progress=False)
+    moved = config if data is None else dataclasses.replace(config, data=dataclasses.replace(config.data, path=data))
+    return open_run(path, run_data.stream_of_run(moved, path), progress=False)
 
 
 M = TypeVar("M", bound=Measurement)

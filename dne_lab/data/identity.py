@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,9 +80,14 @@ class Images:
         files = {split: [str(name) for name in info["files"][split]] for split in SPLITS}
         return cls(info["source"], tuple(info["classes"]), labels, files, stamps, digests)
 
-    def keys(self, split: str) -> list[tuple[Any, ...]]:
-        """What an image is found again by: class and file below the class's folder, or class and digest."""
+    def keys(self, split: str, classes: Mapping[int, int] | None = None) -> list[tuple[Any, ...]]:
+        """What an image is found again by: class and file below the class's folder, or class and digest.
+
+        ``classes``: the numbers that stand for those of the classes.
+        """
         labels = self.labels[split].tolist()
+        if classes is not None:
+            labels = [classes[label] for label in labels]
         if self.files[split]:
             return [
                 (label, name.partition("/")[2] or name) for label, name in zip(labels, self.files[split], strict=True)
@@ -97,27 +102,68 @@ class Images:
         return f"number {number} (class {self.classes[self.labels[split][number]]})"
 
 
-def unlike(there: Images, here: Images) -> list[str]:
-    """In what the images ``here`` are not those ``there``, in words; nothing where they are the same."""
-    found = []
-    if len(there.classes) != len(here.classes):
-        found.append(f"{len(there.classes)} classes there, {len(here.classes)} here")
-    renamed = [(one, other) for one, other in zip(there.classes, here.classes, strict=False) if one != other]
-    if renamed:
-        text = _some([f"class {one!r} is called {other!r} here" for one, other in renamed])
-        found.append(text)
-    for split in SPLITS:
-        found += _unlike_images(there, here, split)
+def other_classes(there: Sequence[str], here: Sequence[str]) -> list[str]:
+    """Which classes are gone or new ``here``, in words, as far as names say it."""
+    gone, new = ([repr(name) for name in one if name not in other] for one, other in ((there, here), (here, there)))
+    count = [f"{len(there)} classes there, {len(here)} here"] if len(there) != len(here) else []
+    kinds = (("is gone", gone), ("is new", new))
+    return count + [f"class {_some(names)} {how}" for how, names in kinds if names]
+
+
+def _same_classes(there: Images, here: Images) -> dict[int, int]:
+    """The number ``there`` of each class ``here``: the one with its name, else one that is called otherwise but has its
+    images, or, among as many classes, its number. A new class gets a number that no class has there."""
+    old = {name: number for number, name in enumerate(there.classes)}
+    if len(old) < len(there.classes) or len(set(here.classes)) < len(here.classes):  # of arrays: as they are numbered
+        return {number: number for number in range(len(here.classes))}
+    found = {number: old[name] for number, name in enumerate(here.classes) if name in old}
+    for number in range(len(here.classes)):
+        if number not in found:
+            left = [one for one in old.values() if one not in found.values()]
+            mine = _content(here, number)
+            alike = (one for one in left if _content(there, one) == mine)
+            same_number = number if number in left and len(old) == len(here.classes) else None
+            partner = next(alike, same_number)
+            found[number] = len(old) + number if partner is None else partner
     return found
 
 
-def _unlike_images(there: Images, here: Images, split: str) -> list[str]:
+def _content(images: Images, number: int) -> list[bytes]:
+    """The digests of a class's images of both splits, sorted."""
+    every = (images.digests[split][images.labels[split] == number] for split in SPLITS)
+    return sorted(digest.tobytes() for digests in every for digest in digests)
+
+
+def in_order(there: Images, here: Images) -> bool:
+    """Whether classes that are both there and ``here`` have the same numbers."""
+    return all(one == other for one, other in _same_classes(there, here).items() if other < len(there.classes))
+
+
+def unlike(there: Images, here: Images) -> list[str]:
+    """In what the images ``here`` are not those ``there``, in words; nothing where they are the same."""
+    same, count = _same_classes(there, here), len(there.classes)
+    called = [there.classes[same[n]] if same[n] < count else name for n, name in enumerate(here.classes)]
+    found = other_classes(there.classes, called)
+    renamed = [(one, other) for one, other in zip(called, here.classes, strict=True) if one != other]
+    if renamed:
+        found.append(_some([f"class {one!r} is called {other!r} here" for one, other in renamed]))
+    if not in_order(there, here):
+        found.append("the classes come in another order")
+    for split in SPLITS:
+        found += _unlike_images(there, here, split, same)
+    return found
+
+
+def _unlike_images(there: Images, here: Images, split: str, same: dict[int, int]) -> list[str]:
+    """`unlike` of a split; images of classes that are gone or new as a whole are not named."""
     word, before, now = WORDS[split], there.digests[split], here.digests[split]
-    if np.array_equal(before, now) and np.array_equal(there.labels[split], here.labels[split]):
+    labels = np.array([same[label] for label in here.labels[split].tolist()], dtype=np.int64)
+    if np.array_equal(before, now) and np.array_equal(there.labels[split], labels):
         return []
     if there.files[split] and here.files[split]:
-        old = {key: number for number, key in enumerate(there.keys(split))}
-        new = {key: number for number, key in enumerate(here.keys(split))}
+        known = set(same.values()) & set(range(len(there.classes)))
+        old = {key: number for number, key in enumerate(there.keys(split)) if key[0] in known}
+        new = {key: number for number, key in enumerate(here.keys(split, same)) if key[0] in known}
         gone = [there.name(split, number) for key, number in old.items() if key not in new]
         added = [here.name(split, number) for key, number in new.items() if key not in old]
         both = [(old[key], new[key]) for key in old if key in new]
@@ -126,9 +172,9 @@ def _unlike_images(there: Images, here: Images, split: str) -> list[str]:
         return [f"of the {word} images {_some(names)} {how}" for how, names in kinds if names]
     if len(before) != len(now):
         return [f"{len(before):,} {word} images there, {len(now):,} here"]
-    if sorted(there.keys(split)) == sorted(here.keys(split)) and not here.files[split]:
+    if sorted(there.keys(split)) == sorted(here.keys(split, same)) and not here.files[split]:
         return [f"the {word} images come in another order"]
-    other = np.flatnonzero((before != now).any(axis=1) | (there.labels[split] != here.labels[split]))
+    other = np.flatnonzero((before != now).any(axis=1) | (there.labels[split] != labels))
     return [f"{len(other):,} of {len(now):,} {word} images are others, the first is {here.name(split, int(other[0]))}"]
 
 

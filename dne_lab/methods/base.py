@@ -257,8 +257,10 @@ def _without_defaults(config: Config, named: list[str]) -> Config:
 
 
 def with_changes(config: Config, changes: dict[str, Any]) -> Config:
-    """``config.with_changes(changes)``, and what follows from a backbone that they name."""
-    return backbone.completed(config.with_changes(changes), list(_leaves(changes)))
+    """``config.with_changes(changes)`` without options that are then the method's own, and what follows from a backbone
+    that they name."""
+    named = list(_leaves(changes))
+    return backbone.completed(_without_defaults(config.with_changes(changes), named), named)
 
 
 def ignored(method: str, changes: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from dne_lab.core.files import refuse_file
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
-from dne_lab.training import distributed, engines, folder_names, parallel_runs, sharing, storage
+from dne_lab.training import distributed, engines, folder_names, parallel_runs, run_data, sharing
 from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import settings_sha256
 from dne_lab.training.graph import Job, Part, parts, source, steps
@@ -173,11 +173,13 @@ def _compare(runs: Plan, stream: ClassStream | None, streams: dict[Data, ClassSt
             continue
         if stream is None and config.data not in streams:
             try:
-                streams[config.data] = from_config(config.data)
+                streams[config.data] = run_data.stream_of_run(config, folder)
+            except run_data.OtherClasses:
+                raise
             except LabError as error:
                 warnings.warn(f"{folder} is finished, but its images cannot be compared: {error}", stacklevel=5)
                 continue
-        storage.check_finished(folder, record, streams[config.data] if stream is None else stream)
+        run_data.check_finished(folder, record, streams[config.data] if stream is None else stream)
 
 
 def _jobs(runs: Plan, stream: ClassStream | None, streams: dict[Data, ClassStream]) -> list[Job]:
@@ -191,7 +193,7 @@ def _jobs(runs: Plan, stream: ClassStream | None, streams: dict[Data, ClassStrea
     jobs, tried = [], set()
     for config, folder in runs:
         if stream is None and config.data not in streams:
-            streams[config.data] = from_config(config.data)
+            streams[config.data] = run_data.stream_of_run(config, folder)
         data = streams[config.data] if stream is None else stream
         alike = settings_sha256(config)
         if alike not in tried and folder not in done:

@@ -22,7 +22,7 @@ from dne_lab.measure import budget
 from dne_lab.measure.record import Record
 from dne_lab.methods import base
 from dne_lab.methods.base import BALANCED, BASE, Stage
-from dne_lab.training import archive, distributed, evaluation, sharing, stems, step, storage
+from dne_lab.training import archive, distributed, evaluation, run_data, sharing, stems, step, storage
 from dne_lab.training.captured import Captured
 from dne_lab.training.feed import Feed, clean
 from dne_lab.training.position import Cursor
@@ -72,7 +72,7 @@ class Run:
         self.files = RunFolder(folder)
         if folder is not None:
             self.processes.from_first(lambda: self.files.check(config))
-        self.whole_stream = storage.stream_for(config, stream)
+        self.whole_stream = run_data.stream_for(config, stream)
         self.stream = self.whole_stream.joint() if cls.joint else self.whole_stream
         self.config = storage.placed(budget.resolved(config, self.stream), self.stream)
         self.accept_changed_data, self.capture = accept_changed_data, capture
@@ -97,16 +97,16 @@ class Run:
         from_first = distributed.Processes().from_first
         if from_first(path.is_dir):
             config = from_first(lambda: read_config(path))
-            return cls(config, stream or storage.stream_of_run(config, path), path, **settings)
+            return cls(config, stream or run_data.stream_of_run(config, path), path, **settings)
         if path.suffix == archive.SUFFIX:
             model = archive.read_model(path)
-            stream = storage.stream_of_model(model) if stream is None else stream
-            run = cls(model.config, stream, None, **settings)
+            run = cls(model.config, stream or storage.stream_of_model(model), None, **settings)
             storage.load_model(path, run.state)
             return run
         unpacked = archive.unpack(path)
         with archive.within(path, unpacked.name):
-            run = cls(read_config(Path(unpacked.name)), stream, unpacked.name, **settings)
+            config = read_config(place := Path(unpacked.name))
+            run = cls(config, stream or run_data.stream_of_run(config, place), place, **settings)
         run._archive = unpacked  # the folder lives as long as the run
         return run
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from dne_lab.core.config import Config, differences
 from dne_lab.core.errors import LabError, brief, reason
-from dne_lab.core.files import short_path
-from dne_lab.data.identity import YOUNGER, Images, data_sha256, fingerprint, numbers_now, unlike
+from dne_lab.data.identity import YOUNGER, Images, data_sha256, fingerprint, in_order, numbers_now, unlike
 from dne_lab.data.source import SPLITS
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure import cost
@@ -26,6 +25,7 @@ from dne_lab.training import archive, run_folder
 from dne_lab.training.distributed import Processes
 from dne_lab.training.evaluation import BEFORE, key, record_of
 from dne_lab.training.position import Cursor, Position
+from dne_lab.training.run_data import place_of, what_changed
 from dne_lab.training.run_folder import LAST, PREDICTIONS, RECORD, RunFolder, finished, task_file
 from dne_lab.training.state import RunState
 from dne_lab.training.step import Optimisation
@@ -167,20 +167,26 @@ def check(files: RunFolder, state: RunState, info: dict[str, Any], name: str) ->
             "It is untouched. Give another folder."
         )
     if changes:
+        known, here = files.read_images(), Images.of(state.stream.source)
+        mixed = known is not None and (len(known.classes) != len(here.classes) or not in_order(known, here))
+        advice = MIXED if mixed else FINISHED if _at_its_end(info, state) else GOES_ON
         raise LabError(
             f"{files}: {name} belongs to other data than {place_of(state.stream)} holds: "
-            f"{'; '.join(_what_changed(files, state.stream, changes))}. It is untouched. "
-            f"{FINISHED if _at_its_end(info, state) else GOES_ON}"
+            f"{'; '.join(what_changed(files, state.stream, changes))}. It is untouched. {advice}"
         )
 
 
 GOES_ON = (
-    "Give another folder, bring back the images, or go on with what is there, which is recorded: dne-lab run ... "
-    "--accept-changed-data, or accept_changed_data=True for dne_lab.start and dne_lab.open."
+    "Give another folder (--out), bring back the images, or go on with what is there, which is recorded: the same "
+    "command with --accept-changed-data, or accept_changed_data=True for dne_lab.start and dne_lab.open."
 )
 FINISHED = (
     "Bring back the images, or look at its results alone: dne-lab report RUN. Its model sees the images that are there "
     "with dne_lab.open(RUN, accept_changed_data=True)."
+)
+MIXED = (
+    "Bring back the classes, by their names: their numbers follow from these, and the run would take one class for "
+    "another. Or give another folder (--out) for a run on these."
 )
 
 
@@ -201,35 +207,6 @@ def placed(config: Config, stream: ClassStream) -> Config:
     return config if place is None else dataclasses.replace(config, data=dataclasses.replace(config.data, path=place))
 
 
-def stream_for(config: Config, stream: ClassStream | None) -> ClassStream:
-    """The given stream, else the one that a configuration describes; `LabError` where it is another one."""
-    made = from_config(config.data) if stream is None else stream
-    if made.tasks != config.data.tasks:
-        raise LabError(f"data.tasks = {config.data.tasks}, but the stream has tasks {made.tasks}.")
-    if made.validation != config.data.validation:
-        raise LabError(f"data.validation = {config.data.validation}, but the stream has {made.validation}.")
-    return made
-
-
-def stream_of_run(config: Config, place: Path) -> ClassStream:
-    """The stream of the run in ``place``; a `LabError` says what to give where its images are gone."""
-    try:
-        return from_config(config.data)
-    except LabError as error:
-        if config.data.path is None or Path(config.data.path).exists():
-            raise
-        raise LabError(
-            f"{error} {short_path(place)} has learned from images there. If they have moved, name where they are: "
-            "--set data.path=DIR of dne-lab run, --data DIR of dne-lab report, in Python dne_lab.open(RUN, "
-            f"dne_lab.stream(DIR, tasks={config.data.tasks}, size={config.data.size}))."
-        ) from error
-
-
-def place_of(stream: ClassStream) -> str:
-    """Where the images of a stream are, in words."""
-    return stream.name if stream.source.path is None else short_path(Path(stream.source.path))
-
-
 def _other_data(state: RunState, info: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What a file says of its data and the stream does not: (there, here) by name. Younger fields may be missing, and
     data that were accepted before are no others."""
@@ -241,24 +218,20 @@ def _other_data(state: RunState, info: dict[str, Any]) -> dict[str, tuple[Any, A
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _what_changed(files: RunFolder, stream: ClassStream, changes: dict[str, tuple[Any, Any]]) -> list[str]:
-    """What is other about the data, as precisely as the run's folder knows."""
-    known = files.read_images()
-    changed = [] if known is None else unlike(known, Images.of(stream.source))
-    return changed or [f"{field} ({there} there, {here} here)" for field, (there, here) in changes.items()]
-
-
 def _accept(files: RunFolder, state: RunState, info: dict[str, Any]) -> None:
     """Goes on with other images: exemplars are found again, and what has changed is said in the record.
 
     Raises:
-        LabError: another number of classes; an older run, which does not know its images one by one.
+        LabError: another number of classes, or they have other numbers; an older run, which does not know its images
+            one by one.
     """
     changes = _other_data(state, info)
     there, here = files.read_images(), Images.of(state.stream.source)
     if there is None or len(there.classes) != len(here.classes) or {"name", "shape", "tasks"} & changes.keys():
         why = "which images it had is not known" if there is None else "; ".join(unlike(there, here))
         raise LabError(f"{files} cannot go on with changed data: {why or changes}. Give another folder.")
+    if not in_order(there, here):
+        raise LabError(f"{files} cannot go on with changed data: {'; '.join(unlike(there, here))}. {MIXED}")
     gone = state.memory.renumber(numbers_now(there, here, "train"))
     state.position.data_changes.append(
         {"at": state.place(), "told": unlike(there, here), "exemplars_gone": gone, "before": info["stream"]}
@@ -279,20 +252,6 @@ def begin(files: RunFolder, state: RunState) -> None:
     known, now = files.read_images(), Images.of(state.stream.source)
     if known is None or unlike(known, now) or any((known.stamps[s].tolist() != now.stamps[s].tolist()) for s in SPLITS):
         files.write_images(now)
-
-
-def check_finished(folder: Path, record: Record, stream: ClassStream) -> None:
-    """Raises a `LabError` if a finished run has learned from other images or classes than a stream has."""
-    files = RunFolder(folder)
-    known = files.read_images()
-    if known is not None:
-        known.remember(stream.source)
-    if record.data_sha256 and record.data_sha256 != data_sha256(stream):
-        changed = _what_changed(files, stream, {"data": (record.data_sha256[:8], data_sha256(stream)[:8])})
-        raise LabError(
-            f"{files} has learned from other data than {place_of(stream)} holds: {'; '.join(changed)}. It is "
-            "untouched. Give another folder (--out) for a run on these, or look at it alone: dne-lab report."
-        )
 
 
 def _load_checkpoint(files: RunFolder, state: RunState, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dne_lab.data import image_folder
 from dne_lab.data.datasets import open_source
-from dne_lab.data.identity import YOUNGER, Images, fingerprint, images_sha256, numbers_now, unlike
+from dne_lab.data.identity import YOUNGER, Images, fingerprint, images_sha256, in_order, numbers_now, unlike
 from dne_lab.data.source import ArraySource
 from dne_lab.data.stream import ClassStream, stream
 
@@ -69,6 +69,35 @@ def test_what_is_renamed_swapped_new_or_gone_is_named(tree: Path) -> None:
     shutil.copytree(tree / "train" / "ant", tree / "train" / "dog")
     shutil.copytree(tree / "test" / "ant", tree / "test" / "dog")
     assert "3 classes there, 4 here" in unlike(before, now(tree))
+
+
+def rename(tree: Path, old: str, new: str) -> None:
+    for split in ("train", "test"):
+        (tree / split / old).rename(tree / split / new)
+
+
+def test_a_class_whose_new_name_moves_the_others_is_one_renamed_class(tree: Path) -> None:
+    before = now(tree)
+    rename(tree, "ant", "zebu")  # bee and cow get other numbers, but are what they were
+    assert unlike(before, now(tree)) == ["class 'ant' is called 'zebu' here", "the classes come in another order"]
+    assert not in_order(before, now(tree))
+    picture(999).save(tree / "train" / "bee" / "2.png")
+    assert "of the training images bee/2.png has other content" in unlike(before, now(tree))
+    rename(tree, "zebu", "adder")
+    assert in_order(before, now(tree))
+
+
+def test_a_class_that_is_gone_or_new_is_named_once_and_not_image_by_image(tree: Path) -> None:
+    before = now(tree)
+    shutil.rmtree(tree / "train" / "bee")
+    shutil.rmtree(tree / "test" / "bee")
+    assert unlike(before, now(tree)) == [
+        "3 classes there, 2 here", "class 'bee' is gone", "the classes come in another order"
+    ]  # fmt: skip
+    for split in ("train", "test"):
+        (tree / split / "dog").mkdir()
+        picture(7).save(tree / split / "dog" / "0.png")
+    assert unlike(before, now(tree))[:2] == ["class 'bee' is gone", "class 'dog' is new"]
 
 
 def test_two_files_that_change_places_are_seen(tree: Path) -> None:
