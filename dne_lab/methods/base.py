@@ -234,33 +234,18 @@ def find(name: str) -> type[Method]:
 def configure(method: str, names: str, changes: dict[str, Any] | None = None, **fields: Any) -> Config:
     """`presets.resolve` for a method: "small" and "published" stand for its own preset of that kind, if it has one.
 
-    A method without one takes that of the method it derives from; one without any is left as the others say. What a
+    An option that is named stays in the configuration at its default too: so the runs beside controls are told from
+    those of older code. A method without one takes that of the method it derives from; one without any is left as the others say. What a
     user sets for a method goes through `refuse_ignored` first.
     """
     family = [cls.recipe or cls.name for cls in find(method).__mro__ if issubclass(cls, Method) and cls.name]
     config = presets.resolve(presets.of_method(names, family), changes, method=method, **fields)
-    named = list(_leaves(changes or {}))
-    return backbone.completed(_without_defaults(config, named), named)
-
-
-def _without_defaults(config: Config, named: list[str]) -> Config:
-    """Without those of the ``named`` options that are what the method has anyway: one run has one name and one hash."""
-    cls, given = find(config.method), {name.removeprefix("options.") for name in named if name.startswith("options.")}
-    try:
-        asked: Any = build(cls.Options, config.options, "options.")
-        usual: Any = build(cls.Options, {}, "options.")
-    except LabError:  # whoever makes the method says it
-        return config
-    same = {name for name in given if hasattr(usual, name) and getattr(asked, name) == getattr(usual, name)}
-    kept = {name: value for name, value in config.options.items() if name not in same}
-    return dataclasses.replace(config, options=kept)
+    return backbone.completed(config, list(_leaves(changes or {})))
 
 
 def with_changes(config: Config, changes: dict[str, Any]) -> Config:
-    """``config.with_changes(changes)`` without options that are then the method's own, and what follows from a backbone
-    that they name."""
-    named = list(_leaves(changes))
-    return backbone.completed(_without_defaults(config.with_changes(changes), named), named)
+    """``config.with_changes(changes)``, and what follows from a backbone that they name."""
+    return backbone.completed(config.with_changes(changes), list(_leaves(changes)))
 
 
 def ignored(method: str, changes: dict[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from dne_lab.methods import base
 from dne_lab.methods.expansion import Expansion
 from dne_lab.models.attention import Axes
 from dne_lab.models.variants import STA
-from dne_lab.training import folder_names, run_list, sharing
+from dne_lab.training import run_list, sharing
 from dne_lab.training.run import Run
 
 GRID = Path(__file__).parents[2] / "figures" / "records" / "cifar100-medium-controls" / "grid.json"
@@ -110,20 +110,6 @@ def test_task_1_is_shared_by_all_rows(tmp_path: Path) -> None:
     plain = first.config.with_changes({"method": "dne"})
     stream = first.whole_stream
     assert sharing.structure(behind, stream, 1) != sharing.structure(plain, stream, 1)
-
-
-def test_an_option_at_its_default_makes_no_other_run(tmp_path: Path) -> None:
-    first = run(None, "ia", epochs=2)
-    first.next_task()
-    plain = first.fork(tmp_path / "plain", method="dne").config
-    usual = base.find("dne").Options()
-    said = {"options.weights": usual.weights, "options.reads": usual.reads}
-    assert first.fork(tmp_path / "said", method="dne", **said).config == plain
-    assert first.fork(tmp_path / "plain2", method="dne", options={"weights": usual.weights}).config == plain
-    other = first.fork(tmp_path / "other", method="dne", options={"weights": "uniform"})
-    assert other.config.options == {"weights": "uniform"} and usual.weights != "uniform"
-    assert base.with_changes(other.config, {"options.weights": usual.weights}) == plain  # --config FILE --set ...
-    assert folder_names.folder_name(plain) == folder_names.folder_name(base.with_changes(plain, said))
 
 
 def test_sta_without_foreign_keys_reaches_the_accuracies_of_ia() -> None:

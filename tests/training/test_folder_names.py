@@ -30,8 +30,6 @@ def name(method: str = "dne", preset: str = "digits", seed: int = 0, **changes: 
         ({"k": 2}, "dne-digits-heads3.2-s0"),
         ({"network__heads": "3,2"}, "dne-digits-heads3.2-s0"),
         ({"k": 1}, "dne-digits-s0"),  # what the preset says anyway
-        ({"options__query_rate": "none"}, "dne-digits-s0"),  # what the method has anyway
-        ({"options__query_rate": "", "options__weights": "uniform"}, "dne-digits-weights_uniform-s0"),
         ({"learn__augment": "none"}, "dne-digits-s0"),
         ({"learn__epochs": 5, "seed": 3}, "dne-digits-learn.epochs5-s3"),
         ({"learn__lr": "1e-5", "network__hidden_norm": True}, "dne-digits-hidden_norm_true-learn.lr1e-05-s0"),
