@@ -234,9 +234,9 @@ def find(name: str) -> type[Method]:
 def configure(method: str, names: str, changes: dict[str, Any] | None = None, **fields: Any) -> Config:
     """`presets.resolve` for a method: "small" and "published" stand for its own preset of that kind, if it has one.
 
-    An option that is named stays in the configuration at its default too: so the runs beside controls are told from
-    those of older code. A method without one takes that of the method it derives from; one without any is left as the others say. What a
-    user sets for a method goes through `refuse_ignored` first.
+    A method without one takes that of the method it derives from; one without any is left as the others say. What a
+    user sets for a method goes through `refuse_ignored` first. An option that is named stays in the configuration at
+    its default too: so the runs beside controls are told from those of older code.
     """
     family = [cls.recipe or cls.name for cls in find(method).__mro__ if issubclass(cls, Method) and cls.name]
     config = presets.resolve(presets.of_method(names, family), changes, method=method, **fields)
