@@ -1,6 +1,5 @@
 """What `dne-lab report` does with --attention, --ablation and --probe: measures runs and keeps the records."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,9 +19,8 @@ from dne_lab.methods.base import title_of
 from dne_lab.plots.attention import fragmentation, group_shares
 from dne_lab.plots.attention_compared import SAME, along_training
 from dne_lab.training import archive, run_data
-from dne_lab.training.archive import unpacked
 from dne_lab.training.run import Run
-from dne_lab.training.run_folder import CONFIG, read_config
+from dne_lab.training.run_folder import CONFIG
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,18 +50,15 @@ def runs(paths: Iterable[Path], option: str, images: int | None = None) -> list[
 
 def open_with(path: Path, data: str | None) -> Run:
     """The run in a folder or archive, with its images from ``data`` if they have moved or were never in it."""
-    model = path.suffix == archive.SUFFIX
-    if data is None and not model:
+    if data is not None:
+        return open_run(path, run_data.stream_at(path, data), progress=False)
+    if path.suffix != archive.SUFFIX:
         return open_run(path, progress=False)
-    if model:  # says what is missing and where, which a model that is opened to be looked at does not need
-        config = archive.read_model(path).config
-        if data is None and config.data.path is None and config.data.name in ("folder", "npz"):
-            raise LabError(f"{path} does not say where its images are: add --data and the {config.data.name}.")
-    else:
-        with unpacked(path) as folder:
-            config = read_config(folder)
-    moved = config if data is None else dataclasses.replace(config, data=dataclasses.replace(config.data, path=data))
-    return open_run(path, run_data.stream_of_run(moved, path), progress=False)
+    # says what is missing and where, which a model that is opened to be looked at does not need
+    config = archive.read_model(path).config
+    if config.data.path is None and config.data.name in ("folder", "npz"):
+        raise LabError(f"{path} does not say where its images are: add --data and the {config.data.name}.")
+    return open_run(path, run_data.stream_of_run(config, path), progress=False)
 
 
 M = TypeVar("M", bound=Measurement)

@@ -21,7 +21,7 @@ from dne_lab.data.datasets import open_source
 from dne_lab.measure import tables
 from dne_lab.measure.record import CLOCK, Record
 from dne_lab.methods import base
-from dne_lab.training import engines, grid, run_list, sharing
+from dne_lab.training import engines, grid, run_data, run_list, sharing
 from dne_lab.training.distributed import Processes
 from dne_lab.training.parallel_runs import RunsFailed
 from dne_lab.training.progress import Terminated
@@ -262,7 +262,9 @@ def go_on(
     Raises:
         LabError: what `Run.fork` raises; a folder that holds something else.
     """
-    source, changed = Run.open(path, **how), settings(changes)
+    changed = settings(changes)
+    place = changed.get("data.path")
+    source = Run.open(path, None if place is None else run_data.stream_at(path, str(place)), **how)
     base.refuse_ignored(source.config.method, changed)
     plan: grid.Plan = []
     for seed in [source.config.seed] if seeds is None else seeds:

@@ -50,9 +50,7 @@ def unread(place: str | Path, error: OSError) -> LabError:
 def split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split; a `LabError` where one is missing."""
     if kind_of(root) != "folder":
-        raise LabError(
-            f"{short_path(root)}: no such folder. {LAYOUT} If the images have moved, name the place where they are."
-        )
+        raise LabError(f"{short_path(root)}: no such folder. {LAYOUT}")
     test = next((root / name for name in ("test", "val") if kind_of(root / name) == "folder"), None)
     absent = [] if kind_of(root / "train") == "folder" else ["train/"]
     absent += [] if test else ["test/ or val/"]

@@ -22,7 +22,7 @@ from dne_lab.measure.tables import brief
 from dne_lab.plots import static
 from dne_lab.plots.marks import Bars, Cells, Drawing, Level, Mark, Panel, Points
 from dne_lab.plots.style import MATPLOTLIB, PRINT
-from dne_lab.training.run_folder import refuse_run_file
+from dne_lab.training.run_folder import CONFIG, CURVES, DATA, LAST, PREDICTIONS, RECORD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -349,3 +349,10 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, numbers.Integral):
         return int(value)
     return round(float(value), 4) + 0.0 if math.isfinite(value) else None
+
+
+def refuse_run_file(path: Path) -> None:
+    """Raises a `LabError` for a file that a run has written, which nothing else may replace."""
+    own = {CONFIG, RECORD, CURVES, PREDICTIONS, LAST, DATA}
+    if path.name in own and path.exists() and (path.parent / CONFIG).is_file():
+        raise LabError(f"{short_path(path)} is a file of the run in that folder, and stays. Name another.")

@@ -1,5 +1,6 @@
 """Whose data these are: the stream of a run, and what is other about it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from dne_lab.data.datasets import open_source
 from dne_lab.data.identity import Images, data_sha256, other_classes, unlike
 from dne_lab.data.stream import ClassStream, from_config
 from dne_lab.measure.record import Record
-from dne_lab.training.run_folder import RunFolder
+from dne_lab.training import archive
+from dne_lab.training.run_folder import RunFolder, read_config
 
 
 class OtherClasses(LabError):
@@ -55,6 +57,16 @@ def stream_of_run(config: Config, place: Path) -> ClassStream:
             f"{'; '.join(changed)}. It is untouched. Bring back the classes that it has learned from; or, for a run "
             f"on these, give --set data.tasks=... with sizes that add up to {len(here)}, in a folder of its own."
         ) from error
+
+
+def stream_at(path: Path, data: str) -> ClassStream:
+    """The stream of the run in a folder, an archive or a model, with its images from the place ``data``."""
+    if path.suffix == archive.SUFFIX:
+        config = archive.read_model(path).config
+    else:
+        with archive.unpacked(path) as folder:
+            config = read_config(folder)
+    return stream_of_run(replace(config, data=replace(config.data, path=data)), path)
 
 
 def _call(data: Data) -> str:

@@ -77,16 +77,13 @@ def load(
     Raises:
         LabError: missing, truncated, damaged, foreign, or from another version. The file is untouched.
     """
-    again = "Move it away to train that part again, or b" if (path.parent / CONFIG).exists() else "B"
-    advice = f"The file is untouched. {again}ring back a copy of it."
+    advice = _advice(path)
     check_regular(path, "a checkpoint")
     refuse_unreadable(path)
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            if FORMAT not in metadata:
-                raise LabError(f"{path} was not written by this program. {advice}")
-            info = parse(metadata[FORMAT].encode())
+            info = parse(metadata[FORMAT].encode()) if FORMAT in metadata else None
             if not isinstance(info, dict):
                 raise LabError(f"{path} was not written by this program. {advice}")
             if info.get("version") != VERSION:
@@ -113,6 +110,14 @@ def load(
         raise LabError(f"{path} is truncated or damaged, or no checkpoint ({reason(error)}). {advice}") from error
 
 
+def _advice(path: Path) -> str:
+    """What to do where a file that `save` wrote is damaged."""
+    again = ", or train the run again in another folder (--out)"
+    if path.name == LAST:
+        again = ", or move it away: a finished run is read from its other files, another one begins again"
+    return f"The file is untouched. Bring back a copy of it{again if (path.parent / CONFIG).exists() else ''}."
+
+
 CONFIG, RECORD, CURVES = "config.json", "record.json", "curves.csv"
 PREDICTIONS, LAST, DATA = "predictions.npz", "last.safetensors", "data.safetensors"
 Tensors = dict[str, Tensor]
@@ -123,13 +128,6 @@ COLUMNS = ("task", "stage", "epoch", "lr")
 def task_file(number: int) -> str:
     """The name of a task's file: task_01.safetensors."""
     return f"task_{number:02d}.safetensors"
-
-
-def refuse_run_file(path: Path) -> None:
-    """Raises a `LabError` for a file that a run has written, which nothing else may replace."""
-    own = {CONFIG, RECORD, CURVES, PREDICTIONS, LAST, DATA}
-    if path.name in own and path.exists() and (path.parent / CONFIG).is_file():
-        raise LabError(f"{short_path(path)} is a file of the run in that folder, and stays. Name another.")
 
 
 def read_config(folder: Path) -> Config:

@@ -13,9 +13,10 @@ from PIL import Image
 
 import dne_lab
 from dne_lab.commands import api as lab
+from dne_lab.commands.run_command import go_on
 from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream, stream
-from dne_lab.training import grid
+from dne_lab.training import archive, grid
 from dne_lab.training.run_data import OtherClasses
 
 SMALL: dict[str, Any] = {
@@ -107,3 +108,17 @@ def test_the_call_that_is_advised_for_images_that_have_moved_opens_the_run(
     (call,) = re.findall(r"dne_lab\.open\(RUN, (dne_lab\.stream\(.*\))\)\.$", str(error.value))
     given = eval(call, {"dne_lab": dne_lab, "DIR": str(moved)})
     assert lab.open(tmp_path / "run", given).stream.order == held.order
+
+
+def test_what_follows_a_task_is_learned_from_images_that_have_moved(tree: Path, tmp_path: Path) -> None:
+    run = lab.start("dne", made(tree), folder=tmp_path / "run", **SMALL)
+    run.next_task()
+    archive.export(tmp_path / "run", tmp_path / "run.zip")
+    tree.rename(tmp_path / "moved")
+    for source in (tmp_path / "run", tmp_path / "run.zip"):
+        out = tmp_path / f"out{source.suffix}"
+        with pytest.raises(LabError, match=r"have moved, name where they are: --set data\.path=DIR"):
+            go_on(source, 1, [], None, out, False, device="cpu", progress=False)
+        go_on(source, 1, [f"data.path={tmp_path / 'moved'}"], None, out, False, device="cpu", progress=False)
+        (folder,) = out.iterdir()
+        assert lab.open(folder).finished

@@ -20,7 +20,7 @@ from dne_lab.core.errors import LabError
 from dne_lab.data.stream import ClassStream, stream
 from dne_lab.training import archive, grid, storage
 from dne_lab.training.run import Run
-from dne_lab.training.run_folder import RunFolder, load, save
+from dne_lab.training.run_folder import LAST, RunFolder, load, save
 
 SMALL: dict[str, Any] = {
     "network__heads": (1, 1), "network__depth": 2, "network__head_width": 4, "learn__epochs": 1, "tune__epochs": 1,
@@ -387,6 +387,33 @@ def test_what_a_damaged_output_is_mended_by(name: str, tmp_path: Path) -> None:
     assert {file: (folder / file).read_bytes() for file in right} == right
     assert tiny_run(folder).record.without_timing() == record.without_timing()
     archive.export(folder, tmp_path / "run.zip")
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_damaged_checkpoint_is_mended_by_what_is_said(done: bool, tmp_path: Path) -> None:
+    whole, run = tiny_run(tmp_path / "whole"), tiny_run(tmp_path / "run")
+    whole.train()
+    run.train(None if done else 0)
+    last = tmp_path / "run" / LAST
+    flipped(last, random.Random(0))
+    with pytest.raises(LabError, match=r"or move it away: a finished run is .*, another one begins again"):
+        tiny_run(tmp_path / "run")
+    last.rename(tmp_path / "away")
+    again = tiny_run(tmp_path / "run")
+    assert again.finished is done
+    again.train()
+    theirs, ours = tiny.content(tmp_path / "whole"), tiny.content(tmp_path / "run")
+    assert ours == {name: theirs[name] for name in ours} and set(theirs) - set(ours) == ({LAST} if done else set())
+
+
+def test_a_damaged_task_file_is_not_said_to_be_learned_again(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run").train()
+    file = tmp_path / "run" / "task_02.safetensors"
+    flipped(file, random.Random(0))
+    with pytest.raises(
+        LabError, match=r"Bring back a copy of it, or train the run again in another folder \(--out\)\.$"
+    ):
+        tiny_run(tmp_path / "run").model_at(2)
 
 
 def test_outputs_of_a_run_that_goes_on_may_be_ahead_of_its_record(tmp_path: Path) -> None:
