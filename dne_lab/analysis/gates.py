@@ -9,9 +9,9 @@ from dne_lab.analysis.decomposition import TRAINED, Decomposition
 from dne_lab.analysis.read_outs import ALL, FIRST, ProbeRecord, over_images
 from dne_lab.analysis.removal import MEAN
 from dne_lab.core.errors import LabError
-from dne_lab.measure.comparison import Group, even_heads, groups, joint_of, later_heads, tasks_text
+from dne_lab.measure.comparison import Group, even_heads, groups, joint_of, later_heads, other_images, tasks_text
 from dne_lab.measure.metrics import interval
-from dne_lab.measure.record import Record
+from dne_lab.measure.record import Record, images_of
 from dne_lab.measure.significance import spread
 from dne_lab.measure.trained_controls import options_of
 from dne_lab.models.attention import TASK1, TASK2
@@ -89,7 +89,8 @@ def protocols(records: Iterable[Record]) -> dict[str, list[Record]]:
             made.setdefault(_protocol(record), []).append(record)
     for record in records:
         for name, members in made.items():
-            if record.joint and record.dataset == members[0].dataset and _base(record) == _base(members[0]):
+            same = record.dataset == members[0].dataset and not other_images(record, members[0])
+            if record.joint and same and _base(record) == _base(members[0]):
                 made[name].append(record)
     return made
 
@@ -282,7 +283,9 @@ def _base(record: Record) -> str:
 
 
 def _protocol(record: Record) -> str:
-    return f"{record.preset.split(',')[0]}, {tasks_text(record.tasks)}"
+    preset = record.preset.split(",")[0]
+    name = preset if preset.startswith(record.dataset) else f"{record.dataset} {images_of(record)[:8]} ({preset})"
+    return f"{name}, {tasks_text(record.tasks)}"  # of one's own images, which a preset does not name, with their digest
 
 
 def _known(before_tuning: dict[str, list[float]], name: str) -> list[float]:

@@ -138,6 +138,16 @@ def test_protocols_are_told_apart() -> None:
         gates([*runs(dne=(55.0,)), *steps])
 
 
+def test_ones_own_images_are_no_preset_of_ours() -> None:
+    one, other = ([dataclasses.replace(run, dataset="folder", images_sha256=digit * 64)
+                   for run in runs(dne=(50.0,), joint=(60.0,))] for digit in "ab")  # fmt: skip
+    found = protocols([*runs(dne=(55.0,)), *one, *other])
+    assert {name: [run.images_sha256[:1] for run in members] for name, members in found.items()} == {
+        "digits, 4 + 2 x 3": [""], "folder aaaaaaaa (digits), 4 + 2 x 3": ["a", "a"],
+        "folder bbbbbbbb (digits), 4 + 2 x 3": ["b", "b"],
+    }  # fmt: skip
+
+
 def test_before_stage_2() -> None:
     early = [{"new": [80.0, 90.0], "old": [40.0, 20.0], "old_called_new": [30.0, 50.0]},
              {"new": [70.0, 80.0], "old": [50.0, 30.0], "old_called_new": [20.0, 40.0]}]  # fmt: skip
