@@ -145,6 +145,8 @@ def report(
     refuse_file(out)
     there = set(inside(out, "*")) if out.is_dir() else set()
     measured = reporting.measured(paths, attention, ablation, probe, how)
+    if data is not None and not measured:
+        raise LabError("--data says where --attention, --ablation and --probe find images: give one of them with it.")
     records = reporting.find(paths)
     if measured:  # also of a run that has not finished its first task
         records = [record for record in records if record.seen_accuracy]

@@ -89,6 +89,7 @@ def of_npz() -> list[str]:
         (r"podnet does not use k\.", ["run", "podnet", "--set", "k=2"]),
         (r"der does not use k\.", ["cost", "der", "--tasks", "5,5", "--heads", "2"]),
         (r"dytox does not use k: it has no later experts", ["run", "dytox", "--set", "network.heads=6"]),
+        (r"--data says where --attention, .*give one of them", ["report", "runs", "--data", "images"]),
         (r"--how mean says how --ablation .*give --ablation N", ["report", "runs", "--how", "mean"]),
         (r"unknown how 'foo'", ["report", "runs", "--how", "foo", "--ablation", 5]),
         (r"unknown field 'K'.*, k, ", ["run", "dne", "--set", "K=2"]),
