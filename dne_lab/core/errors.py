@@ -48,6 +48,7 @@ def brief(value: object, most: int = LONGEST) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, lists within lists
         text = f"{type(value).__name__} that is too long to be shown"
+    text = " ".join(text.split()) if "\n" in text else text  # an array's
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dne_lab.core import chance
-from dne_lab.core.errors import LabError, reason, unknown
+from dne_lab.core.errors import LabError, brief, reason, unknown
 from dne_lab.core.files import absolute, check_parts, resolved
 from dne_lab.data.folder_tree import kind_of
 from dne_lab.data.source import CIFAR_MEAN, CIFAR_STD, ArraySource, Source
@@ -138,33 +138,14 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
 
     from dne_lab.data.hub_dataset import PREFIX, HubSource
     from dne_lab.data.image_folder import FolderSource
-    from dne_lab.data.numbered import of_torch
 
-    if isinstance(data, Source):
-        return data
-    if isinstance(data, dict):
-        absent = [name for name in ARRAYS if name not in data]
-        if absent:
-            raise LabError(f"arrays: missing {', '.join(absent)}. Give {', '.join(ARRAYS)} and perhaps class_names.")
-        data = (*(data[name] for name in ARRAYS), data.get("class_names"))
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Dataset) for part in data):
-        return of_torch(data[0], data[1], size)
-    if isinstance(data, (tuple, list)):
-        if len(data) not in (4, 5):
-            raise LabError(f"{len(data)} arrays given. Give ({', '.join(ARRAYS)}), or a fifth with class names.")
-        return ArraySource(*data)
-    if isinstance(data, Path):
-        data = str(data)
+    if not isinstance(data, str | Path):
+        if path is not None:
+            raise LabError(f"path = {brief(str(path))}: the images are given, not where they are. Leave path out.")
+        return _from_python(data, size)
+    data = str(data)
     if isinstance(path, Path):
         path = str(path)
-    if isinstance(data, Dataset):
-        raise LabError(
-            "one data set of PyTorch alone: give two, of training and test images, as in dne_lab.stream(train, test, "
-            "base=50, step=10)."
-        )
-    if not isinstance(data, str):
-        names = ", ".join([*NAMED, *OTHERS])
-        raise LabError(f"data is a {type(data).__name__}: give a name ({names}), a path, arrays or a Source.")
     if data.startswith(PREFIX):
         if path is not None:
             raise LabError(f"{data} takes no path ({path}): its library keeps it where HF_HOME says.")
@@ -191,6 +172,37 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
     if there or any(mark in data for mark in "/\\"):
         raise LabError(f"{data} is neither a folder with train/ and test/ (or val/) nor an .npz file.")
     raise unknown("data set", data, [*NAMED, *OTHERS, "hf:USER/NAME", "a folder", "an .npz file"])
+
+
+def _from_python(data: Any, size: int | None) -> Source:
+    """A source of what is no name and no path."""
+    from dne_lab.data.numbered import of_torch
+
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Dataset) for part in data):
+        return of_torch(data[0], data[1], size)
+    if isinstance(data, Dataset):
+        raise LabError(
+            "one data set of PyTorch alone: give two, of training and test images, as in dne_lab.stream(train, test, "
+            "base=50, step=10)."
+        )
+    if size is not None:
+        raise LabError(f"size = {brief(size)}: arrays and a Source are taken in the size they have. Leave size out.")
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, dict):
+        absent = [name for name in ARRAYS if name not in data]
+        if absent:
+            raise LabError(f"arrays: missing {', '.join(absent)}. Give {', '.join(ARRAYS)} and perhaps class_names.")
+        data = (*(data[name] for name in ARRAYS), data.get("class_names"))
+    if isinstance(data, (tuple, list)):
+        if len(data) not in (4, 5):
+            raise LabError(f"{len(data)} arrays given. Give ({', '.join(ARRAYS)}), or a fifth with class names.")
+        return ArraySource(*data)
+    names = ", ".join([*NAMED, *OTHERS])
+    raise LabError(
+        f"data is a {type(data).__name__}: give a name ({names}), a path, arrays, two torch.utils.data.Dataset or a "
+        "Source."
+    )
 
 
 def _cifar100(path: str | None, download: bool) -> Source:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from dne_lab.core.errors import LabError, reason
+from dne_lab.core.errors import LabError, brief, reason
 
 if TYPE_CHECKING:
     from PIL import Image as pillow
@@ -37,6 +37,7 @@ FORMATS = {
 EXTENSIONS = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 HEAD = 1024  # bytes from which a format is told
 LARGE = 16  # an image that is scaled to more than that many times the pixels wanted is cut first
+WIDEST = 10_000  # pixels a side that a network may be given, as data.size allows
 LARGEST = 512_000_000  # bytes of an image file: some decoders ask for all of it at once
 STRIP = 1 << 20  # pixels that are converted at a time
 AT_ONCE = 1 << 27  # pixels that several threads decode at a time (one image may have more): 1 GB
@@ -242,6 +243,12 @@ def _strip_to_rgb(image: pillow.Image) -> pillow.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
     return image.convert("RGB")
+
+
+def check_size(size: object) -> None:
+    """A side that images are brought to, or none, or a `LabError`."""
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= WIDEST):
+        raise LabError(f"size = {brief(size)}: must be a whole number of pixels from 1 to {WIDEST:,}, e.g. 224.")
 
 
 def fitted(image: pillow.Image, width: int, height: int) -> pillow.Image:

@@ -28,7 +28,6 @@ from dne_lab.data.source import (
 if TYPE_CHECKING:
     from PIL import Image as pillow
 
-WIDEST = 10_000  # pixels a side that a network may be given, as data.size allows
 PIECE = 1 << 20  # bytes of a file that are read at a time
 A = TypeVar("A")
 B = TypeVar("B")
@@ -59,8 +58,7 @@ class FolderSource(Source):
     from_files = True
 
     def __init__(self, path: str | Path, size: int | None = None, keep: int = KEEP_BYTES) -> None:
-        if size is not None and size < 1:
-            raise LabError(f"size = {size}: must be at least 1 pixel.")
+        image_file.check_size(size)
         root = absolute(path)
         self.path, self.given, self.size = str(root), str(path), size
         self._folders, left_out = folder_tree.split_folders(root), folder_tree.LeftOut()
@@ -113,10 +111,10 @@ class FolderSource(Source):
         """(height, width) of all images; every header is read, so that a file that is no image is found here."""
         files = [file for split in SPLITS for file in self._files[split]]
         first = image_file.opened(files[0], image_file.size)
-        if self.size is None and max(first) > WIDEST:
+        if self.size is None and max(first) > image_file.WIDEST:
             raise LabError(
-                f"{image_file.in_words(files[0])} has {first[0]} x {first[1]} pixels, {WIDEST} a side at most. Pass "
-                "size (data.size), e.g. 224, to scale all images down."
+                f"{image_file.in_words(files[0])} has {first[0]} x {first[1]} pixels, {image_file.WIDEST} a side at "
+                "most. Pass size (data.size), e.g. 224, to scale all images down."
             )
 
         def check(file: str) -> None:

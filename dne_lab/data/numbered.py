@@ -6,6 +6,7 @@ them fit into memory. The same number must always give the same image; augmentat
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -31,6 +32,7 @@ from dne_lab.data.source import (
     usual_statistics,
 )
 
+TWICE = 16  # images of each split that are read twice, to see whether they change
 GREY = 4096  # grey images, spread over all training images, whose mean and deviation stand for them
 
 
@@ -65,23 +67,19 @@ class NumberedSource(Source):
         size: int | None = None,
         keep: int = KEEP_BYTES,
     ) -> None:
-        if size is not None and size < 1:
-            raise LabError(f"size = {size}: must be at least 1 pixel.")
+        image_file.check_size(size)
         self.name, self.path, self.given, self.size = name, path, path, size
         self.classes = names_of_classes(classes)
         check_labels(labels, self.classes)
         self._read, self._labels = read, {split: labels[split].astype(np.int64) for split in SPLITS}
         first = self._pixels("train", 0, None)
         self.shape = (int(first.shape[0]), int(first.shape[1]), int(first.shape[2]))
-        if not torch.equal(first, self._pixels("train", 0, self.shape)):
-            raise LabError(
-                f"{name}: training image 0 is another one each time that it is read. Leave random transforms out of "
-                "the data set: images are augmented in training (learn.augment)."
-            )
+        self._check_constant()
         self._kept = Kept({split: len(some) for split, some in self._labels.items()}, self.shape, keep, self._decode)
         if self.shape[0] == 1:
-            spread = np.unique(np.linspace(0, len(labels["train"]) - 1, GREY).astype(np.int64))
-            self.mean, self.std = channel_statistics(self.images("train", torch.from_numpy(spread)))
+            self.mean, self.std = channel_statistics(
+                self.images("train", torch.from_numpy(self._spread("train", GREY)))
+            )
         else:
             self.mean, self.std = usual_statistics(self.shape)
 
@@ -90,6 +88,20 @@ class NumberedSource(Source):
 
     def images(self, split: str, index: Tensor) -> Tensor:
         return self._kept(check_split(split), index)
+
+    def _spread(self, split: str, most: int) -> np.ndarray:
+        """Numbers of at most so many images at equal distances."""
+        return np.unique(np.linspace(0, len(self._labels[split]) - 1, most).astype(np.int64))
+
+    def _check_constant(self) -> None:
+        """Reads some images twice: one that is mirrored in half of all cases may look alike once."""
+        for split in SPLITS:
+            for number in self._spread(split, TWICE).tolist():
+                if not torch.equal(*(self._pixels(split, number, self.shape) for _ in range(2))):
+                    raise LabError(
+                        f"{self.name}: {split} image {number} is another one each time that it is read. Leave random "
+                        "transforms out of the data set: images are augmented in training (learn.augment)."
+                    )
 
     def _decode(self, split: str, index: Tensor) -> Tensor:
         images = torch.empty((len(index), *self.shape), dtype=torch.uint8)
@@ -128,13 +140,15 @@ def as_pixels(image: Any, where: str) -> Tensor:
     """An image of any accepted kind as (C, H, W) uint8; ``where`` is how a `LabError` calls it."""
     if hasattr(image, "convert") and hasattr(image, "getexif"):  # Pillow's, which need not be imported to know
         image = np.array(image_file.to_rgb(image, where))
-    if isinstance(image, np.ndarray) and image.dtype != object:
-        image = torch.from_numpy(np.ascontiguousarray(image))  # also of a turned or mirrored one
-    if not isinstance(image, Tensor):
+    if not isinstance(image, np.ndarray | Tensor):
         raise LabError(f"{where} is a {type(image).__name__}: give a Pillow image, a NumPy array or a tensor.")
-    array = image.detach().cpu()
+    try:  # a copy, which may be written to, whatever the order of the axes
+        array = torch.from_numpy(np.array(image, order="C")) if isinstance(image, np.ndarray) else image.detach().cpu()
+        within = not array.is_floating_point() or bool(((array >= 0) & (array <= 1)).all())
+    except (TypeError, ValueError, RuntimeError) as error:  # of a type that PyTorch lacks, sparse, without storage
+        raise LabError(f"{where} is no plain array of numbers ({reason(error, 120)}): give uint8, 0..255.") from error
     if array.is_floating_point():
-        if not (array.numel() and bool((array >= 0).all()) and bool((array <= 1).all())):
+        if not within:
             raise LabError(
                 f"{where} has numbers outside [0, 1]: leave normalisation out of the data set (the model normalises), "
                 "or give uint8, 0..255."
@@ -162,13 +176,19 @@ def of_torch(train: Dataset[Any], test: Dataset[Any], size: int | None = None) -
     class names from ``classes``, else they are the numbers.
 
     Raises:
-        LabError: no length, items that are no pairs, labels that are no whole numbers.
+        LabError: no length, items that are no pairs, labels that are no whole numbers, other classes in the test set.
     """
     sets = dict(zip(SPLITS, (train, test), strict=True))
     labels = {split: _labels_of(one, split) for split, one in sets.items()}
-    names = getattr(train, "classes", None)
-    if not isinstance(names, list | tuple) or not names:
-        names = numbers_in(labels["train"])
+    named = {split: _list_in(one, "classes", list | tuple) or () for split, one in sets.items()}
+    if all(named.values()) and [*map(brief, named["train"])] != [*map(brief, named["test"])]:
+        pairs = enumerate(itertools.zip_longest(*([*map(brief, names)] for names in named.values())))
+        number, (one, other) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+        raise LabError(
+            f"class {number} is {one or 'not there'} in the training set and {other or 'not there'} in the test set "
+            "(their `classes`): give both sets the same classes in the same order."
+        )
+    names = named["train"] or numbers_in(labels["train"])
     read = {split: partial(_image_of, one) for split, one in sets.items()}
     return NumberedSource(read, labels, names, name="dataset", size=size)
 
@@ -177,16 +197,28 @@ def _image_of(data: Dataset[Any], number: int) -> Any:
     return data[number][0]
 
 
+def _list_in(data: Dataset[Any], name: str, kinds: Any) -> Any:
+    """An attribute of a data set, if it is one of these kinds of lists."""
+    try:
+        found = getattr(data, name, None)
+    except Exception:  # of code that is not ours: computed, and not to be had; the items say what is needed
+        return None
+    return found if isinstance(found, kinds) else None
+
+
 def _labels_of(data: Dataset[Any], split: str) -> np.ndarray:
     try:
         count = len(data)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise LabError(f"the {split} data set has no length: give one whose items have numbers.") from error
+    except Exception as error:  # of code that is not ours
+        raise LabError(
+            f"the {split} data set has no length ({reason(error, 120)}): give one whose items have numbers, with "
+            "__len__ and __getitem__."
+        ) from error
     if not count:
         raise LabError(f"the {split} data set is empty.")
     for name in ("targets", "labels", "_labels"):
-        given = getattr(data, name, None)
-        if isinstance(given, list | tuple | np.ndarray | Tensor) and len(given) == count and _are_those(data, given):
+        given = _list_in(data, name, list | tuple | np.ndarray | Tensor)
+        if given is not None and len(given) == count and _are_those(data, given):
             break
     else:
         given = [_label(data, number, split) for number in range(count)]
@@ -216,12 +248,22 @@ def _label(data: Dataset[Any], number: int, split: str) -> int:
     except Exception as error:  # of code that is not ours
         raise LabError(f"{where} cannot be read: {type(error).__name__}: {reason(error)}") from error
     try:
+        if isinstance(item, Mapping | str | bytes):  # would be taken apart too
+            raise TypeError
         _, label = item
     except (TypeError, ValueError) as error:
-        raise LabError(f"{where} is {brief(type(item).__name__)}: give pairs (image, whole number).") from error
+        raise LabError(f"{where} is {_shown(item)}: give pairs (image, whole number).") from error
     try:
         return _whole(label)
     except (TypeError, ValueError, RuntimeError) as error:
         raise LabError(
             f"the label of {where} is {brief(label)}: give a whole number, of its class (of a vector: .argmax())."
         ) from error
+
+
+def _shown(item: Any) -> str:
+    """What an item is, in words."""
+    kind = type(item).__name__
+    if isinstance(item, Mapping):
+        return f"a {kind} with {', '.join(brief(key) for key in list(item)[:3])}"
+    return f"a {kind} of {len(item)}" if isinstance(item, tuple | list) else f"a {kind}"

@@ -116,8 +116,8 @@ def class_order(order: str | int | Sequence[int], classes: int) -> tuple[int, ..
             allowed = [*named_orders(), "identity", "a seed", "a permutation such as 2,0,1"]
             raise unknown("class order", order, allowed)
         order = numbers if "," in order else numbers[0]
-    if isinstance(order, int):
-        return _drawn(order, classes)
+    if isinstance(order, int | np.integer):
+        return _drawn(int(order), classes)
     try:
         permutation = tuple(operator.index(number) for number in order)
     except TypeError as error:
@@ -182,7 +182,7 @@ class ClassStream:
         check_labels({split: source.labels(split) for split in SPLITS}, source.classes, every_class=False)
         self._set(source, sizes(tasks), class_order(order, len(source.classes)), validation)
         check_sum(self.tasks, len(source.classes), source.name)
-        self._order_given = str(order) if isinstance(order, (str, int)) else None
+        self._order_given = str(order) if isinstance(order, str | int | np.integer) else None
 
     def _set(self, source: Source, tasks: tuple[int, ...], order: tuple[int, ...], validation: float) -> None:
         if not 0 <= validation < 1:
@@ -344,7 +344,10 @@ def stream(
         elif tasks is None:
             tasks = cast("Sequence[int] | str | None", given)
         elif given is not None:
-            raise LabError(f"after the data come the tasks, named or not: {brief(given)} is too much.")
+            raise LabError(
+                f"after the data come the tasks, named or not: {brief(given)} is too much. (Two data sets of PyTorch "
+                "are two torch.utils.data.Dataset with items (image, label), training images first.)"
+            )
     source = open_source(data, path=path, size=size, download=download)
     if tasks is None:
         tasks = from_base_and_step(base, step, len(source.classes), source.name)

@@ -451,7 +451,7 @@ def test_a_file_that_was_made_longer_is_not_held_in_memory(tmp_path, monkeypatch
 
 def test_images_too_wide_for_any_network_ask_for_a_size(tmp_path, monkeypatch):
     tree(tmp_path)
-    monkeypatch.setattr(image_folder, "WIDEST", 5)
+    monkeypatch.setattr(image_folder.image_file, "WIDEST", 5)
     with pytest.raises(LabError, match=r"cat/0\.png has 6 x 6 pixels, 5 a side at most\. Pass size"):
         FolderSource(tmp_path)
     assert FolderSource(tmp_path, size=4).shape == (3, 4, 4)

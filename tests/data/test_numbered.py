@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, StackDataset, Subset, TensorDataset
 
 import dne_lab as lab
 from dne_lab.core.errors import LabError
@@ -90,9 +91,10 @@ def test_a_size_is_reached_as_in_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["targets", "labels", "_labels"])
 def test_labels_come_from_the_list_unless_the_items_say_otherwise(name: str) -> None:
-    items = Items(list(PIXELS), classes=["left", "middle", "right"], **{name: LABELS.tolist()})
+    many = np.tile(LABELS, 20)
+    items = Items(np.tile(PIXELS, (20, 1, 1, 1)), many, classes=["left", "middle", "right"], **{name: many.tolist()})
     source = of_torch(items, items)
-    assert source.classes == ("left", "middle", "right") and items.reads < 24
+    assert source.classes == ("left", "middle", "right") and items.reads < 480
     turned = Items(list(PIXELS), (LABELS + 1) % 3, **{name: LABELS.tolist()})  # as under a target_transform
     np.testing.assert_array_equal(of_torch(turned, turned).labels("train"), (LABELS + 1) % 3)
     part = Subset(items, range(12, 24))  # has no list
@@ -143,6 +145,23 @@ class Flipping(Items):
         return image[:, :: 1 - 2 * (self.reads % 2)], label
 
 
+class Mirrored(Items):
+    def __getitem__(self, number: int) -> Any:
+        image, label = super().__getitem__(number)
+        return torchvision.transforms.RandomHorizontalFlip()(torch.from_numpy(image).permute(2, 0, 1)), label
+
+
+class Immeasurable(Items):
+    def __len__(self) -> int:
+        raise RuntimeError("not mounted")
+
+
+class Computed(Items):
+    @property
+    def targets(self) -> Any:
+        raise RuntimeError("not mounted")
+
+
 class Raising(Items):
     def __getitem__(self, number: int) -> Any:
         raise OSError("no disk")
@@ -163,7 +182,12 @@ class Endless(Dataset[Any]):
         (Items(list(PIXELS), [0.5] * 24), r"the label of train item 0 is 0\.5: give a whole number"),
         (Items(list(PIXELS), list(torch.eye(4)[LABELS])), r"the label of train item 0 is tensor.*argmax"),
         (Raising(list(PIXELS)), "train item 0 cannot be read: OSError: no disk"),
-        (TensorDataset(torch.zeros(6, 3, 8, 8)), r"train item 0 is 'tuple': give pairs"),
+        (Mirrored(list(PIXELS)), "image .* is another one each time .* Leave random transforms out"),
+        (TensorDataset(torch.zeros(6, 3, 8, 8)), r"train item 0 is a tuple of 1: give pairs"),
+        (StackDataset(image=list(PIXELS), label=LABELS), r"train item 0 is a dict with 'image', 'label': give pairs"),
+        (Immeasurable(list(PIXELS)), r"the train data set has no length \(not mounted\)"),
+        (Items(list((PIXELS / 255).astype(">f4"))), "is no plain array of numbers .*byte order"),
+        (Items([torch.zeros(3, 8, 8).to_sparse()] * 24), "is no plain array of numbers .*give uint8"),
         (Items(list((torch.from_numpy(PIXELS) - 128) / 50)), r"has numbers outside \[0, 1\]: leave normalisation out"),
         (Items(list(PIXELS.astype(np.int64))), "has type torch.int64: give uint8"),
         (Items(["image"] * 24), "is a str: give a Pillow image"),
@@ -177,6 +201,41 @@ class Endless(Dataset[Any]):
 def test_what_is_no_data_set_of_images_is_refused_in_words(data: Any, message: str) -> None:
     with pytest.raises(LabError, match=message):
         lab.stream((data, data), base=2, step=1)
+
+
+def test_both_sets_have_the_same_classes() -> None:
+    """A label of the test set would mean another class of the training set."""
+    left, right = (Items(list(PIXELS), classes=names) for names in (["a", "b", "c"], ("a", "c", "b")))
+    with pytest.raises(LabError, match="class 1 is 'b' in the training set and 'c' in the test set"):
+        of_torch(left, right)
+    with pytest.raises(LabError, match="class 3 is not there in the training set and 'd' in the test set"):
+        of_torch(left, Items(list(PIXELS), classes=[*"abcd"]))
+    same, bare = Items(list(PIXELS), classes=("a", "b", "c")), Computed(list(PIXELS))
+    assert of_torch(left, same).classes == of_torch(left, bare).classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("size", [0, 10_001, 8.0, "8", True])
+def test_a_size_is_a_number_of_pixels(size: Any) -> None:
+    """One of a million pixels took all memory."""
+    items = Items(list(PIXELS))
+    with pytest.raises(LabError, match=r"size = .*: must be a whole number of pixels from 1 to 10,000"):
+        lab.stream(items, items, base=2, step=1, size=size)
+
+
+def test_what_images_in_memory_cannot_have_is_refused() -> None:
+    items, arrays = Items(list(PIXELS)), (PIXELS, LABELS, PIXELS, LABELS)
+    with pytest.raises(LabError, match=r"path = 'here': .* Leave path out"):
+        lab.stream(items, items, base=2, step=1, path="here")
+    with pytest.raises(LabError, match=r"size = 8: .* Leave size out"):
+        lab.stream(arrays, tasks=(2, 1), size=8)
+
+
+def test_read_only_images_are_taken_without_a_word(recwarn: pytest.WarningsRecorder) -> None:
+    images = [np.array(image) for image in PIXELS]
+    for image in images:
+        image.setflags(write=False)
+    of_torch(Items(images), Items(images)).images("train", torch.arange(24))
+    assert not [str(one.message) for one in recwarn]
 
 
 def test_a_later_image_of_another_size_or_that_cannot_be_read_is_named() -> None:
