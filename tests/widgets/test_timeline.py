@@ -285,8 +285,9 @@ def test_every_control_of_every_tab_by_keys_and_by_the_mouse(page: live.Watched)
         walk.check(stops)
         titles = [stop for stop in stops if stop.found["entered"]]
         for stop in [each for each in stops if each not in titles[1:]]:
-            if stop.role == "tab" or "own image" in stop.name or stop.name.startswith("moment, as"):
-                continue  # used in other tests; moments have no number to type
+            elsewhere = ("your own image", "moment, as", "with the newest")
+            if stop.role == "tab" or stop.name.startswith(elsewhere):
+                continue  # used in other tests; moments have no number, the newest expert waits for the next moment
             walk.use(stop)
             done[f"{name}: {stop.role} {stop.name}"] = stop
             tab.click()  # a head or an image that is entered may have turned to another one

@@ -24,6 +24,7 @@ SETTLED = """() => {
   const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;
   return (!kernel || kernel.status === "idle") && !document.querySelector(".dne-busy [role=status]");
 }"""
+PLAYED = "() => !document.querySelector('[data-walked] .widget-toggle-button.mod-active')"
 VALUE = "one => one.options ? [...one.selectedOptions].map(each => each.index) : null"
 HIGHEST = "one => Number(one.closest('.widget-slider').querySelector('.noUi-handle').ariaValueMax)"
 # Of a control that is greyed out what stands under the mouse, else null.
@@ -171,6 +172,8 @@ class Walk:
         began = time.monotonic()
         before = self.of(stop).evaluate(VALUE)
         stop.keys = self.by_keys(stop)
+        if stop.name == "play":  # else it moves what the next controls are tried on
+            self.page.wait_for_function(PLAYED, timeout=60_000)
         again = stop.found["entered"] or stop.name.startswith(("save", "copy", "play"))
         if not again:  # else once more would tell nothing new: what they do is the same
             stop.mouse = self.by_mouse(stop, before)
@@ -178,11 +181,11 @@ class Walk:
 
     def by_keys(self, stop: Stop) -> str:
         self.page.wait_for_function(SETTLED, timeout=60_000)  # what another control has set may still be on its way
-        one, found, before = self.of(stop), stop.found, self.seen()
+        one, before = self.of(stop), self.seen()
         one.focus()
         if stop.role == "slider":
-            now = float(one.get_attribute("aria-valuenow"))  # others may have moved it since it was reached
-            keys = ["ArrowLeft" if now == found["high"] else "ArrowRight"]
+            now, high = one.get_attribute("aria-valuenow"), one.get_attribute("aria-valuemax")
+            keys = ["ArrowLeft" if now == high else "ArrowRight"]  # as they are now: others may have moved them
         elif stop.role in ("combobox", "listbox"):
             last = one.evaluate("one => one.selectedIndex === one.options.length - 1")
             keys = ["ArrowUp" if last else "ArrowDown"]
