@@ -284,8 +284,9 @@ def _base(record: Record) -> str:
 
 def _protocol(record: Record) -> str:
     preset = record.preset.split(",")[0]
-    name = preset if preset.startswith(record.dataset) else f"{record.dataset} {images_of(record)[:8]} ({preset})"
-    return f"{name}, {tasks_text(record.tasks)}"  # of one's own images, which a preset does not name, with their digest
+    images = f"{record.dataset} {images_of(record)[:8]}"  # one's own, which a preset does not name, with their digest
+    name = preset if preset.startswith(record.dataset) else f"{images} ({preset})" if preset else images
+    return f"{name}, {tasks_text(record.tasks)}"
 
 
 def _known(before_tuning: dict[str, list[float]], name: str) -> list[float]:

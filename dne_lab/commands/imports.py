@@ -50,4 +50,12 @@ def import_results(
         record.write(place)
     made = list(places.values())
     print(json.dumps([r.content() for r in made], indent=1) if as_json else tables.to_text(tables.summary(made)))
-    print(visible(f"{len(made)} records in {out}. Next: dne-lab report runs {out}"), file=sys.stderr)
+    for record in made:
+        if not record.finished:
+            done = f"{len(record.seen_accuracy)} of {len(record.tasks)} tasks"
+            print(
+                visible(f"{record.method} s{record.seed}: {done}. Tables leave it out until all are there."),
+                file=sys.stderr,
+            )
+    count = f"{len(made)} record{'s' * (len(made) != 1)}"
+    print(visible(f"{count} in {out}. Next: dne-lab report runs {out}"), file=sys.stderr)

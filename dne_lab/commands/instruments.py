@@ -49,7 +49,19 @@ def runs(paths: Iterable[Path], option: str, images: int | None = None) -> list[
 
 
 def open_with(path: Path, data: str | None) -> Run:
-    """The run in a folder or archive, with its images from ``data`` if they have moved or were never in it."""
+    """The run in a folder or archive, with its images from ``data`` if they have moved or were never in it.
+
+    Raises:
+        LabError: its images were given in Python, or are not where it says.
+    """
+    name = run_data.config_of(path).data.name
+    if name in ("arrays", "dataset"):
+        raise LabError(
+            f"{path} has learned from images that were given in Python ({name}), where a command line finds none. In "
+            f"Python: run = dne_lab.open({str(path)!r}, STREAM) with the stream that it was trained with, then "
+            "dne_lab.attention_groups(run.model, run.stream.test_images(300)), dne_lab.ablation_sweep of the same "
+            "two, or dne_lab.linear_probe(run.model, run.stream)."
+        )
     if data is not None:
         return open_run(path, run_data.stream_at(path, data), progress=False)
     if path.suffix != archive.SUFFIX:

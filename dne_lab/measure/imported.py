@@ -290,7 +290,10 @@ def _check_sizes(path: Path, sizes: Sequence[int], done: int) -> None:
             "tasks are taken, each of at least one."
         )
     if len(sizes) < done:
-        raise LabError(f"{path} has accuracies after {done} tasks, and {len(sizes)} tasks ({brief(list(sizes))}).")
+        raise LabError(
+            f"{path} has accuracies after {done} tasks, but its settings or --tasks make only {len(sizes)}, of "
+            f"{brief(list(sizes))} classes. Is the log of one run, and whole? Or give --tasks with all of them."
+        )
 
 
 # Mammoth: mean_accs.csv, and the lines of logs.pyd --------------------------------------------------------------------

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-DECIMALS = {"F literal (G)": 4, "F spent (G)": 4, "F": 4, "seconds": 0}  # of a column; all others have 2
+DECIMALS = {"epochs": 0, "F literal (G)": 4, "F spent (G)": 4, "F": 4, "seconds": 0}  # of a column; all others have 2
 DECIMALS |= {"p": 4, "p (Holm)": 4, "training (TFLOP)": 1, "extra parameters in exemplars": 0}
 
 
@@ -142,7 +142,7 @@ def _summary_row(group: Group, others: list[Group]) -> dict[str, Any]:
         "dataset": first.dataset,
         "preset": first.preset,
         "tasks": tasks_text(first.tasks),
-        "epochs": first.epochs,
+        "epochs": first.epochs or (None if first.imported else 0),  # an imported file may not say
         "memory": memory_of(first) if budget and not first.joint else "",
         "seeds": n,
         "LA": la,

@@ -59,13 +59,17 @@ def stream_of_run(config: Config, place: Path) -> ClassStream:
         ) from error
 
 
+def config_of(path: Path) -> Config:
+    """The configuration of the run in a folder, an archive or a model."""
+    if path.suffix == archive.SUFFIX:
+        return archive.read_model(path).config
+    with archive.unpacked(path) as folder:
+        return read_config(folder)
+
+
 def stream_at(path: Path, data: str) -> ClassStream:
     """The stream of the run in a folder, an archive or a model, with its images from the place ``data``."""
-    if path.suffix == archive.SUFFIX:
-        config = archive.read_model(path).config
-    else:
-        with archive.unpacked(path) as folder:
-            config = read_config(folder)
+    config = config_of(path)
     return stream_of_run(replace(config, data=replace(config.data, path=data)), path)
 
 

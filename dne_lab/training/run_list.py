@@ -212,7 +212,10 @@ def summary(runs: list[Listed]) -> str:
     """What is done and what is left, in a line."""
     found = [run.state for run in runs]
     done, begun = found.count(FINISHED), len(found) - found.count(FINISHED) - found.count(NOT_BEGUN)
-    return f"{done} of {len(runs)} runs are finished, {begun} have begun; about {left(runs):.1f} core-hours are left."
+    said = f"{done} of {len(runs)} runs are finished, {begun} have begun"
+    if all(run.entry.core_hours is None for run in runs):  # then 0.0 would be no estimate
+        return f"{said}."
+    return f"{said}; about {left(runs):.1f} core-hours are left."
 
 
 def text(runs: list[Listed]) -> str:

@@ -146,6 +146,7 @@ def test_ones_own_images_are_no_preset_of_ours() -> None:
         "digits, 4 + 2 x 3": [""], "folder aaaaaaaa (digits), 4 + 2 x 3": ["a", "a"],
         "folder bbbbbbbb (digits), 4 + 2 x 3": ["b", "b"],
     }  # fmt: skip
+    assert list(protocols([dataclasses.replace(one[0], preset="")])) == ["folder aaaaaaaa, 4 + 2 x 3"]  # from Python
 
 
 def test_before_stage_2() -> None:

@@ -6,11 +6,14 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from invented import record
 from safetensors.torch import save_file
+from shell import TINY, Here
 
+import dne_lab
 from dne_lab.commands import report
 from dne_lab.core.errors import LabError
 from dne_lab.plots.series import NO_RECORD
@@ -176,6 +179,17 @@ def test_what_is_written_in_place_of_older_files_is_counted() -> None:
     files = [Path("out/a.csv"), Path("out/a.png")]
     assert report.below(files, Path("out")) == "wrote 2 files below out"
     assert ", 1 of them in place of older ones" in report.below(files, Path("out"), {files[1], Path("out/b.csv")})
+
+
+def test_images_that_were_given_in_python_are_measured_there(tmp_path: Path, here: Here) -> None:
+    shapes = np.random.default_rng(0).integers(0, 255, (6, 8, 8), dtype=np.uint8)
+    arrays = (shapes, np.arange(6) % 3, shapes[:3], np.arange(3))
+    folder = tmp_path / "mine"
+    tiny = {name.replace(".", "__"): value for name, value in TINY.items() if name != "data.tasks"}
+    dne_lab.train("ia", dne_lab.stream(arrays, tasks=(2, 1)), folder=folder, progress=False, **tiny)
+    for more in ((), ("--data", "digits.npz")):
+        told = here("report", folder, "--probe", *more)
+        assert told.code == 2 and "given in Python (arrays)" in told.err and "dne_lab.open(" in told.err
 
 
 def test_a_record_alone_is_not_measured(tmp_path: Path) -> None:

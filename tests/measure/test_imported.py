@@ -10,6 +10,7 @@ from invented import record
 from shell import Here
 
 from dne_lab.core.errors import LabError
+from dne_lab.measure import tables
 from dne_lab.measure.comparison import groups
 from dne_lab.measure.imported import read
 from dne_lab.measure.record import Record, find
@@ -180,6 +181,19 @@ def test_imported_records_stand_beside_ours_in_tables_and_are_never_averaged_wit
     assert Record.from_json(files[0]).imported["from"] == "PyCIL"
 
 
+def test_a_training_that_has_not_ended_is_named(here: Here, tmp_path: Path) -> None:
+    done = here("import", "pycil", written(tmp_path, pycil(rows=CNN[:2])))
+    assert done.code == 0 and "1 record in" in done.err and "der s7: 2 of 3 tasks" in done.err and "DER" not in done.out
+
+
+def test_epochs_that_a_file_does_not_say_are_blank(tmp_path: Path) -> None:
+    (tmp_path / "mean_accs.csv").write_text("accmean_task1,accmean_task2,dataset,model,seed\n80,60,seq-cifar10,der,0\n")
+    (theirs,) = read("mammoth", tmp_path / "mean_accs.csv", (5, 5))
+    text = tables.to_text(tables.summary([theirs, record("dne", 0, 70.0, tasks=(5, 5), dataset="cifar10")]))
+    column = [line.split("60.00")[0].split() for line in text.splitlines() if "(Mammoth)" in line]
+    assert column == [["der", "(Mammoth)"]] and "1.00" not in text  # epochs of the other stay whole
+
+
 def with_row(change: dict[Any, Any]) -> str:
     """A log whose last accuracies of groups are changed."""
     lines = pycil().splitlines(True)
@@ -259,7 +273,7 @@ def test_a_list_that_takes_long_to_read_is_passed_over(tmp_path: Path) -> None:
 def test_where_records_go_is_shown_without_what_steers_a_terminal(here: Here, tmp_path: Path) -> None:
     log = written(tmp_path, pycil())
     done = here("import", "pycil", log, "--out", "o\x1b[35m")
-    assert done.code == 0 and "records in o\\x1b[35m" in done.err and "\x1b" not in done.out + done.err
+    assert done.code == 0 and "record in o\\x1b[35m" in done.err and "\x1b" not in done.out + done.err
     assert (tmp_path / "o\x1b[35m").is_dir()
 
 

@@ -67,6 +67,8 @@ def test_what_is_left_counts_the_tasks_that_are_finished(tmp_path: Path, here: H
     (first, _) = run_list.read(file, tmp_path / "elsewhere")
     assert first.folder == tmp_path / "elsewhere" / "finetune-s0"
     assert run_list.left([first]) == 2.0
+    (_, untold) = run_list.read(file, tmp_path / "elsewhere")
+    assert "core-hours" in run_list.summary([first, untold]) and "core-hours" not in run_list.summary([untold])
     assert here("run", "--grid", file, "--out", "elsewhere", "--device", "cpu").code == 0
     assert first.state == "finished" and run_list.left([first]) == 0.0
 
