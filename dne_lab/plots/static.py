@@ -222,7 +222,8 @@ def _paint(mark: Points) -> dict[str, Any]:
     around = edge(mark.look.colour, 1.4)
     if mark.look.marker in THIN:
         return {"color": mark.look.colour, "linewidth": 1.4, **around}
-    return {"facecolor": mark.look.colour if mark.filled else "none", "edgecolor": mark.look.colour, **around}
+    empty = "white" if around else "none"  # so that the edge grows outwards alone, and the mark stays open
+    return {"facecolor": mark.look.colour if mark.filled else empty, "edgecolor": mark.look.colour, **around}
 
 
 def _bars(axes: "Axes", mark: Bars) -> None:
