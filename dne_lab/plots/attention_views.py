@@ -113,7 +113,7 @@ def token_figure(
         layer: from 0; rollout is that of the layers up to it.
         query: a patch, from 0 row by row, or the name of a token.
         model: its name in the title.
-        scale: one of `dne_lab.plots.attention_colours.SCALES`, of the heads.
+        scale: one of `dne_lab.plots.attention_colours.SCALES`, of the heads and their mean.
     """
     first, uniform = len(view.prefix), 1 / view.weights[layer].shape[-1]
     rows = view.rows(layer, query)[:, first:]
@@ -123,16 +123,18 @@ def token_figure(
 
     def on_axes(axes: "Axes", table: "pd.DataFrame") -> None:
         axes.set_axis_off()
-        mean = rows.mean(0)
+        colours = scale_of(rows, uniform, scale)
+        mean = rows.mean(0).reshape(view.grid)
         drawn = {
             "picture": pixels,
-            "mean, over it": laid_over(pixels, mean.reshape(view.grid)),
-            "mean of the heads": heat(mean.reshape(view.grid), max(float(mean.max()), 1e-12)),
-            f"rollout, layers 0 to {layer}": heat(rollout.reshape(view.grid), max(float(rollout.max()), 1e-12)),
+            "mean, over it": laid_over(pixels, mean, colours),
+            "mean of the heads": colours.colours(mean),
+            f"rollout, layers 0 to {layer}:\nfrom 0 to its largest": heat(
+                rollout.reshape(view.grid), max(float(rollout.max()), 1e-12)
+            ),
         }
         for place, (title, shown) in enumerate(drawn.items()):
             _image(axes.inset_axes((0.25 * place, 0.54, 0.22, 0.4)), shown, view.grid, patch, title)
-        colours = scale_of(rows, uniform, scale)
         for number, cell in enumerate(_cells(axes, len(rows), (0, 0, 0.8, 0.46), AXES)):
             _image(cell, colours.colours(rows[number].reshape(view.grid)), view.grid, patch, f"head {number}")
         _scale(axes.inset_axes((0.82, 0.2, 0.16, 0.035)), colours)

@@ -134,12 +134,11 @@ class SpatialExplorer(ExplorerTab):
         seen = self.current()
         scales = attention_colours.look_scales(seen, self.colours.value)
         pixels = attention_colours.picture(self.subject.images[self.image])
+        shared = attention_colours.total_scale(list(seen.values()), self.colours.value)
         over = [
-            Panel(
-                f"{name}: all heads, over it", attention_colours.laid_over(pixels, total.reshape(view.grid)), 150, total
-            )
+            Panel(f"{name}: all heads, over it", attention_colours.laid_over(pixels, total, shared), 150, total)
             for name, view in seen.items()
-            for total in [view.total]
+            for total in [view.total.reshape(view.grid)]
         ]
         picture = Panel("picture", pixels, 150, lines=True)
         between, words = _difference(seen)
@@ -157,7 +156,8 @@ class SpatialExplorer(ExplorerTab):
             every = views.shares_of_patches(maps, self.head.value)
             self.tables[place].value = svg.shares(view.frame(), title, every)
         self.columns[1].layout.display = "none" if len(seen) == 1 else ""
-        self.scale.value = svg.group_scale(list(scales.values())) + words
+        both = svg.heat_scale(shared, "over the picture") + svg.group_scale(list(scales.values()))
+        self.scale.value = f'<div style="display: flex; flex-wrap: wrap">{both}</div>{words}'
 
     def figure(self) -> Figure:
         return attention_views.look_figure(self.current(), self.subject.images[self.image], self.colours.value)

@@ -148,19 +148,16 @@ class TokenExplorer(ExplorerTab):
         pixels, first = self.subject.pixels(self.image), len(view.prefix)
         rows = view.rows(layer, query)[:, first:]  # (H, n)
         rollout = view.rollout(layer)[view.token(query)][first:]
-        side = 150
-        own = Panel(
-            f"head {head}, over it",
-            attention_colours.laid_over(pixels, rows[head].reshape(view.grid)),
-            side,
-            rows[head],
-        )
-        others = [
-            Panel(title, attention_colours.heat(row.reshape(view.grid), max(float(row.max()), 1e-12)), side, row)
-            for title, row in (("mean of the heads", rows.mean(0)), (f"rollout, layers 0 to {layer}", rollout))
-        ]
-        self.patches.scene = scene([Panel("picture", pixels, side, lines=True), own, *others], view.grid)
         scale = attention_colours.scale_of(rows, 1 / view.weights[layer].shape[-1], self.colours.value)
+        one, mean = rows[head].reshape(view.grid), rows.mean(0).reshape(view.grid)
+        rolled = attention_colours.heat(rollout.reshape(view.grid), max(float(rollout.max()), 1e-12))
+        shown = {
+            f"head {head}, over it": (attention_colours.laid_over(pixels, one, scale), one),
+            "mean of the heads": (scale.colours(mean), mean),
+            f"rollout, layers 0 to {layer}: from 0 to its largest": (rolled, rollout),
+        }
+        panels = [Panel(title, colours, 150, values) for title, (colours, values) in shown.items()]
+        self.patches.scene = scene([Panel("picture", pixels, 150, lines=True), *panels], view.grid)
         small = 100 if len(rows) <= 8 else 70
         heads = [
             Panel(f"head {number}", scale.colours(row.reshape(view.grid)), small, row)
