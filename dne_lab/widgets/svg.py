@@ -83,7 +83,7 @@ def group_scale(scales: Sequence[Scale]) -> str:
 def _scale(ramps: Sequence[Any], names: Sequence[str], scales: Sequence[Scale], title: str) -> str:
     left, width, step = (230 if len(ramps) > 1 else 130), 180, 16
     height = step * len(ramps)
-    parts = [opening(left + width + 40, height + 54, title)]
+    parts = [opening(left + max(width + 40, 7 * len(title)), height + 54, title)]
     for row, (colours, name) in enumerate(zip(ramps, names, strict=True)):
         parts.append(f'<text x="{left - 6}" y="{row * step + 12}" text-anchor="end" {TEXT}>{escape(name)}</text>')
         size = width / len(colours)
@@ -130,7 +130,7 @@ def shares(table: "pd.DataFrame", title: str, patches: NDArray[Any]) -> str:
         words = GROUP_WORDS.get(name, "whole row")
         share, uniform = float(row["share %"]), float(row["uniform %"])
         bar = (
-            f'<div style="position: relative; width: 70px; height: 14px; background: rgba(127,127,127,0.15)">'
+            f'<div style="position: relative; width: 50px; height: 14px; background: rgba(127,127,127,0.15)">'
             f'<div style="width: {0 if math.isnan(share) else share:.2f}%; height: 14px; background: {ink}'
             f'{edge}"></div>'
             f'<div style="position: absolute; left: {uniform:.2f}%; top: -2px; height: 18px; width: 0; '
@@ -149,7 +149,7 @@ def shares(table: "pd.DataFrame", title: str, patches: NDArray[Any]) -> str:
             f"{''.join(cells)}</tr>"
         )
     head = "".join(
-        f'<th style="text-align: right; {HEAD}">{text}</th>'
+        f'<th style="text-align: right; vertical-align: bottom; {HEAD}; white-space: normal">{text}</th>'
         for text in ("share %", "uniform %", f"all {len(patches)} patches", "effective keys")
     )
     return _table(f"<tr><th></th><th></th>{head}</tr>{''.join(rows)}", title)
