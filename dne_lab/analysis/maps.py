@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dne_lab.core.errors import LabError
-from dne_lab.models.attention import KINDS, Axes
+from dne_lab.core.errors import LabError, unknown
+from dne_lab.models.attention import KINDS, SPATIAL, Axes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +91,7 @@ def pairs_of(axes: Axes, shape: Sequence[int]) -> Pairs:
 
 
 Key = tuple[str, int, int]  # kind, layer, expert
+TRANSFORMERLENS = "transformerlens"
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,6 +224,29 @@ class Maps(Sequence[AttentionMap]):
             named = ", ".join(f"{name}={value!r}" for name, value in (differs or last).items())
             hint = f" Choose one, for instance maps.get({named})."
         raise LabError(f"maps.get: {len(chosen)} maps for {choice}.{hint} There are: {there!r}.")
+
+    def names(self, convention: str = "transformerlens") -> dict[str, AttentionMap]:
+        """The maps by the names that another library gives them, for code that was written for it.
+
+        "transformerlens": ``blocks.L.attn.hook_pattern``, probabilities (image, head, query, key) as there. Where a
+        layer has several experts, theirs is ``blocks.L.expert_E.attn.hook_pattern``; joint, task and class attention,
+        which that library has not, say so in place of ``attn`` and keep the dimensions of their ``axes.layout``.
+
+        Raises:
+            LabError: another convention, or passes that could not be joined and so would have one name.
+        """
+        if convention != TRANSFORMERLENS:
+            raise unknown("naming convention", convention, [TRANSFORMERLENS])
+        several = len({found.expert for found in self}) > 1
+        named: dict[str, AttentionMap] = {}
+        for found in self:
+            expert = f"expert_{found.expert}." if several else ""
+            point = "attn" if found.kind == SPATIAL else f"{found.kind}_attn"
+            name = f"blocks.{found.layer}.{expert}{point}.hook_pattern"
+            if name in named:
+                raise LabError(f"maps.names: {name} would name several maps, of passes with other sizes or experts.")
+            named[name] = found
+        return named
 
     def frame(self) -> "pd.DataFrame":
         """`AttentionMap.frame` of all, one below the other.

@@ -175,6 +175,25 @@ def test_maps_are_a_sequence_and_are_found_by_name() -> None:
         maps.get("task1", expert=2)
 
 
+def test_names_of_another_library() -> None:
+    one, several = tiny.model(IA, HEADS[:1], depth=2), tiny.model(BOTH, HEADS[:2], depth=2)
+    with probe(one) as maps:
+        one(tiny.images(2))
+        one(tiny.images(1))
+    named = maps.names("transformerlens")
+    assert list(named) == ["blocks.0.attn.hook_pattern", "blocks.1.attn.hook_pattern"]
+    first = named["blocks.0.attn.hook_pattern"]
+    assert first is maps.get(layer=0) and first.axes.layout == "b h p kp" and len(first.values) == 3
+    with probe(several, layer=1) as maps:
+        several(tiny.images())
+    assert {name: (found.kind, found.expert) for name, found in maps.names().items()} == {
+        "blocks.1.expert_1.attn.hook_pattern": ("spatial", 1),
+        **{f"blocks.1.expert_2.{kind}_attn.hook_pattern": (kind, 2) for kind in ("joint", "task1", "task2")},
+    }
+    with pytest.raises(LabError, match=r"unknown naming convention.*Allowed: transformerlens"):
+        maps.names("timm")
+
+
 def test_the_maps_of_a_network_that_grew_are_not_joined() -> None:
     model = tiny.model(IA, (2, 1))
     model.network = copy.copy(model.network)
@@ -188,6 +207,8 @@ def test_the_maps_of_a_network_that_grew_are_not_joined() -> None:
     for size in (6, 6, 5):
         mixed.add(AttentionMap(values[..., :size], axes))
     assert [tuple(part.values.shape[::3]) for part in mixed] == [(10, 6), (5, 5)]
+    with pytest.raises(LabError, match="would name several maps"):
+        mixed.names()
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=tiny.names)
