@@ -58,6 +58,10 @@ def blank_stream(
 
 def shape_of(data: Data, backbone: str | None = None) -> tuple[int, int, int]:
     """(C, H, W) of the images that a configuration names, or that its backbone takes, without opening them."""
+    if data.name in NAMED and data.size is not None:
+        raise LabError(
+            f"data.size = {data.size}: {data.name} has images of one size. Add --set data.name=folder for other images."
+        )
     if backbone is not None and (data.name in NAMED or data.size is None):
         return trunk(backbone).shape
     if data.name in NAMED:

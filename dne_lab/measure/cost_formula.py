@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from dne_lab.core.config import Network
 from dne_lab.core.errors import LabError
+from dne_lab.models import backbone
 from dne_lab.models.expandable import bank_sizes
 from dne_lab.models.image_model import patch_grid
 from dne_lab.models.variants import Variant
@@ -162,6 +163,8 @@ class Images(NamedTuple):
 
 def pixels(network: Network, shape: tuple[int, int, int]) -> Images:
     """The image itself, cut into patches."""
+    if network.backbone is not None:  # which has a patch, and images of one size
+        backbone.check(network, shape)
     rows, columns = patch_grid(shape, network.patch)
     return Images(shape, rows * columns, shape[0] * network.patch**2)
 

@@ -190,7 +190,10 @@ def _made(backbone: str, pretrained: bool, file: Path | None = None) -> Any:
 def _not_made(backbone: str, pretrained: bool, file: Path | None, error: Exception) -> str:
     name, why = backbone.removeprefix("timm:"), reason(error)
     if not pretrained:
-        return f"timm cannot make {backbone} ({why})."
+        import timm
+
+        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+        return f"timm cannot make {backbone} ({why})." + (f" It knows {tags}." if tags and "." in name else "")
     if file is not None:
         return f"network.backbone_weights = {file} does not hold the weights of {backbone} ({why})."
     return (
@@ -214,7 +217,10 @@ def _unlike(model: Any) -> str:
     if model.pos_embed is None:
         return "it has no embedding of positions"
     block: Any = model.blocks[0]
-    kinds = [(block, Block), (block.attn, Attention), (block.mlp, Mlp), (model.patch_embed, PatchEmbed)]
+    kind = type(block)
+    if kind is not Block:
+        return f"its {kind.__name__} is no Block"
+    kinds = [(block.attn, Attention), (block.mlp, Mlp), (model.patch_embed, PatchEmbed)]
     for part, wanted in [*kinds, (model.norm, nn.LayerNorm), (block.norm1, nn.LayerNorm), (block.mlp.act, nn.GELU)]:
         if type(part) is not wanted and not (wanted is nn.LayerNorm and isinstance(part, wanted)):
             return f"its {type(part).__name__} is no {wanted.__name__}"

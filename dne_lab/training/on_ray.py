@@ -5,6 +5,7 @@ be; it goes on from its run folder. The tasks end with the command that has subm
 """
 
 import logging
+import math
 import os
 import socket
 from collections.abc import Sequence
@@ -98,7 +99,12 @@ def amounts(needs: Needs) -> dict[str, float]:
         more = {name: float(value) for name, value in needs.more}
     except ValueError:
         raise LabError(f"--resource {dict(needs.more)}: with --on ray give amounts, such as big_nodes=1.") from None
-    return {"CPU": needs.cpus, "GPU": needs.gpus, **more}
+    asked = {"CPU": needs.cpus, "GPU": needs.gpus, **more}
+    for name, amount in asked.items():
+        if not 0 <= amount < math.inf or (amount > 1 and amount % 1):
+            option = "--gpus" if name == "GPU" else f"--resource {name}"
+            raise LabError(f"{option} {amount:g}: Ray gives a part of one, such as 0.25, or a whole number.")
+    return asked
 
 
 def _check_address(address: str) -> None:

@@ -176,6 +176,9 @@ def test_of_begun_runs_the_jobs_are_those_that_are_left(here: Here) -> None:
         (["slurm", "--resource", "time=10"], "use --minutes"),
         (["ray", "--minutes", "30"], "--minutes limits a job of SLURM"),
         (["ray", "--resource", "partition=gpu"], "give amounts"),
+        (["ray", "--gpus", "1.5"], "--gpus 1.5: Ray gives a part of one"),
+        (["ray", "--resource", "big_nodes=-1"], "--resource big_nodes -1: Ray gives"),
+        (["ray", "--resource", "big_nodes=nan"], "--resource big_nodes nan: Ray gives"),
         (["pbs"], "pbs"),
     ],
 )

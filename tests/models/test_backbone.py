@@ -121,9 +121,11 @@ def test_a_probe_reads_its_maps_as_timm_computes_them(tmp_path: Path) -> None:
     ("name", "says"),
     [
         ("vit_bace_patch16_224", "timm knows no model .*Did you mean vit_base_patch16_224"),
-        ("vit_base_patch16_224.nonsense", r"Invalid pretrained tag \(nonsense\)"),
+        ("vit_base_patch16_224.nonsense", r"Invalid pretrained tag \(nonsense\).* It knows .*224\.augreg_in21k,"),
         ("resnet18", "is a ResNet, no VisionTransformer"),
         ("swin_tiny_patch4_window7_224", "is a SwinTransformer"),
+        ("vit_small_patch16_18x2_224", "its ParallelThingsBlock is no Block"),
+        ("vit_base_patch16_xp_224", "its ParallelScalingBlock is no Block"),
         ("lab_registers", "is not one class token"),
         ("lab_mean", "pooling 'avg'"),
         ("lab_normed", "parts that a plain one lacks .attn.k_norm"),

@@ -168,6 +168,9 @@ def test_what_contradicts_it_or_cannot_take_it_is_named(stream: ClassStream, fil
             start(method, stream, file)
     with pytest.raises(LabError, match="takes images of 3 x 16 x 24"):
         start("dne", lab.stream("digits"), file)
+    odd = np.zeros((4, 17, 24, 3), np.uint8)  # into which its patches do not fit, and they cannot be chosen
+    with pytest.raises(LabError, match="takes images of 3 x 16 x 24"):
+        start("dne", lab.stream((odd, np.arange(4) % 2, odd, np.arange(4) % 2), (1, 1)), file)
 
 
 def test_weights_that_are_not_there_are_said_before_anything_is_trained(stream: ClassStream, tmp_path: Path) -> None:
@@ -203,6 +206,8 @@ def test_the_command_line_trains_counts_and_names(here: Any, stream: ClassStream
     counted = here("cost", "dne", *large)  # of its own images, whatever the preset's are
     rows = json.loads(counted.out)
     assert rows == json.loads(here("cost", "dne", *large, "--set", "data.name=folder", "--set", "data.size=224").out)
+    refused = here("cost", "dne", *large, "--set", "data.size=224")
+    assert refused.code == 2 and "Add --set data.name=folder" in refused.err
     matched = json.loads(here("cost", "ia", *large, "--match", "dne").out)
     assert {tuple(one["settings"]) for one in matched} <= {("network.heads",), ()}
     assert 85e6 < rows[0]["params_total"] < 86e6 and rows[0]["params_trainable"] == 2 * (768 + 1)
