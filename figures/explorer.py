@@ -18,7 +18,7 @@ FIGURES = Path(__file__).parent
 sys.path.insert(0, str(FIGURES.parent / "notebooks"))
 import live  # noqa: E402
 
-MODELS = {"DNE": "dne", "STA": "sta", "IA": "ia"}
+MODELS = ("DNE", "STA", "IA")
 PICTURES = 2  # of the sample photographs, in the page
 NOTEBOOK = "06_task_attention_explorer.ipynb"
 WIDTH, HEIGHT, COLOURS = 1280, 1400, 256  # of the window, which shows all of the explorer; of the palette
@@ -39,6 +39,9 @@ def states(page: Any) -> Iterator[None]:
     page.get_by_role("tab", name="Spatial and joint").click()
     page.locator(".dne-shares:visible").nth(1).wait_for()
     patches.first.click(position={"x": 100, "y": 75})
+    yield
+    page.get_by_role("tab", name="Through time").click()
+    page.locator(".dne-along:visible").first.wait_for(timeout=60_000)
     yield
     page.get_by_role("tab", name="Overview").click()
     sort = page.locator('.widget-dropdown:visible:has(label:text-is("sort")) select')
@@ -75,9 +78,9 @@ def save_page() -> None:
     import dne_lab as lab
     from dne_lab.data.datasets import photographs
 
-    files = {name: FIGURES / "checkpoints" / f"{short}-cifar100-small-s0.safetensors" for name, short in MODELS.items()}
-    models = {name: lab.open(file, progress=False).model for name, file in files.items()}
-    explorer: Any = lab.explore(models, photographs(32)[:PICTURES], tab="overview")
+    folder = FIGURES / "checkpoints" / "cifar100-medium"
+    runs = {name: lab.open(folder / f"{name.lower()}-s0.safetensors", progress=False) for name in MODELS}
+    explorer: Any = lab.explore(runs, photographs(32)[:PICTURES], tab="overview")
     file = explorer.save(FIGURES / "explorer.html")
     print(f"{file.name}: {file.stat().st_size / 1e6:.2f} MB")
 
