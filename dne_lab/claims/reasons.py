@@ -103,8 +103,10 @@ def _decided(judge: Callable[[Evidence], list[Judgement]]) -> Callable[[Evidence
     """The comparisons of several seeds; those of one seed, which decide nothing, only where there are no others."""
 
     def decided(evidence: Evidence) -> list[Judgement]:
-        found = judge(evidence)
-        return [judgement for judgement in found if judgement.p is not None] or found
+        if judge not in evidence.judged:  # every reason asks for all of them: they are one family
+            found = judge(evidence)
+            evidence.judged[judge] = [judgement for judgement in found if judgement.p is not None] or found
+        return evidence.judged[judge]
 
     return decided
 

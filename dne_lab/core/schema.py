@@ -288,14 +288,19 @@ def json_schema(cls: Any) -> dict[str, Any]:
 
 def field_names(cls: type, prefix: str = "") -> list[str]:
     """All dotted names of the simple fields of nested settings; "options.NAME" for a dictionary called options."""
+    return [*_field_names(cls, prefix)]
+
+
+@functools.cache  # a folder's name asks for them once a field
+def _field_names(cls: type, prefix: str) -> tuple[str, ...]:
     found: list[str] = []
     hints = typing.get_type_hints(cls)
     for one in dataclasses.fields(cls):
         kind = hints[one.name]
         nested = isinstance(kind, type) and dataclasses.is_dataclass(kind)
         name = f"{prefix}{one.name}.NAME" if typing.get_origin(kind) is dict else prefix + one.name
-        found += field_names(kind, f"{prefix}{one.name}.") if nested else [name]
-    return found
+        found += _field_names(kind, f"{prefix}{one.name}.") if nested else [name]
+    return tuple(found)
 
 
 # What is wrong, in words ----------------------------------------------------------------------------------------------

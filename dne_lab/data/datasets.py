@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import tokenize
 import zipfile
@@ -27,8 +28,9 @@ TEST_SHARE = 0.3
 SIDE = 8
 
 
+@functools.cache
 def _split_digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The 1,797 digits as (n, 8, 8) uint8 and their labels, 30% of each class for the test."""
+    """The 1,797 digits as (n, 8, 8) uint8 and their labels, 30% of each class for the test; not to be written to."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -46,8 +48,8 @@ def _split_digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def digits() -> ArraySource:
     """The 8 x 8 grey digits "0" to "9" of scikit-learn (UCI, 1998): 1,258 training and 539 test images."""
-    splits = _split_digits()
-    return ArraySource(*splits["train"], *splits["test"], name="digits")
+    (images, labels), (test_images, test_labels) = _split_digits().values()
+    return ArraySource(images.copy(), labels.copy(), test_images.copy(), test_labels.copy(), name="digits")
 
 
 def digits100(seed: int = 0, train: int = 60, test: int = 20) -> ArraySource:

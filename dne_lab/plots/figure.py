@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import csv
+import functools
 import io
 import itertools
 import math
@@ -266,8 +267,13 @@ def _with_records(mark: Mark, panel: Panel, by_series: Mapping[str, Sequence[str
 
 def _begins(text: str, name: str) -> bool:
     """Whether a text begins with the name of a series; commas and line breaks are left out on axes."""
-    text, name = (re.sub(r"[,\s]+", " ", re.sub(r"-\s+", "-", one)) for one in (text, name))
-    return bool(name) and re.match(rf"{re.escape(name)}($|[ :(])", text) is not None
+    text, name = _in_a_line(text), _in_a_line(name)
+    return bool(name) and text.startswith(name) and text[len(name) :][:1] in ("", " ", ":", "(")
+
+
+@functools.lru_cache(4096)  # every mark is compared with every series
+def _in_a_line(text: str) -> str:
+    return re.sub(r"[,\s]+", " ", re.sub(r"-\s+", "-", text))
 
 
 def _check_width(width: Any) -> None:

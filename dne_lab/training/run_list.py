@@ -119,7 +119,8 @@ def read(file: Path, out: Path | None = None) -> list[Listed]:
     """
     trees = _trees(file)
     out = Path("runs") / title(file) if out is None else out
-    found: list[Listed] = []
+    found: dict[str, Listed] = {}  # by name
+    names: dict[str, str] = {}  # by the hash of the configuration
     for number, tree in enumerate(trees, start=1):
         where = f"{file}, run {number}"
         try:
@@ -127,16 +128,15 @@ def read(file: Path, out: Path | None = None) -> list[Listed]:
             where += f" ({entry.name})"
             config = entry.config()
             listed = Listed(entry, config, out / entry.name, _beside(file.parent / f"{entry.name}.json", config))
-            for other in found:
-                if other.entry.name == entry.name:
-                    raise LabError("another run of the list has this name. Give it another one.")
-                if other.config.sha256 == listed.config.sha256:
-                    raise LabError(f"is the same run as {other.entry.name}. Leave one of them out.")
+            if entry.name in found:
+                raise LabError("another run of the list has this name. Give it another one.")
+            if (same := names.setdefault(config.sha256, entry.name)) != entry.name:
+                raise LabError(f"is the same run as {same}. Leave one of them out.")
             RunFolder(listed.folder).check(listed.config)
         except LabError as error:
             raise LabError(f"{where}: {error}") from None
-        found.append(listed)
-    return found
+        found[entry.name] = listed
+    return [*found.values()]
 
 
 def _beside(file: Path, config: Config) -> Record | None:
