@@ -15,6 +15,8 @@ LONG = (
     "test_front_door",
     "test_run_command",
     "test_controlled_runs",
+    "test_large_images",
+    "test_on_ray",
     "test_processes",
     "test_malformed",
     "test_project",
