@@ -52,8 +52,12 @@ class Claim:
     def judge(self, evidence: Evidence) -> list[Judgement]:
         """Its comparisons; each is told apart only where it is after Holm's correction within the family."""
         if self not in evidence.judged:
-            found = self.judges(evidence)
-            evidence.judged[self] = corrected(found, found if self.family is None else self.family(evidence))
+            found = family = self.judges(evidence)
+            if self.family is not None:
+                if self.family not in evidence.judged:  # claims of one family share it
+                    evidence.judged[self.family] = self.family(evidence)
+                family = evidence.judged[self.family]
+            evidence.judged[self] = corrected(found, family)
         return evidence.judged[self]
 
 

@@ -17,7 +17,7 @@ AGREES, CONTRADICTS, OPEN, NOT_RUN = OUTCOMES = ("agrees", "contradicts", "not t
 class Evidence:
     """What claims are judged by: records of runs, cost records, and attention records.
 
-    ``judged``: what each claim, or judge of a family, has already been judged to be, since a page asks more than once.
+    ``judged``: what each claim, family, or judge of one, has already found, since a page asks more than once.
     """
 
     records: Sequence[Record] = ()

@@ -378,6 +378,8 @@ def stream_of(record: Record) -> str:
 
 
 def _same_experiment(one: Record, other: Record) -> bool:
+    if (one.dataset, one.tasks) != (other.dataset, other.tasks):  # most are told apart by these, without more work
+        return False
     if stream_of(one) != stream_of(other) or presets.schedule(one.preset) != presets.schedule(other.preset):
         return False
     if other_images(one, other):
