@@ -139,8 +139,6 @@ def run(
         if given(context, "methods", "preset", "changes", "seeds", "config"):
             raise LabError("--grid FILE says which runs: leave out METHOD, --preset, --config, --set and --seeds.")
         plan = run_command.plan_of_list(grid, out, dry_run, as_json)
-        if dry_run and (engine is None or as_json):
-            return
     elif config is not None:
         if given(context, "methods", "preset"):
             raise LabError("--config FILE says which run: leave out METHOD and --preset; --set and --seeds change it.")
@@ -151,6 +149,10 @@ def run(
     else:
         plan = run_command.plan(methods, preset, changes or [], numbers(seeds), out or Path("runs"))
         run_command.tell_left_out(plan, changes or [])
+    if dry_run:
+        run_command.tell_unusable(plan)
+    if dry_run and grid is not None and (engine is None or as_json):
+        return  # its list has been shown
     if dry_run and engine is not None:
         run_command.show_jobs(engine, plan, cpus, gpus, minutes, resource or [])
         return

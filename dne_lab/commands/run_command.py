@@ -121,6 +121,15 @@ def commands(
     return lines, before
 
 
+def tell_unusable(runs: grid.Plan) -> None:
+    """Says on stderr why the runs could not be trained in their folders. What ``--dry-run`` shows may be meant for
+    another machine, so it is shown all the same."""
+    try:
+        grid.check(runs)
+    except LabError as error:
+        print(f"Here this would end before it begins: {error}", file=sys.stderr, flush=True)
+
+
 def show(runs: grid.Plan, changes: list[str], rest: dict[str, Any], config_file: Path | None = None) -> None:
     """Prints `commands`, and on stderr what has to wait for what."""
     lines, before = commands(runs, changes, rest, config_file)

@@ -110,7 +110,7 @@ def execute(
     """
     distributed.start()
     processes = Processes()
-    processes.from_first(lambda: _check(runs))  # a wrong folder is found before hours of training
+    processes.from_first(lambda: check(runs))  # a wrong folder is found before hours of training
     count = parallel_runs.number(jobs, len(runs), settings.get("device"))
     if engine is not None and processes.world > 1:
         raise LabError("under torchrun all processes train one run together, here: leave --on away.")
@@ -158,8 +158,8 @@ def _finished(folder: Path) -> Record | None:
     return Processes().from_first(lambda: finished(folder))
 
 
-def _check(runs: Plan) -> None:
-    """Raises a `LabError` for a folder that cannot be used, or holds another run."""
+def check(runs: Plan) -> None:
+    """Raises a `LabError` for a folder that cannot be used here, or holds another run."""
     for config, folder in runs:
         refuse_file(folder)
         RunFolder(folder).check(config)

@@ -323,3 +323,14 @@ def test_a_printed_command_is_read_by_a_shell_and_steers_no_terminal(here: Here,
     assert done.code == 0 and "\x1b" not in done.out and done.out.count("\n") == 1
     told = subprocess.run(["bash", "-c", f"printf '%s\\0' {done.out}"], capture_output=True, text=True, check=True)
     assert place in told.stdout.split("\0")
+
+
+@pytest.mark.parametrize("words", [[], ["--on", "slurm"], ["--grid", "list.json"]], ids=["plain", "cluster", "list"])
+def test_a_dry_run_says_where_its_folders_could_not_be_used(here: Here, tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "list.json").write_text('[{"name": "ia", "method": "ia", "preset": "digits"}]')
+    (tmp_path / "taken").touch()
+    runs = words if words[:1] == ["--grid"] else ["ia", *words]
+    for place, said in (("taken", "taken is a file, which stays as it is. Name another place."), ("free", "")):
+        done = here("run", *runs, "--out", place, "--dry-run")
+        assert done.code == 0 and "ia" in done.out  # it may be meant for another machine
+        assert said in done.err and ("Here this would end before it begins" in done.err) == bool(said)
