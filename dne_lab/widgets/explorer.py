@@ -15,7 +15,7 @@ from dne_lab.analysis.head_table import Head
 from dne_lab.analysis.hosts import ExpandableHost, find_host
 from dne_lab.analysis.moments import Moments, opened
 from dne_lab.analysis.views import PATCHWISE
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, brief
 from dne_lab.plots.figure import Figure
 from dne_lab.training.run import Run
 from dne_lab.widgets import code, saved, svg
@@ -23,7 +23,7 @@ from dne_lab.widgets.gallery import GalleryExplorer
 from dne_lab.widgets.overview import OverviewExplorer
 from dne_lab.widgets.panel import ExplorerTab, begun, close_all, described, html, pictured, slider, without_null
 from dne_lab.widgets.spatial import SpatialExplorer
-from dne_lab.widgets.subject import Images, Shown, Subject
+from dne_lab.widgets.subject import Images, Shown, Subject, words_of
 from dne_lab.widgets.task import TaskExplorer
 from dne_lab.widgets.timeline import TimelineExplorer
 from dne_lab.widgets.tokens import TokenExplorer, TokenSubject
@@ -66,7 +66,7 @@ class Explorer(widgets.VBox):
         self.upload.tooltip = "an image file, which is fitted to what the network takes"
         self.caption = html("dne-caption")
         self.caption.value = escape(subject.captions[0])
-        self.refused = html("dne-refused")  # why a file was not taken
+        self.refused = html("dne-refused")  # why a file, or a moment, was not taken
         self.parts = {name: kind(subject) for name, kind in tabs.items()}
         self.tabs = widgets.Tab(list(self.parts.values()), titles=[part.title for part in self.parts.values()])
         self.tabs.selected_index = list(self.parts).index(tab)
@@ -106,7 +106,7 @@ class Explorer(widgets.VBox):
         """The lines of a notebook that open an explorer at what is seen here."""
         model, images, names = self._given
         given = [code.named(model, "model"), code.named(images, "images")]
-        if names:
+        if words_of(names):
             given.append(f"names={code.named(names, 'names')}")
         where = {"image": self.image.value} | ({} if self.clock is None else {"moment": self.clock.moment.label})
         tab = list(self.parts)[self.tabs.selected_index or 0]
@@ -180,9 +180,15 @@ class Explorer(widgets.VBox):
         self.image.value = number
 
     def go(self, place: int) -> None:
-        """Shows another moment of the runs."""
+        """Shows another moment of the runs; one whose file is gone or damaged is said, and not chosen."""
         assert self.clock is not None and isinstance(self.subject, Subject)
-        self.subject.go(place)
+        self.refused.value = ""
+        try:
+            self.subject.go(place)
+        except LabError as error:
+            self.refused.value = svg.sentence(str(error), wrong=True)
+            self.clock.back(self.subject.moment)
+            return
         if self.clock.newest.value and "expert" in self.subject.shared:
             self.subject.shared["expert"] = max(len(network.heads) for network in self.subject.models.values())
         self._again()
@@ -267,6 +273,14 @@ class Clock(widgets.HBox):
         if not self._quiet:
             self._go(change["new"])
 
+    def back(self, place: int) -> None:
+        """To the moment that is still shown; nothing is played on."""
+        self._quiet, self.play.value = True, False
+        try:
+            self.moment.value = place
+        finally:
+            self._quiet = False
+
     def _options(self) -> list[tuple[str, int]]:
         return [(self.subject.moment_name(place), place) for place in self.subject.places]
 
@@ -341,11 +355,16 @@ def explore(
     """
     if tab not in OF_RUNS:
         raise LabError(f"tab = {tab!r}: must be one of {', '.join(OF_RUNS)}.")
+    if view is not None and not isinstance(view, Mapping):
+        raise LabError(f"view = {brief(view)}: give values by the labels of the controls, {{'image': 3}}.")
     try:
-        given = dict(model) if isinstance(model, Mapping) else {"": model}
-        there = {name: opened(one) for name, one in given.items()}
-        if "" in there and not isinstance(model, Mapping):
-            there = {_name(there[""]): there[""]}
+        if isinstance(model, Mapping):
+            there = {str(name): opened(one) for name, one in model.items()}
+            if "" in there or len(there) < len(model):
+                raise LabError("models side by side need names that differ, {'IA': ia, 'STA': sta}, and none is empty.")
+        else:
+            alone = opened(model)
+            there = {_name(alone): alone}
         moments = {name: Moments(run) for name, run in there.items() if isinstance(run, Run)}
         models: dict[str, Any] = {
             name: moments[name].network(moments[name].places[-1]) if name in moments else one
@@ -354,7 +373,7 @@ def explore(
         if models and not any(isinstance(find_host(network), ExpandableHost) for network in models.values()):
             tokens = {"tokens": TokenExplorer}
             return Explorer(TokenSubject(models, images, names), "tokens", tokens, (model, images, names), view)
-        subject = Subject(models, images, names or _class_names(moments), moments)
+        subject = Subject(models, images, words_of(names) or _class_names(moments), moments)
         if moments:
             subject.go(subject.moment)
     except LabError as error:

@@ -1,6 +1,6 @@
 """What the explorers look at: models, at any moment of their runs, and pictures with or without labels."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from dne_lab.analysis.moments import Glance, Moments, glances, group_plans
 from dne_lab.analysis.probe import evaluating
 from dne_lab.analysis.removal import Means, Views, views_of
 from dne_lab.analysis.views import Values
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, brief
 from dne_lab.data import image_file
 from dne_lab.data.stream import Batch
 from dne_lab.models.expandable import ExpandableViT
@@ -43,7 +43,7 @@ class Shown:
     def __init__(self, images: list[Tensor], labels: Sequence[int | None], names: Sequence[str] | None = ()) -> None:
         self.images = images
         self.labels: list[int | None] = list(labels)
-        self.names = [str(name) for name in names or ()]
+        self.names = words_of(names)
         self.captions = ["" if label is None else f"truth: {self.name(label)}" for label in self.labels]
         self.shared: dict[str, Any] = {}  # model, expert, layer, head and patch
 
@@ -59,6 +59,31 @@ class Shown:
     def name(self, rank: int) -> str:
         """A class in words."""
         return self.names[rank] if rank < len(self.names) else f"class {rank}"
+
+
+def words_of(names: Any) -> list[str]:
+    """Names of classes, by rank. Raises a `LabError` for what has no order or is one word."""
+    if names is None:
+        return []
+    if isinstance(names, str | bytes | Mapping | Set) or not hasattr(names, "__len__"):
+        raise LabError(f"names = {brief(names)}: give a list of words, the names of class 0, 1, 2 and so on.")
+    return [str(name) for name in names]
+
+
+def _labels(given: Any, images: int) -> list[int | None]:
+    """A label for each image, or None for all. Raises a `LabError` for what are no labels of so many images."""
+    if given is None:
+        return [None] * images
+    labels = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(labels, list | tuple) or len(labels) != images:
+        count = f"{len(labels)} labels" if isinstance(labels, list | tuple) else f"labels = {brief(labels)}"
+        raise LabError(f"{images} images and {count}: give a label for every image.")
+    wrong = [one for one in labels if isinstance(one, bool) or not isinstance(one, int) or one < 0]
+    if wrong:
+        raise LabError(
+            f"a label of {brief(wrong[0])}: must be a whole number from 0. Without labels give the images alone."
+        )
+    return list(labels)
 
 
 class Subject(Shown):
@@ -87,14 +112,13 @@ class Subject(Shown):
         shapes = {name: tuple(network.shape) for name, network in self.models.items()}
         if len(set(shapes.values())) > 1:
             raise LabError(f"the models take images of different sizes, {shapes}: explore them one at a time.")
-        pixels, labels = (images.images, images.labels.tolist()) if isinstance(images, Batch) else (images, None)
+        pixels, labels = (images.images, images.labels) if isinstance(images, Batch) else (images, None)
         if not isinstance(pixels, Tensor) or not len(pixels):
             raise LabError("there is no image to look at: give stream.test_images(16), or a uint8 tensor (B, C, H, W).")
-        if labels is not None and len(labels) != len(pixels):
-            raise LabError(f"{len(pixels)} images and {len(labels)} labels: give a label for every image.")
+        known = _labels(labels, len(pixels))
         for network in self.models.values():
             network.check(pixels)
-        super().__init__(list(pixels.cpu()), [None] * len(pixels) if labels is None else list(labels), names)
+        super().__init__(list(pixels.cpu()), known, names)
         self.moments = dict(moments or {})
         self.moment = max(self.places, default=0)
         self._stamps: dict[str, Hashable] = {}  # which state a model is in: what was computed with another is not its
@@ -124,12 +148,16 @@ class Subject(Shown):
         return next(moments.name(place) for moments in self.moments.values() if place in moments.places)
 
     def go(self, place: int) -> None:
-        """From now on models are those of a moment, or of the last one before it that their run has."""
+        """From now on models are those of a moment, or of the last one before it that their run has.
+
+        Raises:
+            LabError: the file of a moment is gone or damaged; then nothing has changed.
+        """
+        last = {name: max(n for n in moments.places if n <= place) for name, moments in self.moments.items()}
+        found = {name: find_network(self.moments[name].network(there), "explore") for name, there in last.items()}
         self.moment = place
-        for name, moments in self.moments.items():
-            there = max(known for known in moments.places if known <= place)
-            self.models[name] = find_network(moments.network(there), "explore")
-            self._stamps[name] = self._stamp(name, there)
+        self.models |= found
+        self._stamps |= {name: self._stamp(name, there) for name, there in last.items()}
 
     def changed(self) -> None:
         """A model that learns is no longer what it was."""
@@ -228,12 +256,18 @@ class Subject(Shown):
         return self._means[key]
 
     def scores(self, model: str, image: int) -> Tensor:
-        """(classes,) logits of one image, remembered."""
+        """(classes,) logits of one image, remembered. Raises a `LabError` where they are not finite."""
         key = (model, self.stamp(model), image)
         if key not in self._scores:
             network = self.models[model]
             with evaluating(network) as device:
-                self._scores[key] = network(self.images[image][None].to(device)).logits[0].float().cpu()
+                scores = network(self.images[image][None].to(device)).logits[0].float().cpu()
+            if not bool(torch.isfinite(scores).all()):
+                raise LabError(
+                    f"{model} computes values that are NaN or infinite: its training diverged, its weights are broken, "
+                    "or half precision runs over, which model.float() does not. Look at another moment or model."
+                )
+            self._scores[key] = scores
         return self._scores[key]
 
     def prediction(self, model: str, image: int) -> str:

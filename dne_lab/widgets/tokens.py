@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dne_lab.analysis.token_views import TokenView, read_tokens
 from dne_lab.analysis.views import most_structured
-from dne_lab.core.errors import LabError
+from dne_lab.core.errors import LabError, reason
 from dne_lab.plots import attention_colours, attention_views
 from dne_lab.plots.figure import Figure
 from dne_lab.widgets import svg
@@ -24,6 +24,7 @@ REMEMBERED = 4  # images whose maps of all layers are kept
 ONE = (
     "Shares of one image are exact: nothing is sampled, so they have no interval; one over images needs several images."
 )
+REFUSALS = (ValueError, AssertionError, RuntimeError, TypeError)
 CHOSEN = ""  # the query is the chosen patch
 
 
@@ -65,8 +66,26 @@ class TokenSubject(Shown):
         if key not in self._views:
             while len(self._views) >= REMEMBERED:
                 del self._views[next(iter(self._views))]
-            self._views[key] = read_tokens(self.models[model], self.images[image])
+            self._views[key] = self._read(model, self.images[image])
         return self._views[key]
+
+    def _read(self, model: str, image: Tensor) -> TokenView:
+        try:
+            view = read_tokens(self.models[model], image)
+        except LabError:
+            raise
+        except REFUSALS as error:  # of the network itself: each library has its own for images that it does not take
+            raise LabError(
+                f"{model} could not compute an image of shape {tuple(image.shape)}: {reason(error)}. Give images as "
+                "its processor or transform makes them."
+            ) from error
+        if not all(bool(torch.isfinite(weights).all()) for weights in map(torch.as_tensor, view.weights)):
+            what = "the image has" if not bool(torch.isfinite(image).all()) else "the network computes"
+            raise LabError(
+                f"the attention of {model} is not finite: {what} values that are NaN or infinite. In half precision "
+                "numbers run over sooner, model.float() does not."
+            )
+        return view
 
     def pixels(self, image: int) -> attention_colours.Pixels:
         """(H, W, 3): normalised values between the smallest and the largest of the image."""

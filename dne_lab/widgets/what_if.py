@@ -118,10 +118,10 @@ class WhatIfExplorer(ExplorerTab):
         self._fitted = state
 
     def restore(self, given: Mapping[str, Any]) -> None:
+        super().restore(given)  # the question is that of the model, image and weights that are given
         with self.quietly():
-            self.fit()
-            self._try_all()  # what is given is chosen in place of the question that it would open with
-        super().restore(given)
+            self._try_all()
+        super().restore(given)  # what is given is chosen in place of the answer
 
     def _question(self) -> object:
         return self.model.value, self.subject.stamp(self.model.value), self.image, self.how.value
@@ -148,8 +148,8 @@ class WhatIfExplorer(ExplorerTab):
 
     def _picked(self, change: Any) -> None:
         """A cell of the matrix: the expert that reads (row, from 2) and the one that is read (column)."""
-        if self._quiet or self._tried is None:
-            return
+        if self._quiet or self._tried is None or self._tried[0] != self._question():
+            return  # a click that was on its way when the matrix went
         columns = self.matrix.scene["grid"][1]
         expert, reads = change["new"] // columns + 2, change["new"] % columns + 1
         there = self._tried[1]
@@ -198,12 +198,13 @@ class WhatIfExplorer(ExplorerTab):
 
     def update(self) -> None:
         self.fit()
+        name = self.model.value
+        self.said.value = svg.sentence(self.subject.prediction(name, self.image))
         if self._tried is None:  # it opens with a question already asked
             self._try_all()
         self._show_tried()
-        selection, name = self.selection(), self.model.value
+        selection = self.selection()
         network, image = self.subject.models[name], self.subject.images[self.image]
-        self.said.value = svg.sentence(self.subject.prediction(name, self.image))
         self.result = what_if(network, image[None], selection, self.subject.connections(name), self.subject.means(name))
         self.said.value += svg.sentence(self.result.what)
         self.picture.value = svg.image(attention_colours.picture(image), 150, "the image")

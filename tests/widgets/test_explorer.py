@@ -303,6 +303,10 @@ def test_a_compiled_model_gets_a_sentence() -> None:
         (torch.zeros(0, 3, 8, 12, dtype=torch.uint8), "there is no image to look at"),
         ("cat.png", "there is no image to look at"),
         (Batch(tiny.images(2), torch.arange(3), torch.arange(3)), "2 images and 3 labels"),
+        (Batch(tiny.images(2), torch.tensor(1), torch.arange(2)), "2 images and labels = 1"),
+        (Batch(tiny.images(2), torch.tensor([0, -1]), torch.arange(2)), "a label of -1: must be a whole number"),
+        (Batch(tiny.images(2), torch.tensor([0.5, 1]), torch.arange(2)), "a label of 0.5: must be a whole number"),
+        (Batch(tiny.images(2), torch.zeros(2, 1).long(), torch.arange(2)), "a label of [0]: must be a whole number"),
     ],
 )
 def test_images_that_do_not_fit_get_a_sentence(images: Any, told: str) -> None:
@@ -318,7 +322,32 @@ def test_names_that_are_none_are_names_left_out() -> None:
     assert lab.explore(models, images, names=["cat", "dog"]).caption.value != none.caption.value
 
 
+@pytest.mark.parametrize("names", [5, "cat", {0: "cat"}, {"cat", "dog"}], ids=str)
+def test_names_without_an_order_get_a_sentence(names: Any) -> None:
+    assert "give a list of words" in lab.explore(tiny.model(), tiny.images(), names=names).value
+
+
+def test_labels_and_names_of_other_kinds_are_taken() -> None:
+    pixels, model = tiny.images(2), tiny.model()
+    for labels in ([1, 0], np.array([1, 0]), torch.tensor([1, 0])):
+        made = lab.explore(model, Batch(pixels, labels, torch.arange(2)), names=np.array(["cat", "dog"]))
+        assert isinstance(made, Explorer) and made.caption.value == "truth: dog"
+        assert "names=names" in made.code()
+    without = lab.explore(model, Batch(pixels, None, None))  # type: ignore[arg-type]
+    assert isinstance(without, Explorer) and without.caption.value == ""
+
+
+def test_names_of_models_are_words_that_differ() -> None:
+    one, images = tiny.model(), tiny.images()
+    numbered = lab.explore({1: one, 2: one}, images)  # type: ignore[dict-item]
+    assert isinstance(numbered, Explorer) and list(numbered.subject.models) == ["1", "2"]
+    for given in ({"": one, "two": one}, {1: one, "1": one}):
+        assert "need names that differ" in lab.explore(given, images).value
+
+
 def test_other_things_that_cannot_be_explored() -> None:
+    with pytest.raises(LabError, match=r"view = 5: give values by the labels of the controls"):
+        lab.explore(tiny.model(), tiny.images(), view=5)  # type: ignore[arg-type]
     assert "there is no model to look at" in lab.explore({}, tiny.images()).value
     assert "no expert yet" in lab.explore(tiny.model(heads=()), tiny.images()).value
     sizes = {"one": tiny.model(shape=(3, 8, 8)), "other": tiny.model()}
@@ -428,6 +457,40 @@ def test_what_if_opens_with_the_connection_that_matters_most() -> None:
     part.model.value = "ia"
     part.ask.click()
     assert part.answer.value == "" and part.message.value == ""  # its experts read nobody
+
+
+def test_a_network_that_diverged_is_said_in_every_tab() -> None:
+    broken = tiny.model(DNE, HEADS)
+    with torch.no_grad():
+        for parameter in tiny.expert(broken, 1).parameters():
+            parameter.fill_(float("nan"))
+    made = lab.explore({"broken": broken, "whole": tiny.model(DNE, HEADS)}, tiny.images(2))
+    assert isinstance(made, Explorer)
+    for place, part in enumerate(made.parts.values()):
+        made.tabs.selected_index = place
+        assert "broken computes values that are NaN or infinite" in part.message.value
+    made.part.model.value = "whole"
+    assert made.part.message.value == ""
+
+
+def test_a_question_comes_back_with_the_weights_that_it_was_asked_with() -> None:
+    made = explorer(variants=(DNE,), tab="what_if")
+    made.image.value, made.part.how.value = 3, "mask"
+    made.part.ask.click()
+    models, images, _ = made._given
+    again = lab.explore(models, images, tab="what_if", view={"image": 3} | made.part.state())
+    assert isinstance(again, Explorer) and made.part.answer.value != ""
+    assert again.part.answer.value == made.part.answer.value
+
+
+def test_a_click_on_a_matrix_that_has_gone_does_nothing() -> None:
+    few, many = tiny.model(DNE, (2, 1)), tiny.model(DNE, (1, 1, 1, 1), seed=1)
+    made = lab.explore({"many": many, "few": few}, tiny.images(2), tab="what_if")
+    assert isinstance(made, Explorer)
+    before = made.part.matrix.patch
+    made.part.model.value = "few"
+    made.part.matrix.patch = 8 if before != 8 else 7  # expert 4, which few has not
+    assert made.part.message.value == "" and made.part.expert.value != 4
 
 
 def test_what_goes_wrong_in_a_view_is_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:

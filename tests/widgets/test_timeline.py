@@ -44,6 +44,19 @@ def run_of(given: dict[str, Run]) -> Run:
     return next(iter(given.values()))
 
 
+def test_a_moment_whose_file_is_gone_is_said_and_not_chosen(tmp_path: Path) -> None:
+    lab.train("dne", lab.stream("digits", tasks=(7, 3)), **{**SMALL, "learn__batch": 256}, folder=tmp_path / "run")
+    made = explored(lab.open(tmp_path / "run", progress=False), "looking")
+    assert made.clock is not None
+    (tmp_path / "run" / "task_01.safetensors").unlink()
+    shown, made.clock.play.value = made.part.patches.scene["numbers"], True
+    made.clock.moment.value = 1
+    assert "task_01.safetensors does not exist" in made.refused.value
+    assert made.clock.moment.value == 2 and not made.clock.play.value and made.part.patches.scene["numbers"] == shown
+    made.clock.moment.value = 0
+    assert made.refused.value == "" and made.clock.moment.value == 0 and made.part.patches.scene["numbers"] != shown
+
+
 def test_every_moment_is_shown_in_every_tab(run: Run) -> None:
     made = explored(run)
     assert made.clock is not None

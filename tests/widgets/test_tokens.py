@@ -103,6 +103,25 @@ def test_images_that_are_not_normalised_floats_get_a_sentence(images: Any) -> No
     assert "floats (B, C, H, W)" in told.value
 
 
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (torch.zeros(1, 3, 64, 64), "could not compute an image of shape (3, 64, 64): Input height (64)"),
+        (torch.zeros(1, 1, 32, 32), "could not compute an image of shape (1, 32, 32)"),
+        (torch.full((1, 3, 32, 32), float("nan")), "is not finite: the image has values that are NaN"),
+    ],
+)
+def test_images_that_the_network_cannot_compute_get_a_sentence(images: Any, told: str) -> None:
+    assert told in lab.explore(vit(), images).value
+
+
+def test_a_network_that_is_not_finite_gets_a_sentence() -> None:
+    model = vit()
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight.fill_(float("nan"))
+    assert "is not finite: the network computes values that are NaN" in lab.explore(model, pictures()).value
+
+
 def test_a_mixture_gets_a_sentence_and_closing_frees_the_model() -> None:
     told: Any = lab.explore({"dne": tiny.model(), "vit": vit()}, tiny.images(2))
     assert "takes an ExpandableViT" in told.value
