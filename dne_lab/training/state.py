@@ -154,7 +154,7 @@ class RunState:
             context = nullcontext()
         if before and self.position.products != before:
             text = f"{where} began with matrix products by {before}, which this machine does not offer: from here on "
-            warnings.warn(text + f"by {self.multiplies_by}, and the last digits may differ.", stacklevel=2)
+            warnings.warn(text + f"by {self.multiplies_by}, and the last digits may differ.", stacklevel=3)
         with context:
             yield
 
@@ -167,7 +167,7 @@ class RunState:
             if before and count and before != count:
                 text = f"{where} was trained with {before} {name} so far and goes on with {count}: sums are rounded "
                 warnings.warn(
-                    f"{text}otherwise, so its last digits will differ from a run with {before}.", stacklevel=3
+                    f"{text}otherwise, so its last digits will differ from a run with {before}.", stacklevel=4
                 )
             setattr(position, name, count)
 

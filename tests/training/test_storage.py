@@ -453,7 +453,8 @@ def test_another_number_of_threads_is_named(tree: Path, tmp_path: Path) -> None:
     try:
         start(tree, tmp_path / "run").next_task()
         torch.set_num_threads(2)
-        with pytest.warns(UserWarning, match="trained with 1 threads so far and goes on with 2"):
+        with pytest.warns(UserWarning, match="trained with 1 threads so far and goes on with 2") as warned:
             start(tree, tmp_path / "run").next_task()
+        assert "dne_lab" in Path(warned[0].filename).parts  # so the command line says it as a sentence
     finally:
         torch.set_num_threads(before)
