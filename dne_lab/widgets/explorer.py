@@ -203,9 +203,13 @@ class Explorer(widgets.VBox):
             return
         assert isinstance(self.subject, Subject)
         began = time.monotonic()
-        self.subject.changed()
-        if not self.clock.renew():
-            self._again()
+        try:
+            self.subject.changed()
+        except LabError as error:  # of a run beside it, whose file is gone: the one that trains goes on
+            self.refused.value = svg.sentence(str(error), wrong=True)
+        else:
+            if not self.clock.renew():
+                self._again()
         now = time.monotonic()
         self._seen = now + SHARE * (now - began)
 

@@ -57,6 +57,19 @@ def test_a_moment_whose_file_is_gone_is_said_and_not_chosen(tmp_path: Path) -> N
     assert made.refused.value == "" and made.clock.moment.value == 0 and made.part.patches.scene["numbers"] != shown
 
 
+def test_a_run_trains_on_beside_one_whose_file_is_gone(tmp_path: Path) -> None:
+    small = {**SMALL, "learn__batch": 256}
+    lab.train("dne", lab.stream("digits", tasks=(7, 3)), **small, folder=tmp_path / "run")
+    watched = lab.start("dne", lab.stream("digits", tasks=(7, 3)), **small)
+    made = explored({"watched": watched, "beside": lab.open(tmp_path / "run", progress=False)}, "looking")
+    (tmp_path / "run" / "task_01.safetensors").unlink()
+    assert made.clock is not None
+    made.clock.moment.value = 0
+    made.subject.moment = 1  # as if it had been there while the file was
+    watched.train()
+    assert watched.finished and "task_01.safetensors does not exist" in made.refused.value
+
+
 def test_every_moment_is_shown_in_every_tab(run: Run) -> None:
     made = explored(run)
     assert made.clock is not None
