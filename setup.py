@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 MATERIAL = (
     *("notebooks/*.ipynb", "notebooks/*.md", "figures/*.md", "figures/explorer.*"),
-    *("figures/records/**/*", "figures/checkpoints/*"),
+    *("figures/records/**/*", "figures/checkpoints/**/*"),
 )
 
 

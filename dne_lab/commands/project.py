@@ -20,7 +20,7 @@ FIRST = "notebooks/00_quickstart.ipynb"
 # The notebooks and what they read. A wheel has it within the package (setup.py), a checkout beside it.
 MATERIAL = (
     *("notebooks/*.ipynb", "notebooks/*.md", "figures/*.md", "figures/explorer.*"),
-    *("figures/records/**/*", "figures/checkpoints/*"),
+    *("figures/records/**/*", "figures/checkpoints/**/*"),
 )
 PACKED = Path(__file__).parents[1] / "material"
 CHECKOUT = Path(__file__).parents[2]
