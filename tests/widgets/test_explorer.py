@@ -322,7 +322,7 @@ def test_names_that_are_none_are_names_left_out() -> None:
     assert lab.explore(models, images, names=["cat", "dog"]).caption.value != none.caption.value
 
 
-@pytest.mark.parametrize("names", [5, "cat", {0: "cat"}, {"cat", "dog"}], ids=str)
+@pytest.mark.parametrize("names", [5, "cat", {0: "cat"}, {"cat"}], ids=str)
 def test_names_without_an_order_get_a_sentence(names: Any) -> None:
     assert "give a list of words" in lab.explore(tiny.model(), tiny.images(), names=names).value
 
