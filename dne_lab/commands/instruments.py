@@ -12,6 +12,7 @@ from dne_lab.analysis.removal import HOW, QUESTIONS, warning
 from dne_lab.commands.api import open as open_run
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import file_name, inside
+from dne_lab.data.datasets import GIVEN
 from dne_lab.measure import tables
 from dne_lab.measure.measurement import Measurement
 from dne_lab.measure.record import RUN_FIRST
@@ -55,7 +56,7 @@ def open_with(path: Path, data: str | None) -> Run:
         LabError: its images were given in Python, or are not where it says.
     """
     name = run_data.config_of(path).data.name
-    if name in ("arrays", "dataset"):
+    if name in GIVEN:
         raise LabError(
             f"{path} has learned from images that were given in Python ({name}), where a command line finds none. In "
             f"Python: run = dne_lab.open({str(path)!r}, STREAM) with the stream that it was trained with, then "

@@ -118,7 +118,8 @@ class CIFAR100Source(ArraySource):
 
 
 CIFAR_NPZ = "datasets/cifar100.npz"
-OTHERS = ("folder", "npz", "arrays", "dataset")  # beside the names of `NAMED`
+GIVEN = ("arrays", "dataset")  # in Python, and to be found by no name
+OTHERS = ("folder", "npz", *GIVEN)  # images of the user's own, beside the names of `NAMED`
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -159,7 +160,7 @@ def open_source(data: Any, *, path: str | None = None, size: int | None = None, 
         raise LabError(f"{data} takes no path ({path}). For images of your own set data.name to folder or npz.")
     if known:
         return known.open(path, download)
-    if data in ("arrays", "dataset"):
+    if data in GIVEN:
         what = f"({', '.join(ARRAYS)})" if data == "arrays" else "the two data sets"
         raise LabError(f"{data} cannot be opened by name. Pass {what} from Python, or a stream.")
     if data in ("folder", "npz"):

@@ -18,11 +18,11 @@ from dne_lab.core import presets
 from dne_lab.core.config import Config, field_names
 from dne_lab.core.errors import LabError
 from dne_lab.core.files import UNSAFE, resolved
+from dne_lab.data.datasets import OTHERS as OWN
 from dne_lab.methods.base import Method
 from dne_lab.models.backbone import FOLLOWS
 from dne_lab.training.run_folder import read_config
 
-OWN = ("folder", "npz", "arrays", "dataset")  # images of the user's own; others are the names of data sets
 DEFAULT = "digits"  # the preset of a command that names none
 LEFT_OUT = {"method", "preset", "seed", "data.path"}  # fields that are no settings in a name
 LONGEST, LONGEST_VALUE = 80, 24  # characters of a part, and of one value
