@@ -171,6 +171,8 @@ def _inches(axes: "Axes") -> float:
 
 
 def _points(axes: "Axes", mark: Points) -> None:
+    from matplotlib import rcParams
+
     colour, x, y = mark.look.colour, np.asarray(mark.x, float), np.asarray(mark.y, float)
     low, high = np.asarray(mark.low, float), np.asarray(mark.high, float)
     if mark.dash and len(low) and not mark.across and len(set(mark.x)) == len(x):
@@ -188,7 +190,11 @@ def _points(axes: "Axes", mark: Points) -> None:
     areas = np.asarray(mark.areas())
     if mark.marked:
         shown = slice(None, None, mark.every)
-        axes.scatter(x[shown], y[shown], s=areas[shown], marker=mark.look.marker, zorder=3, **_paint(mark))
+        at: dict[str, Any] = {"x": x[shown], "y": y[shown], "marker": mark.look.marker, "zorder": 3}
+        if edged(colour) and not mark.filled and mark.look.marker not in THIN:  # a stroke would close it from within
+            around = (np.sqrt(areas[shown]) + rcParams["lines.linewidth"] + EDGE) ** 2  # of diameters in points
+            axes.scatter(**at, s=around, facecolor="none", edgecolor=INK, linewidth=EDGE, gid="edge")
+        axes.scatter(**at, s=areas[shown], **_paint(mark))
     crossed = np.asarray(mark.crossed, bool)
     if crossed.any():
         axes.scatter(x[crossed], y[crossed], s=40, marker="x", color=INK, linewidth=1, zorder=5)
@@ -219,11 +225,12 @@ def _line(axes: "Axes", mark: Points, x: Any, y: Any, low: Any, high: Any) -> No
 
 
 def _paint(mark: Points) -> dict[str, Any]:
-    around = edge(mark.look.colour, 1.4)
+    colour = mark.look.colour
     if mark.look.marker in THIN:
-        return {"color": mark.look.colour, "linewidth": 1.4, **around}
-    empty = "white" if around else "none"  # so that the edge grows outwards alone, and the mark stays open
-    return {"facecolor": mark.look.colour if mark.filled else empty, "edgecolor": mark.look.colour, **around}
+        return {"color": colour, "linewidth": 1.4, **edge(colour, 1.4)}
+    if not mark.filled:
+        return {"facecolor": "none", "edgecolor": colour}
+    return {"facecolor": colour, "edgecolor": colour, **edge(colour, 1.4)}
 
 
 def _bars(axes: "Axes", mark: Bars) -> None:

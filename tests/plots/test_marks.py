@@ -1,5 +1,6 @@
 """One list of marks, two renderers: every figure of the committed records, mark by mark in matplotlib and in plotly."""
 
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -156,7 +157,12 @@ def test_every_mark_is_in_both(both: tuple[Drawing, list[Any], Any]) -> None:
             if t.type == "box" or (t.hoverinfo != "skip" and (t.type == "heatmap" or t.marker.opacity != 0))
         ]
         assert len(main) == len(marks)
-        scatters = iter([c for c in axes.collections if isinstance(c, PathCollection)])
+        every = [c for c in axes.collections if isinstance(c, PathCollection)]
+        for edge, inner in itertools.pairwise(every):  # of a hollow mark it is a ring around it, at the same places
+            if edge.get_gid() == "edge":
+                assert np.array_equal(edge.get_offsets(), inner.get_offsets())
+                assert (edge.get_sizes() > inner.get_sizes()).all()
+        scatters = iter([c for c in every if c.get_gid() != "edge"])
         for mark, trace in zip(marks, main, strict=True):
             if isinstance(mark, Points):
                 points(mark, trace, axes, scatters)
